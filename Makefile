@@ -1,0 +1,60 @@
+# Every target sets up what it needs, in a virtual environment that is made once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The release that the tests were run with. A bare `torch` may bring gigabytes of CUDA.
+TORCH ?= torch==2.13.0
+# timm's own requirements include torchvision; its schedulers need only torch.
+TIMM ?= timm==1.0.31
+PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses=auto
+
+.PHONY: run test test-jax test-torch test-all lint format bench gallery clean
+
+run: $(VENV)/.tensorflow $(VENV)/.examples
+	$(BIN)/python examples/quickstart.py $(ARGS)
+
+test: $(VENV)/.tensorflow $(VENV)/.test
+	KERAS_BACKEND=tensorflow $(PYTEST) $(ARGS)
+
+test-jax: $(VENV)/.jax $(VENV)/.test
+	KERAS_BACKEND=jax $(PYTEST) $(ARGS)
+
+# With the peers installed, so that the parity tests are not skipped.
+test-torch: $(VENV)/.torch $(VENV)/.peers $(VENV)/.test
+	KERAS_BACKEND=torch $(PYTEST) $(ARGS)
+
+test-all: test test-jax test-torch
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.peers
+	$(BIN)/python benchmarks/schedules.py $(ARGS)
+
+gallery: $(VENV)/.tensorflow $(VENV)/.plot
+	$(BIN)/python docs/gallery.py
+
+clean:
+	rm -rf $(VENV) build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# An extra is installed once, and again when pyproject.toml has changed.
+$(VENV)/.%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+$(VENV)/.torch $(VENV)/.peers: | $(VENV)/.torch-release
+$(VENV)/.torch-release: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --no-deps "$(TIMM)"
+	touch $@

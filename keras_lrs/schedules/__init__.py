@@ -1,0 +1,92 @@
+"""Learning-rate schedules: functions of the training step that can be combined."""
+
+from keras_lrs.schedules.base import Schedule
+from keras_lrs.schedules.combinators import (
+    Clipped,
+    Delayed,
+    Noisy,
+    Product,
+    Sampled,
+    Scaled,
+    Sequential,
+    Warmup,
+)
+from keras_lrs.schedules.composed import (
+    CosineRestarts,
+    CyclicalLearningRate,
+    FlatCosine,
+    OneCycle,
+    PhasedCosine,
+    WarmupStableDecay,
+)
+from keras_lrs.schedules.cycles import Restarts
+from keras_lrs.schedules.decays import (
+    BoundedExponentialDecay,
+    CosineAnnealing,
+    Decay,
+    LinearDecay,
+    OneMinusSqrtDecay,
+    PolynomialDecay,
+    REXDecay,
+    TanhDecay,
+)
+from keras_lrs.schedules.durations import Epochs, Fraction
+from keras_lrs.schedules.open_ended import (
+    ChebyshevFractal,
+    Constant,
+    ExponentialDecay,
+    ExponentialGrowth,
+    FunctionSchedule,
+    InverseSqrtDecay,
+    InverseTimeDecay,
+    NoamDecay,
+    PowerDecay,
+    StepDecay,
+)
+from keras_lrs.schedules.piecewise import (
+    MultiStepDecay,
+    PiecewiseConstant,
+    PiecewiseInterpolation,
+)
+
+__all__ = [
+    "BoundedExponentialDecay",
+    "ChebyshevFractal",
+    "Clipped",
+    "Constant",
+    "CosineAnnealing",
+    "CosineRestarts",
+    "CyclicalLearningRate",
+    "Decay",
+    "Delayed",
+    "Epochs",
+    "ExponentialDecay",
+    "ExponentialGrowth",
+    "FlatCosine",
+    "Fraction",
+    "FunctionSchedule",
+    "InverseSqrtDecay",
+    "InverseTimeDecay",
+    "LinearDecay",
+    "MultiStepDecay",
+    "NoamDecay",
+    "Noisy",
+    "OneCycle",
+    "OneMinusSqrtDecay",
+    "PhasedCosine",
+    "PiecewiseConstant",
+    "PiecewiseInterpolation",
+    "PolynomialDecay",
+    "PowerDecay",
+    "Product",
+    "REXDecay",
+    "Restarts",
+    "Sampled",
+    "Scaled",
+    "Schedule",
+    "Sequential",
+    "StepDecay",
+    "TanhDecay",
+    "Warmup",
+    "WarmupStableDecay",
+]

@@ -1,0 +1,362 @@
+"""What every schedule is: the three hooks, binding, curves and cycles."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lrs.schedules import durations, fields, numerics
+from keras_lrs.schedules.durations import Window
+
+
+class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate as a function of the training step.
+
+    `schedule(0)` is the rate of the first update. Pass a schedule to any Keras
+    optimizer: it is evaluated inside the compiled training step.
+
+    Subclasses are dataclasses and implement `call`. Instances are immutable; they are
+    equal when their classes and arguments are.
+    """
+
+    def __call__(self, step: Any) -> Any:
+        """The learning rate of the update that follows `step` updates.
+
+        Args:
+            step: An integer or float in Python, NumPy or the backend, a Keras Variable
+                (`optimizer.iterations`), or a vector of steps. Negative steps read as
+                0, floats are rounded down.
+
+        Returns:
+            A float tensor of the step's shape; a float64 NumPy array for a NumPy array.
+
+        Raises:
+            ValueError: If the schedule is not bound, or a step is NaN or infinite.
+            TypeError: If `step` is not a number.
+        """
+        if self._unbound:
+            raise ValueError(self._unbound)
+        if isinstance(step, np.ndarray) and step.ndim == 0:
+            return self(step[None])[0, ...]
+        step = numerics.to_steps(step)
+        return numerics.to_learning_rate(self.call(step), step)
+
+    def call(self, step: Any) -> Any:
+        """The value at integer time, written in the vocabulary of `numerics`.
+
+        Args:
+            step: An int >= 0, an int64 NumPy array, or an integer tensor.
+
+        Returns:
+            A float, a float64 NumPy array, or a float tensor, like `step`.
+        """
+        raise NotImplementedError
+
+    def curve(self, num_steps: int) -> np.ndarray:
+        """The first `num_steps` values.
+
+        Args:
+            num_steps: How many steps, >= 0.
+
+        Returns:
+            A float64 array of shape `(num_steps,)`.
+
+        Raises:
+            ValueError: If the schedule is not bound or `num_steps` is negative.
+
+        Example:
+
+        >>> from keras_lrs.schedules import LinearDecay
+        >>> LinearDecay(1.0, 4).curve(6).tolist()
+        [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+        """
+        return self(np.arange(_count("num_steps", num_steps, 0)))
+
+    def cycle_ends(self, num_steps: int) -> list[int]:
+        """The numbers of completed steps, up to `num_steps`, at which a cycle ends.
+
+        Args:
+            num_steps: How many steps to look at, >= 0. A cycle that ends right there is
+                included.
+
+        Returns:
+            Python ints in increasing order; empty for a schedule without cycles.
+
+        Raises:
+            ValueError: If the schedule is not bound or `num_steps` is negative.
+
+        Example:
+
+        >>> from keras_lrs.schedules import CosineRestarts
+        >>> CosineRestarts(1.0, 10, t_mul=2.0).cycle_ends(100)
+        [10, 30, 70]
+        """
+        if self._unbound:
+            raise ValueError(self._unbound)
+        return sorted(self._cycle_ends(_count("num_steps", num_steps, 0)))
+
+    def bind(self, total_steps: int, steps_per_epoch: int | None = None) -> "Schedule":
+        """The same schedule with every length a number of steps.
+
+        Positions are rounded, not lengths, halves up: two halves of 55 steps end at 28
+        and 55. A piece that was asked for is never empty.
+
+        Args:
+            total_steps: Steps of the whole training, > 0. What `Fraction` is a fraction
+                of, and what None lasts until.
+            steps_per_epoch: What `Epochs` counts, > 0; only needed for these.
+
+        Returns:
+            A schedule of the same class.
+
+        Raises:
+            ValueError: If an argument is not > 0, if `Epochs` are met and
+                `steps_per_epoch` is None, or if the lengths, now known, do not fit.
+
+        Example:
+
+        >>> from keras_lrs.schedules import CosineAnnealing, Epochs, Warmup
+        >>> bound = Warmup(CosineAnnealing(0.1), Epochs(2)).bind(1000, 50)
+        >>> bound.warmup_steps, bound.schedule.decay_steps
+        (100, 900)
+        """
+        if steps_per_epoch is not None:
+            steps_per_epoch = _count("steps_per_epoch", steps_per_epoch, 1)
+        total_steps = _count("total_steps", total_steps, 1)
+        return self._bind(Window(total_steps, steps_per_epoch))
+
+    # --- For schedules that contain or play others ---
+
+    def _bind(self, window: Window) -> "Schedule":
+        """Binds every field to a window; overridden where pieces follow each other."""
+        return self._replaced(
+            {
+                field.name: _BINDERS[field.metadata["kind"]](
+                    field.name, getattr(self, field.name), window
+                )
+                for field in dataclasses.fields(self)
+                if field.metadata["kind"] in _BINDERS
+            }
+        )
+
+    def _replaced(self, changes: dict[str, Any]) -> "Schedule":
+        """The same schedule with other arguments, checked; itself where none differs."""
+        if all(getattr(self, name) is value for name, value in changes.items()):
+            return self
+        return dataclasses.replace(self, **changes)
+
+    def _cycle_ends(self, num_steps: int) -> set[int]:
+        """Cycle ends in `[1, num_steps]`: by default those of the inner schedules."""
+        ends: set[int] = set()
+        for _, inner in self._inner():
+            ends |= cycle_ends(inner, num_steps)
+        return ends
+
+    def _inner(self):
+        """Pairs of a field's name and a schedule that it holds."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            for item in value if isinstance(value, tuple) else (value,):
+                if isinstance(item, keras.optimizers.schedules.LearningRateSchedule):
+                    yield field.name, item
+
+    def _open(self, in_cycle: bool = False) -> list[str]:
+        """The arguments that are not numbers of steps yet, as `name=value`.
+
+        Inside a cycle, what is measured by the cycle is not open.
+        """
+        found = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if _is_open(field.metadata["kind"], value, in_cycle):
+                found.append(f"{field.name}={value}")
+        return found + self._open_inside(in_cycle)
+
+    def _open_inside(self, in_cycle: bool) -> list[str]:
+        return [
+            f"{name}.{argument}"
+            for name, inner in self._inner()
+            if isinstance(inner, Schedule)
+            for argument in inner._open(in_cycle)
+        ]
+
+    @functools.cached_property
+    def _unbound(self) -> str:
+        """Why this schedule cannot be used yet; empty if it can."""
+        found = self._open()
+        if not found:
+            return ""
+        name = found[0].partition("=")[0]
+        return (
+            f"Argument `{name}` of `{type(self).__name__}` is open: {', '.join(found)}. "
+            "Give it a number of steps (or bind the schedule: "
+            "`schedule.bind(total_steps, steps_per_epoch)`), or let "
+            "`keras_lrs.callbacks.HyperparameterScheduler` bind it from `model.fit`."
+        )
+
+    def _take(self, index: Any) -> "Schedule":
+        """This schedule in the cycle `index`: its tables replaced by their entries."""
+        changes = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            taken = entry(value, index)
+            if taken is not value:
+                changes[field.name] = taken
+        if not changes:
+            return self
+        played = object.__new__(type(self))
+        played.__dict__.update(self.__getstate__())
+        played.__dict__.update(changes)
+        return played
+
+
+class Composition(Schedule):
+    """A named schedule that is made of others and adds no formula of its own."""
+
+    def compose(self) -> Schedule:
+        """The schedule that this one names; asked for once all lengths are known."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def _composed(self) -> Schedule:
+        return self.compose()
+
+    def call(self, step):
+        return self._composed.call(step)
+
+    def _cycle_ends(self, num_steps):
+        return self._composed._cycle_ends(num_steps)
+
+    def _take(self, index):
+        # Its own tables, if it has any, have gone into the composition.
+        return self._composed._take(index)
+
+
+def schedule(default: Any = fields.REQUIRED) -> Any:
+    """Field specifier: any learning-rate schedule, ours or another's."""
+    return fields.checked(default, _check_schedule, kind="schedule")
+
+
+def schedules(default: Any = fields.REQUIRED) -> Any:
+    """Field specifier: a list of at least one learning-rate schedule."""
+
+    def check(name, value):
+        result = fields.items(name, value)
+        if not result:
+            fields.refuse(name, "hold at least one schedule", value)
+        return tuple(_check_schedule(name, item) for item in result)
+
+    return fields.checked(default, check, kind="schedules")
+
+
+def _check_schedule(name, value):
+    if not isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+        fields.refuse(name, "be a `LearningRateSchedule`", value, TypeError)
+    return value
+
+
+def evaluate(schedule: Any, step: Any) -> Any:
+    """The value of any schedule, ours or another's, at integer time.
+
+    Keras's own schedules and users' subclasses are given what an optimizer gives them:
+    an integer tensor.
+    """
+    if isinstance(schedule, Schedule):
+        return schedule.call(step)
+    dtype = keras.backend.standardize_dtype("int")
+
+    def at(step):
+        if not numerics.is_tensor(step):
+            step = np.minimum(step, np.iinfo(dtype).max)
+        return schedule(ops.convert_to_tensor(step, dtype=dtype))
+
+    return evaluate_foreign(at, step)
+
+
+def evaluate_foreign(function: Any, step: Any) -> Any:
+    """The value at integer time of a function that returns numbers or tensors.
+
+    A function that cannot take a vector (Keras's warmup branches with `cond`) is asked
+    step by step on the host.
+    """
+    if numerics.is_number(step):
+        value = function(step)
+        known = numerics.known_value(ops.convert_to_tensor(value))
+        return value if known is None else float(known)
+    if isinstance(step, np.ndarray):
+        try:
+            values = ops.convert_to_numpy(function(step))
+        except Exception:  # Whatever a function of scalars raises when given a vector.
+            values = None
+        if values is None or values.shape != step.shape:
+            values = [evaluate_foreign(function, s) for s in step.ravel().tolist()]
+        return np.reshape(np.asarray(values, dtype=np.float64), step.shape)
+    value = ops.convert_to_tensor(function(step), dtype=numerics.float_dtype())
+    return ops.broadcast_to(value, ops.shape(step))
+
+
+def bind(schedule: Any, window: Window) -> Any:
+    """Any schedule, bound to a window if it is one of ours."""
+    return schedule._bind(window) if isinstance(schedule, Schedule) else schedule
+
+
+def cycle_ends(schedule: Any, num_steps: int) -> set[int]:
+    """The cycle ends of any schedule; another's has none that we know of."""
+    return schedule._cycle_ends(num_steps) if isinstance(schedule, Schedule) else set()
+
+
+def _bind_tuple(name, values, window):
+    bound = tuple(bind(value, window) for value in values)
+    changed = any(x is not y for x, y in zip(bound, values, strict=True))
+    return bound if changed else values
+
+
+def _bind_positions(name, values, window):
+    return None if values is None else window.positions(name, values)
+
+
+def _bind_optional(name, value, window):
+    return None if value is None else window.length(value)
+
+
+_BINDERS = {
+    "length": lambda name, value, window: window.length(value),
+    "optional_length": _bind_optional,
+    "lengths": lambda name, value, window: window.lengths(value),
+    "positions": _bind_positions,
+    "schedule": lambda name, value, window: bind(value, window),
+    "schedules": _bind_tuple,
+}
+
+
+def _is_open(kind, value, in_cycle):
+    if value is None:
+        return kind == "length" and not in_cycle
+    open_types = (
+        durations.Epochs if in_cycle else (durations.Epochs, durations.Fraction)
+    )
+    items = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(item, open_types) for item in items)
+
+
+def entry(value, index):
+    """What stands for `value` in the cycle `index`; `value` itself if not a table."""
+    if isinstance(value, fields.Table):
+        return numerics.gather(value.view(np.ndarray), index)
+    if isinstance(value, Schedule):
+        return value._take(index)
+    if isinstance(value, tuple):
+        taken = tuple(entry(item, index) for item in value)
+        if any(x is not y for x, y in zip(taken, value, strict=True)):
+            return taken
+    return value
+
+
+def _count(name, value, at_least):
+    result = fields.whole(name, value)
+    if result < at_least:
+        fields.refuse(name, f"be >= {at_least}" if at_least == 0 else "be > 0", value)
+    return result

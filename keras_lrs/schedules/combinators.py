@@ -1,0 +1,484 @@
+"""Changes of time and changes of value, around any schedule."""
+
+import functools
+import statistics
+
+import numpy as np
+
+from keras_lrs.schedules import base, durations, fields, numerics
+from keras_lrs.schedules.base import Schedule, evaluate
+from keras_lrs.schedules.durations import Duration, Window
+from keras_lrs.schedules.fields import serializable
+
+
+@serializable
+class Warmup(Schedule):
+    """A warmup before any schedule: the rate rises to the schedule's first value.
+
+    `schedule(max(t - warmup_steps, 0)) * ramp(t / warmup_steps)`; the ramp goes from
+    `r = initial_fraction` at 0 to 1 at 1:
+
+    - `"linear"`: `r + (1 - r) * s`
+    - `"cosine"`: `r + (1 - r) * (1 - cos(pi * s)) / 2`
+    - `"exponential"`: `r ** (1 - s)`
+    - `"polynomial"`: `r + (1 - r) * s ** power`
+    - `"constant"`: `r` until the end
+
+    Use it whenever the first updates are the dangerous ones: large batches, Adam,
+    transformers.
+
+    Args:
+        schedule: The schedule that follows; its step 0 is the end of the warmup.
+        warmup_steps: The length of the warmup, >= 0; also `Epochs` or a `Fraction`.
+            0 means no warmup.
+        initial_fraction: The first rate over the schedule's first rate, in [0, 1];
+            > 0 for `"exponential"`.
+        shape: One of the five above.
+        power: The exponent of `"polynomial"`, > 0.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> from keras_lrs.schedules import CosineAnnealing
+    >>> schedule = Warmup(CosineAnnealing(0.1, 100), warmup_steps=10)
+    >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 60, 110)]
+    [0.0, 0.05, 0.1, 0.05, 0.0]
+
+    Reference: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1
+    Hour", 2017, arXiv:1706.02677.
+    """
+
+    schedule: Schedule = base.schedule()
+    warmup_steps: Duration = durations.length(at_least=0)
+    initial_fraction: float = fields.number(0.0, at_least=0.0, at_most=1.0)
+    shape: str = fields.choice(
+        "linear", ("linear", "cosine", "exponential", "polynomial", "constant")
+    )
+    power: float = fields.number(2.0, above=0.0)
+
+    def check(self):
+        if self.shape == "exponential" and self.initial_fraction == 0.0:
+            bound = 'be > 0 with shape="exponential"'
+            fields.refuse("initial_fraction", bound, self.initial_fraction)
+
+    def call(self, step):
+        if isinstance(self.warmup_steps, int) and self.warmup_steps == 0:
+            return evaluate(self.schedule, step)
+        # During the warmup the inner schedule stands still at its first value.
+        value = evaluate(self.schedule, numerics.since(step, self.warmup_steps))
+        return value * self._ramp(step)
+
+    def _ramp(self, step):
+        start = self.initial_fraction
+        if self.shape == "constant":
+            warm = numerics.reached(step, self.warmup_steps)
+            return numerics.where(warm, 1.0, start)
+        progress, remaining = numerics.fractions(step, self.warmup_steps)
+        if self.shape == "exponential":
+            time = numerics.capped(step, self.warmup_steps)
+            rising = numerics.exponential(-numerics.log(start), time, self.warmup_steps)
+            return numerics.where(remaining > 0.0, start * rising, 1.0)
+        if self.shape == "cosine":
+            progress = numerics.half_cosine(progress)
+            remaining = numerics.half_cosine(remaining)
+        elif self.shape == "polynomial":
+            progress = numerics.raised(progress, self.power)
+            remaining = 1.0 - progress
+        return progress + start * remaining
+
+    def _bind(self, window):
+        return self._replaced(
+            {
+                "schedule": base.bind(self.schedule, window.after(self.warmup_steps)),
+                "warmup_steps": window.length(self.warmup_steps),
+            }
+        )
+
+    def _cycle_ends(self, num_steps):
+        return _shifted(self.schedule, self.warmup_steps, num_steps)
+
+
+@serializable
+class Delayed(Schedule):
+    """A schedule that starts later: its first value is held until then.
+
+    `schedule(max(t - delay_steps, 0))`
+
+    Use it to keep a rate constant for a while before a decay.
+
+    Args:
+        schedule: The schedule that follows; its step 0 is the end of the delay.
+        delay_steps: The length of the delay, >= 0; also `Epochs` or a `Fraction`.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> from keras_lrs.schedules import LinearDecay
+    >>> schedule = Delayed(LinearDecay(1.0, 50), delay_steps=50)
+    >>> [round(float(schedule(step)), 4) for step in (0, 50, 75, 100)]
+    [1.0, 1.0, 0.5, 0.0]
+
+    Reference: Chen, Wolfe, Kyrillidis, "REX", 2021, arXiv:2107.04197 (delayed linear).
+    """
+
+    schedule: Schedule = base.schedule()
+    delay_steps: Duration = durations.length(at_least=0)
+
+    def call(self, step):
+        return evaluate(self.schedule, numerics.since(step, self.delay_steps))
+
+    def _bind(self, window):
+        return self._replaced(
+            {
+                "schedule": base.bind(self.schedule, window.after(self.delay_steps)),
+                "delay_steps": window.length(self.delay_steps),
+            }
+        )
+
+    def _cycle_ends(self, num_steps):
+        return _shifted(self.schedule, self.delay_steps, num_steps)
+
+
+def _shifted(schedule, steps, num_steps):
+    ends = base.cycle_ends(schedule, max(num_steps - steps, 0))
+    return {end + steps for end in ends}
+
+
+@serializable
+class Sequential(Schedule):
+    """Schedules one after the other, each in its own time.
+
+    `schedules[i](t - boundaries[i - 1])` from `boundaries[i - 1]` on
+
+    Use it to join anything: a warmup of your own, a plateau, a cooldown.
+
+    Args:
+        schedules: n >= 1 schedules. A length of None in one lasts until its piece ends.
+        boundaries: The n - 1 steps at which the next piece starts, >= 0 and
+            increasing; also `Epochs` or `Fraction`s.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If the boundaries are out of order or the numbers of schedules and
+            boundaries do not match.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> from keras_lrs.schedules import Constant, LinearDecay
+    >>> schedule = Sequential([Constant(1.0), LinearDecay(1.0, 10)], boundaries=[5])
+    >>> [round(float(schedule(step)), 4) for step in (0, 4, 5, 10, 15)]
+    [1.0, 1.0, 1.0, 0.5, 0.0]
+
+    Reference: optax, `optax.schedules.join_schedules`.
+    """
+
+    schedules: tuple[Schedule, ...] = base.schedules()
+    boundaries: tuple[Duration, ...] = durations.positions()
+
+    def check(self):
+        n = len(self.schedules)
+        if len(self.boundaries) != n - 1:
+            bound = f"have one element less than `schedules` ({n - 1})"
+            fields.refuse("boundaries", bound, self.boundaries)
+
+    def call(self, step):
+        if numerics.is_number(step):
+            started = [0, *(b for b in self.boundaries if step >= b)]
+            return evaluate(self.schedules[len(started) - 1], step - started[-1])
+        value = evaluate(self.schedules[0], step)
+        for schedule, boundary in zip(self.schedules[1:], self.boundaries, strict=True):
+            piece = evaluate(schedule, numerics.since(step, boundary))
+            value = numerics.where(numerics.reached(step, boundary), piece, value)
+        return value
+
+    def _bind(self, window):
+        boundaries = window.positions("boundaries", self.boundaries)
+        windows = window.pieces(self.boundaries, boundaries)
+        return self._replaced(
+            {
+                "schedules": tuple(map(base.bind, self.schedules, windows)),
+                "boundaries": boundaries,
+            }
+        )
+
+    def _cycle_ends(self, num_steps):
+        found = set()
+        starts = [0, *self.boundaries]
+        stops = [*self.boundaries, num_steps]
+        for schedule, start, stop in zip(self.schedules, starts, stops, strict=True):
+            length = max(min(stop, num_steps) - start, 0)
+            found |= {start + end for end in base.cycle_ends(schedule, length)}
+        return found
+
+
+@serializable
+class Sampled(Schedule):
+    """A schedule that is looked at only now and then: its value is held in between.
+
+    `schedule(s)` with `s` the last sample at or before `t`
+
+    Use it to make a step decay out of any profile: a schedule is a profile times a
+    sampling rate.
+
+    Args:
+        schedule: The profile.
+        every: The steps from one sample to the next, > 0; also `Epochs` or a
+            `Fraction`.
+        at: Instead of `every`: the steps of the samples after the first, which is step
+            0; > 0 and increasing; also `Epochs` or `Fraction`s
+            (`at=[Fraction(0.5), Fraction(0.75)]`).
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range, or not exactly one of `every` and
+            `at` is given.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> from keras_lrs.schedules import REXDecay
+    >>> schedule = Sampled(REXDecay(1.0, 100), every=25)
+    >>> [round(float(schedule(step)), 4) for step in (0, 24, 25, 50, 99)]
+    [1.0, 1.0, 0.8571, 0.6667, 0.4]
+
+    Reference: Chen, Wolfe, Kyrillidis, "REX: Revisiting Budgeted Training with an
+    Improved Schedule", 2021, arXiv:2107.04197.
+    """
+
+    schedule: Schedule = base.schedule()
+    every: Duration = durations.length(None, optional=True)
+    at: tuple[Duration, ...] | None = durations.positions(None, at_least=1)
+
+    def check(self):
+        if (self.every is None) == (self.at is None):
+            raise ValueError(
+                "Exactly one of the arguments `every` and `at` must be given. "
+                f"Received: every={self.every!r}, at={self.at!r}"
+            )
+
+    def call(self, step):
+        return evaluate(self.schedule, self._sample(step))
+
+    def _sample(self, step):
+        if self.every is not None:
+            return step - numerics.divided(step, self.every)[1]
+        if all(isinstance(sample, int) for sample in self.at):
+            return numerics.gather(self._samples, self._lookup(step))
+        latest = numerics.since(step, step)
+        for sample in self.at:  # Gathered by `Restarts` for the current cycle.
+            reached = numerics.reached(step, sample)
+            latest = numerics.where(reached, numerics.capped(step, sample), latest)
+        return latest
+
+    @functools.cached_property
+    def _lookup(self):
+        return numerics.Lookup(self.at)
+
+    @functools.cached_property
+    def _samples(self):
+        return np.array([0, *self.at])
+
+    def _bind(self, window):
+        every, at = self.every, self.at
+        if every is not None:
+            every, at = window.multiples(every)
+        if at is not None:
+            at = window.positions("at", at)
+        schedule = base.bind(self.schedule, window)
+        return self._replaced({"schedule": schedule, "every": every, "at": at})
+
+
+@serializable
+class Scaled(Schedule):
+    """A schedule times a number.
+
+    `factor * schedule(t)`
+
+    Use it to try the same shape at another rate.
+
+    Args:
+        schedule: The schedule.
+        factor: The number, >= 0.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If `factor` is negative or not finite.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> from keras_lrs.schedules import LinearDecay
+    >>> round(float(Scaled(LinearDecay(1.0, 100), 0.1)(50)), 4)
+    0.05
+
+    Reference: linearity.
+    """
+
+    schedule: Schedule = base.schedule()
+    factor: float = fields.rate()
+
+    def call(self, step):
+        return self.factor * evaluate(self.schedule, step)
+
+
+@serializable
+class Product(Schedule):
+    """The product of schedules, all in the same time.
+
+    `schedules[0](t) * schedules[1](t) * ...`
+
+    Use it for effects that multiply: a warmup, a decay and a step of your own.
+
+    Args:
+        schedules: At least one schedule.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If there is no schedule.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> from keras_lrs.schedules import LinearDecay, StepDecay
+    >>> schedule = Product([LinearDecay(1.0, 100), StepDecay(1.0, 50)])
+    >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 75)]
+    [1.0, 0.75, 0.05, 0.025]
+
+    Reference: PyTorch, `torch.optim.lr_scheduler.ChainedScheduler`.
+    """
+
+    schedules: tuple[Schedule, ...] = base.schedules()
+
+    def call(self, step):
+        value = evaluate(self.schedules[0], step)
+        for schedule in self.schedules[1:]:
+            value = value * evaluate(schedule, step)
+        return value
+
+
+@serializable
+class Clipped(Schedule):
+    """A schedule kept within bounds.
+
+    `min(max(schedule(t), minimum), maximum)`
+
+    Use it to give a floor to a schedule that has none.
+
+    Args:
+        schedule: The schedule.
+        minimum: The lower bound, >= 0; None for none.
+        maximum: The upper bound, >= `minimum`; None for none.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range, or neither bound is given.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> from keras_lrs.schedules import LinearDecay
+    >>> schedule = Clipped(LinearDecay(1.0, 100), minimum=0.2)
+    >>> [round(float(schedule(step)), 4) for step in (0, 50, 90, 100)]
+    [1.0, 0.5, 0.2, 0.2]
+
+    Reference: nanoGPT's `min_lr`.
+    """
+
+    schedule: Schedule = base.schedule()
+    minimum: float | None = fields.number(None, at_least=0.0, optional=True)
+    maximum: float | None = fields.number(None, at_least=0.0, optional=True)
+
+    def check(self):
+        if self.minimum is None and self.maximum is None:
+            raise ValueError(
+                "At least one of the arguments `minimum` and `maximum` must be given. "
+                "Received: minimum=None, maximum=None"
+            )
+        if None not in (self.minimum, self.maximum) and self.maximum < self.minimum:
+            fields.refuse("maximum", f"be >= minimum={self.minimum}", self.maximum)
+
+    def call(self, step):
+        value = evaluate(self.schedule, step)
+        if self.minimum is not None:
+            value = numerics.maximum(value, self.minimum)
+        if self.maximum is not None:
+            value = numerics.minimum(value, self.maximum)
+        return value
+
+
+@serializable
+class Noisy(Schedule):
+    """A schedule times reproducible noise.
+
+    `schedule(t) * (1 + n)`, `n` drawn from a normal distribution of mean 0, truncated
+    to `(-limit, limit)`
+
+    Use it to explore around a schedule. The noise is a pure function of the seed and
+    the step: the same on every backend, after a resume, and in `curve`.
+
+    Args:
+        schedule: The schedule.
+        stddev: The standard deviation of the normal distribution, >= 0.
+        limit: The largest relative change, in (0, 1).
+        seed: An integer in [0, 2**31).
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> from keras_lrs.schedules import Constant
+    >>> schedule = Noisy(Constant(0.1), stddev=0.1)
+    >>> [round(float(schedule(step)), 4) for step in range(4)]
+    [0.0, 0.0, 0.0, 0.0]
+
+    Reference: timm, `timm.scheduler.Scheduler` (its `noise_*` arguments).
+    """
+
+    schedule: Schedule = base.schedule()
+    stddev: float = fields.number(at_least=0.0)
+    limit: float = fields.number(0.67, above=0.0, below=1.0)
+    seed: int = fields.integer(0, at_least=0, at_most=2**31 - 1)
+
+    LEVELS = 4096  # Quantiles of the distribution among which the hash chooses.
+
+    def call(self, step):
+        level = numerics.scrambled(step, self.seed) % self.LEVELS
+        noise = numerics.gather(self._quantiles, level)
+        return evaluate(self.schedule, step) * (1.0 + noise)
+
+    @functools.cached_property
+    def _quantiles(self):
+        if self.stddev == 0.0:
+            return np.zeros(self.LEVELS)
+        normal = statistics.NormalDist(0.0, self.stddev)
+        low, high = normal.cdf(-self.limit), normal.cdf(self.limit)
+        middles = (np.arange(self.LEVELS) + 0.5) / self.LEVELS
+        return np.array([normal.inv_cdf(low + (high - low) * x) for x in middles])

@@ -1,0 +1,446 @@
+"""Published schedules that are compositions of the others."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+
+from keras_lrs.schedules import durations, fields, numerics
+from keras_lrs.schedules.base import Composition
+from keras_lrs.schedules.combinators import Delayed, Sequential, Warmup
+from keras_lrs.schedules.cycles import Restarts
+from keras_lrs.schedules.decays import (
+    BoundedExponentialDecay,
+    CosineAnnealing,
+    LinearDecay,
+    OneMinusSqrtDecay,
+    REXDecay,
+)
+from keras_lrs.schedules.durations import Duration
+from keras_lrs.schedules.fields import serializable
+from keras_lrs.schedules.piecewise import PiecewiseInterpolation
+
+
+@serializable
+class CosineRestarts(Composition):
+    """Cosine annealing with warm restarts (SGDR).
+
+    `Restarts(CosineAnnealing(initial, end_learning_rate=end), first_decay_steps, ...)`
+
+    Use it for a model that is good at any time (at the end of any cycle), and for
+    snapshot ensembles.
+
+    Args:
+        initial_learning_rate: The rate at the beginning of the first cycle, >= 0.
+        first_decay_steps: The length of the first cycle, > 0; also `Epochs` or a
+            `Fraction`. None is the rest of the training.
+        t_mul: The factor from one cycle's length to the next, >= 1.
+        m_mul: The factor from one cycle's amplitude above the end rate to the next,
+            > 0.
+        end_learning_rate: The rate towards which every cycle falls, >= 0.
+        num_cycles: How many cycles; the end rate is held after the last. None goes on.
+            With no `first_decay_steps`, the cycles fill `total_steps` exactly.
+        total_steps: What `num_cycles` cycles fill; None is the rest of the training.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range, or as `Restarts` says.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> schedule = CosineRestarts(0.05, first_decay_steps=10)
+    >>> [round(float(schedule(step)), 4) for step in (0, 5, 9, 10, 20, 30)]
+    [0.05, 0.025, 0.0012, 0.05, 0.025, 0.05]
+    >>> schedule.cycle_ends(100)
+    [10, 30, 70]
+
+    Reference: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm
+    Restarts", 2016, arXiv:1608.03983.
+    """
+
+    initial_learning_rate: float = fields.rate()
+    first_decay_steps: Duration = durations.length(None)
+    t_mul: float = fields.number(2.0, at_least=1.0)
+    m_mul: float = fields.number(1.0, above=0.0)
+    end_learning_rate: float = fields.rate(0.0)
+    num_cycles: int | None = fields.integer(None, at_least=1, optional=True)
+    total_steps: Duration = durations.length(None, optional=True)
+
+    restarts = True
+
+    def check(self):
+        self._composed  # noqa: B018 (refuses what `Restarts` refuses)
+
+    def compose(self):
+        return Restarts(
+            CosineAnnealing(
+                self.initial_learning_rate, end_learning_rate=self.end_learning_rate
+            ),
+            self.first_decay_steps,
+            t_mul=self.t_mul,
+            m_mul=self.m_mul,
+            num_cycles=self.num_cycles,
+            total_steps=self.total_steps,
+        )
+
+    def _open(self, in_cycle=False):
+        return [
+            argument.replace("first_cycle_steps", "first_decay_steps")
+            for argument in self._composed._open(in_cycle)
+        ]
+
+    def _bind(self, window):
+        bound: Any = self._composed._bind(window)
+        return self._replaced(
+            {
+                "first_decay_steps": bound.first_cycle_steps,
+                "total_steps": bound.total_steps,
+            }
+        )
+
+
+@serializable
+class PhasedCosine(Composition):
+    """Cosine annealing in phases, each with its own length and range.
+
+    In phase `i`: `min_i + (max_i - min_i) * (1 + cos(pi * t / phase_steps_i)) / 2`
+
+    Use it to choose every cycle by hand. The weights to keep are those of the end of
+    the last completed phase; `cycle_ends` says where the phases end.
+
+    Args:
+        phase_steps: The length of each phase, > 0; also `Epochs` or `Fraction`s.
+        max_learning_rates: The rate at the beginning of each phase, >= 0.
+        min_learning_rates: The rate at the end of each phase, >= 0 and <= the maximum.
+            The last one is held.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range or the lists differ in length.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> schedule = PhasedCosine([10, 20], [0.1, 0.05], [0.01, 0.001])
+    >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 20, 30)]
+    [0.1, 0.055, 0.05, 0.0255, 0.001]
+    >>> schedule.cycle_ends(30)
+    [10, 30]
+
+    Reference: Cutkosky, lecture notes on tuning and learning-rate schedules (they count
+    from 1 in each phase; here as everywhere the first update of a phase is at 0).
+    """
+
+    phase_steps: tuple[Duration, ...] = durations.lengths()
+    max_learning_rates: tuple[float, ...] = fields.rates()
+    min_learning_rates: tuple[float, ...] = fields.rates()
+
+    def check(self):
+        n = len(self.phase_steps)
+        if n == 0:
+            fields.refuse("phase_steps", "have at least one element", self.phase_steps)
+        for name in ("max_learning_rates", "min_learning_rates"):
+            if len(getattr(self, name)) != n:
+                bound = f"have as many elements as `phase_steps` ({n})"
+                fields.refuse(name, bound, getattr(self, name))
+        ranges = zip(self.max_learning_rates, self.min_learning_rates, strict=True)
+        if any(high < low for high, low in ranges):
+            bound = f"be <= max_learning_rates={self.max_learning_rates}"
+            fields.refuse("min_learning_rates", bound, self.min_learning_rates)
+
+    def compose(self):
+        phases = map(
+            CosineAnnealing,
+            self.max_learning_rates,
+            self.phase_steps,
+            self.min_learning_rates,
+        )
+        return Sequential(tuple(phases), tuple(self._ends()[:-1]))
+
+    def _ends(self):
+        return list(itertools.accumulate(self.phase_steps))
+
+    def _cycle_ends(self, num_steps):
+        return {end for end in self._ends() if end <= num_steps}
+
+
+@serializable
+class CyclicalLearningRate(Composition):
+    """Triangular cycles between two rates (CLR).
+
+    `initial + (maximal - initial) * triangle(t) * scale`, where the triangle rises from
+    0 to 1 in `step_size` steps and falls in `step_size_down`; `scale` is
+
+    - `"triangular"`: 1
+    - `"triangular2"`: `0.5 ** cycle`
+    - `"exp_range"`: `gamma ** t`
+
+    Use it with the bounds that a range test gives; stop at the end of a cycle.
+
+    Args:
+        initial_learning_rate: The lower bound, >= 0.
+        maximal_learning_rate: The upper bound, >= the lower.
+        step_size: The length of the rising half, > 0; also `Epochs` or a `Fraction`.
+            2 to 10 epochs in the paper.
+        mode: One of the three above.
+        gamma: The factor of `"exp_range"`, in (0, 1].
+        step_size_down: The length of the falling half; None is `step_size`.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> schedule = CyclicalLearningRate(0.001, 0.006, step_size=2000)
+    >>> [round(float(schedule(step)), 4) for step in (0, 1000, 2000, 3000, 4000)]
+    [0.001, 0.0035, 0.006, 0.0035, 0.001]
+    >>> schedule.cycle_ends(9000)
+    [4000, 8000]
+
+    Reference: Smith, "Cyclical Learning Rates for Training Neural Networks", 2015,
+    arXiv:1506.01186.
+    """
+
+    initial_learning_rate: float = fields.rate()
+    maximal_learning_rate: float = fields.rate()
+    step_size: Duration = durations.length()
+    mode: str = fields.choice("triangular", ("triangular", "triangular2", "exp_range"))
+    gamma: float = fields.number(1.0, above=0.0, at_most=1.0)
+    step_size_down: Duration = durations.length(None, optional=True)
+
+    restarts = True
+
+    def check(self):
+        if self.maximal_learning_rate < self.initial_learning_rate:
+            bound = f"be >= initial_learning_rate={self.initial_learning_rate}"
+            fields.refuse("maximal_learning_rate", bound, self.maximal_learning_rate)
+
+    def compose(self):
+        low, high = self.initial_learning_rate, self.maximal_learning_rate
+        up = self.step_size
+        down = up if self.step_size_down is None else self.step_size_down
+        triangle = PiecewiseInterpolation((0, up, up + down), (low, high, low))
+        m_mul = 0.5 if self.mode == "triangular2" else 1.0
+        return Restarts(triangle, up + down, m_mul=m_mul)
+
+    def call(self, step):
+        value = self._composed.call(step)
+        if self.mode != "exp_range":
+            return value
+        scale = numerics.geometric(1.0, math.log(self.gamma), step)
+        low = self.initial_learning_rate
+        return low + (value - low) * scale
+
+
+@serializable
+class OneCycle(Composition):
+    """The rate of the 1cycle policy: up to the maximum, then down to almost nothing.
+
+    From `max / div_factor` at 0 up to `max` at `warmup_fraction * total_steps`, then
+    down to `max / div_factor / final_div_factor` at `total_steps`. With `three_phase`,
+    down to `max / div_factor` as slowly as it went up, and from there to the end.
+
+    Use it to train fast at rates that would diverge if held. The other half of the
+    policy cycles the momentum the other way.
+
+    Args:
+        max_learning_rate: The peak, >= 0.
+        total_steps: The length of the training, > 0; None is the rest of it.
+        warmup_fraction: Where the peak is, in [0, 1]; at most 0.5 with `three_phase`.
+        div_factor: The peak over the first rate, >= 1.
+        final_div_factor: The first rate over the last, >= 1.
+        shape: `"cosine"` or `"linear"`.
+        three_phase: Whether to come down in two phases, as in the paper.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> schedule = OneCycle(1.0, total_steps=100)
+    >>> [round(float(schedule(step)), 4) for step in (0, 15, 30, 65, 100)]
+    [0.04, 0.52, 1.0, 0.5, 0.0]
+
+    Reference: Smith and Topin, "Super-Convergence: Very Fast Training of Neural
+    Networks Using Large Learning Rates", 2017, arXiv:1708.07120 (three phases, linear);
+    two phases with cosines are fastai's.
+    """
+
+    max_learning_rate: float = fields.rate()
+    total_steps: Duration = durations.length(None)
+    warmup_fraction: float = fields.number(0.3, at_least=0.0, at_most=1.0)
+    div_factor: float = fields.number(25.0, at_least=1.0)
+    final_div_factor: float = fields.number(1e4, at_least=1.0)
+    shape: str = fields.choice("cosine", ("cosine", "linear"))
+    three_phase: bool = fields.flag(False)
+
+    def check(self):
+        if self.three_phase and self.warmup_fraction > 0.5:
+            bound = "be <= 0.5 with three_phase=True"
+            fields.refuse("warmup_fraction", bound, self.warmup_fraction)
+
+    def compose(self):
+        total = self.total_steps
+        start = self.max_learning_rate / self.div_factor
+        # The end is reached even if there is no room for anything else.
+        peak = _share(self.warmup_fraction, total)
+        points = [(0, start), (peak, self.max_learning_rate)]
+        if self.three_phase:
+            points.append((durations.at_most(2 * peak, total - 1), start))
+        points.append((total, start / self.final_div_factor))
+        if isinstance(total, int):
+            # The peak goes before a start or a middle at the same step.
+            points = [p for i, p in enumerate(points) if i == 1 or p[0] != peak]
+        steps, values = zip(*points, strict=True)
+        return PiecewiseInterpolation(steps, values, self.shape)
+
+
+def _share(fraction, total):
+    """The step at `fraction` of `total`, before the last and not 0 by rounding."""
+    step = durations.half_up(durations.exact(fraction) * total)
+    if fraction > 0.0:
+        step = durations.at_least(step, 1)
+    return durations.at_most(step, total - 1)
+
+
+_COOLDOWNS = {
+    "1-sqrt": OneMinusSqrtDecay,
+    "linear": LinearDecay,
+    "cosine": CosineAnnealing,
+    "exponential": BoundedExponentialDecay,
+    "rex": REXDecay,
+}
+
+
+@serializable
+class WarmupStableDecay(Composition):
+    """Warmup, a constant rate, and a cooldown (WSD, trapezoid).
+
+    `Warmup(Delayed(cooldown(peak, decay_steps, end), stable), warmup_steps)`, `stable`
+    being what `total_steps` leaves
+
+    Use it when the length of the training may change: a checkpoint of the stable phase
+    can be cooled down at any time.
+
+    Args:
+        peak_learning_rate: The constant rate, >= 0.
+        warmup_steps: The length of the linear warmup from 0, >= 0; also `Epochs` or a
+            `Fraction`.
+        decay_steps: The length of the cooldown, > 0, counted from the end; also
+            `Epochs` or a `Fraction`. The paper recommends a fifth of the training.
+        total_steps: The length of everything, > 0; None is the rest of the training.
+        end_learning_rate: The rate at the end, >= 0; > 0 for `"exponential"`.
+        shape: The cooldown's: `"1-sqrt"`, `"linear"`, `"cosine"`, `"exponential"` or
+            `"rex"`.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range, or warmup and cooldown overlap.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> schedule = WarmupStableDecay(1.0, 10, 20, total_steps=100)
+    >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 80, 85, 100)]
+    [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+
+    Reference: Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
+    Training Durations", 2024, arXiv:2405.18392.
+    """
+
+    peak_learning_rate: float = fields.rate()
+    warmup_steps: Duration = durations.length(at_least=0)
+    decay_steps: Duration = durations.length()
+    total_steps: Duration = durations.length(None)
+    end_learning_rate: float = fields.rate(0.0)
+    shape: str = fields.choice("1-sqrt", tuple(_COOLDOWNS))
+
+    def check(self):
+        if self.shape == "exponential":
+            for name in ("peak_learning_rate", "end_learning_rate"):
+                if getattr(self, name) == 0.0:
+                    fields.refuse(name, 'be > 0 with shape="exponential"', 0.0)
+        lengths: tuple = (self.warmup_steps, self.decay_steps, self.total_steps)
+        if all(isinstance(length, (int, np.ndarray)) for length in lengths):
+            warmup, decay, total = lengths
+            if np.any(warmup + decay > total):
+                raise ValueError(
+                    "Arguments `warmup_steps` and `decay_steps` must not add up to more "
+                    f"than total_steps={total}. Received: warmup_steps={warmup}, "
+                    f"decay_steps={decay}"
+                )
+
+    def compose(self):
+        cooldown = _COOLDOWNS[self.shape](
+            self.peak_learning_rate, self.decay_steps, self.end_learning_rate
+        )
+        stable = self.total_steps - self.warmup_steps - self.decay_steps
+        return Warmup(Delayed(cooldown, stable), self.warmup_steps)
+
+    def _bind(self, window):
+        total = window.length(self.total_steps)
+        warmup, decay = window.both_ends(self.warmup_steps, self.decay_steps, total)
+        return self._replaced(
+            {"warmup_steps": warmup, "decay_steps": decay, "total_steps": total}
+        )
+
+
+@serializable
+class FlatCosine(Composition):
+    """A constant rate, then half a cosine.
+
+    `Delayed(CosineAnnealing(initial, ..., end), flat_fraction * decay_steps)`
+
+    Use it with adaptive optimizers that do not need a warmup.
+
+    Args:
+        initial_learning_rate: The constant rate, >= 0.
+        decay_steps: The length of both parts together, > 0; also `Epochs` or a
+            `Fraction`. None is the rest of the training.
+        flat_fraction: The part that is flat, in [0, 1]. The end is reached in any case.
+        end_learning_rate: The rate at the end, >= 0.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> schedule = FlatCosine(1.0, decay_steps=100)
+    >>> [round(float(schedule(step)), 4) for step in (0, 75, 90, 100)]
+    [1.0, 1.0, 0.3455, 0.0]
+
+    Reference: fastai, `Learner.fit_flat_cos`.
+    """
+
+    initial_learning_rate: float = fields.rate()
+    decay_steps: Duration = durations.length(None)
+    flat_fraction: float = fields.number(0.75, at_least=0.0, at_most=1.0)
+    end_learning_rate: float = fields.rate(0.0)
+
+    def compose(self):
+        total = self.decay_steps
+        flat = _share(self.flat_fraction, total)
+        cosine = CosineAnnealing(
+            self.initial_learning_rate, total - flat, self.end_learning_rate
+        )
+        return Delayed(cosine, flat)

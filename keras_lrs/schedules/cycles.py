@@ -1,0 +1,283 @@
+"""A schedule played again and again."""
+
+import dataclasses
+import decimal
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from keras_lrs.schedules import base, durations, fields, numerics
+from keras_lrs.schedules.base import Schedule, evaluate
+from keras_lrs.schedules.durations import Duration, Window
+from keras_lrs.schedules.fields import serializable
+
+MAX_CYCLES = 2**20
+"""The largest table of cycles that `Restarts` makes."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segments(Schedule):
+    """One schedule whose arguments change with the segment that time is in.
+
+    It only ever stands inside a schedule that made it; its arguments are not a user's.
+
+    Args:
+        schedule: A schedule with a `fields.Table` in place of each argument that
+            changes, one entry per segment.
+        starts: The steps at which the segments start, from 0, as an int64 array.
+        lengths: The steps after which each segment stands still, or None.
+    """
+
+    schedule: Any = base.schedule()
+    starts: np.ndarray = fields.unchecked()
+    lengths: np.ndarray | None = fields.unchecked(None)
+
+    @functools.cached_property
+    def index(self):
+        """The segment in which a step falls, as a function of the step."""
+        return numerics.Lookup(self.starts[1:])
+
+    @functools.cached_property
+    def _known(self):
+        # An eager backend meets the same segment again and again.
+        return functools.lru_cache(maxsize=16)(
+            lambda index: base.entry(self.schedule, index)
+        )
+
+    def call(self, step):
+        index = self.index(step)
+        local = numerics.since(step, numerics.gather(self.starts, index))
+        if self.lengths is not None:
+            local = numerics.capped(local, numerics.gather(self.lengths, index))
+        if numerics.is_number(step):
+            return evaluate(self._known(index), local)
+        return evaluate(base.entry(self.schedule, index), local)
+
+    def _take(self, index):
+        return self  # The tables inside are this schedule's own.
+
+
+@serializable
+class Restarts(Schedule):
+    """Any schedule, played from its beginning in every cycle.
+
+    `floor + (schedule(t - start_i) - floor) * m_mul ** i` in cycle `i`, which lasts
+    `first_cycle_steps * t_mul ** i` steps; the floor is what the schedule ends a cycle
+    with
+
+    Use it for warm restarts of any shape, warmup included: None and `Fraction` inside
+    the schedule mean the cycle.
+
+    Args:
+        schedule: What to play once per cycle.
+        first_cycle_steps: The length of the first cycle, > 0; also `Epochs` or a
+            `Fraction`. None is the rest of the training.
+        t_mul: The factor from one cycle's length to the next, >= 1. Starts are exact
+            sums, rounded half up.
+        m_mul: The factor from one cycle's amplitude to the next, > 0.
+        num_cycles: How many cycles; after the last one its end is held. None goes on.
+            With no `first_cycle_steps`, the cycles fill `total_steps` exactly: cycle
+            `i` ends at `total_steps` times its share of the sum, rounded half up.
+        total_steps: What `num_cycles` cycles fill; None is the rest of the training.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range, if `total_steps` is given with
+            `first_cycle_steps` or without `num_cycles`, if there would be empty cycles
+            or more than 2**20 of different lengths, or if cycles of different lengths
+            hold a schedule that restarts itself.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> from keras_lrs.schedules import LinearDecay
+    >>> schedule = Restarts(LinearDecay(1.0), first_cycle_steps=4, t_mul=2.0)
+    >>> [round(float(schedule(step)), 4) for step in (0, 2, 4, 8, 12)]
+    [1.0, 0.5, 1.0, 0.5, 1.0]
+    >>> schedule.cycle_ends(28)
+    [4, 12, 28]
+
+    Reference: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm
+    Restarts", 2016, arXiv:1608.03983.
+    """
+
+    schedule: Schedule = base.schedule()
+    first_cycle_steps: Duration = durations.length(None)
+    t_mul: float = fields.number(1.0, at_least=1.0)
+    m_mul: float = fields.number(1.0, above=0.0)
+    num_cycles: int | None = fields.integer(None, at_least=1, optional=True)
+    total_steps: Duration = durations.length(None, optional=True)
+
+    restarts = True
+
+    def check(self):
+        if self.total_steps is not None and not self._fills:
+            bound = "only be given with `num_cycles` and without a first length"
+            fields.refuse("total_steps", bound, self.total_steps)
+        if not self._unbound:
+            if not self._even:
+                self._refuse_restarts_inside()
+            self._floor  # noqa: B018 (found now, outside of any graph)
+
+    @property
+    def _fills(self):
+        return self.num_cycles is not None and self.first_cycle_steps is None
+
+    def call(self, step):
+        if self._even:
+            index, local = numerics.divided(step, self._lengths)
+            if self.num_cycles is not None:
+                index = numerics.minimum(index, self.num_cycles - 1)
+                past = numerics.since(step, index * self._lengths)
+                local = numerics.capped(past, self._lengths)
+            value = evaluate(self._played, local)
+        else:
+            index = self._played.index(step)
+            value = self._played.call(step)
+        if self.m_mul == 1.0:
+            return value
+        floor = self._floor
+        if isinstance(floor, np.ndarray):
+            floor = numerics.gather(floor, index)
+        scale = numerics.geometric(1.0, math.log(self.m_mul), index)
+        return floor + (value - floor) * scale
+
+    # --- The cycles ---
+
+    @functools.cached_property
+    def _lengths(self) -> Any:
+        """The length of every cycle, or one int if they are all the same."""
+        if not self._fills:
+            if self.t_mul == 1.0:
+                return self.first_cycle_steps
+            return np.diff(self._growing_ends(), prepend=0)
+        if self.t_mul == 1.0 and self.total_steps % self.num_cycles == 0:
+            return self.total_steps // self.num_cycles
+        lengths = np.diff(self._filling_ends(), prepend=0)
+        if lengths.min() < 1:
+            bound = f"leave no cycle empty in total_steps={self.total_steps}"
+            fields.refuse("num_cycles", bound, self.num_cycles)
+        return lengths
+
+    @property
+    def _even(self):
+        return isinstance(self._lengths, int)
+
+    def _growing_ends(self):
+        ends: list[int] = []
+        for total in _sums(self.first_cycle_steps, self.t_mul, self.num_cycles):
+            ends.append(min(_half_up(total), 2**62))
+            if ends[-1] >= numerics.HORIZON:
+                break
+        return ends
+
+    def _filling_ends(self):
+        sums = list(_sums(1, self.t_mul, self.num_cycles))
+        with decimal.localcontext(_PRECISE):
+            return [_half_up(self.total_steps * part / sums[-1]) for part in sums]
+
+    @functools.cached_property
+    def _played(self) -> Schedule:
+        """The schedule in steps: with all cycles' lengths in it, or the only one."""
+        if self._even:
+            return base.bind(self.schedule, Window(self._lengths, None))
+        lengths = fields.table(self._lengths.astype(object))
+        starts = np.cumsum(self._lengths) - self._lengths
+        schedule = base.bind(self.schedule, Window(lengths, None))
+        return Segments(schedule, starts, self._lengths)
+
+    @functools.cached_property
+    def _floor(self) -> Any:
+        """What the schedule ends each cycle with: a float, or an array of them."""
+        if self._even:
+            return evaluate(self._played, self._lengths)
+        if self.m_mul == 1.0:
+            return 0.0  # Never asked for.
+        cycles = np.arange(len(self._lengths))
+        return evaluate(base.entry(self._played.schedule, cycles), self._lengths)
+
+    def _refuse_restarts_inside(self):
+        for name in _restarting(self.schedule):
+            raise ValueError(
+                "Argument `schedule` must not restart itself inside `Restarts` whose "
+                f"cycles differ in length. Received: schedule={name}(...) inside "
+                f"{self.schedule!r}"
+            )
+
+    # --- As part of others ---
+
+    def _open(self, in_cycle=False):
+        name = "total_steps" if self._fills else "first_cycle_steps"
+        value = getattr(self, name)
+        is_open = not isinstance(value, int) and not (
+            in_cycle and not isinstance(value, durations.Epochs)
+        )
+        own = [f"{name}={value}"] if is_open else []
+        return own + self._open_inside(in_cycle=True)
+
+    def _bind(self, window):
+        name = "total_steps" if self._fills else "first_cycle_steps"
+        return self._replaced(
+            {
+                "schedule": base.bind(self.schedule, window.cycle()),
+                name: window.length(getattr(self, name)),
+            }
+        )
+
+    def _cycle_ends(self, num_steps):
+        if self._even:
+            length = self._lengths
+            last = num_steps
+            if self.num_cycles is not None:
+                last = min(last, length * self.num_cycles)
+            starts = range(0, last, length)
+            inner = base.cycle_ends(self._played, length)
+            found = {start + end for start in starts for end in (*inner, length)}
+        else:
+            ends = np.cumsum(self._lengths)
+            cycles = np.searchsorted(ends, num_steps) + 1
+            found = set()
+            for cycle, end in enumerate(ends[:cycles].tolist()):
+                length = int(self._lengths[cycle])
+                inner = base.cycle_ends(self._played._known(cycle), length)
+                found |= {end - length + inside for inside in (*inner, length)}
+        return {end for end in found if end <= num_steps}
+
+
+_PRECISE = decimal.Context(prec=120)
+
+
+def _sums(first: int, factor: float, count: int | None):
+    """`first`, `first + first * factor`, ...: exact to 120 digits.
+
+    The factor is the decimal number that it is written as.
+    """
+    decimal_factor = decimal.Decimal(repr(factor))
+    length, total, number = decimal.Decimal(first), decimal.Decimal(0), 0
+    while count is None or number < count:
+        if number == MAX_CYCLES:
+            raise ValueError(
+                f"`Restarts` must not have more than {MAX_CYCLES} cycles of different "
+                f"lengths. Received: t_mul={factor}, num_cycles={count}"
+            )
+        total = _PRECISE.add(total, length)
+        length = _PRECISE.multiply(length, decimal_factor)
+        number += 1
+        yield total
+
+
+def _half_up(x: decimal.Decimal) -> int:
+    return int(x.to_integral_value(decimal.ROUND_HALF_UP, _PRECISE))
+
+
+def _restarting(schedule):
+    """The class names of the schedules inside `schedule` that restart themselves."""
+    if getattr(schedule, "restarts", False):
+        yield type(schedule).__name__
+    if isinstance(schedule, Schedule):
+        for _, inner in schedule._inner():
+            yield from _restarting(inner)

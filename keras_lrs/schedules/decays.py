@@ -1,0 +1,415 @@
+"""Decays of known length: one profile each, written once."""
+
+from typing import Any
+
+from keras_lrs.schedules import durations, fields, numerics
+from keras_lrs.schedules.base import Schedule
+from keras_lrs.schedules.durations import Duration
+from keras_lrs.schedules.fields import serializable
+
+SMALLEST_RATE = 2.0**-126
+"""The smallest normal float32: below it a geometric decay has no digits left."""
+
+
+@serializable
+class Decay(Schedule):
+    """The affine image of a profile over `decay_steps`; held before and after.
+
+    A leaf implements `profile`, a function from progress in [0, 1] to the fraction of
+    the way that is left: 1 at the beginning and 0 at the end, exactly.
+
+    Args:
+        initial_learning_rate: The rate at step 0, >= 0.
+        decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
+            rest of the training.
+        end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+    """
+
+    initial_learning_rate: float = fields.rate()
+    decay_steps: Duration = durations.length(None)
+    end_learning_rate: float = fields.rate(0.0)
+
+    def call(self, step):
+        progress, remaining = numerics.fractions(step, self.decay_steps)
+        value = self.initial_learning_rate * self.profile(progress, remaining)
+        if isinstance(self.end_learning_rate, float) and self.end_learning_rate == 0.0:
+            return value
+        return value + self.end_learning_rate * self.complement(progress, remaining)
+
+    def profile(self, progress: Any, remaining: Any) -> Any:
+        """The fraction left; `remaining` is `1 - progress`, precise where that is not.
+
+        Args:
+            progress: The part of `decay_steps` that has passed, in [0, 1].
+            remaining: The part that has not.
+
+        Returns:
+            A number in [0, 1], a float, array or tensor like the arguments.
+        """
+        raise NotImplementedError
+
+    def complement(self, progress: Any, remaining: Any) -> Any:
+        """`1 - profile`; overridden where it can be had without cancellation."""
+        return 1.0 - self.profile(progress, remaining)
+
+
+def _bent(progress, remaining, k):
+    """`progress ** k` and its complement, the second without cancellation."""
+    if k == 1.0:
+        return progress, remaining
+    log_progress = numerics.where(
+        progress < 0.5, numerics.log(progress), numerics.log1p(-remaining)
+    )
+    return numerics.raised(progress, k), -numerics.expm1(k * log_progress)
+
+
+@serializable
+class LinearDecay(Decay):
+    """Linear decay: the same amount less at every step.
+
+    `end + (initial - end) * (1 - t / decay_steps)`
+
+    Use it when the length of the training is known: on theory and on most benchmarks
+    it is the schedule to beat (Defazio et al. 2023).
+
+    Args:
+        initial_learning_rate: The rate at step 0, >= 0.
+        decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
+            rest of the training.
+        end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> schedule = LinearDecay(0.1, decay_steps=100)
+    >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 100, 200)]
+    [0.1, 0.075, 0.05, 0.0, 0.0]
+
+    Reference: Defazio, Cutkosky, Mehta, Mishchenko, "Optimal Linear Decay Learning Rate
+    Schedules and Further Refinements", 2023, arXiv:2310.07831.
+    """
+
+    def profile(self, progress, remaining):
+        return remaining
+
+    def complement(self, progress, remaining):
+        return progress
+
+
+@serializable
+class PolynomialDecay(Decay):
+    """A power of the time that remains, optionally of bent time (k-decay).
+
+    `end + (initial - end) * (1 - (t / decay_steps) ** k) ** power`
+
+    Use it when linear decay should spend more (`power < 1`, `k > 1`) or less
+    (`power > 1`) of the training at a high rate; common in segmentation.
+
+    Args:
+        initial_learning_rate: The rate at step 0, >= 0.
+        decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
+            rest of the training.
+        end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
+        power: The exponent, > 0. 1 is linear.
+        k: The exponent of progress, > 0. 1 is plain polynomial decay; larger keeps the
+            rate high for longer.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> schedule = PolynomialDecay(0.1, 100, 0.001, power=2.0)
+    >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 100)]
+    [0.1, 0.0567, 0.0258, 0.001]
+
+    Reference: for `k`, Zhang and Li, "k-decay: A New Method for Learning Rate
+    Schedule", 2020, arXiv:2004.05909.
+    """
+
+    power: float = fields.number(1.0, above=0.0)
+    k: float = fields.number(1.0, above=0.0)
+
+    def profile(self, progress, remaining):
+        return numerics.raised(_bent(progress, remaining, self.k)[1], self.power)
+
+    def complement(self, progress, remaining):
+        bent, left = _bent(progress, remaining, self.k)
+        return bent if self.power == 1.0 else 1.0 - numerics.raised(left, self.power)
+
+
+@serializable
+class CosineAnnealing(Decay):
+    """Half a cosine from the initial to the end rate, optionally in bent time.
+
+    `end + (initial - end) * (1 + cos(pi * (t / decay_steps) ** k)) / 2`
+
+    Use it when you would use linear decay and want the most widely tried shape. It is
+    computed as a squared sine of the time that remains, so that the last rates are
+    right too.
+
+    Args:
+        initial_learning_rate: The rate at step 0, >= 0.
+        decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
+            rest of the training.
+        end_learning_rate: The rate at step `decay_steps` and ever after, >= 0. An
+            absolute rate, not a fraction of the initial one.
+        k: The exponent of progress, > 0; larger keeps the rate high for longer.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> schedule = CosineAnnealing(0.1, 100, 0.001)
+    >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 75, 100, 200)]
+    [0.1, 0.0855, 0.0505, 0.0155, 0.001, 0.001]
+
+    Reference: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm
+    Restarts", 2016, arXiv:1608.03983, equation 5. For `k`, Zhang and Li, "k-decay",
+    2020, arXiv:2004.05909.
+    """
+
+    k: float = fields.number(1.0, above=0.0)
+
+    def profile(self, progress, remaining):
+        return numerics.half_cosine(_bent(progress, remaining, self.k)[1])
+
+    def complement(self, progress, remaining):
+        return numerics.half_cosine(_bent(progress, remaining, self.k)[0])
+
+
+@serializable
+class REXDecay(Decay):
+    """Reflected exponential decay (REX).
+
+    `end + (initial - end) * (1 - z) / ((1 - beta) + beta * (1 - z))`,
+    `z = t / decay_steps`
+
+    Use it when the budget is tight: between linear decay and a delayed one, it was the
+    best across budgets in its paper.
+
+    Args:
+        initial_learning_rate: The rate at step 0, >= 0.
+        decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
+            rest of the training.
+        end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
+        beta: How long the rate stays high, in [0, 1). 0 is linear decay, 0.5 the
+            paper's REX; the authors' published code uses 0.9.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> schedule = REXDecay(1.0, decay_steps=100)
+    >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 90, 100)]
+    [1.0, 0.8571, 0.6667, 0.1818, 0.0]
+
+    Reference: Chen, Wolfe, Kyrillidis, "REX: Revisiting Budgeted Training with an
+    Improved Schedule", 2021, arXiv:2107.04197.
+    """
+
+    beta: float = fields.number(0.5, at_least=0.0, below=1.0)
+
+    def profile(self, progress, remaining):
+        return remaining / ((1.0 - self.beta) + self.beta * remaining)
+
+    def complement(self, progress, remaining):
+        return (
+            (1.0 - self.beta) * progress / ((1.0 - self.beta) + self.beta * remaining)
+        )
+
+
+@serializable
+class TanhDecay(Decay):
+    """Hyperbolic-tangent decay (HTD), rescaled so that both ends are exact.
+
+    `end + (initial - end) * (tanh(upper) - tanh(b)) / (tanh(upper) - tanh(lower))`,
+    `b = lower + (upper - lower) * t / decay_steps`
+
+    Use it when you want the high rate held longer and left more suddenly than a cosine
+    does. The published form starts a little below the initial rate and never reaches
+    the end; this one does both.
+
+    Args:
+        initial_learning_rate: The rate at step 0, >= 0.
+        decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
+            rest of the training.
+        end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
+        lower: The argument of tanh at the beginning, in [-40, 40].
+        upper: The argument of tanh at the end, in [-40, 40], > `lower`.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range, or `upper` is not > `lower`.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> schedule = TanhDecay(1.0, decay_steps=90)
+    >>> [round(float(schedule(step)), 4) for step in (0, 45, 60, 90)]
+    [1.0, 0.9525, 0.4988, 0.0]
+
+    Reference: Hsueh, Li, Wu, "Stochastic Gradient Descent with Hyperbolic-Tangent Decay
+    on Classification", 2018, arXiv:1806.01593.
+    """
+
+    lower: float = fields.number(-6.0, at_least=-40.0, at_most=40.0)
+    upper: float = fields.number(3.0, at_least=-40.0, at_most=40.0)
+
+    def check(self):
+        if self.upper <= self.lower:
+            fields.refuse("upper", f"be > lower={self.lower}", self.upper)
+
+    def profile(self, progress, remaining):
+        # (tanh(u) - tanh(b)) / (tanh(u) - tanh(l)) without a difference of nearly equal
+        # numbers: sinh(u - b) cosh(l) / (sinh(u - l) cosh(b)), in exponentials.
+        width = self.upper - self.lower
+        early = progress < 0.5
+        b = numerics.where(
+            early, self.lower + width * progress, self.upper - width * remaining
+        )
+        falling = numerics.expm1(-2.0 * width * remaining)
+        risen = 1.0 + numerics.exp(2.0 * b)
+        scale = (1.0 + numerics.exp(2.0 * self.lower)) / numerics.expm1(-2.0 * width)
+        return scale * falling / risen
+
+
+@serializable
+class OneMinusSqrtDecay(Decay):
+    """The cooldown of one minus a square root: steep at first, then gentle.
+
+    `end + (initial - end) * (1 - sqrt(t / decay_steps))`
+
+    Use it as the cooldown of a warmup-stable-decay schedule (`WarmupStableDecay` does).
+
+    Args:
+        initial_learning_rate: The rate at step 0, >= 0.
+        decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
+            rest of the training.
+        end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> schedule = OneMinusSqrtDecay(1.0, decay_steps=20)
+    >>> [round(float(schedule(step)), 4) for step in (0, 1, 5, 10, 20)]
+    [1.0, 0.7764, 0.5, 0.2929, 0.0]
+
+    Reference: Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
+    Training Durations", 2024, arXiv:2405.18392.
+    """
+
+    def profile(self, progress, remaining):
+        return remaining / (1.0 + numerics.sqrt(progress))
+
+    def complement(self, progress, remaining):
+        return numerics.sqrt(progress)
+
+
+@serializable
+class BoundedExponentialDecay(Decay):
+    """Exponential decay between two rates, smoothly or in a given number of drops.
+
+    `initial * (end / initial) ** (t / decay_steps)`; with `updates=m`,
+    `initial * gamma ** floor(t * m / decay_steps)`, `gamma = (end / initial) ** (1/m)`
+
+    Use it when you know where the rate should begin and end: the factor and the step
+    size of the step decay follow.
+
+    Args:
+        initial_learning_rate: The rate at step 0, > 0.
+        decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
+            rest of the training.
+        end_learning_rate: The rate at step `decay_steps` and ever after, > 0.
+        updates: The number of equal drops, in [1, 2**20], at most one a step; the last
+            one falls on step `decay_steps`, also where the length is not a multiple.
+            None decays at every step.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> schedule = BoundedExponentialDecay(0.1, 10**6, 1e-4, updates=10**4)
+    >>> round(schedule.decay_rate, 12)
+    0.999309463003
+    >>> [round(float(schedule(step)), 6) for step in (0, 99, 100, 500_000, 10**6)]
+    [0.1, 0.1, 0.099931, 0.003162, 0.0001]
+
+    Reference: "Reverse engineering a step decay": choose the two rates, the number of
+    updates and the length; gamma follows.
+    """
+
+    updates: int | None = fields.integer(None, at_least=1, at_most=2**20, optional=True)
+
+    def check(self):
+        for name in ("initial_learning_rate", "end_learning_rate"):
+            value = getattr(self, name)
+            if not isinstance(value, fields.Table) and value < SMALLEST_RATE:
+                bound = "be > 0" if value == 0.0 else f"be >= {SMALLEST_RATE}"
+                fields.refuse(name, bound, value)
+        steps = self.decay_steps
+        if self.updates is not None and isinstance(steps, int) and self.updates > steps:
+            fields.refuse("updates", f"be <= decay_steps={steps}", self.updates)
+
+    @property
+    def decay_rate(self) -> float:
+        """Gamma: the factor of one drop; without `updates`, of one step.
+
+        Raises:
+            ValueError: If there are no `updates` and the schedule is not bound.
+        """
+        if self.updates is None and self._unbound:
+            raise ValueError(self._unbound)
+        drops = self.decay_steps if self.updates is None else self.updates
+        return float(numerics.exp(self._log_ratio() / drops))
+
+    def call(self, step):
+        time, length = numerics.capped(step, self.decay_steps), self.decay_steps
+        if self.updates is not None:
+            time, length = numerics.share(time, self.updates, length), self.updates
+        rate = numerics.exponential(self._log_ratio(), time, length)
+        return numerics.where(
+            numerics.reached(step, self.decay_steps),
+            self.end_learning_rate,
+            self.initial_learning_rate * rate,
+        )
+
+    def _log_ratio(self):
+        return numerics.log(self.end_learning_rate / self.initial_learning_rate)

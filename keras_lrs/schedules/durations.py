@@ -1,0 +1,299 @@
+"""Lengths in steps, epochs or fractions of the training, and how they are bound."""
+
+import dataclasses
+import fractions
+import math
+from typing import Any
+
+import numpy as np
+
+from keras_lrs.schedules import fields
+
+
+@fields.serializable
+class Epochs(fields.Configured):
+    """A length in epochs, for any argument of a schedule that is a number of steps.
+
+    A schedule that holds one must be bound (`Schedule.bind`) before it is used.
+
+    Args:
+        epochs: The number of epochs, >= 0; parts of an epoch are allowed.
+
+    Raises:
+        ValueError: If `epochs` is negative or not finite.
+        TypeError: If `epochs` is not a number.
+
+    Example:
+
+    >>> from keras_lrs.schedules import Epochs, LinearDecay, Warmup
+    >>> schedule = Warmup(LinearDecay(0.1), Epochs(5))
+    >>> schedule.bind(total_steps=1000, steps_per_epoch=20).warmup_steps
+    100
+    """
+
+    epochs: float = fields.number(at_least=0.0)
+
+
+@fields.serializable
+class Fraction(fields.Configured):
+    """A length as a fraction of the whole training, for any argument in steps.
+
+    A schedule that holds one must be bound (`Schedule.bind`) before it is used. Inside
+    `Restarts` the whole is the cycle.
+
+    Args:
+        fraction: In [0, 1]. Read as the decimal number it is written as: `0.1` is one
+            tenth.
+
+    Raises:
+        ValueError: If `fraction` is outside [0, 1].
+        TypeError: If `fraction` is not a number.
+
+    Example:
+
+    >>> from keras_lrs.schedules import Fraction, LinearDecay, Warmup
+    >>> Warmup(LinearDecay(0.1), Fraction(0.1)).bind(total_steps=1000).warmup_steps
+    100
+    """
+
+    fraction: float = fields.number(at_least=0.0, at_most=1.0)
+
+
+Duration = int | Epochs | Fraction | None
+"""Steps, epochs, a fraction of the training, or None: the rest of it."""
+
+
+def length(
+    default: Any = fields.REQUIRED, *, at_least: int = 1, optional: bool = False
+) -> Any:
+    """Field specifier: a duration. None is allowed where it is the default.
+
+    None means the rest of the piece; with `optional` it means that there is no length.
+    """
+
+    def check(name, value):
+        if value is None and default is None:
+            return None
+        return _duration(name, value, at_least)
+
+    return fields.checked(default, check, "optional_length" if optional else "length")
+
+
+def lengths(default: Any = fields.REQUIRED) -> Any:
+    """Field specifier: a list of durations > 0, one after the other."""
+
+    def check(name, value):
+        return tuple(_duration(name, item, 1) for item in fields.items(name, value))
+
+    return fields.checked(default, check, kind="lengths")
+
+
+def positions(default: Any = fields.REQUIRED, *, at_least: int = 0) -> Any:
+    """Field specifier: a list of positions in increasing order, each a duration."""
+
+    def check(name, value):
+        if value is None and default is None:
+            return None
+        result = tuple(
+            _duration(name, item, at_least) for item in fields.items(name, value)
+        )
+        for kind in (int, Epochs, Fraction):
+            same = [_size(item) for item in result if isinstance(item, kind)]
+            if any(late <= early for early, late in zip(same, same[1:], strict=False)):
+                fields.refuse(name, "be in increasing order", value)
+        return result
+
+    return fields.checked(default, check, kind="positions")
+
+
+def _duration(name, value, at_least):
+    if isinstance(value, fields.Table):
+        return value.astype(np.int64)
+    if isinstance(value, (Epochs, Fraction)):
+        if at_least > 0 and _size(value) == 0:
+            fields.refuse(name, "be > 0", value)
+        return value
+    try:
+        result = fields.whole(name, value)
+    except (TypeError, ValueError) as error:
+        fields.refuse(
+            name,
+            "be a whole number of steps, `Epochs` or a `Fraction`",
+            value,
+            type(error),
+        )
+    if result < at_least:
+        fields.refuse(name, "be > 0" if at_least == 1 else f"be >= {at_least}", value)
+    return result
+
+
+def _size(duration):
+    if isinstance(duration, Epochs):
+        return duration.epochs
+    return duration.fraction if isinstance(duration, Fraction) else duration
+
+
+def exact(value: float) -> fractions.Fraction:
+    """The decimal number that `value` is written as: 0.1 is one tenth."""
+    return fractions.Fraction(repr(float(value)))
+
+
+def half_up(x):
+    """Rounds an exact number (or an object array of them), halves up."""
+    return (2 * x + 1) // 2
+
+
+def at_least(x, low):
+    """The larger of two exact numbers (or object arrays of them)."""
+    if isinstance(x, np.ndarray) or isinstance(low, np.ndarray):
+        return np.maximum(x, low)
+    return max(x, low)
+
+
+def at_most(x, high):
+    """The smaller of two exact numbers (or object arrays of them)."""
+    return -at_least(-x, -high)
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The stretch of the training in which a schedule plays.
+
+    Positions are rounded, not lengths, so that pieces one after the other end where
+    their exact lengths say: `start` is where the window begins exactly, `first` the
+    step at which it begins. `total` may be an object array, one whole training per
+    cycle of `Restarts`; then all positions and lengths are arrays like it.
+    """
+
+    total: Any
+    steps_per_epoch: int | None
+    start: Any = 0
+    first: Any = 0
+    stop: Any = None
+
+    def exact(self, duration: Any) -> Any:
+        """A duration's exact number of steps."""
+        if isinstance(duration, Fraction):
+            return exact(duration.fraction) * self.total
+        if not isinstance(duration, Epochs):
+            return duration
+        if self.steps_per_epoch is None:
+            raise ValueError(
+                f"Argument `steps_per_epoch` must be given to bind {duration}. "
+                "Received: steps_per_epoch=None"
+            )
+        return exact(duration.epochs) * self.steps_per_epoch
+
+    def length(self, duration: Duration) -> Any:
+        """The whole number of steps of a duration at the window's beginning.
+
+        None is the rest of the window. At least 1, unless no steps were asked for.
+        """
+        if isinstance(duration, (int, fields.Table)):
+            return duration
+        if duration is None:
+            stop = self.total if self.stop is None else self.stop
+            return at_least(stop - self.first, 1)
+        end = half_up(self.start + self.exact(duration))
+        return at_least(end - self.first, 1 if _size(duration) > 0 else 0)
+
+    def lengths(self, durations: tuple) -> tuple:
+        """The steps of durations that follow each other."""
+        steps, window = [], self
+        for duration in durations:
+            steps.append(window.length(duration))
+            window = window.after(duration)
+        return tuple(steps)
+
+    def both_ends(self, early: Duration, late: Duration, total: Any) -> tuple[Any, Any]:
+        """The steps of a duration at the beginning of `total`, and of one at its end.
+
+        They only overlap if they do so exactly, not by rounding.
+        """
+        first, last = self.length(early), late
+        if isinstance(late, (Epochs, Fraction)):
+            last = at_least(total - half_up(total - self.exact(late)), 1)
+        if np.all(self.exact(early) + self.exact(late) <= total):
+            first = at_most(first, total - last)
+        return first, last
+
+    def positions(self, name: str, durations: tuple) -> tuple:
+        """Steps from the window's beginning, in increasing order."""
+        steps: list[Any] = []
+        latest: Any = -1
+        for duration in durations:
+            position = self.exact(duration)
+            if np.any(position < latest):
+                fields.refuse(name, "be in increasing order once bound", durations)
+            latest = position
+            step = half_up(self.start + position) - self.first
+            if steps:
+                step = at_least(step, steps[-1] + 1)
+            elif _size(duration) > 0:
+                step = at_least(step, 1)
+            steps.append(step)
+        return tuple(steps)
+
+    def after(self, duration: Duration) -> "Window":
+        """The window that begins a duration later."""
+        return dataclasses.replace(
+            self,
+            start=self.start + self.exact(duration),
+            first=self.first + self.length(duration),
+        )
+
+    def pieces(self, durations: tuple, steps: tuple) -> list["Window"]:
+        """The windows between positions that `positions` has turned into steps."""
+        stop = self.total if self.stop is None else self.stop
+        starts = [self.start, *(self.start + self.exact(d) for d in durations)]
+        firsts = [self.first, *(self.first + step for step in steps)]
+        return [
+            dataclasses.replace(self, start=start, first=first, stop=end)
+            for start, first, end in zip(
+                starts, firsts, [*firsts[1:], stop], strict=True
+            )
+        ]
+
+    def multiples(self, duration: Duration) -> tuple[Any, tuple | None]:
+        """`(every, at)`: a whole number of steps, or else positions up to the end."""
+        if isinstance(duration, (int, fields.Table)):
+            return duration, None
+        every = self.exact(duration)
+        if not isinstance(every, np.ndarray) and (every <= 1 or every == int(every)):
+            return max(int(every), 1), None
+        if isinstance(duration, Fraction):
+            count = math.ceil(1 / exact(duration.fraction)) - 1
+        else:
+            count = math.ceil(self.total / every) - 1
+        return None, tuple(k * every for k in range(1, count + 1))
+
+    def cycle(self) -> "CycleWindow":
+        """What is known of a cycle of `Restarts` that plays in this window."""
+        return CycleWindow(self.total, self.steps_per_epoch)
+
+
+class CycleWindow(Window):
+    """A window that turns `Epochs` into steps and leaves all else to each cycle."""
+
+    def length(self, duration):
+        if not isinstance(duration, Epochs):
+            return duration
+        return max(half_up(self.exact(duration)), 1 if duration.epochs > 0 else 0)
+
+    def lengths(self, durations):
+        return tuple(map(self.length, durations))
+
+    def both_ends(self, early, late, total):
+        return self.length(early), self.length(late)
+
+    def positions(self, name, durations):
+        return self.lengths(durations)
+
+    def after(self, duration):
+        return self
+
+    def pieces(self, durations, steps):
+        return [self] * (len(durations) + 1)
+
+    def multiples(self, duration):
+        return self.length(duration), None

@@ -1,0 +1,255 @@
+"""What an argument must satisfy, declared once with its dataclass field.
+
+A field specifier (`rate`, `number`, `length`, ...) is used in a class body where
+`dataclasses.field` would be. `Configured` reads it to check and normalise arguments,
+to write configs and to compare; `durations` reads it to bind lengths.
+"""
+
+import dataclasses
+import inspect
+import json
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, dataclass_transform
+
+import keras
+import numpy as np
+
+T = TypeVar("T")
+REQUIRED: Any = dataclasses.MISSING
+LARGEST_RATE = float(np.finfo(np.float32).max)
+
+
+def refuse(name: str, constraint: str, value: Any, error: type = ValueError):
+    """Raises `error`, naming the argument, what it must satisfy, and what came."""
+    raise error(f"Argument `{name}` must {constraint}. Received: {name}={value!r}")
+
+
+def real(name: str, value: Any) -> float:
+    """`value` as a float, if it is a finite real number."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        refuse(name, "be a number", value, TypeError)
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
+    if not math.isfinite(result):
+        refuse(name, "be finite", value)
+    return result
+
+
+def whole(name: str, value: Any) -> int:
+    """`value` as an int, if it is a whole number (`1e5` is)."""
+    if not isinstance(value, (bool, np.bool_)) and isinstance(value, numbers.Real):
+        if math.isfinite(value) and value == int(value):
+            return int(value)
+        refuse(name, "be a whole number", value)
+    return refuse(name, "be a whole number", value, TypeError)
+
+
+def items(name: str, value: Any) -> tuple:
+    """`value` as a tuple, if it is a list, a tuple or a one-dimensional array."""
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        return tuple(value.tolist())
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        refuse(name, "be a list", value, TypeError)
+    return tuple(value)
+
+
+class Table(np.ndarray):
+    """One value per cycle, where a schedule's field holds one value otherwise.
+
+    `Restarts` binds the schedule that it plays to all its cycles at once and gathers
+    the current cycle's fields when it is called. Users never meet a table.
+    """
+
+
+def table(values: Any) -> Table:
+    """A table of integers (lengths) or floats (rates)."""
+    return np.asarray(values).view(Table)
+
+
+# --- Field specifiers -----------------------------------------------------------------
+
+
+def checked(default: Any, check: Callable[[str, Any], Any], kind: str = "plain") -> Any:
+    """A field whose value `check(name, value)` normalises or refuses."""
+
+    def unless_table(name, value):
+        if isinstance(
+            value, Table
+        ):  # Lengths are bound in exact arithmetic on objects.
+            return value.astype(np.int64) if value.dtype == object else value
+        return check(name, value)
+
+    metadata = {"check": unless_table, "kind": kind}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def unchecked(default: Any = REQUIRED) -> Any:
+    """A field of a schedule that users never construct."""
+    return checked(default, lambda name, value: value)
+
+
+def number(
+    default: Any = REQUIRED,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    below: float = math.inf,
+    at_most: float = math.inf,
+    optional: bool = False,
+) -> Any:
+    """A finite float within bounds; with `optional`, or None."""
+
+    def check(name, value):
+        if optional and value is None:
+            return None
+        result = real(name, value)
+        if not result > above:
+            refuse(name, f"be > {above:g}", value)
+        if not result >= at_least:
+            refuse(name, f"be >= {at_least:g}", value)
+        if not result < below:
+            refuse(name, f"be < {below:g}", value)
+        if not result <= at_most:
+            refuse(name, f"be <= {at_most:g}", value)
+        return result
+
+    return checked(default, check)
+
+
+def rate(default: Any = REQUIRED, *, positive: bool = False) -> Any:
+    """A learning rate: >= 0 (or > 0) and finite as a float32."""
+    return number(
+        default,
+        above=0.0 if positive else -math.inf,
+        at_least=-math.inf if positive else 0.0,
+        at_most=LARGEST_RATE,
+    )
+
+
+def rates(default: Any = REQUIRED) -> Any:
+    """A list of learning rates."""
+    check_rate = rate().metadata["check"]
+
+    def check(name, value):
+        return tuple(check_rate(name, item) for item in items(name, value))
+
+    return checked(default, check)
+
+
+def integer(
+    default: Any = REQUIRED, *, at_least: int, at_most=None, optional=False
+) -> Any:
+    """A whole number within bounds; with `optional`, or None."""
+
+    def check(name, value):
+        if optional and value is None:
+            return None
+        result = whole(name, value)
+        if result < at_least:
+            refuse(name, f"be >= {at_least}", value)
+        if at_most is not None and result > at_most:
+            refuse(name, f"be <= {at_most}", value)
+        return result
+
+    return checked(default, check)
+
+
+def choice(default: Any, options: Sequence[str]) -> Any:
+    """One of a few strings."""
+
+    def check(name, value):
+        if not isinstance(value, str) or value not in options:
+            refuse(name, f"be one of {', '.join(map(repr, options))}", value)
+        return value
+
+    return checked(default, check)
+
+
+def flag(default: bool) -> Any:
+    """True or False."""
+
+    def check(name, value):
+        if not isinstance(value, (bool, np.bool_)):
+            refuse(name, "be True or False", value, TypeError)
+        return bool(value)
+
+    return checked(default, check)
+
+
+# --- Objects made of checked fields ---------------------------------------------------
+
+
+class Configured:
+    """Checks its fields; `==` and its config are its fields, read the user's way."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = field.metadata["check"](field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Raises `ValueError` if the fields, each right by itself, do not go together."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor, as JSON."""
+        return {
+            field.name: _to_config(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]):
+        """The object whose `get_config` gave `config`."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in config:
+            if name not in known:
+                raise ValueError(
+                    f"{cls.__name__} has no argument `{name}`. It has: "
+                    f"{', '.join(known)}"
+                )
+        return cls(**{name: _from_config(value) for name, value in config.items()})
+
+    def __getstate__(self):
+        # What was derived from the fields and cached is derived again after a copy.
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def __eq__(self, other):
+        if type(self) is not type(other):
+            return NotImplemented
+        return self.get_config() == other.get_config()
+
+    def __hash__(self):
+        return hash((type(self), json.dumps(self.get_config(), sort_keys=True)))
+
+
+def _to_config(value):
+    if isinstance(value, tuple):
+        return [_to_config(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return keras.saving.serialize_keras_object(value)
+
+
+def _from_config(value):
+    if isinstance(value, list):
+        return [_from_config(item) for item in value]
+    if isinstance(value, dict):
+        return keras.saving.deserialize_keras_object(value)
+    return value
+
+
+@dataclass_transform(
+    frozen_default=True,
+    eq_default=False,
+    field_specifiers=(number, rate, rates, integer, choice, flag),
+)
+def serializable(cls: type[T]) -> type[T]:
+    """Makes a class an immutable dataclass that Keras can save and load."""
+    cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    cls.__doc__ = inspect.cleandoc(cls.__doc__ or "")
+    return keras.saving.register_keras_serializable(package="keras_lrs")(cls)

@@ -1,0 +1,503 @@
+"""The numeric vocabulary in which every schedule is written, once.
+
+Each function here has three columns and picks one by the type it is given:
+
+- a Python number: `math`, in float64. A single known step costs microseconds, which is
+  what an eager backend (PyTorch) pays in every training step;
+- a NumPy array: NumPy, in float64. The reference that `Schedule.curve` returns;
+- a tensor: `keras.ops`, in float32 (float64 if that is Keras's `floatx`). The compiled
+  training step.
+
+Time stays an integer until the last operation. A float32 cannot count past 2**24, so
+`fractions`, `exponential`, `geometric` and `power` are the only places where a number
+of steps becomes a float, and each keeps its *relative* precision at both ends.
+
+This module and `keras_lrs/training.py` are the only ones that know the backends.
+"""
+
+import bisect
+import math
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+LARGEST = float(np.finfo(np.float32).max)
+"""Where growing schedules saturate: the largest float32."""
+
+HORIZON = 2**31
+"""Steps up to which tables of cycles reach."""
+
+
+# --- Which column? --------------------------------------------------------------------
+
+
+def is_number(x: Any) -> bool:
+    """True for the Python column."""
+    return isinstance(x, (int, float))
+
+
+def is_tensor(x: Any) -> bool:
+    """True for the tensor column."""
+    return not isinstance(x, (int, float, np.ndarray))
+
+
+def _columns(scalar, array, tensor):
+    """Returns one function of one argument made of its three columns."""
+
+    def function(x):
+        if isinstance(x, (int, float)):
+            return scalar(x)
+        if isinstance(x, np.ndarray):
+            with np.errstate(divide="ignore", over="ignore"):
+                return array(x)
+        return tensor(x)
+
+    return function
+
+
+def _scalar_exp(x):
+    return math.exp(x) if x < 709.0 else math.inf
+
+
+def _scalar_log(x):
+    return math.log(x) if x > 0.0 else -math.inf
+
+
+def _scalar_log1p(x):
+    return math.log1p(x) if x > -1.0 else -math.inf
+
+
+sin = _columns(math.sin, np.sin, ops.sin)
+sqrt = _columns(math.sqrt, np.sqrt, ops.sqrt)
+exp = _columns(_scalar_exp, np.exp, ops.exp)
+expm1 = _columns(math.expm1, np.expm1, ops.expm1)
+log = _columns(_scalar_log, np.log, ops.log)
+log1p = _columns(_scalar_log1p, np.log1p, ops.log1p)
+floor = _columns(math.floor, np.floor, ops.floor)
+
+
+def where(condition, x, y):
+    """`x` where `condition` holds, else `y`. Never a branch in a compiled graph."""
+    if isinstance(condition, bool):
+        return x if condition else y
+    if isinstance(condition, np.ndarray):
+        return np.where(condition, x, y)
+    return ops.where(condition, x, y)
+
+
+def minimum(x, y):
+    """The smaller of `x` and `y`, elementwise."""
+    if is_number(x) and is_number(y):
+        return min(x, y)
+    if is_tensor(x) or is_tensor(y):
+        return ops.minimum(x, y)
+    return np.minimum(x, y)
+
+
+def maximum(x, y):
+    """The larger of `x` and `y`, elementwise."""
+    if is_number(x) and is_number(y):
+        return max(x, y)
+    if is_tensor(x) or is_tensor(y):
+        return ops.maximum(x, y)
+    return np.maximum(x, y)
+
+
+def raised(x, exponent: float):
+    """`x ** exponent` for a non-negative fraction `x` and an exponent > 0."""
+    if exponent == 1.0:
+        return x
+    return ops.power(x, exponent) if is_tensor(x) else x**exponent
+
+
+def half_cosine(x):
+    """`(1 - cos(pi * x)) / 2` as a squared sine, which is precise near 0."""
+    return sin((math.pi / 2.0) * x) ** 2
+
+
+def full(step, value: float):
+    """`value` at every step of `step`."""
+    if is_number(step):
+        return value
+    if isinstance(step, np.ndarray):
+        return np.full(step.shape, value, dtype=np.float64)
+    return ops.full(ops.shape(step), value, dtype=float_dtype())
+
+
+# --- Steps in, learning rates out -----------------------------------------------------
+
+
+def float_dtype() -> str:
+    """The dtype of a learning rate: never narrower than float32."""
+    return "float64" if keras.backend.floatx() == "float64" else "float32"
+
+
+def to_steps(step: Any) -> Any:
+    """Turns any step a user or an optimizer may hand over into integer time.
+
+    Args:
+        step: A Python or NumPy integer or float, a NumPy array, a Keras Variable, or
+            a tensor of any shape. Negative steps read as 0, floats are rounded down.
+
+    Returns:
+        A Python int for a scalar whose value is known now, an int64 NumPy array for a
+        NumPy array, else an integer tensor.
+
+    Raises:
+        TypeError: If `step` is a bool or not a number.
+        ValueError: If a step whose value is known now is NaN or infinite.
+    """
+    if isinstance(step, (bool, np.bool_)):
+        raise TypeError(f"Argument `step` must be a number. Received: step={step!r}")
+    if isinstance(step, (int, np.integer)):
+        return max(int(step), 0)
+    if isinstance(step, (float, np.floating)):
+        if not math.isfinite(step):
+            raise ValueError(f"Argument `step` must be finite. Received: step={step}")
+        return max(math.floor(step), 0)
+    if isinstance(step, np.ndarray):
+        return _array_steps(step)
+    if isinstance(step, str) or step is None:
+        raise TypeError(f"Argument `step` must be a number. Received: step={step!r}")
+    # `convert_to_tensor` reads `Variable.value`. On JAX, `Variable._value` would bake
+    # the current step into the compiled training step as a constant.
+    step = ops.convert_to_tensor(step)
+    if len(step.shape) == 0:
+        known = known_value(step)
+        if known is not None:
+            return to_steps(known)
+    return _tensor_steps(step)
+
+
+def _array_steps(step):
+    if step.dtype.kind == "f":
+        if not np.all(np.isfinite(step)):
+            raise ValueError(f"Argument `step` must be finite. Received: step={step}")
+        step = np.floor(step)
+    elif step.dtype.kind not in "iu":
+        raise TypeError(
+            f"Argument `step` must hold numbers. Received dtype: {step.dtype}"
+        )
+    return np.maximum(step, 0).astype(np.int64)
+
+
+def known_value(tensor):
+    """The Python value of a scalar tensor, or None while a graph is being traced."""
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        # `item()` would break the graph that `torch.compile` is capturing.
+        return None if torch.compiler.is_compiling() else tensor.item()
+    integer = keras.backend.standardize_dtype(tensor.dtype).startswith(("int", "uint"))
+    try:
+        return int(tensor) if integer else float(tensor)
+    except TypeError:  # A symbolic tensor: TensorFlow and JAX both raise TypeErrors.
+        return None
+
+
+def _tensor_steps(step):
+    integer = _integer_dtype(step)
+    if keras.backend.is_float_dtype(step.dtype):
+        largest = float(2**31 - 128)  # The last float32 that an int32 can hold.
+        return ops.cast(ops.clip(ops.floor(step), 0.0, largest), integer)
+    return ops.maximum(ops.cast(step, integer), 0)
+
+
+def _integer_dtype(tensor):
+    """Time's dtype: int64 where the backend has it, JAX's int32 where not."""
+    if keras.backend.backend() != "jax":
+        return "int64"
+    import jax
+
+    return "int64" if jax.config.jax_enable_x64 else "int32"
+
+
+def to_learning_rate(value: Any, step: Any) -> Any:
+    """Turns the value of a schedule at `step` into what `__call__` returns.
+
+    A float64 array for a NumPy array of steps, else a tensor of the step's shape.
+    """
+    if isinstance(step, np.ndarray):
+        return value
+    return ops.convert_to_tensor(value, dtype=float_dtype())
+
+
+# --- Integer time ---------------------------------------------------------------------
+
+
+class Length(NamedTuple):
+    """A number of steps too large for int32 time: `steps + excess`.
+
+    Only JAX without 64-bit integers meets it. `steps` is all that comparisons and
+    differences with int32 time need; the `excess` only matters in a ratio.
+    """
+
+    steps: Any
+    excess: Any
+
+
+def _split(length, step):
+    """Returns `(steps, excess)` of a length, `steps` in the dtype of time."""
+    if isinstance(length, Length):
+        return length
+    if isinstance(length, int) and length >= HORIZON and is_tensor(step):
+        largest = _largest(step)
+        if length > largest:
+            return Length(largest, float(length - largest))
+    return Length(length, 0)
+
+
+def _largest(tensor):
+    return int(np.iinfo(keras.backend.standardize_dtype(tensor.dtype)).max)
+
+
+def since(step, start):
+    """Steps passed since `start`, 0 before it."""
+    return maximum(step - _split(start, step).steps, 0)
+
+
+def capped(step, length):
+    """`step`, held at `length`."""
+    return minimum(step, _split(length, step).steps)
+
+
+def reached(step, boundary):
+    """True from step `boundary` on: pieces are half open."""
+    return step >= _split(boundary, step).steps
+
+
+def divided(step, length):
+    """The number of whole lengths in `step`, and the steps that remain."""
+    length = _split(length, step).steps
+    index = step // length
+    return index, step - index * length
+
+
+def to_float(x):
+    """Integer time as a float: the one place where time is rounded."""
+    if isinstance(x, Length):
+        return to_float(x.steps) + x.excess
+    if is_number(x):
+        return float(x)
+    return (
+        x.astype(np.float64)
+        if isinstance(x, np.ndarray)
+        else ops.cast(x, float_dtype())
+    )
+
+
+def ratio(step, length, offset=0):
+    """`(step + offset) / length`, not held at the end."""
+    return (to_float(step) + offset) / to_float(length)
+
+
+def fractions(step, length):
+    """How much of `length` has passed at `step`, and how much remains.
+
+    Both are formed from integers, so that neither end is a difference of nearly equal
+    floats. Both are held at the ends.
+
+    Returns:
+        `(progress, remaining)`, two fractions in [0, 1].
+    """
+    steps, excess = _split(length, step)
+    elapsed = minimum(step, steps)
+    whole = to_float(length)
+    return to_float(elapsed) / whole, (to_float(steps - elapsed) + excess) / whole
+
+
+def share(step, parts: int, length):
+    """`floor(step * parts / length)`, exactly, for `step <= length`."""
+    if not is_tensor(step) or _largest(step) > HORIZON:
+        return step * parts // length
+    # int32 time: the product overflows. Estimate the quotient in float32, low by less
+    # than one, and correct it by the remainder, whose wrapped low 32 bits are exact
+    # because the remainder itself is less than 2 * length < 2**32.
+    steps, _ = _split(length, step)
+    estimate = to_float(step) * (parts / to_float(length))
+    low = ops.cast(maximum(floor(estimate * (1.0 - 4e-7) - 0.01), 0.0), step.dtype)
+    remainder = ops.cast(step * parts - low * steps, "uint32")
+    whole = ops.cast(steps, "uint32")
+    return low + ops.cast(remainder >= whole, step.dtype)
+
+
+# --- Exponentials of integer time -----------------------------------------------------
+#
+# `exp(x)` in float32 is wrong by `|x| * 6e-8`, relatively, because `x` is rounded. So
+# the exponent is split: a coarse part whose digits are few enough to be exact in
+# float32, and a small rest. XLA rewrites `exp(a) * exp(b)` into `exp(a + b)`, which
+# would undo the split; `exp(a) * (1 + expm1(b))` it leaves alone.
+
+
+def exponential(log_ratio, step, length):
+    """`exp(log_ratio * step / length)` for `step <= length`."""
+    if not is_tensor(step) and not is_tensor(log_ratio):
+        return exp(log_ratio * (step / length))
+    digits = 512
+    steps, excess = _split(length, step)
+    whole = to_float(length)
+    digit = ops.round(to_float(step) * (digits / whole))
+    # On int32 time the products may wrap; their difference, at most half of `length`,
+    # comes out exact all the same.
+    rest = to_float(step * digits - ops.cast(digit, step.dtype) * steps)
+    if not is_number(excess) or excess:
+        rest = where(excess > 0, to_float(step) * digits - digit * whole, rest)
+    coarse = _rounded(log_ratio, 64)
+    fine = (log_ratio - coarse) * digit + log_ratio * (rest / whole)
+    return exp(coarse * digit / digits) * (1.0 + expm1(fine / digits))
+
+
+def _rounded(x, denominator):
+    """`x` rounded to a multiple of `1 / denominator`, a power of two."""
+    if is_number(x):
+        return round(x * denominator) / denominator
+    return ops.round(x * denominator) / denominator
+
+
+def geometric(initial: float, log_base: float, count):
+    """`initial * exp(log_base * count)`, held at the largest float32.
+
+    Args:
+        initial: The value at count 0.
+        log_base: The logarithm of the factor, a float.
+        count: An integer >= 0 in any column.
+    """
+    if not is_tensor(count):
+        return minimum(initial * exp(log_base * count), LARGEST)
+    if log_base == 0.0:
+        return full(count, initial)
+    # Chunks of a power of two steps, each worth an exponent of at most 1 if it can be.
+    chunk = 2 ** max(0, min(30, math.floor(-math.log2(abs(log_base)))))
+    coarse = _rounded(log_base * chunk, 4096)
+    exponent = log_base * chunk
+    # 176 = 2 * 88: each half of the exponential stays finite, so that a product with a
+    # tiny `initial` saturates only where it must, and 0 * inf cannot happen.
+    chunks, rest = divided(count, chunk)
+    chunks = to_float(minimum(chunks, math.ceil(176.0 / abs(exponent))))
+    half = exp(maximum(minimum(chunks * (coarse / 2.0), 88.0), -88.0))
+    fine = chunks * (exponent - coarse) + to_float(rest) * log_base
+    return minimum(initial * half * half * (1.0 + expm1(fine)), LARGEST)
+
+
+def power(step, exponent: float):
+    """`step ** exponent` for integer time >= 1."""
+    if not is_tensor(step):
+        return to_float(step) ** exponent
+    # The exponent's own rounding to float32 counts `log(step)` times: correct it.
+    base = to_float(step)
+    rounded = float(np.float32(exponent))
+    return ops.power(base, rounded) * (1.0 + (exponent - rounded) * ops.log(base))
+
+
+# --- Tables ---------------------------------------------------------------------------
+
+
+def gather(table: np.ndarray, index):
+    """Row `index` of a table that the host computed.
+
+    Tables of integers are lengths: on int32 time, entries too large for it come back
+    as a `Length`.
+    """
+    if is_number(index):
+        return table[index].item()
+    if isinstance(index, np.ndarray):
+        return table[index]
+    if table.dtype.kind == "f":
+        return _take(table.astype(float_dtype()), index)
+    dtype = keras.backend.standardize_dtype(index.dtype)
+    largest = _largest(index)
+    steps = _take(np.minimum(table, largest).astype(dtype), index)
+    if table.max() <= largest:
+        return steps
+    excess = np.maximum(table - largest, 0).astype(float_dtype())
+    return Length(steps, _take(excess, index))
+
+
+def _take(table, index):
+    if len(table) == 1:
+        return ops.convert_to_tensor(table[0])
+    if len(table) == 2:
+        return ops.where(index > 0, table[1], table[0])
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # `ops.take` spends three more nodes on negative indices.
+        return tf.gather(table, index)
+    return ops.take(ops.convert_to_tensor(table), index, axis=0)
+
+
+class Lookup:
+    """Counts the boundaries that have been reached at a step.
+
+    A binary search where steps are known; in a graph, a tree of comparisons 32 wide:
+    four levels for 100,000 boundaries, a number of nodes that does not grow within a
+    level, and on XLA, where `searchsorted` compares with every boundary, 250 times
+    faster.
+
+    Args:
+        boundaries: Non-decreasing steps.
+    """
+
+    WIDTH = 32
+
+    def __init__(self, boundaries):
+        self._array = np.asarray(boundaries, dtype=np.int64)
+        self._list = self._array.tolist()
+        self._trees: dict[str, list[np.ndarray]] = {}
+
+    def __call__(self, step):
+        if is_number(step):
+            return bisect.bisect_right(self._list, step)
+        if isinstance(step, np.ndarray):
+            return np.searchsorted(self._array, step, side="right")
+        top, *levels = self._tree(keras.backend.standardize_dtype(step.dtype))
+        steps = ops.expand_dims(step, -1)
+        count = _reached_of_row(top, steps)
+        for level in levels:
+            row = _take(level, count)
+            count = count * self.WIDTH + _reached_of_row(row, steps)
+        return count
+
+    def _tree(self, dtype):
+        """From the top: one row, then rows of rows, each padded with the largest int."""
+        if dtype in self._trees:
+            return self._trees[dtype]
+        never = np.iinfo(dtype).max
+        level = np.minimum(self._array, never)
+        levels = []
+        while len(level) > self.WIDTH:
+            rows = -(-len(level) // self.WIDTH) + 1
+            padded = np.full(rows * self.WIDTH, never, dtype=dtype)
+            padded[: len(level)] = level
+            levels.append(padded.reshape(rows, self.WIDTH))
+            level = level[self.WIDTH - 1 :: self.WIDTH]
+        levels.append(level.astype(dtype))
+        self._trees[dtype] = levels[::-1]
+        return self._trees[dtype]
+
+
+def _reached_of_row(row, steps):
+    return ops.sum(ops.cast(steps >= row, steps.dtype), axis=-1)
+
+
+def scrambled(step, seed: int):
+    """A hash of `(seed, step)` in [0, 2**31), the same in every column and backend.
+
+    Multiplications and xor-shifts on 31 bits, which fit int64 and wrap rightly in int32.
+    """
+    bits = 2**31 - 1
+    state = _xor(_and(step, bits), (seed * 0x9E3779B1 + 0x5BD1E995) & bits)
+    for shift, factor in ((16, 0x45D9F3B), (15, 0x2C1B3C6D), (16, 0x297A2D39)):
+        state = _and(_xor(state, state // 2**shift) * factor, bits)
+    return _xor(state, state // 2**15)
+
+
+def _xor(x, y):
+    return ops.bitwise_xor(x, y) if is_tensor(x) else x ^ y
+
+
+def _and(x, y):
+    return ops.bitwise_and(x, y) if is_tensor(x) else x & y
