@@ -68,10 +68,9 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
             ValueError: If the schedule is not bound or `num_steps` is negative.
 
         Example:
-
-        >>> from keras_lrs.schedules import LinearDecay
-        >>> LinearDecay(1.0, 4).curve(6).tolist()
-        [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+            >>> from keras_lrs.schedules import LinearDecay
+            >>> LinearDecay(1.0, 4).curve(6).tolist()
+            [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
         """
         return self(np.arange(_count("num_steps", num_steps, 0)))
 
@@ -89,10 +88,9 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
             ValueError: If the schedule is not bound or `num_steps` is negative.
 
         Example:
-
-        >>> from keras_lrs.schedules import CosineRestarts
-        >>> CosineRestarts(1.0, 10, t_mul=2.0).cycle_ends(100)
-        [10, 30, 70]
+            >>> from keras_lrs.schedules import CosineRestarts
+            >>> CosineRestarts(1.0, 10, t_mul=2.0).cycle_ends(100)
+            [10, 30, 70]
         """
         if self._unbound:
             raise ValueError(self._unbound)
@@ -117,11 +115,10 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
                 `steps_per_epoch` is None, or if the lengths, now known, do not fit.
 
         Example:
-
-        >>> from keras_lrs.schedules import CosineAnnealing, Epochs, Warmup
-        >>> bound = Warmup(CosineAnnealing(0.1), Epochs(2)).bind(1000, 50)
-        >>> bound.warmup_steps, bound.schedule.decay_steps
-        (100, 900)
+            >>> from keras_lrs.schedules import CosineAnnealing, Epochs, Warmup
+            >>> bound = Warmup(CosineAnnealing(0.1), Epochs(2)).bind(1000, 50)
+            >>> bound.warmup_steps, bound.schedule.decay_steps
+            (100, 900)
         """
         if steps_per_epoch is not None:
             steps_per_epoch = _count("steps_per_epoch", steps_per_epoch, 1)

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_lrs.schedules import base, durations, fields, numerics
 from keras_lrs.schedules.base import Schedule, evaluate
-from keras_lrs.schedules.durations import Duration, Window
+from keras_lrs.schedules.durations import Duration
 from keras_lrs.schedules.fields import serializable
 
 
@@ -44,11 +44,10 @@ class Warmup(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> from keras_lrs.schedules import CosineAnnealing
-    >>> schedule = Warmup(CosineAnnealing(0.1, 100), warmup_steps=10)
-    >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 60, 110)]
-    [0.0, 0.05, 0.1, 0.05, 0.0]
+        >>> from keras_lrs.schedules import CosineAnnealing
+        >>> schedule = Warmup(CosineAnnealing(0.1, 100), warmup_steps=10)
+        >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 60, 110)]
+        [0.0, 0.05, 0.1, 0.05, 0.0]
 
     Reference: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1
     Hour", 2017, arXiv:1706.02677.
@@ -124,11 +123,10 @@ class Delayed(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> from keras_lrs.schedules import LinearDecay
-    >>> schedule = Delayed(LinearDecay(1.0, 50), delay_steps=50)
-    >>> [round(float(schedule(step)), 4) for step in (0, 50, 75, 100)]
-    [1.0, 1.0, 0.5, 0.0]
+        >>> from keras_lrs.schedules import LinearDecay
+        >>> schedule = Delayed(LinearDecay(1.0, 50), delay_steps=50)
+        >>> [round(float(schedule(step)), 4) for step in (0, 50, 75, 100)]
+        [1.0, 1.0, 0.5, 0.0]
 
     Reference: Chen, Wolfe, Kyrillidis, "REX", 2021, arXiv:2107.04197 (delayed linear).
     """
@@ -178,11 +176,10 @@ class Sequential(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> from keras_lrs.schedules import Constant, LinearDecay
-    >>> schedule = Sequential([Constant(1.0), LinearDecay(1.0, 10)], boundaries=[5])
-    >>> [round(float(schedule(step)), 4) for step in (0, 4, 5, 10, 15)]
-    [1.0, 1.0, 1.0, 0.5, 0.0]
+        >>> from keras_lrs.schedules import Constant, LinearDecay
+        >>> schedule = Sequential([Constant(1.0), LinearDecay(1.0, 10)], boundaries=[5])
+        >>> [round(float(schedule(step)), 4) for step in (0, 4, 5, 10, 15)]
+        [1.0, 1.0, 1.0, 0.5, 0.0]
 
     Reference: optax, `optax.schedules.join_schedules`.
     """
@@ -252,11 +249,10 @@ class Sampled(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> from keras_lrs.schedules import REXDecay
-    >>> schedule = Sampled(REXDecay(1.0, 100), every=25)
-    >>> [round(float(schedule(step)), 4) for step in (0, 24, 25, 50, 99)]
-    [1.0, 1.0, 0.8571, 0.6667, 0.4]
+        >>> from keras_lrs.schedules import REXDecay
+        >>> schedule = Sampled(REXDecay(1.0, 100), every=25)
+        >>> [round(float(schedule(step)), 4) for step in (0, 24, 25, 50, 99)]
+        [1.0, 1.0, 0.8571, 0.6667, 0.4]
 
     Reference: Chen, Wolfe, Kyrillidis, "REX: Revisiting Budgeted Training with an
     Improved Schedule", 2021, arXiv:2107.04197.
@@ -325,10 +321,9 @@ class Scaled(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> from keras_lrs.schedules import LinearDecay
-    >>> round(float(Scaled(LinearDecay(1.0, 100), 0.1)(50)), 4)
-    0.05
+        >>> from keras_lrs.schedules import LinearDecay
+        >>> round(float(Scaled(LinearDecay(1.0, 100), 0.1)(50)), 4)
+        0.05
 
     Reference: linearity.
     """
@@ -359,11 +354,10 @@ class Product(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> from keras_lrs.schedules import LinearDecay, StepDecay
-    >>> schedule = Product([LinearDecay(1.0, 100), StepDecay(1.0, 50)])
-    >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 75)]
-    [1.0, 0.75, 0.05, 0.025]
+        >>> from keras_lrs.schedules import LinearDecay, StepDecay
+        >>> schedule = Product([LinearDecay(1.0, 100), StepDecay(1.0, 50)])
+        >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 75)]
+        [1.0, 0.75, 0.05, 0.025]
 
     Reference: PyTorch, `torch.optim.lr_scheduler.ChainedScheduler`.
     """
@@ -398,11 +392,10 @@ class Clipped(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> from keras_lrs.schedules import LinearDecay
-    >>> schedule = Clipped(LinearDecay(1.0, 100), minimum=0.2)
-    >>> [round(float(schedule(step)), 4) for step in (0, 50, 90, 100)]
-    [1.0, 0.5, 0.2, 0.2]
+        >>> from keras_lrs.schedules import LinearDecay
+        >>> schedule = Clipped(LinearDecay(1.0, 100), minimum=0.2)
+        >>> [round(float(schedule(step)), 4) for step in (0, 50, 90, 100)]
+        [1.0, 0.5, 0.2, 0.2]
 
     Reference: nanoGPT's `min_lr`.
     """
@@ -453,11 +446,10 @@ class Noisy(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> from keras_lrs.schedules import Constant
-    >>> schedule = Noisy(Constant(0.1), stddev=0.1)
-    >>> [round(float(schedule(step)), 4) for step in range(4)]
-    [0.0, 0.0, 0.0, 0.0]
+        >>> from keras_lrs.schedules import Constant
+        >>> schedule = Noisy(Constant(0.1), stddev=0.1)
+        >>> [round(float(schedule(step)), 4) for step in range(4)]
+        [0.0, 0.0, 0.0, 0.0]
 
     Reference: timm, `timm.scheduler.Scheduler` (its `noise_*` arguments).
     """

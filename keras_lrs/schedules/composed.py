@@ -51,12 +51,11 @@ class CosineRestarts(Composition):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = CosineRestarts(0.05, first_decay_steps=10)
-    >>> [round(float(schedule(step)), 4) for step in (0, 5, 9, 10, 20, 30)]
-    [0.05, 0.025, 0.0012, 0.05, 0.025, 0.05]
-    >>> schedule.cycle_ends(100)
-    [10, 30, 70]
+        >>> schedule = CosineRestarts(0.05, first_decay_steps=10)
+        >>> [round(float(schedule(step)), 4) for step in (0, 5, 9, 10, 20, 30)]
+        [0.05, 0.025, 0.0012, 0.05, 0.025, 0.05]
+        >>> schedule.cycle_ends(100)
+        [10, 30, 70]
 
     Reference: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm
     Restarts", 2016, arXiv:1608.03983.
@@ -126,12 +125,11 @@ class PhasedCosine(Composition):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = PhasedCosine([10, 20], [0.1, 0.05], [0.01, 0.001])
-    >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 20, 30)]
-    [0.1, 0.055, 0.05, 0.0255, 0.001]
-    >>> schedule.cycle_ends(30)
-    [10, 30]
+        >>> schedule = PhasedCosine([10, 20], [0.1, 0.05], [0.01, 0.001])
+        >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 20, 30)]
+        [0.1, 0.055, 0.05, 0.0255, 0.001]
+        >>> schedule.cycle_ends(30)
+        [10, 30]
 
     Reference: Cutkosky, lecture notes on tuning and learning-rate schedules (they count
     from 1 in each phase; here as everywhere the first update of a phase is at 0).
@@ -200,12 +198,11 @@ class CyclicalLearningRate(Composition):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = CyclicalLearningRate(0.001, 0.006, step_size=2000)
-    >>> [round(float(schedule(step)), 4) for step in (0, 1000, 2000, 3000, 4000)]
-    [0.001, 0.0035, 0.006, 0.0035, 0.001]
-    >>> schedule.cycle_ends(9000)
-    [4000, 8000]
+        >>> schedule = CyclicalLearningRate(0.001, 0.006, step_size=2000)
+        >>> [round(float(schedule(step)), 4) for step in (0, 1000, 2000, 3000, 4000)]
+        [0.001, 0.0035, 0.006, 0.0035, 0.001]
+        >>> schedule.cycle_ends(9000)
+        [4000, 8000]
 
     Reference: Smith, "Cyclical Learning Rates for Training Neural Networks", 2015,
     arXiv:1506.01186.
@@ -270,10 +267,9 @@ class OneCycle(Composition):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = OneCycle(1.0, total_steps=100)
-    >>> [round(float(schedule(step)), 4) for step in (0, 15, 30, 65, 100)]
-    [0.04, 0.52, 1.0, 0.5, 0.0]
+        >>> schedule = OneCycle(1.0, total_steps=100)
+        >>> [round(float(schedule(step)), 4) for step in (0, 15, 30, 65, 100)]
+        [0.04, 0.52, 1.0, 0.5, 0.0]
 
     Reference: Smith and Topin, "Super-Convergence: Very Fast Training of Neural
     Networks Using Large Learning Rates", 2017, arXiv:1708.07120 (three phases, linear);
@@ -355,10 +351,9 @@ class WarmupStableDecay(Composition):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = WarmupStableDecay(1.0, 10, 20, total_steps=100)
-    >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 80, 85, 100)]
-    [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+        >>> schedule = WarmupStableDecay(1.0, 10, 20, total_steps=100)
+        >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 80, 85, 100)]
+        [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
 
     Reference: Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
     Training Durations", 2024, arXiv:2405.18392.
@@ -424,10 +419,9 @@ class FlatCosine(Composition):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = FlatCosine(1.0, decay_steps=100)
-    >>> [round(float(schedule(step)), 4) for step in (0, 75, 90, 100)]
-    [1.0, 1.0, 0.3455, 0.0]
+        >>> schedule = FlatCosine(1.0, decay_steps=100)
+        >>> [round(float(schedule(step)), 4) for step in (0, 75, 90, 100)]
+        [1.0, 1.0, 0.3455, 0.0]
 
     Reference: fastai, `Learner.fit_flat_cos`.
     """

@@ -93,13 +93,12 @@ class Restarts(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> from keras_lrs.schedules import LinearDecay
-    >>> schedule = Restarts(LinearDecay(1.0), first_cycle_steps=4, t_mul=2.0)
-    >>> [round(float(schedule(step)), 4) for step in (0, 2, 4, 8, 12)]
-    [1.0, 0.5, 1.0, 0.5, 1.0]
-    >>> schedule.cycle_ends(28)
-    [4, 12, 28]
+        >>> from keras_lrs.schedules import LinearDecay
+        >>> schedule = Restarts(LinearDecay(1.0), first_cycle_steps=4, t_mul=2.0)
+        >>> [round(float(schedule(step)), 4) for step in (0, 2, 4, 8, 12)]
+        [1.0, 0.5, 1.0, 0.5, 1.0]
+        >>> schedule.cycle_ends(28)
+        [4, 12, 28]
 
     Reference: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm
     Restarts", 2016, arXiv:1608.03983.

@@ -90,10 +90,9 @@ class LinearDecay(Decay):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = LinearDecay(0.1, decay_steps=100)
-    >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 100, 200)]
-    [0.1, 0.075, 0.05, 0.0, 0.0]
+        >>> schedule = LinearDecay(0.1, decay_steps=100)
+        >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 100, 200)]
+        [0.1, 0.075, 0.05, 0.0, 0.0]
 
     Reference: Defazio, Cutkosky, Mehta, Mishchenko, "Optimal Linear Decay Learning Rate
     Schedules and Further Refinements", 2023, arXiv:2310.07831.
@@ -132,10 +131,9 @@ class PolynomialDecay(Decay):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = PolynomialDecay(0.1, 100, 0.001, power=2.0)
-    >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 100)]
-    [0.1, 0.0567, 0.0258, 0.001]
+        >>> schedule = PolynomialDecay(0.1, 100, 0.001, power=2.0)
+        >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 100)]
+        [0.1, 0.0567, 0.0258, 0.001]
 
     Reference: for `k`, Zhang and Li, "k-decay: A New Method for Learning Rate
     Schedule", 2020, arXiv:2004.05909.
@@ -178,10 +176,9 @@ class CosineAnnealing(Decay):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = CosineAnnealing(0.1, 100, 0.001)
-    >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 75, 100, 200)]
-    [0.1, 0.0855, 0.0505, 0.0155, 0.001, 0.001]
+        >>> schedule = CosineAnnealing(0.1, 100, 0.001)
+        >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 75, 100, 200)]
+        [0.1, 0.0855, 0.0505, 0.0155, 0.001, 0.001]
 
     Reference: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm
     Restarts", 2016, arXiv:1608.03983, equation 5. For `k`, Zhang and Li, "k-decay",
@@ -223,10 +220,9 @@ class REXDecay(Decay):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = REXDecay(1.0, decay_steps=100)
-    >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 90, 100)]
-    [1.0, 0.8571, 0.6667, 0.1818, 0.0]
+        >>> schedule = REXDecay(1.0, decay_steps=100)
+        >>> [round(float(schedule(step)), 4) for step in (0, 25, 50, 90, 100)]
+        [1.0, 0.8571, 0.6667, 0.1818, 0.0]
 
     Reference: Chen, Wolfe, Kyrillidis, "REX: Revisiting Budgeted Training with an
     Improved Schedule", 2021, arXiv:2107.04197.
@@ -270,10 +266,9 @@ class TanhDecay(Decay):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = TanhDecay(1.0, decay_steps=90)
-    >>> [round(float(schedule(step)), 4) for step in (0, 45, 60, 90)]
-    [1.0, 0.9525, 0.4988, 0.0]
+        >>> schedule = TanhDecay(1.0, decay_steps=90)
+        >>> [round(float(schedule(step)), 4) for step in (0, 45, 60, 90)]
+        [1.0, 0.9525, 0.4988, 0.0]
 
     Reference: Hsueh, Li, Wu, "Stochastic Gradient Descent with Hyperbolic-Tangent Decay
     on Classification", 2018, arXiv:1806.01593.
@@ -322,10 +317,9 @@ class OneMinusSqrtDecay(Decay):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = OneMinusSqrtDecay(1.0, decay_steps=20)
-    >>> [round(float(schedule(step)), 4) for step in (0, 1, 5, 10, 20)]
-    [1.0, 0.7764, 0.5, 0.2929, 0.0]
+        >>> schedule = OneMinusSqrtDecay(1.0, decay_steps=20)
+        >>> [round(float(schedule(step)), 4) for step in (0, 1, 5, 10, 20)]
+        [1.0, 0.7764, 0.5, 0.2929, 0.0]
 
     Reference: Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
     Training Durations", 2024, arXiv:2405.18392.
@@ -365,12 +359,11 @@ class BoundedExponentialDecay(Decay):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = BoundedExponentialDecay(0.1, 10**6, 1e-4, updates=10**4)
-    >>> round(schedule.decay_rate, 12)
-    0.999309463003
-    >>> [round(float(schedule(step)), 6) for step in (0, 99, 100, 500_000, 10**6)]
-    [0.1, 0.1, 0.099931, 0.003162, 0.0001]
+        >>> schedule = BoundedExponentialDecay(0.1, 10**6, 1e-4, updates=10**4)
+        >>> round(schedule.decay_rate, 12)
+        0.999309463003
+        >>> [round(float(schedule(step)), 6) for step in (0, 99, 100, 500_000, 10**6)]
+        [0.1, 0.1, 0.099931, 0.003162, 0.0001]
 
     Reference: "Reverse engineering a step decay": choose the two rates, the number of
     updates and the length; gamma follows.

@@ -24,11 +24,10 @@ class Epochs(fields.Configured):
         TypeError: If `epochs` is not a number.
 
     Example:
-
-    >>> from keras_lrs.schedules import Epochs, LinearDecay, Warmup
-    >>> schedule = Warmup(LinearDecay(0.1), Epochs(5))
-    >>> schedule.bind(total_steps=1000, steps_per_epoch=20).warmup_steps
-    100
+        >>> from keras_lrs.schedules import Epochs, LinearDecay, Warmup
+        >>> schedule = Warmup(LinearDecay(0.1), Epochs(5))
+        >>> schedule.bind(total_steps=1000, steps_per_epoch=20).warmup_steps
+        100
     """
 
     epochs: float = fields.number(at_least=0.0)
@@ -50,10 +49,9 @@ class Fraction(fields.Configured):
         TypeError: If `fraction` is not a number.
 
     Example:
-
-    >>> from keras_lrs.schedules import Fraction, LinearDecay, Warmup
-    >>> Warmup(LinearDecay(0.1), Fraction(0.1)).bind(total_steps=1000).warmup_steps
-    100
+        >>> from keras_lrs.schedules import Fraction, LinearDecay, Warmup
+        >>> Warmup(LinearDecay(0.1), Fraction(0.1)).bind(total_steps=1000).warmup_steps
+        100
     """
 
     fraction: float = fields.number(at_least=0.0, at_most=1.0)

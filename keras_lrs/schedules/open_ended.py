@@ -32,9 +32,8 @@ class Constant(Schedule):
         TypeError: If `value` is not a number.
 
     Example:
-
-    >>> round(float(Constant(0.1)(1000)), 4)
-    0.1
+        >>> round(float(Constant(0.1)(1000)), 4)
+        0.1
 
     Reference: Robbins and Monro, "A Stochastic Approximation Method", 1951.
     """
@@ -70,10 +69,9 @@ class ExponentialDecay(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = ExponentialDecay(0.1, 1000, 0.96)
-    >>> [round(float(schedule(step)), 6) for step in (0, 500, 1000, 2500)]
-    [0.1, 0.09798, 0.096, 0.090298]
+        >>> schedule = ExponentialDecay(0.1, 1000, 0.96)
+        >>> [round(float(schedule(step)), 6) for step in (0, 500, 1000, 2500)]
+        [0.1, 0.09798, 0.096, 0.090298]
 
     Reference: Keras, `keras.optimizers.schedules.ExponentialDecay`.
     """
@@ -117,10 +115,9 @@ class InverseTimeDecay(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = InverseTimeDecay(0.1, 10, 0.5)
-    >>> [round(float(schedule(step)), 4) for step in (0, 10, 20, 100)]
-    [0.1, 0.0667, 0.05, 0.0167]
+        >>> schedule = InverseTimeDecay(0.1, 10, 0.5)
+        >>> [round(float(schedule(step)), 4) for step in (0, 10, 20, 100)]
+        [0.1, 0.0667, 0.05, 0.0167]
 
     Reference: Keras, `keras.optimizers.schedules.InverseTimeDecay`.
     """
@@ -160,10 +157,9 @@ class StepDecay(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = StepDecay(0.1, step_size=30)
-    >>> [round(float(schedule(step)), 4) for step in (0, 29, 30, 60, 90)]
-    [0.1, 0.1, 0.01, 0.001, 0.0001]
+        >>> schedule = StepDecay(0.1, step_size=30)
+        >>> [round(float(schedule(step)), 4) for step in (0, 29, 30, 60, 90)]
+        [0.1, 0.1, 0.01, 0.001, 0.0001]
 
     Reference: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition",
     2015, arXiv:1512.03385.
@@ -201,10 +197,9 @@ class InverseSqrtDecay(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = InverseSqrtDecay(0.1, timescale=100)
-    >>> [round(float(schedule(step)), 4) for step in (0, 100, 300)]
-    [0.1, 0.0707, 0.05]
+        >>> schedule = InverseSqrtDecay(0.1, timescale=100)
+        >>> [round(float(schedule(step)), 4) for step in (0, 100, 300)]
+        [0.1, 0.0707, 0.05]
 
     Reference: Raffel et al., "Exploring the Limits of Transfer Learning with a Unified
     Text-to-Text Transformer", 2019, arXiv:1910.10683.
@@ -240,10 +235,9 @@ class NoamDecay(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = NoamDecay(model_dim=512, warmup_steps=4000)
-    >>> [round(float(schedule(step)), 7) for step in (0, 1999, 3999, 15999)]
-    [2e-07, 0.0003494, 0.0006988, 0.0003494]
+        >>> schedule = NoamDecay(model_dim=512, warmup_steps=4000)
+        >>> [round(float(schedule(step)), 7) for step in (0, 1999, 3999, 15999)]
+        [2e-07, 0.0003494, 0.0006988, 0.0003494]
 
     Reference: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762,
     equation 3.
@@ -284,10 +278,9 @@ class ExponentialGrowth(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = ExponentialGrowth(0.1, growth_rate=0.01)
-    >>> [round(float(schedule(step)), 4) for step in (0, 1, 100)]
-    [0.1, 0.101, 0.2705]
+        >>> schedule = ExponentialGrowth(0.1, growth_rate=0.01)
+        >>> [round(float(schedule(step)), 4) for step in (0, 1, 100)]
+        [0.1, 0.101, 0.2705]
 
     Reference: Li and Arora, "An Exponential Learning Rate Schedule for Deep Learning",
     2019, arXiv:1910.07454.
@@ -323,10 +316,9 @@ class PowerDecay(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = PowerDecay(0.02, scale=1.0)
-    >>> [round(float(schedule(step)), 5) for step in (0, 1000, 10_000, 1_000_000)]
-    [0.02, 0.02, 0.00912, 0.00087]
+        >>> schedule = PowerDecay(0.02, scale=1.0)
+        >>> [round(float(schedule(step)), 5) for step in (0, 1000, 10_000, 1_000_000)]
+        [0.02, 0.02, 0.00912, 0.00087]
 
     Reference: Shen et al., "Power Scheduler: A Batch Size and Token Number Agnostic
     Learning Rate Scheduler", 2024, arXiv:2408.13359.
@@ -366,10 +358,9 @@ class ChebyshevFractal(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = ChebyshevFractal(1.0, 20.0, cycle_steps=4)
-    >>> [round(float(schedule(step)), 4) for step in range(5)]
-    [11.6067, 1.0375, 2.9135, 1.4149, 11.6067]
+        >>> schedule = ChebyshevFractal(1.0, 20.0, cycle_steps=4)
+        >>> [round(float(schedule(step)), 4) for step in range(5)]
+        [11.6067, 1.0375, 2.9135, 1.4149, 11.6067]
 
     Reference: Agarwal, Goel, Zhang, "Acceleration via Fractal Learning Rate Schedules",
     2021, arXiv:2103.01338.
@@ -428,13 +419,12 @@ class FunctionSchedule(Schedule):
         TypeError: If `function` is not callable.
 
     Example:
-
-    >>> import keras
-    >>> @keras.saving.register_keras_serializable(package="example")
-    ... def halved_and_shifted(step):
-    ...     return 0.1 / (step + 2.0)
-    >>> round(float(FunctionSchedule(halved_and_shifted)(8)), 4)
-    0.01
+        >>> import keras
+        >>> @keras.saving.register_keras_serializable(package="example")
+        ... def halved_and_shifted(step):
+        ...     return 0.1 / (step + 2.0)
+        >>> round(float(FunctionSchedule(halved_and_shifted)(8)), 4)
+        0.01
 
     Reference: TensorFlow, PyTorch and optax all have a way to hand over a function;
     none of theirs can be saved.

@@ -58,10 +58,9 @@ class MultiStepDecay(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = MultiStepDecay(0.1, milestones=[50, 75])
-    >>> [round(float(schedule(step)), 4) for step in (0, 49, 50, 75)]
-    [0.1, 0.1, 0.01, 0.001]
+        >>> schedule = MultiStepDecay(0.1, milestones=[50, 75])
+        >>> [round(float(schedule(step)), 4) for step in (0, 49, 50, 75)]
+        [0.1, 0.1, 0.01, 0.001]
 
     Reference: Huang, Liu, van der Maaten, Weinberger, "Densely Connected Convolutional
     Networks", 2016, arXiv:1608.06993.
@@ -105,10 +104,9 @@ class PiecewiseConstant(Schedule):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = PiecewiseConstant([10, 20], [1.0, 0.5, 0.1])
-    >>> [round(float(schedule(step)), 4) for step in (0, 9, 10, 20)]
-    [1.0, 1.0, 0.5, 0.1]
+        >>> schedule = PiecewiseConstant([10, 20], [1.0, 0.5, 0.1])
+        >>> [round(float(schedule(step)), 4) for step in (0, 9, 10, 20)]
+        [1.0, 1.0, 0.5, 0.1]
 
     Reference: Keras, `keras.optimizers.schedules.PiecewiseConstantDecay`.
     """
@@ -165,10 +163,9 @@ class PiecewiseInterpolation(Composition):
         TypeError: If an argument has the wrong type.
 
     Example:
-
-    >>> schedule = PiecewiseInterpolation([0, 10, 30], [0.0, 1.0, 0.5])
-    >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 20, 30, 99)]
-    [0.0, 0.5, 1.0, 0.75, 0.5, 0.5]
+        >>> schedule = PiecewiseInterpolation([0, 10, 30], [0.0, 1.0, 0.5])
+        >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 20, 30, 99)]
+        [0.0, 0.5, 1.0, 0.75, 0.5, 0.5]
 
     Reference: optax, `optax.schedules.piecewise_interpolate_schedule`.
     """
