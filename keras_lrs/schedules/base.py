@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, TypeVar, dataclass_transform
 
 import keras
 import numpy as np
@@ -10,6 +10,8 @@ from keras import ops
 
 from keras_lrs.schedules import durations, fields, numerics
 from keras_lrs.schedules.durations import Window
+
+T = TypeVar("T")
 
 
 class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedule):
@@ -140,7 +142,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         )
 
     def _replaced(self, changes: dict[str, Any]) -> "Schedule":
-        """The same schedule with other arguments, checked; itself where none differs."""
+        """The same schedule with other arguments; itself where none differs."""
         if all(getattr(self, name) is value for name, value in changes.items()):
             return self
         return dataclasses.replace(self, **changes)
@@ -188,9 +190,9 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
             return ""
         name = found[0].partition("=")[0]
         return (
-            f"Argument `{name}` of `{type(self).__name__}` is open: {', '.join(found)}. "
-            "Give it a number of steps (or bind the schedule: "
-            "`schedule.bind(total_steps, steps_per_epoch)`), or let "
+            f"Argument `{name}` of `{type(self).__name__}` is open. "
+            f"Received: {', '.join(found)}. Give it a number of steps (or bind the "
+            "schedule: `schedule.bind(total_steps, steps_per_epoch)`), or let "
             "`keras_lrs.callbacks.HyperparameterScheduler` bind it from `model.fit`."
         )
 
@@ -208,28 +210,6 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         played.__dict__.update(self.__getstate__())
         played.__dict__.update(changes)
         return played
-
-
-class Composition(Schedule):
-    """A named schedule that is made of others and adds no formula of its own."""
-
-    def compose(self) -> Schedule:
-        """The schedule that this one names; asked for once all lengths are known."""
-        raise NotImplementedError
-
-    @functools.cached_property
-    def _composed(self) -> Schedule:
-        return self.compose()
-
-    def call(self, step):
-        return self._composed.call(step)
-
-    def _cycle_ends(self, num_steps):
-        return self._composed._cycle_ends(num_steps)
-
-    def _take(self, index):
-        # Its own tables, if it has any, have gone into the composition.
-        return self._composed._take(index)
 
 
 def schedule(default: Any = fields.REQUIRED) -> Any:
@@ -253,6 +233,51 @@ def _check_schedule(name, value):
     if not isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
         fields.refuse(name, "be a `LearningRateSchedule`", value, TypeError)
     return value
+
+
+@dataclass_transform(
+    frozen_default=True,
+    eq_default=False,
+    field_specifiers=(
+        fields.number,
+        fields.rate,
+        fields.rates,
+        fields.integer,
+        fields.choice,
+        fields.flag,
+        fields.checked,
+        durations.length,
+        durations.lengths,
+        durations.positions,
+        schedule,
+        schedules,
+    ),
+)
+def serializable(cls: type[T]) -> type[T]:
+    """Makes a schedule an immutable dataclass that Keras can save and load."""
+    return fields.serializable(cls)
+
+
+class Composition(Schedule):
+    """A named schedule that is made of others and adds no formula of its own."""
+
+    def compose(self) -> Schedule:
+        """The schedule that this one names; asked for once all lengths are known."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def _composed(self) -> Schedule:
+        return self.compose()
+
+    def call(self, step):
+        return self._composed.call(step)
+
+    def _cycle_ends(self, num_steps):
+        return self._composed._cycle_ends(num_steps)
+
+    def _take(self, index):
+        # Its own tables, if it has any, have gone into the composition.
+        return self._composed._take(index)
 
 
 def evaluate(schedule: Any, step: Any) -> Any:

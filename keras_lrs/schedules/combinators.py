@@ -6,9 +6,8 @@ import statistics
 import numpy as np
 
 from keras_lrs.schedules import base, durations, fields, numerics
-from keras_lrs.schedules.base import Schedule, evaluate
+from keras_lrs.schedules.base import Schedule, evaluate, serializable
 from keras_lrs.schedules.durations import Duration
-from keras_lrs.schedules.fields import serializable
 
 
 @serializable
@@ -55,11 +54,11 @@ class Warmup(Schedule):
 
     schedule: Schedule = base.schedule()
     warmup_steps: Duration = durations.length(at_least=0)
-    initial_fraction: float = fields.number(0.0, at_least=0.0, at_most=1.0)
+    initial_fraction: float = fields.number(default=0.0, at_least=0.0, at_most=1.0)
     shape: str = fields.choice(
-        "linear", ("linear", "cosine", "exponential", "polynomial", "constant")
+        ("linear", "cosine", "exponential", "polynomial", "constant"), default="linear"
     )
-    power: float = fields.number(2.0, above=0.0)
+    power: float = fields.number(default=2.0, above=0.0)
 
     def check(self):
         if self.shape == "exponential" and self.initial_fraction == 0.0:
@@ -215,8 +214,8 @@ class Sequential(Schedule):
 
     def _cycle_ends(self, num_steps):
         found = set()
-        starts = [0, *self.boundaries]
-        stops = [*self.boundaries, num_steps]
+        starts: Any = [0, *self.boundaries]
+        stops: Any = [*self.boundaries, num_steps]
         for schedule, start, stop in zip(self.schedules, starts, stops, strict=True):
             length = max(min(stop, num_steps) - start, 0)
             found |= {start + end for end in base.cycle_ends(schedule, length)}
@@ -259,8 +258,8 @@ class Sampled(Schedule):
     """
 
     schedule: Schedule = base.schedule()
-    every: Duration = durations.length(None, optional=True)
-    at: tuple[Duration, ...] | None = durations.positions(None, at_least=1)
+    every: Duration = durations.length(default=None, optional=True)
+    at: tuple[Duration, ...] | None = durations.positions(default=None, at_least=1)
 
     def check(self):
         if (self.every is None) == (self.at is None):
@@ -275,10 +274,11 @@ class Sampled(Schedule):
     def _sample(self, step):
         if self.every is not None:
             return step - numerics.divided(step, self.every)[1]
-        if all(isinstance(sample, int) for sample in self.at):
+        at: Any = self.at
+        if all(isinstance(sample, int) for sample in at):
             return numerics.gather(self._samples, self._lookup(step))
         latest = numerics.since(step, step)
-        for sample in self.at:  # Gathered by `Restarts` for the current cycle.
+        for sample in at:  # Gathered by `Restarts` for the current cycle.
             reached = numerics.reached(step, sample)
             latest = numerics.where(reached, numerics.capped(step, sample), latest)
         return latest
@@ -289,7 +289,7 @@ class Sampled(Schedule):
 
     @functools.cached_property
     def _samples(self):
-        return np.array([0, *self.at])
+        return np.array([0, *(self.at or ())])
 
     def _bind(self, window):
         every, at = self.every, self.at
@@ -401,8 +401,8 @@ class Clipped(Schedule):
     """
 
     schedule: Schedule = base.schedule()
-    minimum: float | None = fields.number(None, at_least=0.0, optional=True)
-    maximum: float | None = fields.number(None, at_least=0.0, optional=True)
+    minimum: float | None = fields.number(default=None, at_least=0.0)
+    maximum: float | None = fields.number(default=None, at_least=0.0)
 
     def check(self):
         if self.minimum is None and self.maximum is None:
@@ -410,7 +410,7 @@ class Clipped(Schedule):
                 "At least one of the arguments `minimum` and `maximum` must be given. "
                 "Received: minimum=None, maximum=None"
             )
-        if None not in (self.minimum, self.maximum) and self.maximum < self.minimum:
+        if self.maximum is not None and self.maximum < (self.minimum or 0.0):
             fields.refuse("maximum", f"be >= minimum={self.minimum}", self.maximum)
 
     def call(self, step):
@@ -449,15 +449,15 @@ class Noisy(Schedule):
         >>> from keras_lrs.schedules import Constant
         >>> schedule = Noisy(Constant(0.1), stddev=0.1)
         >>> [round(float(schedule(step)), 4) for step in range(4)]
-        [0.0, 0.0, 0.0, 0.0]
+        [0.0946, 0.1081, 0.0885, 0.113]
 
     Reference: timm, `timm.scheduler.Scheduler` (its `noise_*` arguments).
     """
 
     schedule: Schedule = base.schedule()
     stddev: float = fields.number(at_least=0.0)
-    limit: float = fields.number(0.67, above=0.0, below=1.0)
-    seed: int = fields.integer(0, at_least=0, at_most=2**31 - 1)
+    limit: float = fields.number(default=0.67, above=0.0, below=1.0)
+    seed: int = fields.integer(default=0, at_least=0, at_most=2**31 - 1)
 
     LEVELS = 4096  # Quantiles of the distribution among which the hash chooses.
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_lrs.schedules import durations, fields, numerics
-from keras_lrs.schedules.base import Composition
+from keras_lrs.schedules.base import Composition, serializable
 from keras_lrs.schedules.combinators import Delayed, Sequential, Warmup
 from keras_lrs.schedules.cycles import Restarts
 from keras_lrs.schedules.decays import (
@@ -18,7 +18,6 @@ from keras_lrs.schedules.decays import (
     REXDecay,
 )
 from keras_lrs.schedules.durations import Duration
-from keras_lrs.schedules.fields import serializable
 from keras_lrs.schedules.piecewise import PiecewiseInterpolation
 
 
@@ -62,12 +61,12 @@ class CosineRestarts(Composition):
     """
 
     initial_learning_rate: float = fields.rate()
-    first_decay_steps: Duration = durations.length(None)
-    t_mul: float = fields.number(2.0, at_least=1.0)
-    m_mul: float = fields.number(1.0, above=0.0)
-    end_learning_rate: float = fields.rate(0.0)
-    num_cycles: int | None = fields.integer(None, at_least=1, optional=True)
-    total_steps: Duration = durations.length(None, optional=True)
+    first_decay_steps: Duration = durations.length(default=None)
+    t_mul: float = fields.number(default=2.0, at_least=1.0)
+    m_mul: float = fields.number(default=1.0, above=0.0)
+    end_learning_rate: float = fields.rate(default=0.0)
+    num_cycles: int | None = fields.integer(default=None, at_least=1)
+    total_steps: Duration = durations.length(default=None, optional=True)
 
     restarts = True
 
@@ -153,15 +152,18 @@ class PhasedCosine(Composition):
             fields.refuse("min_learning_rates", bound, self.min_learning_rates)
 
     def compose(self):
-        phases = map(
-            CosineAnnealing,
-            self.max_learning_rates,
-            self.phase_steps,
-            self.min_learning_rates,
-        )
+        phases = [
+            CosineAnnealing(high, length, low)
+            for high, length, low in zip(
+                self.max_learning_rates,
+                self.phase_steps,
+                self.min_learning_rates,
+                strict=True,
+            )
+        ]
         return Sequential(tuple(phases), tuple(self._ends()[:-1]))
 
-    def _ends(self):
+    def _ends(self) -> Any:
         return list(itertools.accumulate(self.phase_steps))
 
     def _cycle_ends(self, num_steps):
@@ -211,9 +213,11 @@ class CyclicalLearningRate(Composition):
     initial_learning_rate: float = fields.rate()
     maximal_learning_rate: float = fields.rate()
     step_size: Duration = durations.length()
-    mode: str = fields.choice("triangular", ("triangular", "triangular2", "exp_range"))
-    gamma: float = fields.number(1.0, above=0.0, at_most=1.0)
-    step_size_down: Duration = durations.length(None, optional=True)
+    mode: str = fields.choice(
+        ("triangular", "triangular2", "exp_range"), default="triangular"
+    )
+    gamma: float = fields.number(default=1.0, above=0.0, at_most=1.0)
+    step_size_down: Duration = durations.length(default=None, optional=True)
 
     restarts = True
 
@@ -224,8 +228,8 @@ class CyclicalLearningRate(Composition):
 
     def compose(self):
         low, high = self.initial_learning_rate, self.maximal_learning_rate
-        up = self.step_size
-        down = up if self.step_size_down is None else self.step_size_down
+        up: Any = self.step_size
+        down: Any = up if self.step_size_down is None else self.step_size_down
         triangle = PiecewiseInterpolation((0, up, up + down), (low, high, low))
         m_mul = 0.5 if self.mode == "triangular2" else 1.0
         return Restarts(triangle, up + down, m_mul=m_mul)
@@ -277,12 +281,12 @@ class OneCycle(Composition):
     """
 
     max_learning_rate: float = fields.rate()
-    total_steps: Duration = durations.length(None)
-    warmup_fraction: float = fields.number(0.3, at_least=0.0, at_most=1.0)
-    div_factor: float = fields.number(25.0, at_least=1.0)
-    final_div_factor: float = fields.number(1e4, at_least=1.0)
-    shape: str = fields.choice("cosine", ("cosine", "linear"))
-    three_phase: bool = fields.flag(False)
+    total_steps: Duration = durations.length(default=None)
+    warmup_fraction: float = fields.number(default=0.3, at_least=0.0, at_most=1.0)
+    div_factor: float = fields.number(default=25.0, at_least=1.0)
+    final_div_factor: float = fields.number(default=1e4, at_least=1.0)
+    shape: str = fields.choice(("cosine", "linear"), default="cosine")
+    three_phase: bool = fields.flag(default=False)
 
     def check(self):
         if self.three_phase and self.warmup_fraction > 0.5:
@@ -290,7 +294,7 @@ class OneCycle(Composition):
             fields.refuse("warmup_fraction", bound, self.warmup_fraction)
 
     def compose(self):
-        total = self.total_steps
+        total: Any = self.total_steps
         start = self.max_learning_rate / self.div_factor
         # The end is reached even if there is no room for anything else.
         peak = _share(self.warmup_fraction, total)
@@ -362,9 +366,9 @@ class WarmupStableDecay(Composition):
     peak_learning_rate: float = fields.rate()
     warmup_steps: Duration = durations.length(at_least=0)
     decay_steps: Duration = durations.length()
-    total_steps: Duration = durations.length(None)
-    end_learning_rate: float = fields.rate(0.0)
-    shape: str = fields.choice("1-sqrt", tuple(_COOLDOWNS))
+    total_steps: Duration = durations.length(default=None)
+    end_learning_rate: float = fields.rate(default=0.0)
+    shape: str = fields.choice(tuple(_COOLDOWNS), default="1-sqrt")
 
     def check(self):
         if self.shape == "exponential":
@@ -376,8 +380,8 @@ class WarmupStableDecay(Composition):
             warmup, decay, total = lengths
             if np.any(warmup + decay > total):
                 raise ValueError(
-                    "Arguments `warmup_steps` and `decay_steps` must not add up to more "
-                    f"than total_steps={total}. Received: warmup_steps={warmup}, "
+                    "Arguments `warmup_steps` and `decay_steps` must not add up to "
+                    f"more than total_steps={total}. Received: warmup_steps={warmup}, "
                     f"decay_steps={decay}"
                 )
 
@@ -385,8 +389,9 @@ class WarmupStableDecay(Composition):
         cooldown = _COOLDOWNS[self.shape](
             self.peak_learning_rate, self.decay_steps, self.end_learning_rate
         )
-        stable = self.total_steps - self.warmup_steps - self.decay_steps
-        return Warmup(Delayed(cooldown, stable), self.warmup_steps)
+        warmup: Any = self.warmup_steps
+        stable = self.total_steps - warmup - self.decay_steps
+        return Warmup(Delayed(cooldown, stable), warmup)
 
     def _bind(self, window):
         total = window.length(self.total_steps)
@@ -427,9 +432,9 @@ class FlatCosine(Composition):
     """
 
     initial_learning_rate: float = fields.rate()
-    decay_steps: Duration = durations.length(None)
-    flat_fraction: float = fields.number(0.75, at_least=0.0, at_most=1.0)
-    end_learning_rate: float = fields.rate(0.0)
+    decay_steps: Duration = durations.length(default=None)
+    flat_fraction: float = fields.number(default=0.75, at_least=0.0, at_most=1.0)
+    end_learning_rate: float = fields.rate(default=0.0)
 
     def compose(self):
         total = self.decay_steps

@@ -1,6 +1,5 @@
 """A schedule played again and again."""
 
-import dataclasses
 import decimal
 import functools
 import math
@@ -9,15 +8,14 @@ from typing import Any
 import numpy as np
 
 from keras_lrs.schedules import base, durations, fields, numerics
-from keras_lrs.schedules.base import Schedule, evaluate
+from keras_lrs.schedules.base import Schedule, evaluate, serializable
 from keras_lrs.schedules.durations import Duration, Window
-from keras_lrs.schedules.fields import serializable
 
 MAX_CYCLES = 2**20
 """The largest table of cycles that `Restarts` makes."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@serializable
 class Segments(Schedule):
     """One schedule whose arguments change with the segment that time is in.
 
@@ -32,7 +30,7 @@ class Segments(Schedule):
 
     schedule: Any = base.schedule()
     starts: np.ndarray = fields.unchecked()
-    lengths: np.ndarray | None = fields.unchecked(None)
+    lengths: np.ndarray | None = fields.unchecked(default=None)
 
     @functools.cached_property
     def index(self):
@@ -105,11 +103,11 @@ class Restarts(Schedule):
     """
 
     schedule: Schedule = base.schedule()
-    first_cycle_steps: Duration = durations.length(None)
-    t_mul: float = fields.number(1.0, at_least=1.0)
-    m_mul: float = fields.number(1.0, above=0.0)
-    num_cycles: int | None = fields.integer(None, at_least=1, optional=True)
-    total_steps: Duration = durations.length(None, optional=True)
+    first_cycle_steps: Duration = durations.length(default=None)
+    t_mul: float = fields.number(default=1.0, at_least=1.0)
+    m_mul: float = fields.number(default=1.0, above=0.0)
+    num_cycles: int | None = fields.integer(default=None, at_least=1)
+    total_steps: Duration = durations.length(default=None, optional=True)
 
     restarts = True
 
@@ -154,11 +152,12 @@ class Restarts(Schedule):
             if self.t_mul == 1.0:
                 return self.first_cycle_steps
             return np.diff(self._growing_ends(), prepend=0)
-        if self.t_mul == 1.0 and self.total_steps % self.num_cycles == 0:
-            return self.total_steps // self.num_cycles
+        total: Any = self.total_steps
+        if self.t_mul == 1.0 and total % self.num_cycles == 0:
+            return total // self.num_cycles
         lengths = np.diff(self._filling_ends(), prepend=0)
         if lengths.min() < 1:
-            bound = f"leave no cycle empty in total_steps={self.total_steps}"
+            bound = f"leave no cycle empty in total_steps={total}"
             fields.refuse("num_cycles", bound, self.num_cycles)
         return lengths
 
@@ -250,7 +249,7 @@ class Restarts(Schedule):
 _PRECISE = decimal.Context(prec=120)
 
 
-def _sums(first: int, factor: float, count: int | None):
+def _sums(first: Any, factor: float, count: int | None):
     """`first`, `first + first * factor`, ...: exact to 120 digits.
 
     The factor is the decimal number that it is written as.

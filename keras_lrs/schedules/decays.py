@@ -3,9 +3,8 @@
 from typing import Any
 
 from keras_lrs.schedules import durations, fields, numerics
-from keras_lrs.schedules.base import Schedule
+from keras_lrs.schedules.base import Schedule, serializable
 from keras_lrs.schedules.durations import Duration
-from keras_lrs.schedules.fields import serializable
 
 SMALLEST_RATE = 2.0**-126
 """The smallest normal float32: below it a geometric decay has no digits left."""
@@ -30,8 +29,8 @@ class Decay(Schedule):
     """
 
     initial_learning_rate: float = fields.rate()
-    decay_steps: Duration = durations.length(None)
-    end_learning_rate: float = fields.rate(0.0)
+    decay_steps: Duration = durations.length(default=None)
+    end_learning_rate: float = fields.rate(default=0.0)
 
     def call(self, step):
         progress, remaining = numerics.fractions(step, self.decay_steps)
@@ -139,8 +138,8 @@ class PolynomialDecay(Decay):
     Schedule", 2020, arXiv:2004.05909.
     """
 
-    power: float = fields.number(1.0, above=0.0)
-    k: float = fields.number(1.0, above=0.0)
+    power: float = fields.number(default=1.0, above=0.0)
+    k: float = fields.number(default=1.0, above=0.0)
 
     def profile(self, progress, remaining):
         return numerics.raised(_bent(progress, remaining, self.k)[1], self.power)
@@ -185,7 +184,7 @@ class CosineAnnealing(Decay):
     2020, arXiv:2004.05909.
     """
 
-    k: float = fields.number(1.0, above=0.0)
+    k: float = fields.number(default=1.0, above=0.0)
 
     def profile(self, progress, remaining):
         return numerics.half_cosine(_bent(progress, remaining, self.k)[1])
@@ -228,7 +227,7 @@ class REXDecay(Decay):
     Improved Schedule", 2021, arXiv:2107.04197.
     """
 
-    beta: float = fields.number(0.5, at_least=0.0, below=1.0)
+    beta: float = fields.number(default=0.5, at_least=0.0, below=1.0)
 
     def profile(self, progress, remaining):
         return remaining / ((1.0 - self.beta) + self.beta * remaining)
@@ -274,8 +273,8 @@ class TanhDecay(Decay):
     on Classification", 2018, arXiv:1806.01593.
     """
 
-    lower: float = fields.number(-6.0, at_least=-40.0, at_most=40.0)
-    upper: float = fields.number(3.0, at_least=-40.0, at_most=40.0)
+    lower: float = fields.number(default=-6.0, at_least=-40.0, at_most=40.0)
+    upper: float = fields.number(default=3.0, at_least=-40.0, at_most=40.0)
 
     def check(self):
         if self.upper <= self.lower:
@@ -369,7 +368,7 @@ class BoundedExponentialDecay(Decay):
     updates and the length; gamma follows.
     """
 
-    updates: int | None = fields.integer(None, at_least=1, at_most=2**20, optional=True)
+    updates: int | None = fields.integer(default=None, at_least=1, at_most=2**20)
 
     def check(self):
         for name in ("initial_learning_rate", "end_learning_rate"):

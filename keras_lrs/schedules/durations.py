@@ -2,6 +2,7 @@
 
 import dataclasses
 import fractions
+import itertools
 import math
 from typing import Any
 
@@ -97,7 +98,7 @@ def positions(default: Any = fields.REQUIRED, *, at_least: int = 0) -> Any:
         )
         for kind in (int, Epochs, Fraction):
             same = [_size(item) for item in result if isinstance(item, kind)]
-            if any(late <= early for early, late in zip(same, same[1:], strict=False)):
+            if any(late <= early for early, late in itertools.pairwise(same)):
                 fields.refuse(name, "be in increasing order", value)
         return result
 

@@ -6,7 +6,6 @@ to write configs and to compare; `durations` reads it to bind lengths.
 """
 
 import dataclasses
-import inspect
 import json
 import math
 import numbers
@@ -41,11 +40,11 @@ def real(name: str, value: Any) -> float:
 
 def whole(name: str, value: Any) -> int:
     """`value` as an int, if it is a whole number (`1e5` is)."""
-    if not isinstance(value, (bool, np.bool_)) and isinstance(value, numbers.Real):
-        if math.isfinite(value) and value == int(value):
-            return int(value)
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if not real(name, value).is_integer():
         refuse(name, "be a whole number", value)
-    return refuse(name, "be a whole number", value, TypeError)
+    return int(value)
 
 
 def items(name: str, value: Any) -> tuple:
@@ -99,12 +98,11 @@ def number(
     at_least: float = -math.inf,
     below: float = math.inf,
     at_most: float = math.inf,
-    optional: bool = False,
 ) -> Any:
-    """A finite float within bounds; with `optional`, or None."""
+    """A finite float within bounds; or None, where that is the default."""
 
     def check(name, value):
-        if optional and value is None:
+        if value is None and default is None:
             return None
         result = real(name, value)
         if not result > above:
@@ -141,24 +139,24 @@ def rates(default: Any = REQUIRED) -> Any:
 
 
 def integer(
-    default: Any = REQUIRED, *, at_least: int, at_most=None, optional=False
+    default: Any = REQUIRED, *, at_least: int, at_most: float = math.inf
 ) -> Any:
-    """A whole number within bounds; with `optional`, or None."""
+    """A whole number within bounds; or None, where that is the default."""
 
     def check(name, value):
-        if optional and value is None:
+        if value is None and default is None:
             return None
         result = whole(name, value)
         if result < at_least:
             refuse(name, f"be >= {at_least}", value)
-        if at_most is not None and result > at_most:
+        if result > at_most:
             refuse(name, f"be <= {at_most}", value)
         return result
 
     return checked(default, check)
 
 
-def choice(default: Any, options: Sequence[str]) -> Any:
+def choice(options: Sequence[str], default: Any = REQUIRED) -> Any:
     """One of a few strings."""
 
     def check(name, value):
@@ -169,7 +167,7 @@ def choice(default: Any, options: Sequence[str]) -> Any:
     return checked(default, check)
 
 
-def flag(default: bool) -> Any:
+def flag(default: Any = REQUIRED) -> Any:
     """True or False."""
 
     def check(name, value):
@@ -183,6 +181,7 @@ def flag(default: bool) -> Any:
 # --- Objects made of checked fields ---------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Configured:
     """Checks its fields; `==` and its config are its fields, read the user's way."""
 
@@ -193,7 +192,7 @@ class Configured:
         self.check()
 
     def check(self) -> None:
-        """Raises `ValueError` if the fields, each right by itself, do not go together."""
+        """Raises `ValueError` if fields that are right by themselves do not fit."""
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, as JSON."""
@@ -243,13 +242,8 @@ def _from_config(value):
     return value
 
 
-@dataclass_transform(
-    frozen_default=True,
-    eq_default=False,
-    field_specifiers=(number, rate, rates, integer, choice, flag),
-)
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(number,))
 def serializable(cls: type[T]) -> type[T]:
     """Makes a class an immutable dataclass that Keras can save and load."""
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    cls.__doc__ = inspect.cleandoc(cls.__doc__ or "")
     return keras.saving.register_keras_serializable(package="keras_lrs")(cls)

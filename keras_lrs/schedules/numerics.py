@@ -462,7 +462,7 @@ class Lookup:
         return count
 
     def _tree(self, dtype):
-        """From the top: one row, then rows of rows, each padded with the largest int."""
+        """From the top: one row, then rows of rows, padded with the largest int."""
         if dtype in self._trees:
             return self._trees[dtype]
         never = np.iinfo(dtype).max
@@ -486,7 +486,7 @@ def _reached_of_row(row, steps):
 def scrambled(step, seed: int):
     """A hash of `(seed, step)` in [0, 2**31), the same in every column and backend.
 
-    Multiplications and xor-shifts on 31 bits, which fit int64 and wrap rightly in int32.
+    Products and xor-shifts on 31 bits, which fit int64 and wrap rightly in int32.
     """
     bits = 2**31 - 1
     state = _xor(_and(step, bits), (seed * 0x9E3779B1 + 0x5BD1E995) & bits)

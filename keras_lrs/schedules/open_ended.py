@@ -8,9 +8,8 @@ import keras
 import numpy as np
 
 from keras_lrs.schedules import base, durations, fields, numerics
-from keras_lrs.schedules.base import Schedule
+from keras_lrs.schedules.base import Schedule, serializable
 from keras_lrs.schedules.durations import Duration
-from keras_lrs.schedules.fields import serializable
 
 
 @serializable
@@ -79,7 +78,7 @@ class ExponentialDecay(Schedule):
     initial_learning_rate: float = fields.rate()
     decay_steps: Duration = durations.length()
     decay_rate: float = fields.number(above=0.0)
-    staircase: bool = fields.flag(False)
+    staircase: bool = fields.flag(default=False)
 
     def call(self, step):
         log_rate = math.log(self.decay_rate)
@@ -125,7 +124,7 @@ class InverseTimeDecay(Schedule):
     initial_learning_rate: float = fields.rate()
     decay_steps: Duration = durations.length()
     decay_rate: float = fields.number(at_least=0.0)
-    staircase: bool = fields.flag(False)
+    staircase: bool = fields.flag(default=False)
 
     def call(self, step):
         if self.staircase:
@@ -167,7 +166,7 @@ class StepDecay(Schedule):
 
     initial_learning_rate: float = fields.rate()
     step_size: Duration = durations.length()
-    decay_rate: float = fields.number(0.1, above=0.0)
+    decay_rate: float = fields.number(default=0.1, above=0.0)
 
     def call(self, step):
         drops, _ = numerics.divided(step, self.step_size)
@@ -206,7 +205,7 @@ class InverseSqrtDecay(Schedule):
     """
 
     initial_learning_rate: float = fields.rate()
-    timescale: Duration = durations.length(1)
+    timescale: Duration = durations.length(default=1)
 
     def call(self, step):
         units = numerics.ratio(step, self.timescale)
@@ -244,8 +243,8 @@ class NoamDecay(Schedule):
     """
 
     model_dim: int = fields.integer(at_least=1)
-    warmup_steps: Duration = durations.length(4000)
-    factor: float = fields.number(1.0, at_least=0.0)
+    warmup_steps: Duration = durations.length(default=4000)
+    factor: float = fields.number(default=1.0, at_least=0.0)
 
     def call(self, step):
         # In units of the warmup, where both sides of the minimum are 1 at the peak.
@@ -326,7 +325,7 @@ class PowerDecay(Schedule):
 
     max_learning_rate: float = fields.rate()
     scale: float = fields.rate()
-    exponent: float = fields.number(-0.51, at_least=-8.0, at_most=0.0)
+    exponent: float = fields.number(default=-0.51, at_least=-8.0, at_most=0.0)
 
     def call(self, step):
         power = numerics.power(numerics.maximum(step, 1), self.exponent)

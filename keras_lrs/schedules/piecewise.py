@@ -1,12 +1,14 @@
 """Schedules given by a table of steps and rates."""
 
 import functools
+import itertools
 import math
+from typing import Any
 
 import numpy as np
 
 from keras_lrs.schedules import durations, fields, numerics
-from keras_lrs.schedules.base import Composition, Schedule
+from keras_lrs.schedules.base import Composition, Schedule, serializable
 from keras_lrs.schedules.combinators import Delayed, Sequential
 from keras_lrs.schedules.cycles import Segments
 from keras_lrs.schedules.decays import (
@@ -15,7 +17,6 @@ from keras_lrs.schedules.decays import (
     LinearDecay,
 )
 from keras_lrs.schedules.durations import Duration
-from keras_lrs.schedules.fields import serializable
 
 
 def lookup(boundaries: tuple):
@@ -68,7 +69,7 @@ class MultiStepDecay(Schedule):
 
     initial_learning_rate: float = fields.rate()
     milestones: tuple[Duration, ...] = durations.positions(at_least=1)
-    decay_rate: float = fields.number(0.1, above=0.0)
+    decay_rate: float = fields.number(default=0.1, above=0.0)
 
     @functools.cached_property
     def _lookup(self):
@@ -132,7 +133,7 @@ class PiecewiseConstant(Schedule):
         return numerics.gather(self._table, self._lookup(step))
 
 
-_SHAPES = {
+_SHAPES: dict[str, Any] = {
     "linear": LinearDecay,
     "cosine": CosineAnnealing,
     "exponential": BoundedExponentialDecay,
@@ -172,7 +173,7 @@ class PiecewiseInterpolation(Composition):
 
     boundaries: tuple[Duration, ...] = durations.positions()
     values: tuple[float, ...] = fields.rates()
-    interpolation: str = fields.choice("linear", tuple(_SHAPES))
+    interpolation: str = fields.choice(tuple(_SHAPES), default="linear")
 
     def check(self):
         n = len(self.boundaries)
@@ -187,14 +188,17 @@ class PiecewiseInterpolation(Composition):
 
     def compose(self):
         shape = _SHAPES[self.interpolation]
-        first, *inner = self.boundaries[:-1]
-        lengths = [
-            end - start
-            for start, end in zip(self.boundaries, self.boundaries[1:], strict=False)
-        ]
-        starts = [boundary - first for boundary in inner]
+        boundaries: Any = self.boundaries
+        first = boundaries[0]
+        starts = [boundary - first for boundary in boundaries[1:-1]]
+        lengths = [end - start for start, end in itertools.pairwise(boundaries)]
         if any(isinstance(length, fields.Table) for length in lengths):
-            pieces = map(shape, self.values, lengths, self.values[1:])
+            pieces = [
+                shape(initial, length, end)
+                for (initial, end), length in zip(
+                    itertools.pairwise(self.values), lengths, strict=True
+                )
+            ]
             return Delayed(Sequential(tuple(pieces), tuple(starts)), first)
         # One piece whose arguments are looked up, not a piece for every two points.
         piece = shape(
