@@ -2,6 +2,7 @@
 
 import functools
 import statistics
+from typing import Any
 
 import numpy as np
 

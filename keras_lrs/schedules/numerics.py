@@ -199,20 +199,16 @@ def known_value(tensor):
 
 
 def _tensor_steps(step):
-    integer = _integer_dtype(step)
-    if keras.backend.is_float_dtype(step.dtype):
+    # Keras's integer: int64 on TensorFlow, int32 elsewhere, where its operations turn
+    # an int64 into an int32 whatever it holds.
+    dtype = keras.backend.standardize_dtype("int")
+    given = keras.backend.standardize_dtype(step.dtype)
+    if keras.backend.is_float_dtype(given):
         largest = float(2**31 - 128)  # The last float32 that an int32 can hold.
-        return ops.cast(ops.clip(ops.floor(step), 0.0, largest), integer)
-    return ops.maximum(ops.cast(step, integer), 0)
-
-
-def _integer_dtype(tensor):
-    """Time's dtype: int64 where the backend has it, JAX's int32 where not."""
-    if keras.backend.backend() != "jax":
-        return "int64"
-    import jax
-
-    return "int64" if jax.config.jax_enable_x64 else "int32"
+        return ops.cast(ops.clip(ops.floor(step), 0.0, largest), dtype)
+    if given in ("int64", "uint32", "uint64") and dtype == "int32":
+        return ops.cast(ops.clip(step, 0, 2**31 - 1), dtype)
+    return ops.maximum(ops.cast(step, dtype), 0)
 
 
 def to_learning_rate(value: Any, step: Any) -> Any:
@@ -231,7 +227,7 @@ def to_learning_rate(value: Any, step: Any) -> Any:
 class Length(NamedTuple):
     """A number of steps too large for int32 time: `steps + excess`.
 
-    Only JAX without 64-bit integers meets it. `steps` is all that comparisons and
+    TensorFlow, whose time is int64, does not meet it. `steps` is all that comparisons and
     differences with int32 time need; the `excess` only matters in a ratio.
     """
 
@@ -314,14 +310,14 @@ def share(step, parts: int, length):
     if not is_tensor(step) or _largest(step) > HORIZON:
         return step * parts // length
     # int32 time: the product overflows. Estimate the quotient in float32, low by less
-    # than one, and correct it by the remainder, whose wrapped low 32 bits are exact
-    # because the remainder itself is less than 2 * length < 2**32.
+    # than one, and correct it by the remainder. That is less than 2 * length < 2**32,
+    # so its wrapped low 32 bits are exact, and negative only beyond 2**31 > length.
     steps, _ = _split(length, step)
     estimate = to_float(step) * (parts / to_float(length))
     low = ops.cast(maximum(floor(estimate * (1.0 - 4e-7) - 0.01), 0.0), step.dtype)
-    remainder = ops.cast(step * parts - low * steps, "uint32")
-    whole = ops.cast(steps, "uint32")
-    return low + ops.cast(remainder >= whole, step.dtype)
+    remainder = step * parts - low * steps
+    reached = ops.logical_or(remainder >= steps, remainder < 0)
+    return low + ops.cast(reached, step.dtype)
 
 
 # --- Exponentials of integer time -----------------------------------------------------

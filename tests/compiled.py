@@ -1,0 +1,38 @@
+"""Ways to run a schedule as a training step does, on whatever backend is in use."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def compilers():
+    """Named functions that turn a function of one tensor into a compiled one."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        def graph(function):
+            return tf.function(function, autograph=False)
+
+        def xla(function):
+            return tf.function(function, autograph=False, jit_compile=True)
+
+        return {"eager": lambda function: function, "graph": graph, "xla": xla}
+    if backend == "jax":
+        import jax
+
+        return {"eager": lambda function: function, "jit": jax.jit}
+    return {"eager": lambda function: function}
+
+
+def integer_dtype():
+    """The dtype of `optimizer.iterations`."""
+    return keras.backend.standardize_dtype("int")
+
+
+def values(schedule, steps, compiler=lambda function: function, dtype=None):
+    """The values of a schedule at a vector of steps, in the backend's own floats."""
+    steps = ops.convert_to_tensor(np.asarray(steps), dtype=dtype or integer_dtype())
+    return np.asarray(
+        ops.convert_to_numpy(compiler(schedule)(steps)), dtype=np.float64
+    )
