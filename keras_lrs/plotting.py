@@ -1,5 +1,185 @@
 """Drawing schedules, with matplotlib imported only when that is asked for."""
 
+import dataclasses
+import functools
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-def plot_schedules(schedules, num_steps, path=None, log_scale=False):
-    raise NotImplementedError
+import numpy as np
+from keras.optimizers.schedules import LearningRateSchedule
+
+from keras_lrs.schedules.base import Schedule, evaluate
+from keras_lrs.schedules.fields import refuse, whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_POINTS = 10_000
+"""More points than this are not drawn; a screen shows fewer."""
+
+LINE_STYLES = ("-", "--", ":", "-.")
+
+
+def plot_schedules(
+    schedules: LearningRateSchedule
+    | Sequence[LearningRateSchedule]
+    | Mapping[str, LearningRateSchedule],
+    num_steps: int,
+    path: str | os.PathLike | None = None,
+    log_scale: bool = False,
+) -> "Figure":
+    """Draws the first `num_steps` rates of one or more schedules.
+
+    A schedule with open lengths is bound to a training of `num_steps` steps. One with
+    lengths in `Epochs` has to be bound first: `schedule.bind(num_steps, 500)`.
+
+    Args:
+        schedules: A schedule, a list of schedules, or a dict from names to schedules;
+            Keras's own and users' subclasses too. Those of a list are named by their
+            classes, and by the arguments that differ where a class comes twice.
+        num_steps: How many steps to draw, > 0. Beyond 10,000, evenly spaced ones, the
+            first and the last included.
+        path: Where to save the picture, in the format of its suffix; None does not.
+        log_scale: Whether the learning rate has a logarithmic axis, on which rates
+            that are not > 0 are left out.
+
+    Returns:
+        A `matplotlib.figure.Figure` with one `Axes`. It belongs to no window and need
+        not be closed; a notebook shows it.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        ValueError: If `num_steps` is not > 0, there is no schedule, or one has lengths
+            in `Epochs`.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> from keras_lrs.schedules import LinearDecay, REXDecay
+        >>> drawn = [LinearDecay(0.1), REXDecay(0.1), REXDecay(0.1, beta=0.9)]
+        >>> figure = plot_schedules(drawn, num_steps=100)
+        >>> for text in figure.legends[0].get_texts():
+        ...     print(text.get_text())
+        LinearDecay
+        REXDecay(beta=0.5)
+        REXDecay(beta=0.9)
+    """
+    named = _named(schedules)
+    num_steps = whole("num_steps", num_steps)
+    if num_steps <= 0:
+        refuse("num_steps", "be > 0", num_steps)
+    if path is not None and not isinstance(path, (str, os.PathLike)):
+        refuse("path", "be a path or None", path, TypeError)
+    if not isinstance(log_scale, (bool, np.bool_)):
+        refuse("log_scale", "be True or False", log_scale, TypeError)
+    # A figure of its own: pyplot would choose a backend and keep the figure alive.
+    figure_module = _import_matplotlib()
+
+    names = [name for name, _ in named]
+    columns = max(1, 90 // (max(map(len, names)) + 8))
+    rows = -(-len(names) // columns)
+    figure = figure_module.Figure(
+        figsize=(8.0, 4.0 + 0.25 * rows), layout="constrained"
+    )
+    axes = figure.add_subplot()
+    lines = []
+    for index, (_, schedule) in enumerate(named):
+        steps, values = _points(schedule, num_steps)
+        if log_scale:
+            values = np.where(values > 0.0, values, np.nan)
+        style = LINE_STYLES[index // 10 % len(LINE_STYLES)]
+        lines += axes.plot(steps, values, color=f"C{index}", linestyle=style)
+    if log_scale:
+        axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel("learning rate")
+    axes.grid(alpha=0.3)
+    figure.legend(lines, names, loc="outside lower center", ncols=columns)
+    # Only figures of pyplot are shown by notebooks of themselves.
+    figure._repr_png_ = functools.partial(_png, figure)
+    if path is not None:
+        figure.savefig(path)
+    return figure
+
+
+def _import_matplotlib():
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise ImportError(
+            "`plot_schedules` needs matplotlib, which is not installed. Install it "
+            'with: pip install "keras-lrs[plot]"'
+        ) from error
+    return matplotlib.figure
+
+
+def _png(figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _points(schedule, num_steps):
+    """Steps, evenly spaced from the first to the last, and the rates there."""
+    count = min(num_steps, MAX_POINTS)
+    steps = np.linspace(0, num_steps - 1, count).round().astype(np.int64)
+    if isinstance(schedule, Schedule):
+        return steps, schedule.bind(num_steps)(steps)
+    return steps, evaluate(schedule, steps)
+
+
+def _named(schedules) -> list[tuple[str, LearningRateSchedule]]:
+    """Pairs of a name and a schedule, whatever the schedules came in."""
+    if isinstance(schedules, LearningRateSchedule):
+        schedules = [schedules]
+    if isinstance(schedules, Mapping):
+        names, found = list(map(str, schedules)), list(schedules.values())
+    elif isinstance(schedules, Sequence) and not isinstance(schedules, str):
+        names, found = None, list(schedules)
+    else:
+        names, found = None, [schedules]
+    if not found:
+        refuse("schedules", "hold at least one schedule", schedules)
+    if not all(isinstance(schedule, LearningRateSchedule) for schedule in found):
+        bound = "be a `LearningRateSchedule`, a list of them or a dict of them"
+        refuse("schedules", bound, schedules, TypeError)
+    return list(zip(names or _names(found), found, strict=True))
+
+
+def _names(schedules: Sequence[LearningRateSchedule]) -> list[str]:
+    """Class names, with what tells schedules of the same class apart."""
+    classes = {type(schedule) for schedule in schedules}
+    names = []
+    for schedule in schedules:
+        name = type(schedule).__name__
+        if sum(cls.__name__ == name for cls in classes) > 1:
+            name = f"{type(schedule).__module__.partition('.')[0]}.{name}"
+        same_class = [other for other in schedules if type(other) is type(schedule)]
+        arguments = _differing_arguments(schedule, same_class)
+        names.append(f"{name}({arguments})" if arguments else name)
+    return names
+
+
+def _differing_arguments(schedule, schedules) -> str:
+    """The arguments of `schedule` that are not the same in all `schedules`."""
+    different = []
+    for name, value in _arguments(schedule).items():
+        values = [_arguments(other).get(name) for other in schedules]
+        if len(set(map(repr, values))) == 1:
+            continue
+        if all(isinstance(value, LearningRateSchedule) for value in values):
+            different.append(f"{name}={_names(values)[schedules.index(schedule)]}")
+        else:
+            different.append(f"{name}={value!r}")
+    return ", ".join(different)
+
+
+def _arguments(schedule) -> dict[str, Any]:
+    if dataclasses.is_dataclass(schedule):
+        fields = dataclasses.fields(schedule)
+        return {field.name: getattr(schedule, field.name) for field in fields}
+    try:
+        return schedule.get_config()
+    except NotImplementedError:  # A user's schedule that is never saved.
+        return {}
