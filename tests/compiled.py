@@ -30,6 +30,13 @@ def integer_dtype():
     return keras.backend.standardize_dtype("int")
 
 
+def scalar_values(schedule, steps, compiler):
+    """The values of a schedule asked step by step."""
+    function = compiler(schedule)
+    tensors = [ops.convert_to_tensor(int(s), dtype=integer_dtype()) for s in steps]
+    return np.array([float(ops.convert_to_numpy(function(t))) for t in tensors])
+
+
 def values(schedule, steps, compiler=lambda function: function, dtype=None):
     """The values of a schedule at a vector of steps, in the backend's own floats."""
     steps = ops.convert_to_tensor(np.asarray(steps), dtype=dtype or integer_dtype())

@@ -301,23 +301,25 @@ def evaluate(schedule: Any, step: Any) -> Any:
 def evaluate_foreign(function: Any, step: Any) -> Any:
     """The value at integer time of a function that returns numbers or tensors.
 
-    A function that cannot take a vector (Keras's warmup branches with `cond`) is asked
-    step by step on the host.
+    One that cannot take a vector of steps (Keras's warmup branches with `cond`) is
+    mapped over it.
     """
     if numerics.is_number(step):
         value = function(step)
         known = numerics.known_value(ops.convert_to_tensor(value))
         return value if known is None else float(known)
+    try:
+        value = ops.convert_to_tensor(function(step))
+    except Exception:  # Whatever a function of scalars raises when given a vector.
+        if not step.shape:
+            raise
+        steps = ops.reshape(ops.convert_to_tensor(step), (-1,))
+        value = ops.reshape(ops.map(function, steps), step.shape)
+    if value.shape != step.shape:
+        value = ops.broadcast_to(value, step.shape)
     if isinstance(step, np.ndarray):
-        try:
-            values = ops.convert_to_numpy(function(step))
-        except Exception:  # Whatever a function of scalars raises when given a vector.
-            values = None
-        if values is None or values.shape != step.shape:
-            values = [evaluate_foreign(function, s) for s in step.ravel().tolist()]
-        return np.reshape(np.asarray(values, dtype=np.float64), step.shape)
-    value = ops.convert_to_tensor(function(step), dtype=numerics.float_dtype())
-    return ops.broadcast_to(value, ops.shape(step))
+        return np.asarray(ops.convert_to_numpy(value), dtype=np.float64)
+    return ops.cast(value, numerics.float_dtype())
 
 
 def bind(schedule: Any, window: Window) -> Any:

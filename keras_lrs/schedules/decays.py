@@ -57,7 +57,7 @@ class Decay(Schedule):
 
 
 def _bent(progress, remaining, k):
-    """`progress ** k` and its complement, the second without cancellation."""
+    """`progress ** k` and its complement, both without cancellation."""
     if k == 1.0:
         return progress, remaining
     log_progress = numerics.where(
@@ -146,7 +146,7 @@ class PolynomialDecay(Decay):
 
     def complement(self, progress, remaining):
         bent, left = _bent(progress, remaining, self.k)
-        return bent if self.power == 1.0 else 1.0 - numerics.raised(left, self.power)
+        return _bent(left, bent, self.power)[1]
 
 
 @serializable
@@ -281,17 +281,23 @@ class TanhDecay(Decay):
             fields.refuse("upper", f"be > lower={self.lower}", self.upper)
 
     def profile(self, progress, remaining):
-        # (tanh(u) - tanh(b)) / (tanh(u) - tanh(l)) without a difference of nearly equal
-        # numbers: sinh(u - b) cosh(l) / (sinh(u - l) cosh(b)), in exponentials.
-        width = self.upper - self.lower
-        early = progress < 0.5
-        b = numerics.where(
-            early, self.lower + width * progress, self.upper - width * remaining
-        )
-        falling = numerics.expm1(-2.0 * width * remaining)
-        risen = 1.0 + numerics.exp(2.0 * b)
-        scale = (1.0 + numerics.exp(2.0 * self.lower)) / numerics.expm1(-2.0 * width)
-        return scale * falling / risen
+        return _tanh_profile(progress, remaining, self.lower, self.upper)
+
+    def complement(self, progress, remaining):
+        return _tanh_profile(remaining, progress, -self.upper, -self.lower)
+
+
+def _tanh_profile(progress, remaining, lower, upper):
+    # (tanh(u) - tanh(b)) / (tanh(u) - tanh(l)) without a difference of nearly equal
+    # numbers: sinh(u - b) cosh(l) / (sinh(u - l) cosh(b)), in exponentials.
+    width = upper - lower
+    b = numerics.where(
+        progress < 0.5, lower + width * progress, upper - width * remaining
+    )
+    falling = numerics.expm1(-2.0 * width * remaining)
+    risen = 1.0 + numerics.exp(2.0 * b)
+    scale = (1.0 + numerics.exp(2.0 * lower)) / numerics.expm1(-2.0 * width)
+    return scale * falling / risen
 
 
 @serializable
@@ -346,9 +352,9 @@ class BoundedExponentialDecay(Decay):
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
             rest of the training.
         end_learning_rate: The rate at step `decay_steps` and ever after, > 0.
-        updates: The number of equal drops, in [1, 2**20], at most one a step; the last
-            one falls on step `decay_steps`, also where the length is not a multiple.
-            None decays at every step.
+        updates: The number of equal drops, in [1, 2**20]; the last one falls on step
+            `decay_steps`, also where the length is not a multiple. None decays at every
+            step.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -376,9 +382,6 @@ class BoundedExponentialDecay(Decay):
             if not isinstance(value, fields.Table) and value < SMALLEST_RATE:
                 bound = "be > 0" if value == 0.0 else f"be >= {SMALLEST_RATE}"
                 fields.refuse(name, bound, value)
-        steps = self.decay_steps
-        if self.updates is not None and isinstance(steps, int) and self.updates > steps:
-            fields.refuse("updates", f"be <= decay_steps={steps}", self.updates)
 
     @property
     def decay_rate(self) -> float:

@@ -363,19 +363,21 @@ def geometric(initial: float, log_base: float, count):
     """
     if not is_tensor(count):
         return minimum(initial * exp(log_base * count), LARGEST)
-    if log_base == 0.0:
+    if log_base == 0.0 or initial == 0.0:
         return full(count, initial)
     # Chunks of a power of two steps, each worth an exponent of at most 1 if it can be.
     chunk = 2 ** max(0, min(30, math.floor(-math.log2(abs(log_base)))))
-    coarse = _rounded(log_base * chunk, 4096)
     exponent = log_base * chunk
-    # 176 = 2 * 88: each half of the exponential stays finite, so that a product with a
-    # tiny `initial` saturates only where it must, and 0 * inf cannot happen.
+    coarse = _rounded(exponent, 4096)
+    # Count them from where the value is about 1, if it ever is: the exponential by
+    # itself would overflow where a tiny or huge `initial` still makes up for it.
+    offset = max(0, round(-math.log(initial) / exponent))
+    start = initial * math.exp(offset * coarse)
     chunks, rest = divided(count, chunk)
-    chunks = to_float(minimum(chunks, math.ceil(176.0 / abs(exponent))))
-    half = exp(maximum(minimum(chunks * (coarse / 2.0), 88.0), -88.0))
+    chunks = to_float(minimum(chunks, offset + math.ceil(104.0 / abs(exponent))))
     fine = chunks * (exponent - coarse) + to_float(rest) * log_base
-    return minimum(initial * half * half * (1.0 + expm1(fine)), LARGEST)
+    value = start * exp((chunks - offset) * coarse) * (1.0 + expm1(fine))
+    return minimum(value, LARGEST)
 
 
 def power(step, exponent: float):
@@ -414,7 +416,7 @@ def gather(table: np.ndarray, index):
 
 def _take(table, index):
     if len(table) == 1:
-        return ops.convert_to_tensor(table[0])
+        return ops.full(ops.shape(index), table[0], dtype=table.dtype.name)
     if len(table) == 2:
         return ops.where(index > 0, table[1], table[0])
     if keras.backend.backend() == "tensorflow":
@@ -451,7 +453,7 @@ class Lookup:
             return np.searchsorted(self._array, step, side="right")
         top, *levels = self._tree(keras.backend.standardize_dtype(step.dtype))
         steps = ops.expand_dims(step, -1)
-        count = _reached_of_row(top, steps)
+        count = _reached_of_row(ops.convert_to_tensor(top), steps)
         for level in levels:
             row = _take(level, count)
             count = count * self.WIDTH + _reached_of_row(row, steps)

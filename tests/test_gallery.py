@@ -1,0 +1,99 @@
+"""Tests that the gallery in docs/gallery shows every schedule as it is."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import keras_lrs as lrs
+
+PROGRAM = Path(__file__).parents[1] / "docs" / "gallery.py"
+REGENERATE = "docs/gallery is out of date: run `make gallery`"
+
+
+def load_program():
+    spec = importlib.util.spec_from_file_location("gallery", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+gallery = load_program()
+
+
+def exported_schedules():
+    values = [getattr(lrs.schedules, name) for name in lrs.schedules.__all__]
+    return {
+        value.__name__
+        for value in values
+        if isinstance(value, type) and issubclass(value, lrs.schedules.Schedule)
+    }
+
+
+def test_every_exported_schedule_has_an_example():
+    assert set(gallery.EXAMPLES) == exported_schedules() - {"Schedule", "Decay"}
+
+
+@pytest.mark.parametrize("name", gallery.EXAMPLES)
+def test_an_example_makes_a_schedule_of_its_class(name):
+    schedule = gallery.example(name)
+    assert type(schedule).__name__ == name
+    assert np.isfinite(schedule.bind(gallery.NUM_STEPS).curve(gallery.NUM_STEPS)).all()
+
+
+@pytest.mark.parametrize("name", gallery.EXAMPLES)
+def test_every_schedule_has_a_small_picture(name):
+    picture = gallery.FOLDER / f"{name}.png"
+    assert picture.exists(), REGENERATE
+    content = picture.read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert len(content) < 30_000
+
+
+def test_no_picture_is_left_of_a_schedule_that_has_gone():
+    pictures = {path.stem for path in gallery.FOLDER.glob("*.png")}
+    assert pictures == set(gallery.EXAMPLES), REGENERATE
+
+
+def test_the_index_is_up_to_date():
+    written = (gallery.FOLDER / "index.md").read_text(encoding="utf-8")
+    for name in gallery.EXAMPLES:
+        assert f"## {name}\n" in written, REGENERATE
+        assert f"({name}.png)" in written, REGENERATE
+    assert written == gallery.index(), REGENERATE
+
+
+@pytest.mark.parametrize("name", gallery.EXAMPLES)
+def test_a_section_has_all_its_parts(name):
+    text = gallery.describe(name)
+    assert text["summary"].endswith(".")
+    assert text["formula"]
+    assert text["use"].startswith("Use it")
+
+
+def test_a_schedule_without_an_example_is_named(monkeypatch):
+    monkeypatch.delitem(gallery.EXAMPLES, "REXDecay")
+    with pytest.raises(ValueError, match="without an example: REXDecay"):
+        gallery.index()
+
+
+def test_an_example_of_no_schedule_is_named(monkeypatch):
+    monkeypatch.setitem(gallery.EXAMPLES, "Gone", "Gone(0.1)")
+    with pytest.raises(ValueError, match=r"not exported by .*: Gone"):
+        gallery.index()
+
+
+def test_pictures_are_the_same_when_drawn_again(tmp_path):
+    gallery.draw("REXDecay", tmp_path)
+    first = (tmp_path / "REXDecay.png").read_bytes()
+    gallery.draw("REXDecay", tmp_path)
+    assert (tmp_path / "REXDecay.png").read_bytes() == first
+
+
+def test_the_program_writes_pictures_and_index(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(gallery, "schedule_names", lambda: ["Constant", "REXDecay"])
+    gallery.main(["--output", str(tmp_path / "new")])
+    names = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert names == ["Constant.png", "REXDecay.png", "index.md"]
+    assert "Wrote 2 pictures" in capsys.readouterr().out

@@ -1,0 +1,236 @@
+"""Laws that every exported schedule keeps."""
+
+import inspect
+import json
+import pickle
+
+import keras
+import numpy as np
+import pytest
+
+import keras_lrs as lrs
+from tests import catalogue, compiled
+
+ABSTRACT = {"Schedule", "Decay"}
+DURATIONS = {"Epochs", "Fraction"}
+STEPS = np.array([0, 1, 2, 5, 9, 10, 11, 36, 50, 99, 100, 101, 500, 10**6, 2**31 - 2])
+
+
+def _names(schedules):
+    return [f"{type(s).__name__}{number}" for number, s in enumerate(schedules)]
+
+
+every_schedule = pytest.mark.parametrize(
+    "schedule", catalogue.SCHEDULES, ids=_names(catalogue.SCHEDULES)
+)
+every_open_schedule = pytest.mark.parametrize(
+    "schedule", catalogue.OPEN, ids=_names(catalogue.OPEN)
+)
+
+
+def test_no_exported_schedule_is_missing_from_the_catalogue():
+    expected = set(lrs.schedules.__all__) - ABSTRACT - DURATIONS
+    assert set(catalogue.BOUND) == expected
+    for name, variants in catalogue.BOUND.items():
+        assert variants
+        assert all(type(variant).__name__ == name for variant in variants)
+
+
+@every_schedule
+def test_values_are_finite_and_not_negative(schedule):
+    values = schedule(STEPS)
+    assert np.all(np.isfinite(values))
+    assert np.all(values >= 0.0)
+
+
+@every_schedule
+def test_every_way_of_asking_gives_the_same_value(schedule):
+    expected = schedule(STEPS)
+    assert expected.dtype == np.float64
+    rtol = 1e-5 if catalogue.holds_a_keras_schedule(schedule) else 2e-6
+    tolerance = {"rtol": rtol, "atol": 1e-37}
+    for compiler in compiled.compilers().values():
+        values = compiled.values(schedule, STEPS, compiler)
+        np.testing.assert_allclose(values, expected, **tolerance)
+        values = compiled.scalar_values(schedule, STEPS, compiler)
+        np.testing.assert_allclose(values, expected, **tolerance)
+    scalars = [float(schedule(int(step))) for step in STEPS]
+    np.testing.assert_allclose(scalars, expected, **tolerance)
+
+
+@every_schedule
+def test_a_compiled_scalar_step_gives_a_float32_scalar(schedule):
+    step = keras.ops.convert_to_tensor(7, compiled.integer_dtype())
+    for compiler in compiled.compilers().values():
+        value = keras.ops.convert_to_numpy(compiler(schedule)(step))
+        assert value.shape == ()
+        assert value.dtype == np.float32
+
+
+@every_schedule
+def test_steps_of_any_type_and_shape_are_accepted(schedule):
+    expected = schedule(np.array([7]))[0]
+    variable = keras.Variable(7, dtype=compiled.integer_dtype(), trainable=False)
+    scalars = [
+        7,
+        7.9,
+        np.int32(7),
+        np.int64(7),
+        np.uint8(7),
+        np.float32(7.5),
+        variable,
+        *(
+            keras.ops.convert_to_tensor(7, dtype=dtype)
+            for dtype in ("int32", "int64", "float32", "uint8")
+            if dtype != "int64" or keras.backend.backend() != "jax"
+        ),
+    ]
+    for step in scalars:
+        value = schedule(step)
+        assert keras.ops.is_tensor(value)
+        assert tuple(value.shape) == ()
+        np.testing.assert_allclose(float(value), expected, rtol=2e-6, atol=1e-37)
+    assert schedule(np.array([[7, 7]])).shape == (1, 2)
+    assert schedule(np.array(7)).shape == ()
+    vector = schedule(keras.ops.convert_to_tensor([7]))
+    assert tuple(vector.shape) == (1,)
+    matrix = schedule(keras.ops.convert_to_tensor([[7, 7], [7, 7]], dtype="int32"))
+    assert tuple(matrix.shape) == (2, 2)
+
+
+@every_schedule
+def test_negative_steps_read_as_zero(schedule):
+    first = schedule(np.array([0]))[0]
+    np.testing.assert_array_equal(schedule(np.array([-1, -(10**6)])), first)
+    np.testing.assert_allclose(float(schedule(-5)), first, rtol=1e-6)
+    for compiler in compiled.compilers().values():
+        value = compiled.scalar_values(schedule, [-5], compiler)
+        np.testing.assert_allclose(value, first, rtol=2e-6)
+
+
+@every_schedule
+@pytest.mark.parametrize("step", [float("nan"), np.array([0.0, np.nan]), np.inf])
+def test_a_step_that_is_not_a_number_is_refused(schedule, step):
+    with pytest.raises(ValueError, match="Argument `step` must be finite"):
+        schedule(step)
+
+
+@every_schedule
+def test_the_curve_is_the_first_values(schedule):
+    curve = schedule.curve(40)
+    assert curve.shape == (40,)
+    assert curve.dtype == np.float64
+    np.testing.assert_array_equal(curve, schedule(np.arange(40)))
+    assert schedule.curve(0).shape == (0,)
+
+
+@every_schedule
+def test_the_config_is_json_and_gives_an_equal_schedule(schedule):
+    text = json.dumps(keras.saving.serialize_keras_object(schedule))
+    again = keras.saving.deserialize_keras_object(json.loads(text), safe_mode=True)
+    assert again == schedule
+    assert hash(again) == hash(schedule)
+    serialized = keras.optimizers.schedules.serialize(schedule)
+    assert keras.optimizers.schedules.deserialize(serialized) == schedule
+    np.testing.assert_array_equal(again.curve(30), schedule.curve(30))
+
+
+@every_open_schedule
+def test_an_open_schedule_survives_its_config_too(schedule):
+    text = json.dumps(keras.saving.serialize_keras_object(schedule))
+    assert keras.saving.deserialize_keras_object(json.loads(text)) == schedule
+
+
+def test_schedules_of_the_catalogue_differ():
+    everything = catalogue.SCHEDULES + catalogue.OPEN
+    assert len(set(everything)) == len(everything)
+    assert catalogue.SCHEDULES[0] != "a string"
+
+
+@every_schedule
+def test_a_schedule_survives_pickling_after_use(schedule):
+    schedule(3)
+    assert pickle.loads(pickle.dumps(schedule)) == schedule
+
+
+@every_schedule
+def test_schedules_cannot_be_changed(schedule):
+    field = next(iter(schedule.get_config()))
+    with pytest.raises(AttributeError):
+        setattr(schedule, field, 1)
+
+
+@every_schedule
+def test_binding_a_bound_schedule_changes_nothing(schedule):
+    assert schedule.bind(1000, 10) == schedule
+
+
+@every_open_schedule
+def test_an_open_schedule_says_what_is_open_and_the_two_ways_out(schedule):
+    for use in (
+        lambda: schedule(0),
+        lambda: schedule.curve(3),
+        lambda: schedule.cycle_ends(3),
+        lambda: keras.optimizers.SGD(schedule).learning_rate,
+    ):
+        with pytest.raises(ValueError, match="Argument `.*` of .* is open") as raised:
+            use()
+        message = str(raised.value)
+        assert f"`{type(schedule).__name__}`" in message
+        assert "bind(total_steps" in message
+        assert "HyperparameterScheduler" in message
+
+
+@every_open_schedule
+@pytest.mark.parametrize("total_steps", [1, 2, 3, 55, 1000, 2**31 - 2])
+def test_binding_closes_everything_at_every_length(schedule, total_steps):
+    if total_steps < catalogue.SHORTEST.get(schedule, 1):
+        with pytest.raises(ValueError, match=f"total_steps={total_steps}"):
+            schedule.bind(total_steps, steps_per_epoch=2)
+        return
+    bound = schedule.bind(total_steps, steps_per_epoch=2)
+    assert type(bound) is type(schedule)
+    assert bound.bind(total_steps, steps_per_epoch=2) == bound
+    steps = [0, 1, 2, 3, total_steps - 1, total_steps]
+    values = bound(np.append(steps, 10 * total_steps))
+    assert np.all(np.isfinite(values))
+    assert np.all(values >= 0.0)
+    np.testing.assert_allclose(
+        compiled.values(bound, steps), bound(steps), rtol=2e-6, atol=1e-37
+    )
+
+
+@every_schedule
+def test_cycles_end_within_the_steps_asked_for(schedule):
+    ends = schedule.cycle_ends(120)
+    assert ends == sorted(set(ends))
+    assert all(type(end) is int and 1 <= end <= 120 for end in ends)
+    assert schedule.cycle_ends(0) == []
+    for shorter in (1, 50, 119):
+        assert schedule.cycle_ends(shorter) == [end for end in ends if end <= shorter]
+
+
+@every_schedule
+def test_every_schedule_drives_an_optimizer(schedule):
+    weight = keras.Variable(np.zeros(2, "float32"))
+    optimizer = keras.optimizers.SGD(schedule)
+    optimizer.build([weight])
+    before = keras.ops.convert_to_numpy(weight)
+    for step in range(3):
+        optimizer.apply([keras.ops.ones((2,))])
+        after = keras.ops.convert_to_numpy(weight)
+        rate = schedule(np.array([step]))[0]
+        np.testing.assert_allclose(before - after, rate, rtol=1e-3, atol=1e-6)
+        before = np.array(after)
+
+
+@pytest.mark.parametrize("name", catalogue.BOUND)
+def test_every_class_is_documented_for_a_user(name):
+    cls = getattr(lrs.schedules, name)
+    text = inspect.getdoc(cls)
+    for heading in ("Args:", "Returns:", "Raises:", "Example:", "Reference:"):
+        assert heading in text, heading
+    assert "Use it" in text
+    for argument in inspect.signature(cls).parameters:
+        assert f"{argument}:" in text, argument
+    assert inspect.signature(cls).return_annotation is not inspect.Signature.empty
