@@ -301,25 +301,33 @@ def evaluate(schedule: Any, step: Any) -> Any:
 def evaluate_foreign(function: Any, step: Any) -> Any:
     """The value at integer time of a function that returns numbers or tensors.
 
-    One that cannot take a vector of steps (Keras's warmup branches with `cond`) is
-    mapped over it.
+    The function may not be able to take a vector of steps (Keras's warmup branches with
+    `cond`): then it is mapped over the steps.
     """
     if numerics.is_number(step):
         value = function(step)
         known = numerics.known_value(ops.convert_to_tensor(value))
         return value if known is None else float(known)
-    try:
-        value = ops.convert_to_tensor(function(step))
-    except Exception:  # Whatever a function of scalars raises when given a vector.
-        if not step.shape:
-            raise
-        steps = ops.reshape(ops.convert_to_tensor(step), (-1,))
-        value = ops.reshape(ops.map(function, steps), step.shape)
-    if value.shape != step.shape:
-        value = ops.broadcast_to(value, step.shape)
     if isinstance(step, np.ndarray):
-        return np.asarray(ops.convert_to_numpy(value), dtype=np.float64)
-    return ops.cast(value, numerics.float_dtype())
+        if step.size == 0:
+            return step.astype(np.float64)
+        try:
+            value = function(step)
+        except Exception:  # Whatever a function of scalars raises when given a vector.
+            value = _mapped(function, step)
+        value = np.asarray(ops.convert_to_numpy(value), dtype=np.float64)
+        return np.broadcast_to(value, step.shape)
+    # In a graph a branch on a vector is only noticed when the graph is run.
+    value = _mapped(function, step) if step.shape else function(step)
+    return ops.cast(ops.convert_to_tensor(value), numerics.float_dtype())
+
+
+def _mapped(function, steps):
+    def as_tensor(step):
+        return ops.convert_to_tensor(function(step))
+
+    flat = ops.reshape(ops.convert_to_tensor(steps), (-1,))
+    return ops.reshape(ops.map(as_tensor, flat), steps.shape)
 
 
 def bind(schedule: Any, window: Window) -> Any:
