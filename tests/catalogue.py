@@ -169,7 +169,6 @@ BOUND: dict[str, list] = {
 SCHEDULES = [schedule for variants in BOUND.values() for schedule in variants]
 
 
-
 def holds_a_keras_schedule(schedule):
     """Keras's float32 cosine is no better than 1e-5."""
     return "CosineDecay object" in repr(schedule)

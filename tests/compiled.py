@@ -40,6 +40,22 @@ def scalar_values(schedule, steps, compiler):
 def values(schedule, steps, compiler=lambda function: function, dtype=None):
     """The values of a schedule at a vector of steps, in the backend's own floats."""
     steps = ops.convert_to_tensor(np.asarray(steps), dtype=dtype or integer_dtype())
-    return np.asarray(
-        ops.convert_to_numpy(compiler(schedule)(steps)), dtype=np.float64
-    )
+    return np.asarray(ops.convert_to_numpy(compiler(schedule)(steps)), dtype=np.float64)
+
+
+def graph_size(schedule):
+    """The number of operations in the compiled evaluation of one step."""
+    step = ops.convert_to_tensor(7, dtype=integer_dtype())
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        function = tf.function(schedule, autograph=False).get_concrete_function(
+            tf.TensorSpec((), step.dtype)
+        )
+        return len(function.graph.get_operations())
+    if backend == "jax":
+        import jax
+
+        return len(jax.make_jaxpr(schedule)(step).eqns)
+    return 1  # An eager backend has no graph.

@@ -234,3 +234,25 @@ def test_every_class_is_documented_for_a_user(name):
     for argument in inspect.signature(cls).parameters:
         assert f"{argument}:" in text, argument
     assert inspect.signature(cls).return_annotation is not inspect.Signature.empty
+
+
+KNOWN_LENGTH = [
+    cls for cls in vars(lrs.schedules).values()
+    if isinstance(cls, type) and issubclass(cls, lrs.schedules.Decay)
+    and cls is not lrs.schedules.Decay
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("cls", KNOWN_LENGTH)
+@pytest.mark.parametrize("decay_steps", [1, 2, 3, 10, 41, 49, 1000, 2**31 - 2])
+@pytest.mark.parametrize(("initial", "end"), [(0.3, 0.1), (0.1, 0.7), (0.3, 1e-9)])
+def test_a_decay_is_exact_at_both_ends_and_held_after(cls, decay_steps, initial, end):
+    schedule = cls(initial, decay_steps, end)
+    steps = np.array([0, decay_steps, min(decay_steps + 1, 2**31 - 2), 2**31 - 2])
+    expected = [initial, end, end, end]
+    np.testing.assert_array_equal(schedule(steps), expected)
+    for compiler in compiled.compilers().values():
+        values = compiled.values(schedule, steps, compiler)
+        np.testing.assert_array_equal(values, np.float32(expected))
+    between = schedule(np.linspace(0, decay_steps, 50).astype(np.int64))
+    assert np.all(np.diff(between) * np.sign(end - initial) >= 0.0)

@@ -121,15 +121,14 @@ DECAYS = {
 
 def bounded(initial, end, length):
     ratio = mp.mpf(end) / mp.mpf(initial)
-    return lambda step: mp.mpf(initial) * ratio ** (
-        mp.mpf(min(step, length)) / length
-    )
+    return lambda step: mp.mpf(initial) * ratio ** (mp.mpf(min(step, length)) / length)
 
 
 def drops(initial, end, length, updates):
     ratio = mp.mpf(end) / mp.mpf(initial)
-    return lambda step: mp.mpf(initial) * ratio ** (
-        mp.mpf(min(step, length) * updates // length) / updates
+    return lambda step: (
+        mp.mpf(initial)
+        * ratio ** (mp.mpf(min(step, length) * updates // length) / updates)
     )
 
 

@@ -74,22 +74,20 @@ class Warmup(Schedule):
         return value * self._ramp(step)
 
     def _ramp(self, step):
-        start = self.initial_fraction
+        start, time = self.initial_fraction, numerics.capped(step, self.warmup_steps)
+        progress = numerics.ratio(time, self.warmup_steps)
         if self.shape == "constant":
-            warm = numerics.reached(step, self.warmup_steps)
-            return numerics.where(warm, 1.0, start)
-        progress, remaining = numerics.fractions(step, self.warmup_steps)
-        if self.shape == "exponential":
-            time = numerics.capped(step, self.warmup_steps)
-            rising = numerics.exponential(-numerics.log(start), time, self.warmup_steps)
-            return numerics.where(remaining > 0.0, start * rising, 1.0)
-        if self.shape == "cosine":
-            progress = numerics.half_cosine(progress)
-            remaining = numerics.half_cosine(remaining)
+            ramp = start
+        elif self.shape == "linear":
+            ramp = start + (1.0 - start) * progress
+        elif self.shape == "cosine":
+            ramp = start + (1.0 - start) * numerics.half_cosine(progress)
         elif self.shape == "polynomial":
-            progress = numerics.raised(progress, self.power)
-            remaining = 1.0 - progress
-        return progress + start * remaining
+            ramp = start + (1.0 - start) * numerics.raised(progress, self.power)
+        else:
+            log_ratio = -numerics.log(start)
+            ramp = start * numerics.exponential(log_ratio, time, self.warmup_steps)
+        return numerics.where(numerics.reached(step, self.warmup_steps), 1.0, ramp)
 
     def _bind(self, window):
         return self._replaced(

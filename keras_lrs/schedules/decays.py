@@ -35,9 +35,12 @@ class Decay(Schedule):
     def call(self, step):
         progress, remaining = numerics.fractions(step, self.decay_steps)
         value = self.initial_learning_rate * self.profile(progress, remaining)
-        if isinstance(self.end_learning_rate, float) and self.end_learning_rate == 0.0:
-            return value
-        return value + self.end_learning_rate * self.complement(progress, remaining)
+        end = self.end_learning_rate
+        if not (numerics.is_number(end) and end == 0.0):
+            value = value + end * self.complement(progress, remaining)
+            # XLA multiplies by `1 / decay_steps`: a whole need not come out as 1.
+            value = numerics.where(numerics.reached(step, self.decay_steps), end, value)
+        return numerics.where(step > 0, value, self.initial_learning_rate)
 
     def profile(self, progress: Any, remaining: Any) -> Any:
         """The fraction left; `remaining` is `1 - progress`, precise where that is not.

@@ -228,7 +228,7 @@ class Window:
             step = half_up(self.start + position) - self.first
             if steps:
                 step = at_least(step, steps[-1] + 1)
-            elif _size(duration) > 0:
+            elif np.any(position > 0):
                 step = at_least(step, 1)
             steps.append(step)
         return tuple(steps)

@@ -377,7 +377,7 @@ def geometric(initial: float, log_base: float, count):
     chunks = to_float(minimum(chunks, offset + math.ceil(104.0 / abs(exponent))))
     fine = chunks * (exponent - coarse) + to_float(rest) * log_base
     value = start * exp((chunks - offset) * coarse) * (1.0 + expm1(fine))
-    return minimum(value, LARGEST)
+    return where(count > 0, minimum(value, LARGEST), initial)
 
 
 def power(step, exponent: float):

@@ -1,0 +1,124 @@
+"""Tests that the quickstart runs, on the backend of the tests."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+PROGRAM = Path(__file__).parents[1] / "examples" / "quickstart.py"
+
+
+def load_program():
+    spec = importlib.util.spec_from_file_location("quickstart", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+quickstart = load_program()
+
+
+class Silent:
+    """A progress bar that nobody sees."""
+
+    def update(self):
+        pass
+
+
+def run(options, output):
+    quickstart.main([*options.split(), str(output)])
+
+
+@pytest.fixture(autouse=True)
+def same_backend(monkeypatch):
+    # The program sets these variables: for Keras, which is imported already.
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def test_prints_a_table_and_draws_a_picture(tmp_path, capsys):
+    picture = tmp_path / "curves.png"
+    run("--epochs 2 --seeds 1 --schedules constant sgdr --output", picture)
+    printed = capsys.readouterr().out
+    rows = re.findall(r"^(\w+) +([\d.]+) ± .* ms \(([\d.]+) x\)$", printed, re.M)
+    assert [name for name, _, _ in rows] == ["constant", "sgdr"]
+    assert all(50.0 < float(accuracy) <= 100.0 for _, accuracy, _ in rows)
+    assert rows[0][2] == "1.00"
+    assert str(picture) in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_epoch_is_enough(tmp_path, capsys):
+    picture = tmp_path / "curves.png"
+    run("--epochs 1 --seeds 1 --schedules wsd --output", picture)
+    assert "1.00 x is wsd" in capsys.readouterr().out
+    assert picture.exists()
+
+
+def test_all_schedules_are_as_long_as_the_training():
+    for epochs in (1, 3, 15):
+        for name, schedule in quickstart.make_schedules().items():
+            rates = schedule.bind(43 * epochs, steps_per_epoch=43).curve(43 * epochs)
+            assert rates.max() <= quickstart.PEAK * (1.0 + 1e-12), name
+            if name != "constant":
+                assert rates[-1] < 0.5 * quickstart.PEAK, name
+
+
+def test_seeds_fix_the_weights_and_the_order_of_the_data():
+    (x, y), test_data = quickstart.load_data()
+    data = (x[:256], y[:256]), test_data
+    schedules = quickstart.make_schedules()
+    losses = [
+        quickstart.train(schedules[name].bind(16, 8), seed, 2, data, Silent())[1]
+        for name, seed in (("constant", 0), ("step", 0), ("constant", 1))
+    ]
+    # The step decay drops the rate after the first of the two epochs.
+    np.testing.assert_allclose(losses[0][0], losses[1][0], rtol=1e-3)
+    assert abs(losses[0][1] / losses[1][1] - 1.0) > 1e-3
+    assert abs(losses[0][0] / losses[2][0] - 1.0) > 1e-3
+
+
+def test_the_classes_are_in_the_same_proportion_in_both_parts():
+    (x_train, y_train), (x_test, y_test) = quickstart.load_data()
+    assert x_train.shape == (1347, 8, 8, 1)
+    assert x_test.shape == (450, 8, 8, 1)
+    assert 0.0 <= x_train.min() < x_train.max() <= 1.0
+    shares = [np.bincount(y) / len(y) for y in (y_train, y_test)]
+    np.testing.assert_allclose(*shares, atol=0.002)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--schedules", "rex", "cosin"], "unknown schedule 'cosin'; there are"),
+        (["--epochs", "0"], "--epochs and --seeds must be at least 1"),
+        (["--seeds", "0"], "--epochs and --seeds must be at least 1"),
+        (["--backend", "numpy"], "invalid choice: 'numpy'"),
+    ],
+)
+def test_wrong_options_are_explained(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        quickstart.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_the_backend_is_chosen_before_keras_is_imported():
+    program = f"""
+import sys
+sys.path.insert(0, {str(PROGRAM.parent)!r})
+import quickstart
+assert "keras" not in sys.modules
+try:
+    quickstart.main(["--backend", {keras.backend.backend()!r}, "--schedules", "none"])
+except SystemExit:
+    print(sys.modules["keras"].backend.backend())
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert result.stdout.strip() == keras.backend.backend(), result.stderr
