@@ -56,12 +56,12 @@ def test_prints_a_table_and_draws_a_picture(tmp_path, capsys):
 def test_one_epoch_is_enough(tmp_path, capsys):
     picture = tmp_path / "curves.png"
     run("--epochs 1 --seeds 1 --schedules wsd --output", picture)
-    assert "1.00 x is wsd" in capsys.readouterr().out
+    assert "1.00 x the time of wsd" in capsys.readouterr().out
     assert picture.exists()
 
 
 def test_all_schedules_are_as_long_as_the_training():
-    for epochs in (1, 3, 15):
+    for epochs in (1, 3, 12):
         for name, schedule in quickstart.make_schedules().items():
             rates = schedule.bind(43 * epochs, steps_per_epoch=43).curve(43 * epochs)
             assert rates.max() <= quickstart.PEAK * (1.0 + 1e-12), name
