@@ -186,16 +186,19 @@ def _array_steps(step):
 def known_value(tensor):
     """The Python value of a scalar tensor, or None while a graph is being traced."""
     backend = keras.backend.backend()
-    if backend == "torch":
-        import torch
+    if backend == "tensorflow":
+        import tensorflow as tf
 
-        # `item()` would break the graph that `torch.compile` is capturing.
-        return None if torch.compiler.is_compiling() else tensor.item()
-    integer = keras.backend.standardize_dtype(tensor.dtype).startswith(("int", "uint"))
-    try:
-        return int(tensor) if integer else float(tensor)
-    except TypeError:  # A symbolic tensor: TensorFlow and JAX both raise TypeErrors.
-        return None
+        # Not `int(tensor)`, which AutoGraph rewrites into a cast of the symbol.
+        return tensor.numpy().item() if tf.executing_eagerly() else None
+    if backend == "jax":
+        import jax
+
+        return None if isinstance(tensor, jax.core.Tracer) else tensor.item()
+    import torch
+
+    # `item()` would break the graph that `torch.compile` is capturing.
+    return None if torch.compiler.is_compiling() else tensor.item()
 
 
 def _tensor_steps(step):
