@@ -167,7 +167,7 @@ def test_a_hundred_thousand_cycles_are_fine_and_too_many_are_refused():
     ends = schedule.cycle_ends(LAST)
     assert len(ends) > 90_000
     assert np.all(schedule(np.array(ends)) == 1.0)
-    with pytest.raises(ValueError, match="t_mul=1.0000001"):
+    with pytest.raises(ValueError, match=r"t_mul=1\.0000001"):
         S.CosineRestarts(1.0, 1, t_mul=1.0000001)
 
 

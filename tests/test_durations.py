@@ -82,7 +82,7 @@ def test_inside_restarts_a_cycle_is_a_training_of_its_own():
     assert bound.schedule.schedule.decay_steps is None
     np.testing.assert_allclose(
         bound.curve(30), S.Warmup(S.LinearDecay(1.0, 25), 5).curve(30)
-    )  # noqa: E501
+    )
 
 
 def test_sampling_at_a_fraction_keeps_the_number_of_samples():

@@ -173,7 +173,7 @@ def test_an_open_schedule_says_what_is_open_and_the_two_ways_out(schedule):
         lambda: schedule.cycle_ends(3),
         lambda: keras.optimizers.SGD(schedule).learning_rate,
     ):
-        with pytest.raises(ValueError, match="Argument `.*` of .* is open") as raised:
+        with pytest.raises(ValueError, match=r"Argument `.*` of .* is open") as raised:
             use()
         message = str(raised.value)
         assert f"`{type(schedule).__name__}`" in message

@@ -270,7 +270,7 @@ def test_numbers_of_every_kind_mean_the_same():
 
 
 def test_a_lambda_is_refused_with_the_reason():
-    with pytest.raises(ValueError, match="must not be a lambda.*never loaded again"):
+    with pytest.raises(ValueError, match=r"must not be a lambda.*never loaded again"):
         S.FunctionSchedule(lambda step: 0.1)
     with pytest.raises(ValueError, match="must be registered with Keras"):
         S.FunctionSchedule(math.cos)

@@ -230,8 +230,8 @@ def to_learning_rate(value: Any, step: Any) -> Any:
 class Length(NamedTuple):
     """A number of steps too large for int32 time: `steps + excess`.
 
-    TensorFlow, whose time is int64, does not meet it. `steps` is all that comparisons and
-    differences with int32 time need; the `excess` only matters in a ratio.
+    TensorFlow, whose time is int64, does not meet it. `steps` is all that comparisons
+    and differences with int32 time need; the `excess` only matters in a ratio.
     """
 
     steps: Any
