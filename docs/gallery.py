@@ -161,7 +161,7 @@ def section(name: str) -> str:
     text = describe(name)
     call = EXAMPLES[name]
     if name == "FunctionSchedule":
-        call = f"{inspect.getsource(sawtooth)}\n{call}"
+        call = f"{inspect.getsource(sawtooth)}\n\n{call}"
     return f"""\
 ## {name}
 
