@@ -97,6 +97,18 @@ def test_what_is_no_step_is_refused(step):
         numerics.to_steps(step)
 
 
+@pytest.mark.parametrize("step", [[0.0, np.nan], [np.inf]])
+def test_a_vector_with_a_step_that_is_not_finite_is_refused(step):
+    with pytest.raises(ValueError, match="Argument `step` must be finite"):
+        numerics.to_steps(ops.convert_to_tensor(step, dtype="float32"))
+
+
+def test_a_tensor_of_booleans_is_refused():
+    for step in (True, [True, False]):
+        with pytest.raises(TypeError, match="Argument `step`"):
+            numerics.to_steps(ops.convert_to_tensor(step))
+
+
 def test_float_steps_beyond_every_integer_saturate():
     steps = ops.convert_to_tensor([1e30, 3e9, 2.7, -4.0], dtype="float32")
     values = array(numerics.to_steps(steps))

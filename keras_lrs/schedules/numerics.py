@@ -149,56 +149,50 @@ def to_steps(step: Any) -> Any:
         TypeError: If `step` is a bool or not a number.
         ValueError: If a step whose value is known now is NaN or infinite.
     """
-    if isinstance(step, (bool, np.bool_)):
+    if isinstance(step, (bool, np.bool_, str)) or step is None:
         raise TypeError(f"Argument `step` must be a number. Received: step={step!r}")
     if isinstance(step, (int, np.integer)):
         return max(int(step), 0)
     if isinstance(step, (float, np.floating)):
-        if not math.isfinite(step):
-            raise ValueError(f"Argument `step` must be finite. Received: step={step}")
+        _check_finite(step)
         return max(math.floor(step), 0)
     if isinstance(step, np.ndarray):
-        return _array_steps(step)
-    if isinstance(step, str) or step is None:
-        raise TypeError(f"Argument `step` must be a number. Received: step={step!r}")
+        if step.dtype.kind not in "iuf":
+            raise TypeError(f"Argument `step` must hold numbers. Received: step={step}")
+        _check_finite(step)
+        return np.maximum(np.floor(step), 0).astype(np.int64)
     # `convert_to_tensor` reads `Variable.value`. On JAX, `Variable._value` would bake
     # the current step into the compiled training step as a constant.
     step = ops.convert_to_tensor(step)
-    if len(step.shape) == 0:
-        known = known_value(step)
-        if known is not None:
-            return to_steps(known)
-    return _tensor_steps(step)
+    known = known_value(step) if len(step.shape) == 0 else None
+    return _tensor_steps(step) if known is None else to_steps(known)
 
 
-def _array_steps(step):
-    if step.dtype.kind == "f":
-        if not np.all(np.isfinite(step)):
-            raise ValueError(f"Argument `step` must be finite. Received: step={step}")
-        step = np.floor(step)
-    elif step.dtype.kind not in "iu":
-        raise TypeError(
-            f"Argument `step` must hold numbers. Received dtype: {step.dtype}"
-        )
-    return np.maximum(step, 0).astype(np.int64)
+def _check_finite(step):
+    if not np.all(np.isfinite(step)):
+        raise ValueError(f"Argument `step` must be finite. Received: step={step}")
 
 
 def known_value(tensor):
     """The Python value of a scalar tensor, or None while a graph is being traced."""
+    if _is_symbolic(tensor):
+        return None
+    return ops.convert_to_numpy(tensor).item()
+
+
+def _is_symbolic(tensor):
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        # Not `int(tensor)`, which AutoGraph rewrites into a cast of the symbol.
-        return tensor.numpy().item() if tf.executing_eagerly() else None
+        return not tf.executing_eagerly()
     if backend == "jax":
         import jax
 
-        return None if isinstance(tensor, jax.core.Tracer) else tensor.item()
+        return isinstance(tensor, jax.core.Tracer)
     import torch
 
-    # `item()` would break the graph that `torch.compile` is capturing.
-    return None if torch.compiler.is_compiling() else tensor.item()
+    return torch.compiler.is_compiling()  # A value would break the graph.
 
 
 def _tensor_steps(step):
@@ -206,7 +200,11 @@ def _tensor_steps(step):
     # an int64 into an int32 whatever it holds.
     dtype = keras.backend.standardize_dtype("int")
     given = keras.backend.standardize_dtype(step.dtype)
+    if given == "bool":
+        raise TypeError(f"Argument `step` must hold numbers. Received: step={step}")
     if keras.backend.is_float_dtype(given):
+        if not _is_symbolic(step):
+            _check_finite(ops.convert_to_numpy(step))
         largest = float(2**31 - 128)  # The last float32 that an int32 can hold.
         return ops.cast(ops.clip(ops.floor(step), 0.0, largest), dtype)
     if given in ("int64", "uint32", "uint64") and dtype == "int32":
@@ -281,11 +279,9 @@ def to_float(x):
         return to_float(x.steps) + x.excess
     if is_number(x):
         return float(x)
-    return (
-        x.astype(np.float64)
-        if isinstance(x, np.ndarray)
-        else ops.cast(x, float_dtype())
-    )
+    if isinstance(x, np.ndarray):
+        return x.astype(np.float64)
+    return ops.cast(x, float_dtype())
 
 
 def ratio(step, length, offset=0):
@@ -315,12 +311,15 @@ def share(step, parts: int, length):
     # int32 time: the product overflows. Estimate the quotient in float32, low by less
     # than one, and correct it by the remainder. That is less than 2 * length < 2**32,
     # so its wrapped low 32 bits are exact, and negative only beyond 2**31 > length.
-    steps, _ = _split(length, step)
+    steps, excess = _split(length, step)
     estimate = to_float(step) * (parts / to_float(length))
     low = ops.cast(maximum(floor(estimate * (1.0 - 4e-7) - 0.01), 0.0), step.dtype)
     remainder = step * parts - low * steps
-    reached = ops.logical_or(remainder >= steps, remainder < 0)
-    return low + ops.cast(reached, step.dtype)
+    next_one = ops.logical_or(remainder >= steps, remainder < 0)
+    exact = low + ops.cast(next_one, step.dtype)
+    if is_number(excess) and not excess:
+        return exact
+    return where(excess > 0, ops.cast(floor(estimate), step.dtype), exact)
 
 
 # --- Exponentials of integer time -----------------------------------------------------
@@ -364,10 +363,10 @@ def geometric(initial: float, log_base: float, count):
         log_base: The logarithm of the factor, a float.
         count: An integer >= 0 in any column.
     """
-    if not is_tensor(count):
-        return minimum(initial * exp(log_base * count), LARGEST)
     if log_base == 0.0 or initial == 0.0:
         return full(count, initial)
+    if not is_tensor(count):
+        return minimum(initial * exp(log_base * count), LARGEST)
     # Chunks of a power of two steps, each worth an exponent of at most 1 if it can be.
     chunk = 2 ** max(0, min(30, math.floor(-math.log2(abs(log_base)))))
     exponent = log_base * chunk
