@@ -81,12 +81,15 @@ class ExponentialDecay(Schedule):
     staircase: bool = fields.flag(default=False)
 
     def call(self, step):
-        log_rate = math.log(self.decay_rate)
-        drops, rest = numerics.divided(step, self.decay_steps)
-        value = numerics.geometric(self.initial_learning_rate, log_rate, drops)
+        initial, log_rate = self.initial_learning_rate, math.log(self.decay_rate)
+        length = self.decay_steps
+        if isinstance(length, int) and not self.staircase:
+            return numerics.geometric(initial, log_rate / length, step)
+        drops, rest = numerics.divided(step, length)
+        value = numerics.geometric(initial, log_rate, drops)
         if self.staircase:
             return value
-        within = numerics.exponential(log_rate, rest, self.decay_steps)
+        within = numerics.exponential(log_rate, rest, length)
         return numerics.minimum(value * within, numerics.LARGEST)
 
 
@@ -248,7 +251,7 @@ class NoamDecay(Schedule):
 
     def call(self, step):
         # In units of the warmup, where both sides of the minimum are 1 at the peak.
-        units = numerics.ratio(step, self.warmup_steps, offset=1)
+        units = (numerics.to_float(step) + 1.0) / numerics.to_float(self.warmup_steps)
         peak = self.factor / numerics.sqrt(
             numerics.to_float(self.warmup_steps) * float(self.model_dim)
         )
