@@ -159,7 +159,7 @@ def test_the_graph_does_not_grow_with_the_number_of_cycles():
     counts = [len(s.cycle_ends(LAST)) for s in schedules]
     assert counts[0] < 20 < 100 < counts[1] < 1000 < counts[2]
     sizes = [compiled.graph_size(schedule) for schedule in schedules]
-    assert max(sizes) - min(sizes) <= 40  # Levels of the lookup, not cycles.
+    assert max(sizes) <= 2 * min(sizes)  # Levels of the lookup, not cycles.
 
 
 def test_a_hundred_thousand_cycles_are_fine_and_too_many_are_refused():
