@@ -133,10 +133,11 @@ class Restarts(Schedule):
                 local = numerics.capped(past, self._lengths)
             value = evaluate(self._played, local)
         else:
-            index = self._played.index(step)
             value = self._played.call(step)
         if self.m_mul == 1.0:
             return value
+        if not self._even:
+            index = self._played.index(step)
         floor = self._floor
         if isinstance(floor, np.ndarray):
             floor = numerics.gather(floor, index)
@@ -161,8 +162,8 @@ class Restarts(Schedule):
             fields.refuse("num_cycles", bound, self.num_cycles)
         return lengths
 
-    @property
-    def _even(self):
+    @functools.cached_property
+    def _even(self) -> bool:
         return isinstance(self._lengths, int)
 
     def _growing_ends(self):
