@@ -120,6 +120,8 @@ COMPOSITES = [
     S.PiecewiseInterpolation([0, S.Fraction(0.5), S.Fraction(1)], [0.1, 0.3, 0.2]),
     S.PiecewiseInterpolation([0, 3, 7], [0.1, 0.3, 0.2], "exponential"),
     S.OneCycle(0.1, three_phase=True, shape="linear"),
+    S.OneCycle(0.1, warmup_fraction=0.0, three_phase=True),
+    S.Warmup(S.LinearDecay(1.0), S.Fraction(0.0)),
     S.WarmupStableDecay(0.1, S.Fraction(0.1), S.Fraction(0.3), shape="exponential",
                         end_learning_rate=0.001),
     S.FlatCosine(0.1),
@@ -183,9 +185,9 @@ def test_restarts_inside_growing_restarts_are_refused_by_name(inner):
     with pytest.raises(ValueError, match=r"(Restarts|CyclicalLearningRate)\(\.\.\.\)"):
         S.Restarts(inner, 10, t_mul=2.0)
     with pytest.raises(ValueError, match="must not restart itself"):
-        S.Restarts(inner, num_cycles=3).bind(100)
+        S.Restarts(inner, num_cycles=4, total_steps=100)
     S.Restarts(inner, 10)
-    S.Restarts(inner, num_cycles=4).bind(100)
+    S.Restarts(inner, num_cycles=1).bind(100)
 
 
 def test_cycle_ends_see_through_every_combinator():
@@ -204,6 +206,9 @@ def test_cycle_ends_see_through_every_combinator():
     assert nested.cycle_ends(60) == [10, 20, 25, 35, 45, 50, 60]
     assert S.PhasedCosine([10, 5], [1, 1], [0, 0]).cycle_ends(14) == [10]
     assert S.ChebyshevFractal(0.1, 1.0, 8).cycle_ends(20) == [8, 16]
+    phases = S.PhasedCosine([S.Fraction(0.5)] * 2, [1.0, 1.0], [0.0, 0.0])
+    assert S.Restarts(phases, 10).cycle_ends(30) == [5, 10, 15, 20, 25, 30]
+    assert S.Restarts(phases, 10, 2.0).cycle_ends(30) == [5, 10, 20, 30]
     assert S.CosineAnnealing(1.0, 10).cycle_ends(100) == []
     assert S.Warmup(catalogue.KERAS_COSINE, 5).cycle_ends(100) == []
 
@@ -233,3 +238,50 @@ def test_keras_itself_restarts_at_the_wrong_step():
     keras_wrong = np.abs(compiled.values(keras_own, steps) - expected) > 0.01
     assert np.count_nonzero(ours_wrong) == 0
     assert np.count_nonzero(keras_wrong) > 5
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+@pytest.mark.parametrize("three_phase", [False, True])
+@pytest.mark.parametrize("warmup_fraction", [0.0, 0.3])
+def test_the_shortest_cycles_of_one_cycle_are_those_of_a_training(
+    first, three_phase, warmup_fraction
+):
+    inner = S.OneCycle(1.0, None, warmup_fraction, three_phase=three_phase)
+    schedule = S.Restarts(inner, first, t_mul=1.5)
+    starts = [0, *exact_ends(first, 1.5, 60)]
+    cycles = [inner.bind(length).curve(length) for length in np.diff(starts)]
+    expected = np.concatenate(cycles)
+    np.testing.assert_allclose(schedule.curve(starts[-1]), expected, rtol=1e-12)
+
+
+def test_the_halves_of_a_cyclical_rate_are_rounded_as_positions():
+    halves = S.CyclicalLearningRate(
+        0.1, 0.2, S.Fraction(0.5), step_size_down=S.Fraction(0.5)
+    ).bind(55)
+    assert (halves.step_size, halves.step_size_down) == (28, 27)
+    assert S.CyclicalLearningRate(0.1, 0.2, S.Fraction(0.5)).bind(55) == halves
+    assert halves.cycle_ends(55) == [55]
+    even = S.CyclicalLearningRate(0.1, 0.2, S.Fraction(0.5)).bind(54)
+    assert even == S.CyclicalLearningRate(0.1, 0.2, 27)
+
+
+def test_amplitudes_that_grow_stop_at_the_largest_float32():
+    schedule = S.Restarts(S.LinearDecay(10.0), 10, m_mul=10.0)
+    largest = float(np.finfo(np.float32).max)
+    steps = np.array([1000, 1001])
+    np.testing.assert_array_equal(schedule(steps), largest)
+    for compiler in compiled.compilers().values():
+        values = compiled.values(schedule, steps, compiler)
+        np.testing.assert_array_equal(values, largest)
+
+
+def test_cycles_longer_than_int32_time():
+    schedule = S.Restarts(S.LinearDecay(1.0), 2**33, num_cycles=2)
+    steps = np.array([0, 2**30, 2**31 - 2])
+    for compiler in compiled.compilers().values():
+        values = compiled.values(schedule, steps, compiler)
+        np.testing.assert_allclose(values, 1 - steps / 2**33, rtol=1e-6)
+    sampled = S.Sampled(S.LinearDecay(1.0, 2**33), at=[5, 2**32])
+    for compiler in compiled.compilers().values():
+        values = compiled.values(sampled, [4, 5, 2**31 - 2], compiler)
+        np.testing.assert_allclose(values, [1.0, 1 - 5 / 2**33, 1 - 5 / 2**33])

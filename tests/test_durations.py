@@ -64,11 +64,31 @@ def test_a_piece_that_was_asked_for_is_never_empty():
     assert S.MultiStepDecay(1.0, [tiny]).bind(10).milestones == (1,)
 
 
+def test_steps_stay_as_they_are_wherever_they_stand():
+    late = S.Warmup(S.MultiStepDecay(0.1, [3, 5]), S.Fraction(0.01))
+    assert late.bind(10).schedule.milestones == (3, 5)
+
+
+def test_epochs_inside_restarts_are_rounded_as_they_are_outside():
+    def inside(schedule):
+        return S.Restarts(schedule, 20).bind(1000, 10).schedule
+
+    phases = S.PhasedCosine([S.Epochs(0.25)] * 2, [1, 1], [0, 0])
+    assert inside(phases).phase_steps == phases.bind(1000, 10).phase_steps == (3, 2)
+    steps = S.MultiStepDecay(0.1, [S.Epochs(0.1), S.Epochs(0.12)])
+    assert inside(steps).milestones == steps.bind(1000, 10).milestones == (1, 2)
+    mixed = S.MultiStepDecay(0.1, [S.Epochs(0.1), S.Fraction(0.5)])
+    assert inside(mixed).milestones == (1, S.Fraction(0.5))
+    late = S.Warmup(S.LinearDecay(0.1, S.Epochs(0.25)), S.Epochs(0.25))
+    assert inside(late).schedule.decay_steps == 2
+
+
 def test_mixed_durations_must_be_in_order_once_bound():
     schedule = S.MultiStepDecay(1.0, [S.Epochs(5), S.Fraction(0.1)])
     assert schedule.bind(1000, 10).milestones == (50, 100)
-    with pytest.raises(ValueError, match="`milestones` must be in increasing order"):
-        schedule.bind(1000, 100)
+    for steps_per_epoch in (20, 100):
+        with pytest.raises(ValueError, match="`milestones` must be in increasing"):
+            schedule.bind(1000, steps_per_epoch)
 
 
 def test_inside_restarts_a_cycle_is_a_training_of_its_own():
@@ -89,10 +109,11 @@ def test_sampling_at_a_fraction_keeps_the_number_of_samples():
     schedule = S.Sampled(S.LinearDecay(1.0), every=S.Fraction(0.1))
     assert schedule.bind(100).every == 10
     bound = schedule.bind(54)
-    assert bound.at == (5, 11, 16, 22, 27, 32, 38, 43, 49)
+    assert bound.at == (5, 11, 16, 22, 27, 32, 38, 43, 49, 54)
     assert len(np.unique(bound.curve(54))) == 10
+    assert bound(np.array([54]))[0] == 0.0
     halves = S.Sampled(S.LinearDecay(1.0), every=S.Epochs(0.5)).bind(14, 7)
-    assert halves.at == (4, 7, 11)
+    assert halves.at == (4, 7, 11, 14)
     assert S.Sampled(S.LinearDecay(1.0), every=S.Fraction(0.001)).bind(10).every == 1
 
 

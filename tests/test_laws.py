@@ -1,5 +1,6 @@
 """Laws that every exported schedule keeps."""
 
+import dataclasses
 import inspect
 import json
 import pickle
@@ -234,6 +235,93 @@ def test_every_class_is_documented_for_a_user(name):
     for argument in inspect.signature(cls).parameters:
         assert f"{argument}:" in text, argument
     assert inspect.signature(cls).return_annotation is not inspect.Signature.empty
+
+
+@pytest.mark.parametrize("floatx", ["float16", "bfloat16"])
+def test_rates_keep_float32_whatever_floatx_is(floatx):
+    before = keras.backend.floatx()
+    try:
+        keras.backend.set_floatx(floatx)
+        for schedule in catalogue.SCHEDULES:
+            if catalogue.holds_a_keras_schedule(schedule):
+                continue  # Which computes in `floatx`.
+            steps = keras.ops.convert_to_tensor(STEPS, compiled.integer_dtype())
+            values = schedule(steps)
+            assert keras.backend.standardize_dtype(values.dtype) == "float32"
+            np.testing.assert_allclose(
+                keras.ops.convert_to_numpy(values),
+                schedule(STEPS),
+                rtol=2e-6,
+                atol=1e-37,
+            )
+    finally:
+        keras.backend.set_floatx(before)
+
+
+def test_users_extend_decays_with_frozen_dataclasses():
+    @keras.saving.register_keras_serializable(package="keras_lrs_tests")
+    @dataclasses.dataclass(frozen=True)
+    class Squared(lrs.schedules.Decay):
+        scale: float = 1.0
+
+        def profile(self, progress, remaining):
+            return remaining**2 * self.scale
+
+    schedule = lrs.schedules.Warmup(Squared(0.1, None, scale=0.5), 10).bind(110)
+    assert schedule.schedule.decay_steps == 100
+    assert schedule(np.array([60]))[0] == pytest.approx(0.1 * 0.25 * 0.5)
+    config = json.dumps(keras.saving.serialize_keras_object(schedule))
+    assert keras.saving.deserialize_keras_object(json.loads(config)) == schedule
+    assert Squared(0.1, 10, scale=0.5) != Squared(0.1, 10, scale=0.4)
+    with pytest.raises(ValueError, match="Argument `initial_learning_rate`"):
+        Squared(-0.1, 10)
+
+
+def test_a_subclass_with_a_constructor_of_its_own_is_refused():
+    with pytest.raises(TypeError, match="frozen dataclass"):
+
+        class Lost(lrs.schedules.Schedule):
+            def __init__(self, rate):
+                self.rate = rate
+
+
+def test_schedules_around_a_users_class_without_config_can_be_compared():
+    class Plain(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.1
+
+    plain = Plain()
+    assert lrs.schedules.Scaled(plain, 2.0) == lrs.schedules.Scaled(plain, 2.0)
+    assert lrs.schedules.Scaled(plain, 2.0) != lrs.schedules.Scaled(Plain(), 2.0)
+    assert len({lrs.schedules.Scaled(plain, 2.0), lrs.schedules.Scaled(plain, 2)}) == 1
+
+
+def test_a_users_schedule_that_mixes_a_vector_is_asked_step_by_step():
+    class Mixing(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            largest = keras.ops.max(keras.ops.reshape(step, (-1,)))
+            return 0.1 / (1.0 + keras.ops.cast(largest, "float32"))
+
+    curve = lrs.schedules.Scaled(Mixing(), 1.0).curve(4)
+    np.testing.assert_allclose(curve, 0.1 / np.arange(1, 5), rtol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a TF signature")
+def test_a_vector_of_unknown_length_and_a_tensor_of_unknown_rank():
+    import tensorflow as tf
+
+    for schedule in (
+        lrs.schedules.Warmup(lrs.schedules.CosineAnnealing(0.1, 50), 5),
+        lrs.schedules.Scaled(catalogue.KERAS_COSINE, 1.0),
+        lrs.schedules.PiecewiseConstant(range(1, 99), [0.1] * 99),
+    ):
+        vector = tf.function(schedule, [tf.TensorSpec([None], tf.int64)])
+        values = vector(tf.constant([0, 3, 20], tf.int64))
+        np.testing.assert_allclose(values, schedule(np.array([0, 3, 20])), rtol=1e-5)
+    anything = tf.function(
+        lrs.schedules.CosineAnnealing(0.1, 50), [tf.TensorSpec(None, tf.int64)]
+    )
+    assert float(anything(tf.constant(50, tf.int64))) == 0.0
 
 
 KNOWN_LENGTH = [

@@ -91,7 +91,16 @@ def test_rates_are_never_narrower_than_float32():
         keras.backend.set_floatx(floatx)
 
 
-@pytest.mark.parametrize("step", ["3", None, True, np.array(["a"]), np.array([True])])
+def test_steps_beyond_int64_are_held():
+    steps = np.array([1e30, 5.9])
+    assert numerics.to_steps(steps).tolist() == [2**62, 5]
+    large = np.array([2**63 + 5], dtype="uint64")
+    assert numerics.to_steps(large).tolist() == [2**62]
+
+
+@pytest.mark.parametrize(
+    "step", [1j, "3", None, True, np.array(["a"]), np.array([True])]
+)
 def test_what_is_no_step_is_refused(step):
     with pytest.raises(TypeError, match="Argument `step`"):
         numerics.to_steps(step)

@@ -1,5 +1,6 @@
 """Bad arguments: every one is refused where it is given, by name, with its value."""
 
+import functools
 import math
 
 import numpy as np
@@ -80,7 +81,7 @@ REFUSED = [
     (S.NoamDecay, {"model_dim": 8}, {
         "model_dim": [0, -1, 1.5, NAN, "8", True, None],
         "warmup_steps": [*NOT_A_LENGTH, None],
-        "factor": [-1, NAN, "1", None],
+        "factor": [-1, NAN, "1", None, 1e300],
     }),
     (S.ExponentialGrowth, {"initial_learning_rate": 0.1, "growth_rate": 0.1}, {
         "growth_rate": [-0.1, NAN, INF, "1", None],
@@ -131,8 +132,8 @@ REFUSED = [
     }),
     (S.Clipped, {"schedule": S.Constant(0.1), "minimum": 0.1, "maximum": 0.2}, {
         "schedule": NOT_A_SCHEDULE,
-        "minimum": [-0.1, NAN, "0", True, 0.3],
-        "maximum": [-0.1, NAN, "0", True, 0.05],
+        "minimum": [-0.1, NAN, "0", True, 0.3, 1e300],
+        "maximum": [-0.1, NAN, "0", True, 0.05, 1e300],
     }),
     (S.Clipped, {"schedule": S.Constant(0.1), "minimum": 0.1}, {"minimum": [None]}),
     (S.Noisy, {"schedule": S.Constant(0.1), "stddev": 0.1}, {
@@ -142,7 +143,8 @@ REFUSED = [
         "seed": [-1, 1.5, 2**31, "0", None, True],
     }),
     (S.FunctionSchedule, {"function": catalogue.inverse}, {
-        "function": [lambda step: 0.1, math.cos, None, "inverse", 0.1],
+        "function": [lambda step: 0.1, math.cos, None, "inverse", 0.1,
+                     functools.partial(max, 1), S.LinearDecay, S.Constant(0.1)],
     }),
     (S.Restarts, {"schedule": S.LinearDecay(0.1), "first_cycle_steps": 9}, {
         "schedule": NOT_A_SCHEDULE,

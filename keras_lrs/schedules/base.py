@@ -20,8 +20,12 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
     `schedule(0)` is the rate of the first update. Pass a schedule to any Keras
     optimizer: it is evaluated inside the compiled training step.
 
-    Subclasses are dataclasses and implement `call`. Instances are immutable; they are
-    equal when their classes and arguments are.
+    Instances are immutable; they are equal when their classes and arguments are.
+
+    Subclasses are frozen dataclasses: decorate yours with
+    `@dataclasses.dataclass(frozen=True)` and, to save it,
+    `@keras.saving.register_keras_serializable(package=...)`, and implement `call` (or
+    `profile`, for a `Decay`) with operators and `keras.ops`.
     """
 
     def __call__(self, step: Any) -> Any:
@@ -133,11 +137,11 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         """Binds every field to a window; overridden where pieces follow each other."""
         return self._replaced(
             {
-                field.name: _BINDERS[field.metadata["kind"]](
+                field.name: _BINDERS[_kind(field)](
                     field.name, getattr(self, field.name), window
                 )
                 for field in dataclasses.fields(self)
-                if field.metadata["kind"] in _BINDERS
+                if _kind(field) in _BINDERS
             }
         )
 
@@ -162,24 +166,24 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
                 if isinstance(item, keras.optimizers.schedules.LearningRateSchedule):
                     yield field.name, item
 
-    def _open(self, in_cycle: bool = False) -> list[str]:
-        """The arguments that are not numbers of steps yet, as `name=value`.
+    def _open(self, in_cycle: bool = False) -> list[tuple[str, Any]]:
+        """The names and values of the arguments that are not numbers of steps yet.
 
         Inside a cycle, what is measured by the cycle is not open.
         """
         found = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if _is_open(field.metadata["kind"], value, in_cycle):
-                found.append(f"{field.name}={value}")
+            if _is_open(_kind(field), value, in_cycle):
+                found.append((field.name, value))
         return found + self._open_inside(in_cycle)
 
-    def _open_inside(self, in_cycle: bool) -> list[str]:
+    def _open_inside(self, in_cycle: bool) -> list[tuple[str, Any]]:
         return [
-            f"{name}.{argument}"
+            (f"{name}.{inside}", value)
             for name, inner in self._inner()
             if isinstance(inner, Schedule)
-            for argument in inner._open(in_cycle)
+            for inside, value in inner._open(in_cycle)
         ]
 
     @functools.cached_property
@@ -188,10 +192,10 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         found = self._open()
         if not found:
             return ""
-        name = found[0].partition("=")[0]
+        received = ", ".join(f"{name}={value}" for name, value in found)
         return (
-            f"Argument `{name}` of `{type(self).__name__}` is open. "
-            f"Received: {', '.join(found)}. Give it a number of steps (or bind the "
+            f"Argument `{found[0][0]}` of `{type(self).__name__}` is open. "
+            f"Received: {received}. Give it a number of steps (or bind the "
             "schedule: `schedule.bind(total_steps, steps_per_epoch)`), or let "
             "`keras_lrs.callbacks.HyperparameterScheduler` bind it from `model.fit`."
         )
@@ -212,12 +216,12 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         return played
 
 
-def schedule(default: Any = fields.REQUIRED) -> Any:
+def schedule_field(default: Any = fields.REQUIRED) -> Any:
     """Field specifier: any learning-rate schedule, ours or another's."""
     return fields.checked(default, _check_schedule, kind="schedule")
 
 
-def schedules(default: Any = fields.REQUIRED) -> Any:
+def schedules_field(default: Any = fields.REQUIRED) -> Any:
     """Field specifier: a list of at least one learning-rate schedule."""
 
     def check(name, value):
@@ -249,8 +253,8 @@ def _check_schedule(name, value):
         durations.length,
         durations.lengths,
         durations.positions,
-        schedule,
-        schedules,
+        schedule_field,
+        schedules_field,
     ),
 )
 def serializable(cls: type[T]) -> type[T]:
@@ -316,9 +320,15 @@ def evaluate_foreign(function: Any, step: Any) -> Any:
         except Exception:  # Whatever a function of scalars raises when given a vector.
             value = _mapped(function, step)
         value = np.asarray(ops.convert_to_numpy(value), dtype=np.float64)
-        return np.broadcast_to(value, step.shape)
+        value = np.broadcast_to(value, step.shape)
+        # One that takes a vector need not treat it as so many scalars.
+        for end in (0, -1):
+            scalar = evaluate_foreign(function, step.flat[end].item())
+            if not np.isclose(value.flat[end], scalar, rtol=1e-5, atol=0.0):
+                return np.asarray(ops.convert_to_numpy(_mapped(function, step)), float)
+        return value
     # In a graph a branch on a vector is only noticed when the graph is run.
-    value = _mapped(function, step) if step.shape else function(step)
+    value = function(step) if numerics.is_scalar(step) else _mapped(function, step)
     return ops.cast(ops.convert_to_tensor(value), numerics.float_dtype())
 
 
@@ -326,8 +336,9 @@ def _mapped(function, steps):
     def as_tensor(step):
         return ops.convert_to_tensor(function(step))
 
-    flat = ops.reshape(ops.convert_to_tensor(steps), (-1,))
-    return ops.reshape(ops.map(as_tensor, flat), steps.shape)
+    steps = ops.convert_to_tensor(steps)
+    flat = ops.reshape(steps, (-1,))
+    return ops.reshape(ops.map(as_tensor, flat), ops.shape(steps))
 
 
 def bind(schedule: Any, window: Window) -> Any:
@@ -362,6 +373,10 @@ _BINDERS = {
     "schedule": lambda name, value, window: bind(value, window),
     "schedules": _bind_tuple,
 }
+
+
+def _kind(field):
+    return field.metadata.get("kind", "plain")
 
 
 def _is_open(kind, value, in_cycle):

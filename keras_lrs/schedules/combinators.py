@@ -53,7 +53,7 @@ class Warmup(Schedule):
     Hour", 2017, arXiv:1706.02677.
     """
 
-    schedule: Schedule = base.schedule()
+    schedule: Schedule = base.schedule_field()
     warmup_steps: Duration = durations.length(at_least=0)
     initial_fraction: float = fields.number(default=0.0, at_least=0.0, at_most=1.0)
     shape: str = fields.choice(
@@ -129,7 +129,7 @@ class Delayed(Schedule):
     Reference: Chen, Wolfe, Kyrillidis, "REX", 2021, arXiv:2107.04197 (delayed linear).
     """
 
-    schedule: Schedule = base.schedule()
+    schedule: Schedule = base.schedule_field()
     delay_steps: Duration = durations.length(at_least=0)
 
     def call(self, step):
@@ -182,7 +182,7 @@ class Sequential(Schedule):
     Reference: optax, `optax.schedules.join_schedules`.
     """
 
-    schedules: tuple[Schedule, ...] = base.schedules()
+    schedules: tuple[Schedule, ...] = base.schedules_field()
     boundaries: tuple[Duration, ...] = durations.positions()
 
     def check(self):
@@ -256,7 +256,7 @@ class Sampled(Schedule):
     Improved Schedule", 2021, arXiv:2107.04197.
     """
 
-    schedule: Schedule = base.schedule()
+    schedule: Schedule = base.schedule_field()
     every: Duration = durations.length(default=None, optional=True)
     at: tuple[Duration, ...] | None = durations.positions(default=None, at_least=1)
 
@@ -275,7 +275,8 @@ class Sampled(Schedule):
             return step - numerics.divided(step, self.every)[1]
         at: Any = self.at
         if all(isinstance(sample, int) for sample in at):
-            return numerics.gather(self._samples, self._lookup(step))
+            latest = numerics.gather(self._samples, self._lookup(step))
+            return numerics.capped(step, latest)
         latest = numerics.since(step, step)
         for sample in at:  # Gathered by `Restarts` for the current cycle.
             reached = numerics.reached(step, sample)
@@ -327,11 +328,14 @@ class Scaled(Schedule):
     Reference: linearity.
     """
 
-    schedule: Schedule = base.schedule()
+    schedule: Schedule = base.schedule_field()
     factor: float = fields.rate()
 
     def call(self, step):
-        return self.factor * evaluate(self.schedule, step)
+        value = self.factor * evaluate(self.schedule, step)
+        return (
+            value if self.factor <= 1.0 else numerics.minimum(value, numerics.LARGEST)
+        )
 
 
 @serializable
@@ -361,13 +365,13 @@ class Product(Schedule):
     Reference: PyTorch, `torch.optim.lr_scheduler.ChainedScheduler`.
     """
 
-    schedules: tuple[Schedule, ...] = base.schedules()
+    schedules: tuple[Schedule, ...] = base.schedules_field()
 
     def call(self, step):
         value = evaluate(self.schedules[0], step)
         for schedule in self.schedules[1:]:
             value = value * evaluate(schedule, step)
-        return value
+        return numerics.minimum(value, numerics.LARGEST)
 
 
 @serializable
@@ -399,9 +403,9 @@ class Clipped(Schedule):
     Reference: nanoGPT's `min_lr`.
     """
 
-    schedule: Schedule = base.schedule()
-    minimum: float | None = fields.number(default=None, at_least=0.0)
-    maximum: float | None = fields.number(default=None, at_least=0.0)
+    schedule: Schedule = base.schedule_field()
+    minimum: float | None = fields.rate(default=None)
+    maximum: float | None = fields.rate(default=None)
 
     def check(self):
         if self.minimum is None and self.maximum is None:
@@ -453,7 +457,7 @@ class Noisy(Schedule):
     Reference: timm, `timm.scheduler.Scheduler` (its `noise_*` arguments).
     """
 
-    schedule: Schedule = base.schedule()
+    schedule: Schedule = base.schedule_field()
     stddev: float = fields.number(at_least=0.0)
     limit: float = fields.number(default=0.67, above=0.0, below=1.0)
     seed: int = fields.integer(default=0, at_least=0, at_most=2**31 - 1)
@@ -463,7 +467,8 @@ class Noisy(Schedule):
     def call(self, step):
         level = numerics.scrambled(step, self.seed) % self.LEVELS
         noise = numerics.gather(self._quantiles, level)
-        return evaluate(self.schedule, step) * (1.0 + noise)
+        value = evaluate(self.schedule, step) * (1.0 + noise)
+        return numerics.minimum(value, numerics.LARGEST)
 
     @functools.cached_property
     def _quantiles(self):

@@ -68,7 +68,7 @@ class CosineRestarts(Composition):
     num_cycles: int | None = fields.integer(default=None, at_least=1)
     total_steps: Duration = durations.length(default=None, optional=True)
 
-    restarts = True
+    _restarts = True
 
     def check(self):
         self._composed  # noqa: B018 (refuses what `Restarts` refuses)
@@ -86,9 +86,10 @@ class CosineRestarts(Composition):
         )
 
     def _open(self, in_cycle=False):
+        ours = {"first_cycle_steps": "first_decay_steps"}
         return [
-            argument.replace("first_cycle_steps", "first_decay_steps")
-            for argument in self._composed._open(in_cycle)
+            (ours.get(name, name), value)
+            for name, value in self._composed._open(in_cycle)
         ]
 
     def _bind(self, window):
@@ -219,12 +220,21 @@ class CyclicalLearningRate(Composition):
     gamma: float = fields.number(default=1.0, above=0.0, at_most=1.0)
     step_size_down: Duration = durations.length(default=None, optional=True)
 
-    restarts = True
+    _restarts = True
 
     def check(self):
         if self.maximal_learning_rate < self.initial_learning_rate:
             bound = f"be >= initial_learning_rate={self.initial_learning_rate}"
             fields.refuse("maximal_learning_rate", bound, self.maximal_learning_rate)
+
+    def _bind(self, window):
+        down = self.step_size_down
+        halves = (self.step_size, self.step_size if down is None else down)
+        first, second = window.lengths(halves)
+        same = down is None and first == second
+        return self._replaced(
+            {"step_size": first, "step_size_down": None if same else second}
+        )
 
     def compose(self):
         low, high = self.initial_learning_rate, self.maximal_learning_rate
@@ -296,15 +306,20 @@ class OneCycle(Composition):
     def compose(self):
         total: Any = self.total_steps
         start = self.max_learning_rate / self.div_factor
-        # The end is reached even if there is no room for anything else.
         peak = _share(self.warmup_fraction, total)
         points = [(0, start), (peak, self.max_learning_rate)]
-        if self.three_phase:
-            points.append((durations.at_most(2 * peak, total - 1), start))
+        if self.three_phase and self.warmup_fraction > 0.0:
+            middle = durations.at_most(2 * peak, total - 1)
+            # With no room between peak and end, the middle goes to the end.
+            middle = middle + (total - middle) * (middle <= peak)
+            points.append((middle, start))
         points.append((total, start / self.final_div_factor))
-        if isinstance(total, int):
-            # The peak goes before a start or a middle at the same step.
-            points = [p for i, p in enumerate(points) if i == 1 or p[0] != peak]
+        # The peak goes before a start at the same step, the end before the middle.
+        points = [
+            point
+            for point, after in itertools.zip_longest(points, points[1:])
+            if after is None or np.any(point[0] < after[0])
+        ]
         steps, values = zip(*points, strict=True)
         return PiecewiseInterpolation(steps, values, self.shape)
 

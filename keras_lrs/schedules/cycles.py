@@ -28,7 +28,7 @@ class Segments(Schedule):
         lengths: The steps after which each segment stands still, or None.
     """
 
-    schedule: Any = base.schedule()
+    schedule: Any = base.schedule_field()
     starts: np.ndarray = fields.unchecked()
     lengths: np.ndarray | None = fields.unchecked(default=None)
 
@@ -74,7 +74,8 @@ class Restarts(Schedule):
             `Fraction`. None is the rest of the training.
         t_mul: The factor from one cycle's length to the next, >= 1. Starts are exact
             sums, rounded half up.
-        m_mul: The factor from one cycle's amplitude to the next, > 0.
+        m_mul: The factor from one cycle's amplitude to the next, > 0. Above 1, a floor
+            close to the peak costs digits.
         num_cycles: How many cycles; after the last one its end is held. None goes on.
             With no `first_cycle_steps`, the cycles fill `total_steps` exactly: cycle
             `i` ends at `total_steps` times its share of the sum, rounded half up.
@@ -86,8 +87,9 @@ class Restarts(Schedule):
     Raises:
         ValueError: If an argument is out of range, if `total_steps` is given with
             `first_cycle_steps` or without `num_cycles`, if there would be empty cycles
-            or more than 2**20 of different lengths, or if cycles of different lengths
-            hold a schedule that restarts itself.
+            or more than 2**20 of different lengths, or if cycles that may differ in
+            length (`t_mul` above 1, or cycles that fill `total_steps`) hold a schedule
+            that restarts itself.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -102,23 +104,26 @@ class Restarts(Schedule):
     Restarts", 2016, arXiv:1608.03983.
     """
 
-    schedule: Schedule = base.schedule()
+    schedule: Schedule = base.schedule_field()
     first_cycle_steps: Duration = durations.length(default=None)
     t_mul: float = fields.number(default=1.0, at_least=1.0)
     m_mul: float = fields.number(default=1.0, above=0.0)
     num_cycles: int | None = fields.integer(default=None, at_least=1)
     total_steps: Duration = durations.length(default=None, optional=True)
 
-    restarts = True
+    _restarts = True
 
     def check(self):
         if self.total_steps is not None and not self._fills:
             bound = "only be given with `num_cycles` and without a first length"
             fields.refuse("total_steps", bound, self.total_steps)
+        if self.t_mul != 1.0 or (self._fills and self.num_cycles != 1):
+            self._refuse_restarts_inside()
         if not self._unbound:
-            if not self._even:
-                self._refuse_restarts_inside()
-            self._floor  # noqa: B018 (found now, outside of any graph)
+            # Made now: refused now if there are too many, and outside of any graph.
+            self._lengths  # noqa: B018
+            if self.m_mul != 1.0:
+                self._floor  # noqa: B018
 
     @property
     def _fills(self):
@@ -128,9 +133,9 @@ class Restarts(Schedule):
         if self._even:
             index, local = numerics.divided(step, self._lengths)
             if self.num_cycles is not None:
+                end = numerics.fitting(self._lengths, step)
+                local = numerics.where(index < self.num_cycles, local, end)
                 index = numerics.minimum(index, self.num_cycles - 1)
-                past = numerics.since(step, index * self._lengths)
-                local = numerics.capped(past, self._lengths)
             value = evaluate(self._played, local)
         else:
             value = self._played.call(step)
@@ -142,7 +147,7 @@ class Restarts(Schedule):
         if isinstance(floor, np.ndarray):
             floor = numerics.gather(floor, index)
         scale = numerics.geometric(1.0, math.log(self.m_mul), index)
-        return floor + (value - floor) * scale
+        return numerics.minimum(floor + (value - floor) * scale, numerics.LARGEST)
 
     # --- The cycles ---
 
@@ -194,8 +199,6 @@ class Restarts(Schedule):
         """What the schedule ends each cycle with: a float, or an array of them."""
         if self._even:
             return evaluate(self._played, self._lengths)
-        if self.m_mul == 1.0:
-            return 0.0  # Never asked for.
         cycles = np.arange(len(self._lengths))
         return evaluate(base.entry(self._played.schedule, cycles), self._lengths)
 
@@ -203,7 +206,7 @@ class Restarts(Schedule):
         for name in _restarting(self.schedule):
             raise ValueError(
                 "Argument `schedule` must not restart itself inside `Restarts` whose "
-                f"cycles differ in length. Received: schedule={name}(...) inside "
+                f"cycles may differ in length. Received: schedule={name}(...) inside "
                 f"{self.schedule!r}"
             )
 
@@ -215,7 +218,7 @@ class Restarts(Schedule):
         is_open = not isinstance(value, int) and not (
             in_cycle and not isinstance(value, durations.Epochs)
         )
-        own = [f"{name}={value}"] if is_open else []
+        own = [(name, value)] if is_open else []
         return own + self._open_inside(in_cycle=True)
 
     def _bind(self, window):
@@ -238,13 +241,17 @@ class Restarts(Schedule):
             found = {start + end for start in starts for end in (*inner, length)}
         else:
             ends = np.cumsum(self._lengths)
-            cycles = np.searchsorted(ends, num_steps) + 1
-            found = set()
-            for cycle, end in enumerate(ends[:cycles].tolist()):
-                length = int(self._lengths[cycle])
-                inner = base.cycle_ends(self._played._known(cycle), length)
-                found |= {end - length + inside for inside in (*inner, length)}
+            ends = ends[: np.searchsorted(ends, num_steps) + 1].tolist()
+            lengths = self._lengths[: len(ends)].tolist()
+            found = set(ends)
+            if self._inside(max(lengths)):
+                for end, length in zip(ends, lengths, strict=True):
+                    found |= {end - length + part for part in self._inside(length)}
         return {end for end in found if end <= num_steps}
+
+    def _inside(self, length):
+        """The ends of the cycles that the schedule itself has in a cycle of ours."""
+        return base.cycle_ends(base.bind(self.schedule, Window(length, None)), length)
 
 
 _PRECISE = decimal.Context(prec=120)
@@ -259,10 +266,8 @@ def _sums(first: Any, factor: float, count: int | None):
     length, total, number = decimal.Decimal(first), decimal.Decimal(0), 0
     while count is None or number < count:
         if number == MAX_CYCLES:
-            raise ValueError(
-                f"`Restarts` must not have more than {MAX_CYCLES} cycles of different "
-                f"lengths. Received: t_mul={factor}, num_cycles={count}"
-            )
+            bound = f"give no more than {MAX_CYCLES} cycles of different lengths"
+            fields.refuse("t_mul", bound, factor)
         total = _PRECISE.add(total, length)
         length = _PRECISE.multiply(length, decimal_factor)
         number += 1
@@ -275,8 +280,8 @@ def _half_up(x: decimal.Decimal) -> int:
 
 def _restarting(schedule):
     """The class names of the schedules inside `schedule` that restart themselves."""
-    if getattr(schedule, "restarts", False):
-        yield type(schedule).__name__
     if isinstance(schedule, Schedule):
+        if getattr(schedule, "_restarts", False):
+            yield type(schedule).__name__
         for _, inner in schedule._inner():
             yield from _restarting(inner)

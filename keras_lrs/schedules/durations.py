@@ -222,10 +222,13 @@ class Window:
         latest: Any = -1
         for duration in durations:
             position = self.exact(duration)
-            if np.any(position < latest):
+            if np.any(position <= latest):
                 fields.refuse(name, "be in increasing order once bound", durations)
             latest = position
-            step = half_up(self.start + position) - self.first
+            if isinstance(duration, int):
+                step = duration
+            else:
+                step = half_up(self.start + position) - self.first
             if steps:
                 step = at_least(step, steps[-1] + 1)
             elif np.any(position > 0):
@@ -261,9 +264,9 @@ class Window:
         if not isinstance(every, np.ndarray) and (every <= 1 or every == int(every)):
             return max(int(every), 1), None
         if isinstance(duration, Fraction):
-            count = math.ceil(1 / exact(duration.fraction)) - 1
+            count = math.floor(1 / exact(duration.fraction))
         else:
-            count = math.ceil(self.total / every) - 1
+            count = math.floor(self.total / every)
         return None, tuple(k * every for k in range(1, count + 1))
 
     def cycle(self) -> "CycleWindow":
@@ -272,27 +275,33 @@ class Window:
 
 
 class CycleWindow(Window):
-    """A window that turns `Epochs` into steps and leaves all else to each cycle."""
+    """A cycle whose length is not known yet: only `Epochs` can be turned into steps."""
 
     def length(self, duration):
-        if not isinstance(duration, Epochs):
-            return duration
-        return max(half_up(self.exact(duration)), 1 if duration.epochs > 0 else 0)
+        return super().length(duration) if _is_known(duration) else duration
 
     def lengths(self, durations):
+        if all(map(_is_known, durations)):
+            return super().lengths(durations)
         return tuple(map(self.length, durations))
 
     def both_ends(self, early, late, total):
         return self.length(early), self.length(late)
 
     def positions(self, name, durations):
-        return self.lengths(durations)
+        if all(map(_is_known, durations)):
+            return super().positions(name, durations)
+        return tuple(map(self.length, durations))
 
     def after(self, duration):
-        return self
+        return super().after(duration) if _is_known(duration) else self
 
     def pieces(self, durations, steps):
-        return [self] * (len(durations) + 1)
+        return [self.after(duration) for duration in (0, *durations)]
 
     def multiples(self, duration):
         return self.length(duration), None
+
+
+def _is_known(duration):
+    return isinstance(duration, (int, Epochs))

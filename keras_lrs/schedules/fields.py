@@ -6,7 +6,6 @@ to write configs and to compare; `durations` reads it to bind lengths.
 """
 
 import dataclasses
-import json
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -76,11 +75,10 @@ def checked(default: Any, check: Callable[[str, Any], Any], kind: str = "plain")
     """A field whose value `check(name, value)` normalises or refuses."""
 
     def unless_table(name, value):
-        if isinstance(
-            value, Table
-        ):  # Lengths are bound in exact arithmetic on objects.
-            return value.astype(np.int64) if value.dtype == object else value
-        return check(name, value)
+        if not isinstance(value, Table):
+            return check(name, value)
+        # Lengths are bound in exact arithmetic, on objects.
+        return value.astype(np.int64) if value.dtype == object else value
 
     metadata = {"check": unless_table, "kind": kind}
     return dataclasses.field(default=default, metadata=metadata)
@@ -185,10 +183,19 @@ def flag(default: Any = REQUIRED) -> Any:
 class Configured:
     """Checks its fields; `==` and its config are its fields, read the user's way."""
 
+    def __init_subclass__(cls, **arguments):
+        super().__init_subclass__(**arguments)
+        if "__init__" in vars(cls):
+            raise TypeError(
+                f"`{cls.__name__}` must not define `__init__`: make it a frozen "
+                "dataclass, whose fields are what is compared and saved."
+            )
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = field.metadata["check"](field.name, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
+            if "check" in field.metadata:
+                value = field.metadata["check"](field.name, getattr(self, field.name))
+                object.__setattr__(self, field.name, value)
         self.check()
 
     def check(self) -> None:
@@ -220,10 +227,26 @@ class Configured:
     def __eq__(self, other):
         if type(self) is not type(other):
             return NotImplemented
-        return self.get_config() == other.get_config()
+        return all(
+            _equal(getattr(self, field.name), getattr(other, field.name))
+            for field in dataclasses.fields(self)
+        )
 
     def __hash__(self):
-        return hash((type(self), json.dumps(self.get_config(), sort_keys=True)))
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        plain = tuple(v for v in values if isinstance(v, (int, float, str, Configured)))
+        return hash((type(self), plain))
+
+
+def _equal(x, y):
+    if isinstance(x, tuple) and isinstance(y, tuple):
+        return len(x) == len(y) and all(map(_equal, x, y))
+    if x is y or x == y:
+        return True
+    try:  # Objects of others, Keras's own schedules among them, know their config.
+        return type(x) is type(y) and x.get_config() == y.get_config()
+    except (AttributeError, NotImplementedError):
+        return False
 
 
 def _to_config(value):

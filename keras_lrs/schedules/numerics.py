@@ -9,10 +9,10 @@ Each function here has three columns and picks one by the type it is given:
   training step.
 
 Time stays an integer until the last operation. A float32 cannot count past 2**24, so
-`fractions`, `exponential`, `geometric` and `power` are the only places where a number
-of steps becomes a float, and each keeps its *relative* precision at both ends.
+a number of steps becomes a float in `ratio`, `fractions`, `exponential`, `geometric`
+and `power`, each of which keeps its *relative* precision at both ends.
 
-This module and `keras_lrs/training.py` are the only ones that know the backends.
+No other module of the schedules knows the backends.
 """
 
 import bisect
@@ -92,10 +92,10 @@ def where(condition, x, y):
         return x if condition else y
     if isinstance(condition, np.ndarray):
         return np.where(condition, x, y)
-    if BACKEND == "tensorflow" and not condition.shape.rank:
+    dtype = next((z.dtype for z in (x, y) if is_tensor(z)), float_dtype())
+    x, y = (ops.convert_to_tensor(z, dtype) for z in (x, y))
+    if BACKEND == "tensorflow" and condition.shape.rank == 0:
         # A third of the time that `tf.where` takes, which can broadcast.
-        dtype = next((z.dtype for z in (x, y) if is_tensor(z)), float_dtype())
-        x, y = (tf.convert_to_tensor(z, dtype) for z in (x, y))
         return tf.raw_ops.Select(condition=condition, x=x, y=y)
     return ops.where(condition, x, y)
 
@@ -122,7 +122,12 @@ def raised(x, exponent: float):
     """`x ** exponent` for a non-negative fraction `x` and an exponent > 0."""
     if exponent == 1.0:
         return x
-    return ops.power(x, exponent) if is_tensor(x) else x**exponent
+    return _power(x, exponent) if is_tensor(x) else x**exponent
+
+
+def _power(x, exponent):
+    # A Python number would be rounded to Keras's `floatx`, which may be float16.
+    return ops.power(x, ops.convert_to_tensor(exponent, x.dtype))
 
 
 def half_cosine(x):
@@ -162,7 +167,7 @@ def to_steps(step: Any) -> Any:
         TypeError: If `step` is a bool or not a number.
         ValueError: If a step whose value is known now is NaN or infinite.
     """
-    if isinstance(step, (bool, np.bool_, str)) or step is None:
+    if isinstance(step, (bool, np.bool_, str, complex)) or step is None:
         raise TypeError(f"Argument `step` must be a number. Received: step={step!r}")
     if isinstance(step, (int, np.integer)):
         return max(int(step), 0)
@@ -173,13 +178,15 @@ def to_steps(step: Any) -> Any:
         if step.dtype.kind not in "iuf":
             raise TypeError(f"Argument `step` must hold numbers. Received: step={step}")
         _check_finite(step)
-        return np.maximum(np.floor(step), 0).astype(np.int64)
+        if step.dtype.kind == "f":
+            step = np.floor(step)
+        return np.clip(step, 0, 2**62).astype(np.int64)
     if isinstance(step, keras.Variable):
         # Not `_value`, which on JAX would bake the current step into the compiled one.
         step = step.value
     if not (BACKEND == "torch" and isinstance(step, torch.Tensor)):
         step = ops.convert_to_tensor(step)
-    known = known_value(step) if len(step.shape) == 0 else None
+    known = known_value(step) if is_scalar(step) else None
     return _tensor_steps(step) if known is None else to_steps(known)
 
 
@@ -193,6 +200,12 @@ def known_value(tensor):
     if _is_symbolic(tensor):
         return None
     return (tensor.numpy() if BACKEND == "tensorflow" else tensor).item()
+
+
+def is_scalar(tensor):
+    """True for a tensor without dimensions."""
+    # TensorFlow's shapes may be unknown, and have no length then.
+    return (tensor.shape.rank if BACKEND == "tensorflow" else tensor.ndim) == 0
 
 
 def _is_symbolic(tensor):
@@ -213,7 +226,8 @@ def _tensor_steps(step):
     if keras.backend.is_float_dtype(given):
         if not _is_symbolic(step):
             _check_finite(ops.convert_to_numpy(step))
-        largest = float(2**31 - 128)  # The last float32 that an int32 can hold.
+        # The last float32 that an int32 can hold; far enough in an int64.
+        largest = 2.0**31 - 128.0 if dtype == "int32" else 2.0**62
         return ops.cast(ops.clip(ops.floor(step), 0.0, largest), dtype)
     if given in ("int64", "uint32", "uint64") and dtype == "int32":
         return ops.cast(ops.clip(step, 0, 2**31 - 1), dtype)
@@ -241,7 +255,7 @@ class Length(NamedTuple):
     """A number of steps too large for int32 time: `steps + excess`.
 
     TensorFlow, whose time is int64, does not meet it. `steps` is all that comparisons
-    and differences with int32 time need; the `excess` only matters in a ratio.
+    and differences with int32 time need; the `excess` matters to ratios.
     """
 
     steps: Any
@@ -259,7 +273,7 @@ def _split(length, step) -> Length:
     return Length(length, None)
 
 
-def _fitting(length, step):
+def fitting(length, step):
     """A length as far as time can count."""
     return length if is_number(step) else _split(length, step).steps
 
@@ -270,28 +284,37 @@ def _largest(tensor):
 
 def since(step, start):
     """Steps passed since `start`, 0 before it."""
-    return maximum(step - _fitting(start, step), 0)
+    return maximum(step - fitting(start, step), 0)
 
 
 def capped(step, length):
     """`step`, held at `length`."""
-    return minimum(step, _fitting(length, step))
+    return minimum(step, fitting(length, step))
 
 
 def reached(step, boundary):
     """True from step `boundary` on: pieces are half open."""
-    return step >= _fitting(boundary, step)
+    return step >= fitting(boundary, step)
+
+
+def count_reached(step, boundaries):
+    """How many of a few boundaries have been reached."""
+    count: Any = 0
+    for boundary in boundaries:
+        now = reached(step, boundary)
+        count = count + (ops.cast(now, step.dtype) if is_tensor(now) else now * 1)
+    return count
 
 
 def divided(step, length):
     """The number of whole lengths in `step`, and the steps that remain."""
-    length = _fitting(length, step)
+    length = fitting(length, step)
     index = step // length
     return index, step - index * length
 
 
 def to_float(x):
-    """Integer time as a float: the one place where time is rounded."""
+    """Integer time as a float, rounded if there are more than 2**24 steps."""
     if isinstance(x, Length):
         return to_float(x.steps) + x.excess
     if is_number(x):
@@ -303,7 +326,15 @@ def to_float(x):
 
 def ratio(step, length):
     """`step / length`, not held at the end."""
-    return to_float(step) / to_float(length)
+    return _over(to_float(step), to_float(length))
+
+
+def _over(x, y):
+    if is_tensor(x) or is_number(y):
+        return x / y
+    # A cycle of `Restarts` may have a piece without steps: never used, but computed.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return x / y
 
 
 def fractions(step, length):
@@ -323,11 +354,14 @@ def fractions(step, length):
     whole, rest = to_float(length), to_float(steps - elapsed)
     if excess is not None:
         rest = rest + excess
-    return to_float(elapsed) / whole, rest / whole
+    return _over(to_float(elapsed), whole), _over(rest, whole)
 
 
 def share(step, parts: int, length):
-    """`floor(step * parts / length)`, exactly, for `step <= length`."""
+    """`floor(step * parts / length)` for `step <= length`.
+
+    Exact, unless int32 time cannot count the length: then a share may come late.
+    """
     if not is_tensor(step) or _largest(step) > HORIZON:
         return step * parts // length
     # int32 time: the product overflows. Estimate the quotient in float32, low by less
@@ -420,7 +454,7 @@ def power(step, exponent: float):
     # The exponent's own rounding to float32 counts `log(step)` times: correct it.
     base = to_float(step)
     rounded = float(np.float32(exponent))
-    return ops.power(base, rounded) * (1.0 + (exponent - rounded) * ops.log(base))
+    return _power(base, rounded) * (1.0 + (exponent - rounded) * ops.log(base))
 
 
 # --- Tables ---------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import types
 from typing import Any
 
 import keras
@@ -247,7 +248,7 @@ class NoamDecay(Schedule):
 
     model_dim: int = fields.integer(at_least=1)
     warmup_steps: Duration = durations.length(default=4000)
-    factor: float = fields.number(default=1.0, at_least=0.0)
+    factor: float = fields.rate(default=1.0)
 
     def call(self, step):
         # In units of the warmup, where both sides of the minimum are 1 at the peak.
@@ -436,13 +437,13 @@ class FunctionSchedule(Schedule):
 
     def check(self):
         function = self.function
-        if not callable(function):
+        if not isinstance(function, (types.FunctionType, types.BuiltinFunctionType)):
             fields.refuse("function", "be a function", function, TypeError)
         advice = (
             "It could be saved but never loaded again. Define it with `def` and put "
             "`@keras.saving.register_keras_serializable(package=...)` above it."
         )
-        if getattr(function, "__name__", "") == "<lambda>":
+        if function.__name__ == "<lambda>":
             raise ValueError(
                 f"Argument `function` must not be a lambda. {advice} "
                 f"Received: function={function}"

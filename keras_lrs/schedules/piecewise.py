@@ -28,13 +28,7 @@ def lookup(boundaries: tuple):
     if all(isinstance(boundary, int) for boundary in boundaries):
         return numerics.Lookup(boundaries)
 
-    def count(step):
-        return sum(
-            numerics.where(numerics.reached(step, boundary), 1, 0)
-            for boundary in boundaries
-        )
-
-    return count
+    return lambda step: numerics.count_reached(step, boundaries)
 
 
 @serializable
