@@ -175,7 +175,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--backend", choices=["tensorflow", "jax", "torch"])
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--seeds", type=int, default=5, help="runs per schedule")
+    parser.add_argument("--seeds", type=int, default=4, help="runs per schedule")
     parser.add_argument("--schedules", nargs="+", help="names; all by default")
     parser.add_argument("--output", default="quickstart.png", help="the picture's path")
     options = parser.parse_args(arguments)
