@@ -92,12 +92,20 @@ def where(condition, x, y):
         return x if condition else y
     if isinstance(condition, np.ndarray):
         return np.where(condition, x, y)
-    dtype = next((z.dtype for z in (x, y) if is_tensor(z)), float_dtype())
-    x, y = (ops.convert_to_tensor(z, dtype) for z in (x, y))
+    x, y = _alike(x, y)
     if BACKEND == "tensorflow" and condition.shape.rank == 0:
         # A third of the time that `tf.where` takes, which can broadcast.
         return tf.raw_ops.Select(condition=condition, x=x, y=y)
     return ops.where(condition, x, y)
+
+
+def _alike(x, y):
+    """Two tensors of one dtype, of which one may have been a Python number.
+
+    Keras would choose the dtype by its `floatx`, and on JAX make an integer a float.
+    """
+    dtype = next((z.dtype for z in (x, y) if is_tensor(z)), float_dtype())
+    return ops.convert_to_tensor(x, dtype), ops.convert_to_tensor(y, dtype)
 
 
 def minimum(x, y):
@@ -105,7 +113,7 @@ def minimum(x, y):
     if is_number(x) and is_number(y):
         return min(x, y)
     if is_tensor(x) or is_tensor(y):
-        return ops.minimum(x, y)
+        return ops.minimum(*_alike(x, y))
     return np.minimum(x, y)
 
 
@@ -114,7 +122,7 @@ def maximum(x, y):
     if is_number(x) and is_number(y):
         return max(x, y)
     if is_tensor(x) or is_tensor(y):
-        return ops.maximum(x, y)
+        return ops.maximum(*_alike(x, y))
     return np.maximum(x, y)
 
 
@@ -126,8 +134,7 @@ def raised(x, exponent: float):
 
 
 def _power(x, exponent):
-    # A Python number would be rounded to Keras's `floatx`, which may be float16.
-    return ops.power(x, ops.convert_to_tensor(exponent, x.dtype))
+    return ops.power(*_alike(x, exponent))
 
 
 def half_cosine(x):
@@ -231,7 +238,7 @@ def _tensor_steps(step):
         return ops.cast(ops.clip(ops.floor(step), 0.0, largest), dtype)
     if given in ("int64", "uint32", "uint64") and dtype == "int32":
         return ops.cast(ops.clip(step, 0, 2**31 - 1), dtype)
-    return ops.maximum(ops.cast(step, dtype), 0)
+    return maximum(ops.cast(step, dtype), 0)
 
 
 def to_learning_rate(value: Any, step: Any) -> Any:
@@ -431,7 +438,7 @@ def geometric(initial: float, log_base: float, count):
         return minimum(initial * exp(log_base * count), LARGEST)
     if BACKEND == "tensorflow":
         value = initial * ops.exp(log_base * ops.cast(count, "float64"))
-        return ops.cast(ops.minimum(value, LARGEST), float_dtype())
+        return ops.cast(minimum(value, LARGEST), float_dtype())
     # Chunks of a power of two steps, each worth an exponent of at most 1 if it can be.
     chunk = 2 ** max(0, min(30, math.floor(-math.log2(abs(log_base)))))
     exponent = log_base * chunk
@@ -520,7 +527,7 @@ class Lookup:
         dtype = step.dtype
         if len(self._list) > self.WIDTH**2 and self._list[-1] < HORIZON - 1:
             # XLA compares int32 four times as fast as TensorFlow's int64.
-            step = ops.cast(ops.minimum(step, HORIZON - 1), "int32")
+            step = ops.cast(minimum(step, HORIZON - 1), "int32")
         top, *levels = self._tree(keras.backend.standardize_dtype(step.dtype))
         steps = ops.expand_dims(step, -1)
         count = _reached_of_row(ops.convert_to_tensor(top), steps)
