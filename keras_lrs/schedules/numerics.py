@@ -497,7 +497,12 @@ def _take(table, index):
     if BACKEND == "tensorflow":
         # `ops.take` spends three more nodes on negative indices.
         return tf.gather(table, index)
-    return ops.take(ops.convert_to_tensor(table), index, axis=0)
+    return ops.take(_constant(table), index, axis=0)
+
+
+def _constant(table):
+    # With the dtype: by itself, JAX's column makes integers floats for some `floatx`.
+    return ops.convert_to_tensor(table, dtype=table.dtype.name)
 
 
 class Lookup:
@@ -530,7 +535,7 @@ class Lookup:
             step = ops.cast(minimum(step, HORIZON - 1), "int32")
         top, *levels = self._tree(keras.backend.standardize_dtype(step.dtype))
         steps = ops.expand_dims(step, -1)
-        count = _reached_of_row(ops.convert_to_tensor(top), steps)
+        count = _reached_of_row(_constant(top), steps)
         for level in levels:
             row = _take(level, count)
             count = count * self.WIDTH + _reached_of_row(row, steps)
