@@ -576,8 +576,8 @@ def scrambled(step, seed: int):
 
 
 def _xor(x, y):
-    return ops.bitwise_xor(x, y) if is_tensor(x) else x ^ y
+    return ops.bitwise_xor(*_alike(x, y)) if is_tensor(x) else x ^ y
 
 
 def _and(x, y):
-    return ops.bitwise_and(x, y) if is_tensor(x) else x & y
+    return ops.bitwise_and(*_alike(x, y)) if is_tensor(x) else x & y
