@@ -318,27 +318,22 @@ def evaluate_foreign(function: Any, step: Any) -> Any:
         try:
             value = function(step)
         except Exception:  # Whatever a function of scalars raises when given a vector.
-            value = _mapped(function, step)
+            value = numerics.mapped(function, step)
         value = np.asarray(ops.convert_to_numpy(value), dtype=np.float64)
         value = np.broadcast_to(value, step.shape)
         # One that takes a vector need not treat it as so many scalars.
         for end in (0, -1):
             scalar = evaluate_foreign(function, step.flat[end].item())
             if not np.isclose(value.flat[end], scalar, rtol=1e-5, atol=0.0):
-                return np.asarray(ops.convert_to_numpy(_mapped(function, step)), float)
+                return np.asarray(
+                    ops.convert_to_numpy(numerics.mapped(function, step)), float
+                )
         return value
     # In a graph a branch on a vector is only noticed when the graph is run.
-    value = function(step) if numerics.is_scalar(step) else _mapped(function, step)
+    value = (
+        function(step) if numerics.is_scalar(step) else numerics.mapped(function, step)
+    )
     return ops.cast(ops.convert_to_tensor(value), numerics.float_dtype())
-
-
-def _mapped(function, steps):
-    def as_tensor(step):
-        return ops.convert_to_tensor(function(step))
-
-    steps = ops.convert_to_tensor(steps)
-    flat = ops.reshape(steps, (-1,))
-    return ops.reshape(ops.map(as_tensor, flat), ops.shape(steps))
 
 
 def bind(schedule: Any, window: Window) -> Any:
