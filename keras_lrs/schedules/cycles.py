@@ -38,20 +38,25 @@ class Segments(Schedule):
         return numerics.Lookup(self.starts[1:])
 
     @functools.cached_property
-    def _known(self):
+    def _segment(self):
         # An eager backend meets the same segment again and again.
-        return functools.lru_cache(maxsize=16)(
-            lambda index: base.entry(self.schedule, index)
-        )
+        return functools.lru_cache(maxsize=16)(self._gathered)
+
+    def _gathered(self, index):
+        """The start, the length (None if it does not end) and the schedule there."""
+        start = numerics.gather(self.starts, index)
+        length = None
+        if self.lengths is not None:
+            length = numerics.gather(self.lengths, index)
+        return start, length, base.entry(self.schedule, index)
 
     def call(self, step):
-        index = self.index(step)
-        local = numerics.since(step, numerics.gather(self.starts, index))
-        if self.lengths is not None:
-            local = numerics.capped(local, numerics.gather(self.lengths, index))
-        if numerics.is_number(step):
-            return evaluate(self._known(index), local)
-        return evaluate(base.entry(self.schedule, index), local)
+        at = self._segment if numerics.is_number(step) else self._gathered
+        start, length, schedule = at(self.index(step))
+        local = numerics.since(step, start)
+        if length is not None:
+            local = numerics.capped(local, length)
+        return evaluate(schedule, local)
 
     def _take(self, index):
         return self  # The tables inside are this schedule's own.
