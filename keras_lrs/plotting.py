@@ -11,7 +11,7 @@ import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_lrs.schedules.base import Schedule, evaluate
-from keras_lrs.schedules.fields import refuse, whole
+from keras_lrs.schedules.fields import count, refuse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,9 +66,7 @@ def plot_schedules(
         REXDecay(beta=0.9)
     """
     named = _named(schedules)
-    num_steps = whole("num_steps", num_steps)
-    if num_steps <= 0:
-        refuse("num_steps", "be > 0", num_steps)
+    num_steps = count("num_steps", num_steps, 1)
     if path is not None and not isinstance(path, (str, os.PathLike)):
         refuse("path", "be a path or None", path, TypeError)
     if not isinstance(log_scale, (bool, np.bool_)):
@@ -122,8 +120,8 @@ def _png(figure) -> bytes:
 
 def _points(schedule, num_steps):
     """Steps, evenly spaced from the first to the last, and the rates there."""
-    count = min(num_steps, MAX_POINTS)
-    steps = np.linspace(0, num_steps - 1, count).round().astype(np.int64)
+    points = min(num_steps, MAX_POINTS)
+    steps = np.linspace(0, num_steps - 1, points).round().astype(np.int64)
     if isinstance(schedule, Schedule):
         return steps, schedule.bind(num_steps)(steps)
     return steps, evaluate(schedule, steps)

@@ -78,7 +78,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
             >>> LinearDecay(1.0, 4).curve(6).tolist()
             [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
         """
-        return self(np.arange(_count("num_steps", num_steps, 0)))
+        return self(np.arange(fields.count("num_steps", num_steps, 0)))
 
     def cycle_ends(self, num_steps: int) -> list[int]:
         """The numbers of completed steps, up to `num_steps`, at which a cycle ends.
@@ -100,7 +100,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         """
         if self._unbound:
             raise ValueError(self._unbound)
-        return sorted(self._cycle_ends(_count("num_steps", num_steps, 0)))
+        return sorted(self._cycle_ends(fields.count("num_steps", num_steps, 0)))
 
     def bind(self, total_steps: int, steps_per_epoch: int | None = None) -> "Schedule":
         """The same schedule with every length a number of steps.
@@ -127,8 +127,8 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
             (100, 900)
         """
         if steps_per_epoch is not None:
-            steps_per_epoch = _count("steps_per_epoch", steps_per_epoch, 1)
-        total_steps = _count("total_steps", total_steps, 1)
+            steps_per_epoch = fields.count("steps_per_epoch", steps_per_epoch, 1)
+        total_steps = fields.count("total_steps", total_steps, 1)
         return self._bind(Window(total_steps, steps_per_epoch))
 
     # --- For schedules that contain or play others ---
@@ -395,10 +395,3 @@ def entry(value, index):
         if any(x is not y for x, y in zip(taken, value, strict=True)):
             return taken
     return value
-
-
-def _count(name, value, at_least):
-    result = fields.whole(name, value)
-    if result < at_least:
-        fields.refuse(name, f"be >= {at_least}" if at_least == 0 else "be > 0", value)
-    return result

@@ -14,9 +14,10 @@ from typing import Any, TypeVar, dataclass_transform
 import keras
 import numpy as np
 
+from keras_lrs.schedules import numerics
+
 T = TypeVar("T")
 REQUIRED: Any = dataclasses.MISSING
-LARGEST_RATE = float(np.finfo(np.float32).max)
 
 
 def refuse(name: str, constraint: str, value: Any, error: type = ValueError):
@@ -44,6 +45,14 @@ def whole(name: str, value: Any) -> int:
     if not real(name, value).is_integer():
         refuse(name, "be a whole number", value)
     return int(value)
+
+
+def count(name: str, value: Any, at_least: int) -> int:
+    """`value` as an int, if it is a whole number of steps, from 0 or from 1 on."""
+    result = whole(name, value)
+    if result < at_least:
+        refuse(name, f"be >= {at_least}" if at_least == 0 else "be > 0", value)
+    return result
 
 
 def items(name: str, value: Any) -> tuple:
@@ -122,7 +131,7 @@ def rate(default: Any = REQUIRED, *, positive: bool = False) -> Any:
         default,
         above=0.0 if positive else -math.inf,
         at_least=-math.inf if positive else 0.0,
-        at_most=LARGEST_RATE,
+        at_most=numerics.LARGEST,
     )
 
 
