@@ -1,9 +1,16 @@
 """Learning-rate schedules for Keras 3, exact and evaluated in the compiled step."""
 
-from keras_lrs import schedules
+from keras_lrs import callbacks, schedules
 from keras_lrs.plotting import plot_schedules
 from keras_lrs.schedules.durations import Epochs, Fraction
 
 __version__ = "0.1.0"
 
-__all__ = ["Epochs", "Fraction", "__version__", "plot_schedules", "schedules"]
+__all__ = [
+    "Epochs",
+    "Fraction",
+    "__version__",
+    "callbacks",
+    "plot_schedules",
+    "schedules",
+]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_lrs.schedules import durations, fields, numerics
-from keras_lrs.schedules.base import Composition, serializable
+from keras_lrs.schedules.base import Composition, schedule_field, serializable
 from keras_lrs.schedules.combinators import Delayed, Sequential, Warmup
 from keras_lrs.schedules.cycles import Restarts
 from keras_lrs.schedules.decays import (
@@ -304,16 +304,22 @@ class OneCycle(Composition):
             fields.refuse("warmup_fraction", bound, self.warmup_fraction)
 
     def compose(self):
-        total: Any = self.total_steps
         start = self.max_learning_rate / self.div_factor
+        return self._through(
+            start, self.max_learning_rate, start / self.final_div_factor
+        )
+
+    def _through(self, start, top, end):
+        """The cycle's shape, from one value over another to a third."""
+        total: Any = self.total_steps
         peak = _share(self.warmup_fraction, total)
-        points = [(0, start), (peak, self.max_learning_rate)]
+        points = [(0, start), (peak, top)]
         if self.three_phase and self.warmup_fraction > 0.0:
             middle = durations.at_most(2 * peak, total - 1)
             # With no room between peak and end, the middle goes to the end.
             middle = middle + (total - middle) * (middle <= peak)
             points.append((middle, start))
-        points.append((total, start / self.final_div_factor))
+        points.append((total, end))
         # The peak goes before a start at the same step, the end before the middle.
         points = [
             point
@@ -322,6 +328,51 @@ class OneCycle(Composition):
         ]
         steps, values = zip(*points, strict=True)
         return PiecewiseInterpolation(steps, values, self.shape)
+
+
+@serializable
+class MirroredOneCycle(Composition):
+    """The momentum of the 1cycle policy: low where the rate of `cycle` is high.
+
+    From `max_momentum` down to `base_momentum` at the peak of the rate, and back up.
+    With three phases it stays at the maximum in the last.
+
+    `keras_lrs.callbacks.OneCycleScheduler` plays both halves.
+
+    Args:
+        cycle: The rate, a `OneCycle`.
+        base_momentum: The momentum at the peak, in [0, 1).
+        max_momentum: The momentum at both ends, in [0, 1).
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of that shape.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> schedule = MirroredOneCycle(OneCycle(1.0, total_steps=100))
+        >>> [round(float(schedule(step)), 4) for step in (0, 15, 30, 65, 100)]
+        [0.95, 0.9, 0.85, 0.9, 0.95]
+
+    Reference: as `OneCycle`.
+    """
+
+    cycle: Any = schedule_field()
+    base_momentum: float = fields.number(default=0.85, at_least=0.0, below=1.0)
+    max_momentum: float = fields.number(default=0.95, at_least=0.0, below=1.0)
+
+    def check(self):
+        if not isinstance(self.cycle, OneCycle):
+            fields.refuse("cycle", "be a `OneCycle`", self.cycle, TypeError)
+        if self.base_momentum > self.max_momentum:
+            bound = f"be <= max_momentum={self.max_momentum}"
+            fields.refuse("base_momentum", bound, self.base_momentum)
+
+    def compose(self):
+        high = self.max_momentum
+        return self.cycle._through(high, self.base_momentum, high)
 
 
 def _share(fraction, total):

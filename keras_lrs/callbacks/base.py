@@ -1,0 +1,66 @@
+"""What our callbacks have in common: they take part in a `training.Fit`."""
+
+from typing import Any
+
+import keras
+
+from keras_lrs import training
+
+
+class FitCallback(keras.callbacks.Callback):
+    """A callback that hands Keras's hooks on to the `Fit` it is part of.
+
+    None of ours defines a batch hook: it would switch Keras's asynchronous dispatch off.
+    """
+
+    priority = 0
+    """The order in which the callbacks of one fit are told of an epoch's end."""
+    every_step = False
+    """Whether `step_ends` is called after every execution of the train function."""
+
+    fit: training.Fit | None = None
+
+    def set_model(self, model: Any) -> None:
+        """Announces the callback, before any other has changed the model."""
+        super().set_model(model)
+        training.announce(self, model)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Joins the fit and says what it wants from it."""
+        self.fit = training.begin(self, self._model)
+        self.prepare(self.fit)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Binds and installs, when it is the first epoch."""
+        self._fit.begin_epoch(epoch)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Lets every callback of the fit act, in the order of their priorities."""
+        self._fit.end_epoch(epoch, {} if logs is None else logs)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Puts everything back."""
+        self._fit.close()
+
+    @property
+    def _fit(self):
+        if self.fit is None:
+            raise RuntimeError(
+                f"`{type(self).__name__}` must be told of the beginning of a training: "
+                "pass it to `model.fit(callbacks=[...])`."
+            )
+        return self.fit
+
+    # --- What the `Fit` calls ---
+
+    def prepare(self, fit: training.Fit) -> None:
+        """Checks everything that can be checked, and asks the fit for what it needs."""
+
+    def fit_begins(self, epoch: int) -> None:
+        """Before the first epoch: the optimizer's state is what training starts from."""
+
+    def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
+        """After validation, before any other callback sees the logs."""
+
+    def step_ends(self, logs: Any) -> None:
+        """After an execution; `logs` are on the device, reading them waits for it."""

@@ -1,0 +1,136 @@
+"""`HyperparameterScheduler`: schedules that `fit` binds."""
+
+from typing import Any
+
+import keras
+
+from keras_lrs import training
+from keras_lrs.callbacks.base import FitCallback
+
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+
+
+class HyperparameterScheduler(FitCallback):
+    """Lets schedules drive hyperparameters of the optimizer, in the compiled step.
+
+    When the first epoch begins, every schedule is bound to this `fit`: its `Epochs` are
+    epochs of this data, its `Fraction`s and `None`s fractions and the rest of
+    `epochs` x steps per epoch. It ends with the training. In a second `fit` it begins
+    anew; with `initial_epoch`, or after `BackupAndRestore`, it goes on.
+
+    Each schedule is evaluated once per step. Steps are what the optimizer counts:
+    batches, micro-batches under gradient accumulation; those that a
+    `LossScaleOptimizer` skips are not counted.
+
+    During `fit`, `optimizer.learning_rate` reads as the rate last used. Afterwards the
+    optimizer is as it was, however `fit` ended; files saved meanwhile are plain.
+
+    With `beta_1` or `beta_2` of Adam, AdamW or Adamax, the bias correction uses the
+    product of the betas used so far, where Keras's takes a power of the current one.
+
+    Args:
+        momentum_correction: Whether to multiply SGD's velocity by the ratio of
+            successive rates. Keras keeps the rate inside the velocity, so that after a
+            drop the old step size lives on for about `1 / (1 - momentum)` steps. Needs
+            `learning_rate`.
+        **schedules: The schedule of each hyperparameter: `learning_rate`, `momentum`,
+            `beta_1`, `weight_decay`, `clipnorm` or any other number that is an argument
+            of the optimizer. For a `MultiOptimizer`, one schedule for all optimizers, or
+            a dictionary from the names of optimizers to schedules. Ours, Keras's or
+            your own.
+
+    Raises:
+        TypeError: If a schedule is none.
+        ValueError: If there is no schedule; and before the first step, if the optimizer
+            has no such hyperparameter, does not use it or has a schedule for it, if a
+            schedule leaves the hyperparameter's range, if the number of steps is needed
+            and not known, or if another callback sets the same hyperparameter.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lrs import Epochs
+        >>> from keras_lrs.callbacks import HyperparameterScheduler
+        >>> from keras_lrs.schedules import CosineAnnealing, LinearDecay, Warmup
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+        >>> scheduler = HyperparameterScheduler(
+        ...     learning_rate=Warmup(CosineAnnealing(0.1), Epochs(1)),
+        ...     momentum=LinearDecay(0.95, end_learning_rate=0.85),
+        ... )
+        >>> x = np.ones((32, 1), "float32")
+        >>> history = model.fit(
+        ...     x, x, batch_size=8, epochs=5, verbose=0, callbacks=[scheduler]
+        ... )
+        >>> scheduler.bound["learning_rate"].schedule.decay_steps
+        16
+
+    Reference: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1
+    Hour", 2017, arXiv:1706.02677, section 3 (momentum correction). Kingma and Ba, "Adam:
+    A Method for Stochastic Optimization", 2014, arXiv:1412.6980, section 3 (bias).
+    """
+
+    def __init__(self, *, momentum_correction: bool = False, **schedules: Any):
+        super().__init__()
+        if not isinstance(momentum_correction, bool):
+            raise TypeError(
+                "Argument `momentum_correction` must be True or False. Received: "
+                f"momentum_correction={momentum_correction!r}"
+            )
+        if momentum_correction and "learning_rate" not in schedules:
+            raise ValueError(
+                "Argument `momentum_correction` needs a schedule of `learning_rate`. "
+                "Received: momentum_correction=True"
+            )
+        self.momentum_correction = momentum_correction
+        self.schedules = _checked(schedules)
+
+    @property
+    def bound(self) -> dict[str, Any]:
+        """The schedules as the last `fit` bound them, by the names of their arguments.
+
+        For a `MultiOptimizer`, dictionaries from the names of optimizers.
+        """
+        if self.fit is None:
+            return {}
+        return self.fit.bound(self)
+
+    def prepare(self, fit: training.Fit) -> None:
+        """Says which hyperparameter of which optimizer each schedule drives."""
+        optimizers = fit.optimizers
+        for name, given in self.schedules.items():
+            for optimizer, schedule in _assigned(name, given, optimizers):
+                fit.drive(self, optimizer, name, schedule)
+        if self.momentum_correction:
+            fit.correct_momentum()
+
+
+def _checked(schedules):
+    """The schedules, if they are."""
+    if not schedules:
+        raise ValueError(
+            "At least one hyperparameter must be given a schedule, such as "
+            "`learning_rate=`. Received: none"
+        )
+    for name, given in schedules.items():
+        values = given.values() if isinstance(given, dict) else [given]
+        for value in values:
+            if not isinstance(value, Schedule):
+                raise TypeError(
+                    f"Argument `{name}` must be a `LearningRateSchedule` (for a number, "
+                    f"`keras_lrs.schedules.Constant`). Received: {name}={given!r}"
+                )
+    return schedules
+
+
+def _assigned(name, given, optimizers):
+    """Pairs of an optimizer and its schedule."""
+    if not isinstance(given, dict):
+        return [(optimizer, given) for optimizer in optimizers]
+    by_name = dict(zip(training.labels(optimizers), optimizers, strict=True))
+    unknown = [key for key in given if key not in by_name]
+    if unknown or not given:
+        raise ValueError(
+            f"Argument `{name}` must map names of optimizers to schedules. The "
+            f"optimizers are: {', '.join(by_name)}. Received: {name}={given!r}"
+        )
+    return [(by_name[key], schedule) for key, schedule in given.items()]

@@ -1,0 +1,69 @@
+"""`OneCycleScheduler`: both halves of the 1cycle policy."""
+
+from typing import Any
+
+from keras_lrs import training
+from keras_lrs.callbacks.hyperparameter_scheduler import HyperparameterScheduler
+from keras_lrs.schedules.composed import MirroredOneCycle, OneCycle
+
+
+class OneCycleScheduler(HyperparameterScheduler):
+    """The 1cycle policy: the rate up and down once, the momentum the other way.
+
+    Drives `learning_rate`, and `momentum` of SGD and RMSprop or `beta_1` of the Adam
+    family, in the compiled step and as long as `fit` trains. All that
+    `HyperparameterScheduler` says holds here.
+
+    Use it to train fast at rates that would diverge if held. Construct SGD and RMSprop
+    with a momentum; the value does not matter.
+
+    Args:
+        max_learning_rate: The peak of the rate, >= 0.
+        base_momentum: The momentum at the peak, in [0, 1).
+        max_momentum: The momentum at both ends, in [0, 1).
+        momentum_correction: As in `HyperparameterScheduler`.
+        **one_cycle_arguments: The other arguments of `keras_lrs.schedules.OneCycle`:
+            `total_steps` (the whole training), `warmup_fraction`, `div_factor`,
+            `final_div_factor`, `shape`, `three_phase`.
+
+    Raises:
+        ValueError: If an argument is out of range; and before the first step, if the
+            optimizer has neither momentum nor `beta_1`.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lrs.callbacks import OneCycleScheduler
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+        >>> scheduler = OneCycleScheduler(0.1, warmup_fraction=0.5)
+        >>> x = np.ones((80, 1), "float32")
+        >>> history = model.fit(x, x, batch_size=8, verbose=0, callbacks=[scheduler])
+        >>> scheduler.bound["momentum"].curve(10).round(3).tolist()
+        [0.95, 0.94, 0.915, 0.885, 0.86, 0.85, 0.86, 0.885, 0.915, 0.94]
+
+    Reference: Smith and Topin, "Super-Convergence: Very Fast Training of Neural
+    Networks Using Large Learning Rates", 2017, arXiv:1708.07120. Smith, "A disciplined
+    approach to neural network hyper-parameters", 2018, arXiv:1803.09820.
+    """
+
+    def __init__(
+        self,
+        max_learning_rate: float,
+        base_momentum: float = 0.85,
+        max_momentum: float = 0.95,
+        *,
+        momentum_correction: bool = False,
+        **one_cycle_arguments: Any,
+    ):
+        rate = OneCycle(max_learning_rate, **one_cycle_arguments)
+        self.mirrored = MirroredOneCycle(rate, base_momentum, max_momentum)
+        super().__init__(learning_rate=rate, momentum_correction=momentum_correction)
+
+    def prepare(self, fit: training.Fit) -> None:
+        """Drives the other half as well, by the name the optimizer has for it."""
+        super().prepare(fit)
+        for optimizer in fit.optimizers:
+            names = training.hyperparameters(optimizer)
+            name = "beta_1" if "beta_1" in names else "momentum"
+            fit.drive(self, optimizer, name, self.mirrored)
