@@ -12,7 +12,6 @@ epoch to its end, however it ends.
 import contextlib
 import functools
 import inspect
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +20,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lrs.schedules import base, fields, numerics
+from keras_lrs.schedules import base, durations, numerics
 from keras_lrs.schedules.open_ended import Constant
 
 BACKEND = keras.backend.backend()
@@ -41,9 +40,8 @@ def leaves(optimizer: Any) -> list:
     """The optimizers that update variables: those inside a wrapper, or itself."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return leaves(optimizer.inner_optimizer)
-    if isinstance(optimizer, getattr(keras.optimizers, "MultiOptimizer", ())):
-        return list(optimizer.optimizers)
-    return [optimizer]
+    several = getattr(optimizer, "optimizers", None)  # A `MultiOptimizer`.
+    return [optimizer] if several is None else list(several)
 
 
 def labels(optimizers: list) -> list[str]:
@@ -210,7 +208,7 @@ def _strategy_scope(model):
 
 def _is_on(self, other):
     """The answer to `momentum != 0` and `clipnorm > 0`, asked in Python: it is used."""
-    if other is None or isinstance(other, (int, float)) and other == 0:
+    if isinstance(other, (int, float)) and other == 0:
         return True
     return NotImplemented
 
@@ -317,7 +315,12 @@ class DrivenOptimizer:
         self.factor = Live(model, 1.0, "float32")
         self.iterations = 0  # Counted on the host on PyTorch: reading waits for a GPU.
         self.used = False
-        self._own = dict(vars(optimizer))
+        attributes = vars(optimizer)
+        self._own = {
+            name: attributes[name]
+            for name in ("_learning_rate", *schedules)
+            if name in attributes
+        }
         self._apply = optimizer.apply
         self._update_step = optimizer._backend_update_step
         self._accumulated = optimizer.gradient_accumulation_steps or 1
@@ -439,7 +442,8 @@ def _replaced(attributes, values, own=None):
     The replicas of a TensorFlow strategy enter this one inside the other: what they
     put back must not be what they found.
     """
-    own = dict(attributes) if own is None else own
+    if own is None:
+        own = {name: attributes[name] for name in values if name in attributes}
     attributes.update(values)
     try:
         yield
@@ -544,17 +548,19 @@ class Fit:
         self.history = getattr(model, "history", None)
         self.callbacks: list[Any] = []
         self.begun = False
-        self.ended = -1
+        self.last_ended: int | None = None
         self.params: dict[str, Any] = {}
         self.driven: list[DrivenOptimizer] = []
         self.drives: dict[tuple[int, str], tuple[Any, Any]] = {}
-        self.momentum_correction = False
+        self._momentum_correction = False
         self.factors: list[tuple[int, float]] = []
         self.siblings: Callable[[], Any] = lambda: None
         self._scaled_by: Any = None
         self._finalizer: Any = None
         self._train_function: Any = None
         self._jax_variables: Any = None
+        self._first_start = 0
+        self._closed = False
         # Before `BackupAndRestore` overwrites them in `on_train_begin`.
         self._own_rates = {
             id(optimizer): _number(rate_variable(optimizer))
@@ -623,14 +629,14 @@ class Fit:
                     f"momentum. Received: {type(optimizer).__name__}"
                     + (" with momentum=0" if sgd else "")
                 )
-        self.momentum_correction = True
+        self._momentum_correction = True
 
     def bound(self, callback: Any) -> dict[str, Any]:
         """A callback's schedules, bound; by optimizer where there are several."""
         optimizers = self.optimizers
         found: dict[str, Any] = {}
         for name, optimizer in zip(labels(optimizers), optimizers, strict=True):
-            for hyperparameter, schedule in self._bound_of(optimizer).items():
+            for hyperparameter, schedule in self._schedules(optimizer).items():
                 owner, _ = self.drives.get(
                     (id(optimizer), hyperparameter), (None, None)
                 )
@@ -640,7 +646,7 @@ class Fit:
                     found.setdefault(hyperparameter, {})[name] = schedule
         return found
 
-    def _bound_of(self, optimizer):
+    def _schedules(self, optimizer):
         for driven in self.driven:
             if driven.optimizer is optimizer:
                 return driven.schedules
@@ -649,6 +655,15 @@ class Fit:
     def scale(self, callback: Any) -> None:
         """Lets a callback multiply all rates by a factor (`set_factor`)."""
         self.refuse_keras_callbacks(callback)
+        for optimizer in self.optimizers:
+            rate = optimizer._learning_rate
+            schedule = keras.optimizers.schedules.LearningRateSchedule
+            if not isinstance(rate, (keras.Variable, schedule)):
+                raise ValueError(
+                    f"`{type(callback).__name__}` needs a learning rate that is a "
+                    "float or a `LearningRateSchedule`. Received: "
+                    f"learning_rate={rate!r}"
+                )
         if self._scaled_by not in (None, callback):
             raise ValueError(
                 f"A training takes one `{type(callback).__name__}`. Received: two"
@@ -667,12 +682,14 @@ class Fit:
             self._install(epoch)
         for driven in self.driven:
             driven.iterations = iterations(driven.optimizer)
+        for callback in self.callbacks:
+            callback.epoch_begins(epoch)
 
     def end_epoch(self, epoch: int, logs: dict[str, Any]) -> None:
         """Tells every callback once, in the order of their priorities."""
         self._jax_variables = None
-        if self.ended != epoch:
-            self.ended = epoch
+        if self.last_ended != epoch:
+            self.last_ended = epoch
             for callback in self.callbacks:
                 callback.epoch_ends(epoch, logs)
 
@@ -680,10 +697,48 @@ class Fit:
 
     def count(self, optimizer: Any) -> int:
         """How many updates (micro-batches) an optimizer has made, also mid-epoch."""
+        return int(self._read(optimizer._iterations))
+
+    def window(self) -> durations.Window:
+        """What lengths are measured by in this fit; its length must be known."""
+        steps = self.steps_per_epoch
+        if steps is None:
+            raise ValueError(
+                "The data does not tell its steps per epoch, which a length in epochs "
+                "or fractions needs. Pass `steps_per_epoch=` to `fit`."
+            )
+        return durations.Window(steps * self.params["epochs"], steps)
+
+    @property
+    def position(self) -> int:
+        """The step at which the schedules are: how many this training has made."""
+        return self.count(self.optimizers[0]) - self._first_start
+
+    def _read(self, variable):
+        """The value of an optimizer's variable, also mid-epoch."""
         if self._jax_variables is None:
-            return iterations(optimizer)
-        index = _index(self.model.optimizer.variables, optimizer._iterations)
-        return int(self._jax_variables[index])
+            return _number(variable)
+        # There the values are in the state that `fit` hands from step to step.
+        index = _index(self.model.optimizer.variables, variable)
+        return self._jax_variables[index].item()
+
+    def rate_schedule(self, optimizer: Any) -> Any:
+        """The schedule that an optimizer's rate follows, bound; None if it is a float."""
+        schedule = self._schedules(optimizer).get("learning_rate")
+        if schedule is None and rate_variable(optimizer) is None:
+            schedule = optimizer._learning_rate
+        return schedule
+
+    @property
+    def own_rates(self) -> list[float | None]:
+        """The rates that the user gave the optimizers; None for one with a schedule."""
+        return [self._own_rates.get(id(optimizer)) for optimizer in self.optimizers]
+
+    @own_rates.setter
+    def own_rates(self, rates: list[float | None]) -> None:
+        for optimizer, rate in zip(self.optimizers, rates, strict=True):
+            if rate is not None:
+                self._own_rates[id(optimizer)] = rate
 
     @property
     def factor(self) -> float:
@@ -703,18 +758,18 @@ class Fit:
 
         Always the rate; of the others, what a schedule drives.
         """
-        values: dict[str, Any] = {}
+        rate: Any = optimizer._learning_rate
+        if isinstance(rate, keras.Variable):
+            rate = self._read(rate)
+        elif isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            rate = base.evaluate(rate, counts)
+        else:
+            rate = _number(rate())
+        rates = np.broadcast_to(np.asarray(rate, np.float64), counts.shape)
+        values: dict[str, Any] = {"learning_rate": rates}
         for driven in self.driven:
             if driven.optimizer is optimizer:
-                values = driven.values(counts)
-        rate = optimizer._learning_rate
-        if "learning_rate" not in values:
-            if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-                rates = base.evaluate(rate, counts)
-            else:
-                rates = _number(optimizer.learning_rate)
-            rates = np.broadcast_to(np.asarray(rates, np.float64), counts.shape)
-            values = {"learning_rate": rates, **values}
+                values |= driven.values(counts)
         if self.factors:
             since, factors = zip(*self.factors, strict=True)
             index = np.searchsorted(since, counts, side="right") - 1
@@ -733,10 +788,9 @@ class Fit:
                 if key == id(optimizer)
             }
             own = self._own_rates.get(id(optimizer))
-            if self._scaled_by is not None and "learning_rate" not in schedules:
-                if own is not None:
-                    schedules["learning_rate"] = Constant(own)
             scaled = self._scaled_by is not None
+            if scaled and own is not None:
+                schedules.setdefault("learning_rate", Constant(own))
             if not schedules and not scaled:
                 continue
             schedules = {
@@ -745,6 +799,7 @@ class Fit:
             }
             start = self._start(optimizer, epoch)
             specification.append((optimizer, schedules, scaled, start))
+        self._first_start = self._start(self.optimizers[0], epoch)
         wants_steps = any(callback.every_step for callback in self.callbacks)
         if not specification and not wants_steps:
             return
@@ -774,11 +829,10 @@ class Fit:
 
     def _bound(self, name, schedule):
         """A schedule with its lengths in steps of this fit."""
-        steps = self.steps_per_epoch
-        total = None if steps is None else steps * self.params["epochs"]
+        known = self.steps_per_epoch is not None
         if isinstance(schedule, base.Schedule):
-            if total is not None:
-                schedule = schedule.bind(total, steps)
+            if known:
+                schedule = base.bind(schedule, self.window())
             elif schedule._unbound:
                 raise ValueError(
                     f"The schedule of `{name}` needs the number of steps per epoch, "
@@ -786,7 +840,7 @@ class Fit:
                     "or bind the schedule: `schedule.bind(total_steps, "
                     f"steps_per_epoch)`. Received: {schedule!r}"
                 )
-        check_values(name, schedule, total if total is not None else 10_000)
+        check_values(name, schedule, self.window().total if known else 10_000)
         return schedule
 
     def _start(self, optimizer, epoch):
@@ -823,7 +877,7 @@ class Fit:
                 frozenset(schedules.items()),
                 tuple(getattr(optimizer, n) for n in schedules if n != "learning_rate"),
                 scaled,
-                self.momentum_correction,
+                self._momentum_correction,
                 max(-start, 0),
                 max(start, 0) % (optimizer.gradient_accumulation_steps or 1),
             )
@@ -837,7 +891,7 @@ class Fit:
                     optimizer,
                     schedules,
                     scaled,
-                    self.momentum_correction,
+                    self._momentum_correction,
                     start,
                 )
                 for optimizer, schedules, scaled, start in specification
@@ -883,11 +937,16 @@ class Fit:
 
     def close(self) -> None:
         """Undoes everything; does nothing the second time."""
+        if self._closed:
+            return
+        self._closed = True
         attributes = vars(self.model)
         if attributes.get(_ATTRIBUTE) is self:
             del attributes[_ATTRIBUTE]
         if self._finalizer is not None:
             self._finalizer.detach()
+        for callback in self.callbacks:
+            callback.fit_ends()
         installed, self._train_function = self._train_function, None
         if installed is None:
             return
@@ -1001,6 +1060,14 @@ def begin(callback: Any, model: Any) -> Fit:
         fit = None
     if fit is None:
         fit = vars(model)[_ATTRIBUTE] = Fit(model)
+    if not fit.optimizers:
+        # A `MultiOptimizer` that chooses by a function knows none before it is built.
+        if model.optimizer is None or not model.built:
+            raise ValueError(
+                f"`{type(callback).__name__}` needs to know the optimizers. Build the "
+                "model before `fit`, by calling it on a batch or giving it an `Input`."
+            )
+        model.optimizer.build(model.trainable_variables)
     fit.join(callback)
     return fit
 

@@ -1,6 +1,13 @@
 """Callbacks for `model.fit`."""
 
+from keras_lrs.callbacks.hyperparameter_logger import HyperparameterLogger
 from keras_lrs.callbacks.hyperparameter_scheduler import HyperparameterScheduler
 from keras_lrs.callbacks.one_cycle_scheduler import OneCycleScheduler
+from keras_lrs.callbacks.reduce_on_plateau import ReduceOnPlateau
 
-__all__ = ["HyperparameterScheduler", "OneCycleScheduler"]
+__all__ = [
+    "HyperparameterLogger",
+    "HyperparameterScheduler",
+    "OneCycleScheduler",
+    "ReduceOnPlateau",
+]

@@ -10,7 +10,7 @@ from keras_lrs import training
 class FitCallback(keras.callbacks.Callback):
     """A callback that hands Keras's hooks on to the `Fit` it is part of.
 
-    None of ours defines a batch hook: it would switch Keras's asynchronous dispatch off.
+    None of ours defines a batch hook: it would end Keras's asynchronous dispatch.
     """
 
     priority = 0
@@ -46,8 +46,8 @@ class FitCallback(keras.callbacks.Callback):
     def _fit(self):
         if self.fit is None:
             raise RuntimeError(
-                f"`{type(self).__name__}` must be told of the beginning of a training: "
-                "pass it to `model.fit(callbacks=[...])`."
+                f"`{type(self).__name__}` was not told that a training begins. Pass it "
+                "to `model.fit(callbacks=[...])`."
             )
         return self.fit
 
@@ -59,8 +59,14 @@ class FitCallback(keras.callbacks.Callback):
     def fit_begins(self, epoch: int) -> None:
         """Before the first epoch: the optimizer's state is what training starts from."""
 
+    def epoch_begins(self, epoch: int) -> None:
+        """At the beginning of every epoch, when all is installed."""
+
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """After validation, before any other callback sees the logs."""
 
     def step_ends(self, logs: Any) -> None:
         """After an execution; `logs` are on the device, reading them waits for it."""
+
+    def fit_ends(self) -> None:
+        """Once, however the training ended."""

@@ -35,8 +35,8 @@ class HyperparameterScheduler(FitCallback):
             `learning_rate`.
         **schedules: The schedule of each hyperparameter: `learning_rate`, `momentum`,
             `beta_1`, `weight_decay`, `clipnorm` or any other number that is an argument
-            of the optimizer. For a `MultiOptimizer`, one schedule for all optimizers, or
-            a dictionary from the names of optimizers to schedules. Ours, Keras's or
+            of the optimizer. For a `MultiOptimizer`, one schedule for all optimizers,
+            or a dictionary from the names of optimizers to schedules. Ours, Keras's or
             your own.
 
     Raises:
@@ -65,8 +65,8 @@ class HyperparameterScheduler(FitCallback):
         16
 
     Reference: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1
-    Hour", 2017, arXiv:1706.02677, section 3 (momentum correction). Kingma and Ba, "Adam:
-    A Method for Stochastic Optimization", 2014, arXiv:1412.6980, section 3 (bias).
+    Hour", 2017, arXiv:1706.02677, section 3 (momentum correction). Kingma and Ba,
+    "Adam: A Method for Stochastic Optimization", 2014, arXiv:1412.6980, section 3.
     """
 
     def __init__(self, *, momentum_correction: bool = False, **schedules: Any):
@@ -116,8 +116,8 @@ def _checked(schedules):
         for value in values:
             if not isinstance(value, Schedule):
                 raise TypeError(
-                    f"Argument `{name}` must be a `LearningRateSchedule` (for a number, "
-                    f"`keras_lrs.schedules.Constant`). Received: {name}={given!r}"
+                    f"Argument `{name}` must be a `LearningRateSchedule`; for a number "
+                    f"it is `keras_lrs.schedules.Constant`. Received: {name}={given!r}"
                 )
     return schedules
 

@@ -1,0 +1,152 @@
+"""`HyperparameterLogger`: the values that training really used."""
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+from keras_lrs import training
+from keras_lrs.callbacks.base import FitCallback
+from keras_lrs.schedules import fields
+
+_SECONDS = 5.0  # Between two looks at the optimizer within an epoch.
+
+
+class HyperparameterLogger(FitCallback):
+    """Writes the hyperparameters that were used into the logs of every epoch.
+
+    The rate, whatever it comes from (a float, a schedule, a `HyperparameterScheduler`,
+    times the factor of a `ReduceOnPlateau`), and all other hyperparameters that a
+    scheduler drives: the values of the last update of the epoch, not of the next one.
+    `History`, `CSVLogger`, `TensorBoard` and other callbacks get them, whatever their
+    order. The keys are `learning_rate`, `momentum` and so on; with several optimizers
+    `learning_rate/<name of the optimizer>`.
+
+    With `log_dir` they are written as TensorBoard scalars too; the step is the number of
+    updates before the one that used the value. Nothing is computed in the training
+    step and the device is not waited for, but once in 5 seconds.
+
+    Args:
+        every: `"epoch"`, or with `log_dir` a number of steps: a scalar every so many
+            steps.
+        log_dir: The folder for TensorBoard's event files; needs the package
+            `tensorboard`.
+
+    Raises:
+        ValueError: If `every` is neither, or a number without `log_dir`.
+        ImportError: If `log_dir` is given and `tensorboard` is not installed.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lrs.callbacks import HyperparameterLogger
+        >>> from keras_lrs.schedules import LinearDecay
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile(keras.optimizers.SGD(LinearDecay(0.1, 10)), "mse")
+        >>> x = np.ones((5, 1), "float32")
+        >>> history = model.fit(
+        ...     x, x, 1, epochs=2, verbose=0, callbacks=[HyperparameterLogger()]
+        ... )
+        >>> [round(rate, 4) for rate in history.history["learning_rate"]]
+        [0.06, 0.01]
+    """
+
+    def __init__(
+        self, every: str | int = "epoch", log_dir: str | os.PathLike | None = None
+    ):
+        super().__init__()
+        if every != "epoch":
+            if isinstance(every, str):
+                fields.refuse("every", "be 'epoch' or a number of steps", every)
+            every = fields.count("every", every, 1)
+            if log_dir is None:
+                fields.refuse("every", "be 'epoch' without `log_dir`", every)
+        self.every = every
+        self.log_dir = log_dir
+        self.every_step = every != "epoch"
+        self._writer = None if log_dir is None else _Writer(log_dir)
+
+    def fit_begins(self, epoch: int) -> None:
+        """Notes where the optimizers are."""
+        self._written = [self._fit.count(o) for o in self._fit.optimizers]
+        self._looked = time.monotonic()
+
+    def step_ends(self, logs: Any) -> None:
+        """Writes, every few seconds, what has been used since."""
+        if time.monotonic() - self._looked >= _SECONDS:
+            self._write_steps()
+
+    def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
+        """Adds the values of the epoch's last update to its logs."""
+        fit = self._fit
+        for optimizer, suffix in self._optimizers():
+            last = max(fit.count(optimizer) - 1, 0)
+            for name, values in fit.values(optimizer, np.array([last])).items():
+                logs[name + suffix] = values.item()
+                if self._writer is not None and self.every == "epoch":
+                    self._writer.write(name + suffix, [last], values)
+        if self.every_step:
+            self._write_steps()
+        if self._writer is not None:
+            self._writer.flush()
+
+    def fit_ends(self) -> None:
+        """Closes the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _optimizers(self):
+        optimizers = self._fit.optimizers
+        if len(optimizers) == 1:
+            return [(optimizers[0], "")]
+        names = training.labels(optimizers)
+        suffixes = [f"/{name}" for name in names]
+        return list(zip(optimizers, suffixes, strict=True))
+
+    def _write_steps(self):
+        self._looked = time.monotonic()
+        for index, (optimizer, suffix) in enumerate(self._optimizers()):
+            first, end = self._written[index], self._fit.count(optimizer)
+            counts = np.arange(-(-first // self.every) * self.every, end, self.every)
+            for name, values in self._fit.values(optimizer, counts).items():
+                self._writer.write(name + suffix, counts, values)
+            self._written[index] = end
+
+
+class _Writer:
+    """TensorBoard scalars, in a file that is opened when there is something to write."""
+
+    def __init__(self, log_dir):
+        try:
+            from tensorboard.compat.proto import event_pb2, summary_pb2
+            from tensorboard.summary.writer import event_file_writer
+        except ImportError as error:
+            raise ImportError(
+                "`HyperparameterLogger(log_dir=...)` needs TensorBoard: "
+                "pip install tensorboard"
+            ) from error
+        self._log_dir = os.fspath(log_dir)
+        self._event = event_pb2.Event
+        self._summary = summary_pb2.Summary
+        self._open = event_file_writer.EventFileWriter
+        self._file = None
+
+    def write(self, tag, steps, values):
+        if self._file is None:
+            self._file = self._open(self._log_dir, filename_suffix=".keras_lrs")
+        now = time.time()
+        for step, value in zip(steps, values, strict=True):
+            scalar = self._summary.Value(tag=tag, simple_value=float(value))
+            summary = self._summary(value=[scalar])
+            self._file.add_event(
+                self._event(wall_time=now, step=int(step), summary=summary)
+            )
+
+    def flush(self):
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self):
+        if self._file is not None:
+            self._file.close()
+            self._file = None
