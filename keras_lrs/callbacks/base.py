@@ -1,10 +1,10 @@
-"""What our callbacks have in common: they take part in a `training.Fit`."""
+"""What our callbacks have in common: they take part in a `Fit`."""
 
 from typing import Any
 
 import keras
 
-from keras_lrs import training
+from keras_lrs.callbacks import fit as fits
 
 
 class FitCallback(keras.callbacks.Callback):
@@ -18,16 +18,16 @@ class FitCallback(keras.callbacks.Callback):
     every_step = False
     """Whether `step_ends` is called after every execution of the train function."""
 
-    fit: training.Fit | None = None
+    fit: fits.Fit | None = None
 
     def set_model(self, model: Any) -> None:
         """Announces the callback, before any other has changed the model."""
         super().set_model(model)
-        training.announce(self, model)
+        fits.announce(self, model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Joins the fit and says what it wants from it."""
-        self.fit = training.begin(self, self._model)
+        self.fit = fits.begin(self, self._model)
         self.prepare(self.fit)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -53,11 +53,11 @@ class FitCallback(keras.callbacks.Callback):
 
     # --- What the `Fit` calls ---
 
-    def prepare(self, fit: training.Fit) -> None:
+    def prepare(self, fit: fits.Fit) -> None:
         """Checks everything that can be checked, and asks the fit for what it needs."""
 
     def fit_begins(self, epoch: int) -> None:
-        """Before the first epoch: the optimizer's state is what training starts from."""
+        """Before the first epoch, when all that is restored has been."""
 
     def epoch_begins(self, epoch: int) -> None:
         """At the beginning of every epoch, when all is installed."""
@@ -66,7 +66,7 @@ class FitCallback(keras.callbacks.Callback):
         """After validation, before any other callback sees the logs."""
 
     def step_ends(self, logs: Any) -> None:
-        """After an execution; `logs` are on the device, reading them waits for it."""
+        """After an execution; reading its `logs` waits for the device."""
 
     def fit_ends(self) -> None:
         """Once, however the training ended."""

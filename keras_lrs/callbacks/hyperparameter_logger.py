@@ -23,8 +23,8 @@ class HyperparameterLogger(FitCallback):
     order. The keys are `learning_rate`, `momentum` and so on; with several optimizers
     `learning_rate/<name of the optimizer>`.
 
-    With `log_dir` they are written as TensorBoard scalars too; the step is the number of
-    updates before the one that used the value. Nothing is computed in the training
+    With `log_dir` they are written as TensorBoard scalars too; the step is the number
+    of updates before the one that used the value. Nothing is computed in the training
     step and the device is not waited for, but once in 5 seconds.
 
     Args:
@@ -61,10 +61,10 @@ class HyperparameterLogger(FitCallback):
             every = fields.count("every", every, 1)
             if log_dir is None:
                 fields.refuse("every", "be 'epoch' without `log_dir`", every)
-        self.every = every
+        self.every: Any = every
         self.log_dir = log_dir
         self.every_step = every != "epoch"
-        self._writer = None if log_dir is None else _Writer(log_dir)
+        self._writer: Any = None if log_dir is None else _Writer(log_dir)
 
     def fit_begins(self, epoch: int) -> None:
         """Notes where the optimizers are."""
@@ -114,7 +114,7 @@ class HyperparameterLogger(FitCallback):
 
 
 class _Writer:
-    """TensorBoard scalars, in a file that is opened when there is something to write."""
+    """TensorBoard scalars, in a file that is opened with the first of them."""
 
     def __init__(self, log_dir):
         try:

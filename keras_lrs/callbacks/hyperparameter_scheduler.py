@@ -6,6 +6,7 @@ import keras
 
 from keras_lrs import training
 from keras_lrs.callbacks.base import FitCallback
+from keras_lrs.callbacks.fit import Fit
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
@@ -94,7 +95,7 @@ class HyperparameterScheduler(FitCallback):
             return {}
         return self.fit.bound(self)
 
-    def prepare(self, fit: training.Fit) -> None:
+    def prepare(self, fit: Fit) -> None:
         """Says which hyperparameter of which optimizer each schedule drives."""
         optimizers = fit.optimizers
         for name, given in self.schedules.items():

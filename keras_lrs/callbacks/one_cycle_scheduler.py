@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from keras_lrs import training
+from keras_lrs.callbacks import hyperparameters
+from keras_lrs.callbacks.fit import Fit
 from keras_lrs.callbacks.hyperparameter_scheduler import HyperparameterScheduler
 from keras_lrs.schedules.composed import MirroredOneCycle, OneCycle
 
@@ -60,10 +61,10 @@ class OneCycleScheduler(HyperparameterScheduler):
         self.mirrored = MirroredOneCycle(rate, base_momentum, max_momentum)
         super().__init__(learning_rate=rate, momentum_correction=momentum_correction)
 
-    def prepare(self, fit: training.Fit) -> None:
+    def prepare(self, fit: Fit) -> None:
         """Drives the other half as well, by the name the optimizer has for it."""
         super().prepare(fit)
         for optimizer in fit.optimizers:
-            names = training.hyperparameters(optimizer)
+            names = hyperparameters.names(optimizer)
             name = "beta_1" if "beta_1" in names else "momentum"
             fit.drive(self, optimizer, name, self.mirrored)

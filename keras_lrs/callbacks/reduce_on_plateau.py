@@ -9,26 +9,14 @@ import warnings
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_lrs import files, training
 from keras_lrs.callbacks.base import FitCallback
+from keras_lrs.callbacks.fit import Fit
 from keras_lrs.schedules import durations, fields
 
 _MAXIMIZED = ("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "r2", "dice")
-
 _KEPT = 1_000  # States of looks, so that an older checkpoint can be resumed from.
-
-
-@dataclasses.dataclass
-class _State:
-    """What a decision depends on."""
-
-    factor: float = 1.0
-    best: float | None = None
-    wait: int = 0
-    good: int = 0
-    cooldown: int = 0
 
 
 class ReduceOnPlateau(FitCallback):
@@ -76,13 +64,19 @@ class ReduceOnPlateau(FitCallback):
         TypeError: If an argument has the wrong type.
 
     Example:
+        >>> import keras, numpy as np
         >>> from keras_lrs.callbacks import ReduceOnPlateau
-        >>> callback = ReduceOnPlateau("val_loss", factor=0.5, patience=3)
-        >>> callback.factor, callback.state["factor"]
-        (0.5, 1.0)
+        >>> from keras_lrs.schedules import LinearDecay
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile(keras.optimizers.SGD(LinearDecay(1e-9, 60)), "mse")
+        >>> plateau = ReduceOnPlateau("loss", factor=0.5, patience=2)
+        >>> x = np.ones((10, 1), "float32")
+        >>> history = model.fit(x, x, 1, epochs=6, verbose=0, callbacks=[plateau])
+        >>> plateau.state["factor"], plateau.state["wait"]  # The first look is best.
+        (0.25, 1)
 
-    Reference: the rule is folklore; raising is after Subramanian et al., "GreedyLR",
-    2025.
+    Reference: the rule is older than its papers; raising the rate follows GreedyLR,
+    "a novel adaptive learning rate scheduler", 2025.
     """
 
     priority = 1
@@ -106,26 +100,36 @@ class ReduceOnPlateau(FitCallback):
         verbose: int = 0,
     ):
         super().__init__()
-        arguments = _Arguments(
-            monitor,
+        if not isinstance(monitor, str) or not monitor:
+            fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
+        if mode == "auto":
+            maximized = any(word in monitor.lower() for word in _MAXIMIZED)
+            mode = "max" if maximized else "min"
+        self.rule = PlateauRule(
             factor,
             patience,
             mode,
             min_delta,
             cooldown,
             min_factor,
-            every,
             relative,
-            warmup,
             raise_factor,
             max_factor,
         )
-        vars(self).update(vars(arguments))
-        self.every_step = self.every != "epoch"
+        self.every: Any = every
+        if every != "epoch":
+            self.every = fields.count("every", every, 1)
+            if monitor.startswith("val_"):
+                bound = f"be a training metric with every={every}, such as 'loss'"
+                fields.refuse("monitor", bound, monitor)
+        self.monitor = monitor
+        self.every_step = every != "epoch"
+        self.warmup = durations.check("warmup", warmup)
         self.state_path = None if state_path is None else pathlib.Path(state_path)
         self.verbose = verbose
-        self._state = _State()
+        self._state = PlateauState()
         self._records: list[dict[str, Any]] = []
+        self._seen = False
 
     @property
     def state(self) -> dict[str, Any]:
@@ -134,29 +138,23 @@ class ReduceOnPlateau(FitCallback):
 
     # --- Keeping the state ---
 
-    def prepare(self, fit: training.Fit) -> None:
+    def prepare(self, fit: Fit) -> None:
         """Asks for a factor on all rates."""
         fit.scale(self)
-        if self.monitor.startswith("val_") and self.every_step:
-            raise ValueError(
-                "Argument `monitor` must be a training metric, such as 'loss', when it "
-                f"is looked at every {self.every} steps. Received: "
-                f"monitor={self.monitor!r}"
-            )
 
     def fit_begins(self, epoch: int) -> None:
         """Takes up the state of the training that goes on, or none."""
         self._seen = False
-        record = self._record() if epoch > 0 else None
-        if epoch == 0:
-            self._records = []
-        self._state = _State() if record is None else _State(**record["state"])
-        if record is not None:
-            self._fit.own_rates = record["rates"]
+        self._records = self._read() if epoch > 0 else []
+        if self._records:
+            self._state = PlateauState(**self._records[-1]["state"])
+            self._fit.own_rates = self._records[-1]["rates"]
+        else:
+            self._state = PlateauState()
         self._fit.set_factor(self._state.factor)
 
-    def _record(self):
-        """The last record of a state at or before this point of the training."""
+    def _read(self):
+        """The states up to this point of the training."""
         records = self._records
         path = self._path()
         if not records and path is not None and path.exists():
@@ -168,18 +166,15 @@ class ReduceOnPlateau(FitCallback):
                     "it, or give another `state_path`."
                 ) from error
         count = self._fit.count(self._fit.optimizers[0])
-        self._records = [record for record in records if record["count"] <= count]
-        return self._records[-1] if self._records else None
+        return [record for record in records if record["count"] <= count]
 
     def _write(self):
-        self._records.append(
-            {
-                "count": self._fit.count(self._fit.optimizers[0]),
-                "rates": self._fit.own_rates,
-                "state": self.state,
-            }
-        )
-        del self._records[:-_KEPT]
+        record = {
+            "count": self._fit.count(self._fit.optimizers[0]),
+            "rates": self._fit.own_rates,
+            "state": self.state,
+        }
+        self._records = [*self._records, record][-_KEPT:]
         path = self._path()
         if path is not None:
             files.write_atomically(path, json.dumps(self._records).encode())
@@ -187,7 +182,7 @@ class ReduceOnPlateau(FitCallback):
     def _path(self):
         if self.state_path is not None:
             return self.state_path
-        for other in getattr(self._fit.siblings(), "callbacks", []):
+        for other in self._fit.siblings:
             if isinstance(other, keras.callbacks.BackupAndRestore):
                 return pathlib.Path(other.backup_dir, "reduce_on_plateau.json")
         return None
@@ -195,22 +190,21 @@ class ReduceOnPlateau(FitCallback):
     # --- Looking ---
 
     def epoch_begins(self, epoch: int) -> None:
-        """The running means of the logs begin again."""
-        self._steps = self._from = 0
-        self._sum = 0.0
+        """The running means in the logs begin again."""
+        self._steps = self._looked = 0
+        self._total = 0.0
 
     def step_ends(self, logs: Any) -> None:
         """Looks at the mean since the last look."""
-        model = self._fit.model
-        self._steps += model.steps_per_execution
-        if self._steps - self._from < self.every:
+        self._steps += self._fit.model.steps_per_execution
+        if self._steps - self._looked < self.every:
             return
         if self.monitor not in logs:
             self._refuse(logs)
         # The logs hold the mean since the epoch began.
-        total = self._steps * float(ops.convert_to_numpy(logs[self.monitor]))
-        mean = (total - self._sum) / (self._steps - self._from)
-        self._from, self._sum = self._steps, total
+        total = self._steps * training.number(logs[self.monitor])
+        mean = (total - self._total) / (self._steps - self._looked)
+        self._looked, self._total = self._steps, total
         self._look(mean)
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
@@ -225,10 +219,8 @@ class ReduceOnPlateau(FitCallback):
             self._refuse(logs)
 
     def _refuse(self, logs):
-        raise ValueError(
-            "Argument `monitor` must name a metric in the logs, which are: "
-            f"{', '.join(logs)}. Received: monitor={self.monitor!r}"
-        )
+        bound = f"name a metric in the logs, which are {', '.join(logs)}"
+        fields.refuse("monitor", bound, self.monitor)
 
     def fit_ends(self) -> None:
         """Says so if there was never anything to look at."""
@@ -241,88 +233,72 @@ class ReduceOnPlateau(FitCallback):
 
     def _look(self, value):
         self._seen = True
+        before = self._state
         if not self._is_warming_up():
-            before = self._state.factor
-            self._decide(value)
-            after = self._state.factor
-            if after != before:
-                self._fit.set_factor(after)
-                if self.verbose:
-                    print(f"\nReduceOnPlateau: rate x {after:g} (was x {before:g})")
+            self._state = self.rule.next(before, value)
+        if self._state.factor != before.factor:
+            self._fit.set_factor(self._state.factor)
+            if self.verbose:
+                print(f"\nReduceOnPlateau: learning rate x {self._state.factor:g}")
         self._write()
 
     def _is_warming_up(self):
         fit = self._fit
-        steps = self.warmup
-        if steps is None:
+        if self.warmup is None:
             schedule = fit.rate_schedule(fit.optimizers[0])
             steps = getattr(schedule, "warmup_steps", 0)
-        elif not isinstance(steps, int):
-            steps = fit.window().length(steps)
+        elif isinstance(self.warmup, int):
+            steps = self.warmup
+        else:
+            steps = fit.window().length(self.warmup)
         return 0 < fit.position <= steps
 
-    def _decide(self, value):
-        state = self._state
-        if better := self._is_better(value):
-            state.best = value
-        if state.cooldown > 0:
-            state.cooldown -= 1
-            return
-        state.wait = 0 if better else state.wait + 1
-        state.good = state.good + 1 if better else 0
-        factor = state.factor
-        if state.wait >= self.patience:
-            state.wait = 0
-            factor = max(factor * self.factor, self.min_factor)
-        elif self.raise_factor is not None and state.good >= self.patience:
-            state.good = 0
-            factor = min(factor * self.raise_factor, self.max_factor or math.inf)
-        if factor != state.factor:
-            state.factor = factor
-            state.cooldown = self.cooldown
 
-    def _is_better(self, value):
-        best = self._state.best
-        if best is None:
-            return not math.isnan(value)
-        delta = self.min_delta * abs(best) if self.relative else self.min_delta
-        return value < best - delta if self.mode == "min" else value > best + delta
+@dataclasses.dataclass(frozen=True)
+class PlateauState:
+    """What the next decision depends on."""
 
-
-def _name(name, value):
-    if not isinstance(value, str) or not value:
-        fields.refuse(name, "be the name of a metric", value, TypeError)
-    return value
-
-
-def _period(name, value):
-    if isinstance(value, str):
-        if value != "epoch":
-            fields.refuse(name, "be 'epoch' or a number of steps", value)
-        return value
-    return fields.count(name, value, 1)
+    factor: float = 1.0
+    best: float | None = None
+    wait: int = 0
+    good: int = 0
+    cooldown: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Arguments(fields.Configured):
-    """The arguments of `ReduceOnPlateau`, checked as a schedule's are."""
+class PlateauRule(fields.Configured):
+    """When the factor changes, and to what; the arguments are `ReduceOnPlateau`'s."""
 
-    monitor: str = fields.checked(fields.REQUIRED, _name)
     factor: float = fields.number(above=0.0, below=1.0)
     patience: int = fields.integer(at_least=1)
     mode: str = fields.choice(("auto", "min", "max"))
     min_delta: float = fields.number(at_least=0.0)
     cooldown: int = fields.integer(at_least=0)
     min_factor: float = fields.number(at_least=0.0, at_most=1.0)
-    every: Any = fields.checked(fields.REQUIRED, _period)
     relative: bool = fields.flag()
-    warmup: durations.Duration = durations.length(default=None, at_least=0)
     raise_factor: float | None = fields.number(default=None, above=1.0)
     max_factor: float | None = fields.number(default=None, at_least=1.0)
 
-    def check(self):
-        """Settles what `"auto"` means."""
-        if self.mode == "auto":
-            name = self.monitor.lower()
-            maximized = any(word in name for word in _MAXIMIZED)
-            object.__setattr__(self, "mode", "max" if maximized else "min")
+    def next(self, state: PlateauState, value: float) -> PlateauState:
+        """The state after a look at a value of the metric."""
+        better = self.is_better(value, state.best)
+        best = value if better else state.best
+        if state.cooldown > 0:
+            return dataclasses.replace(state, best=best, cooldown=state.cooldown - 1)
+        wait = 0 if better else state.wait + 1
+        good = state.good + 1 if better else 0
+        factor = state.factor
+        if wait >= self.patience:
+            wait, factor = 0, max(factor * self.factor, self.min_factor)
+        elif good >= self.patience and self.raise_factor is not None:
+            highest = math.inf if self.max_factor is None else self.max_factor
+            good, factor = 0, min(factor * self.raise_factor, highest)
+        cooldown = self.cooldown if factor != state.factor else 0
+        return PlateauState(factor, best, wait, good, cooldown)
+
+    def is_better(self, value: float, best: float | None) -> bool:
+        """Whether a value beats the best; NaN does not."""
+        if best is None:
+            return not math.isnan(value)
+        delta = self.min_delta * abs(best) if self.relative else self.min_delta
+        return value < best - delta if self.mode == "min" else value > best + delta

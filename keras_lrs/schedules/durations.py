@@ -62,6 +62,11 @@ Duration = int | Epochs | Fraction | None
 """Steps, epochs, a fraction of the training, or None: the rest of it."""
 
 
+def check(name: str, value: Any, at_least: int = 0) -> Duration:
+    """`value`, if it is a duration or None; for arguments that are no fields."""
+    return None if value is None else _duration(name, value, at_least)
+
+
 def length(
     default: Any = fields.REQUIRED, *, at_least: int = 1, optional: bool = False
 ) -> Any:

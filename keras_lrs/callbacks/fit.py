@@ -1,0 +1,417 @@
+"""A run of `model.fit`, as our callbacks share it."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lrs import training
+from keras_lrs.callbacks import hyperparameters
+from keras_lrs.schedules import base, durations
+from keras_lrs.schedules.open_ended import Constant
+
+_ATTRIBUTE = "_keras_lrs_fit"  # In the model's `__dict__`, past Keras's tracking.
+
+
+class Fit:
+    """What our callbacks do to one run of `model.fit`, and how it is undone.
+
+    `announce` finds or makes it when Keras hands callbacks their model. When training
+    begins they `join` and say what they want with `drive`, `scale` and
+    `correct_momentum`; then they hand on the epochs' beginnings and ends. At the first
+    epoch's beginning schedules are bound and the step is replaced: only there is known
+    which epoch it is, and has `BackupAndRestore` restored what it restores.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.params: dict[str, Any] = {}
+        self.begun = False
+        self.last_ended: int | None = None
+        # Keras gives a model a new one in every fit: it says whether this one is over.
+        self._history = getattr(model, "history", None)
+        self._callbacks: list[Any] = []
+        self._callback_list: Callable[[], Any] = lambda: None
+        self._drives: dict[tuple[int, str], tuple[Any, Any]] = {}
+        self._scaled_by: Any = None
+        self._momentum_correction = False
+        self._factors: list[tuple[int, float]] = []
+        self._train_function: training.TrainFunction | None = None
+        self._first_start = 0
+        self._finalizer: Any = None
+        self._closed = False
+        # Before `BackupAndRestore` overwrites them in `on_train_begin`.
+        self._own_rates = {
+            id(optimizer): training.number(rate)
+            for optimizer in self.optimizers
+            if isinstance(rate := training.rate_source(optimizer), keras.Variable)
+        }
+
+    # --- What it is ---
+
+    @property
+    def optimizers(self) -> list:
+        """The optimizers that update the model's variables."""
+        optimizer = getattr(self.model, "optimizer", None)
+        return [] if optimizer is None else training.leaves(optimizer)
+
+    @property
+    def siblings(self) -> list:
+        """The other callbacks in the list that was passed to `fit`."""
+        return getattr(self._callback_list(), "callbacks", [])
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Batches per epoch; None for data of unknown length."""
+        steps = self.params.get("steps")
+        return int(steps) if steps is not None and steps > 0 else None
+
+    def window(self) -> durations.Window:
+        """What lengths are measured by; raises if the data's length is not known."""
+        steps = self.steps_per_epoch
+        if steps is None:
+            raise ValueError(
+                "The data does not tell its steps per epoch, which lengths in epochs, "
+                "fractions or 'the rest' need. Pass `steps_per_epoch=` to `fit`."
+            )
+        return durations.Window(steps * self.params["epochs"], steps)
+
+    def is_over(self) -> bool:
+        """Whether the model has begun another training."""
+        return self._history is not getattr(self.model, "history", None)
+
+    # --- What callbacks ask for before the first epoch ---
+
+    def join(self, callback: Any) -> None:
+        """Adds a callback to those that are told of steps and epochs' ends."""
+        if callback not in self._callbacks:
+            self._callbacks.append(callback)
+            self._callbacks.sort(key=lambda joined: joined.priority)
+        self.params = callback.params or {}
+
+    def drive(self, callback: Any, optimizer: Any, name: str, schedule: Any) -> None:
+        """Lets a schedule drive a hyperparameter."""
+        hyperparameters.check_name(optimizer, name)
+        if name == "learning_rate":
+            self._refuse_keras_callbacks(callback)
+        key = (id(optimizer), name)
+        other, _ = self._drives.setdefault(key, (callback, schedule))
+        if other is not callback:
+            raise ValueError(
+                f"Argument `{name}` of `{type(optimizer).__name__}` must have one "
+                f"schedule. Received: `{type(other).__name__}` and "
+                f"`{type(callback).__name__}` both schedule `{name}`"
+            )
+
+    def correct_momentum(self) -> None:
+        """Rescales the velocity of SGD with the rate."""
+        for optimizer in self.optimizers:
+            kind = type(optimizer).__name__
+            sgd = isinstance(optimizer, keras.optimizers.SGD)
+            if (id(optimizer), "learning_rate") in self._drives and not (
+                sgd and optimizer.momentum != 0
+            ):
+                raise ValueError(
+                    "Argument `momentum_correction` needs the optimizer `SGD` with a "
+                    f"momentum. Received: {kind}{' with momentum=0' if sgd else ''}"
+                )
+        self._momentum_correction = True
+
+    def scale(self, callback: Any) -> None:
+        """Lets a callback multiply all rates by a factor (`set_factor`)."""
+        self._refuse_keras_callbacks(callback)
+        kind = type(callback).__name__
+        for optimizer in self.optimizers:
+            source = training.rate_source(optimizer)
+            schedule = keras.optimizers.schedules.LearningRateSchedule
+            if not isinstance(source, (keras.Variable, schedule)):
+                raise ValueError(
+                    f"`{kind}` needs a learning rate that is a float or a "
+                    f"`LearningRateSchedule`. Received: learning_rate={source!r}"
+                )
+        if self._scaled_by not in (None, callback):
+            raise ValueError(f"A training takes one `{kind}`. Received: two")
+        self._scaled_by = callback
+
+    def _refuse_keras_callbacks(self, callback):
+        theirs = (
+            keras.callbacks.ReduceLROnPlateau,
+            keras.callbacks.LearningRateScheduler,
+        )
+        for other in self.siblings:
+            if isinstance(other, theirs):
+                raise ValueError(
+                    f"`{type(callback).__name__}` cannot work beside Keras's "
+                    f"`{type(other).__name__}`: both set the learning rate. Use "
+                    "`keras_lrs.callbacks.ReduceOnPlateau` and "
+                    "`HyperparameterScheduler`, which work together."
+                )
+
+    # --- What callbacks tell ---
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Binds and installs when the first epoch begins."""
+        if not self.begun:
+            self.begun = True
+            for callback in self._callbacks:
+                callback.fit_begins(epoch)
+            self._install(epoch)
+        if self._train_function is not None:
+            self._train_function.between_epochs()
+        for driven in self._driven:
+            driven.iterations = training.iterations(driven.optimizer)
+        for callback in self._callbacks:
+            callback.epoch_begins(epoch)
+
+    def step_ends(self, logs: Any) -> None:
+        """Tells the callbacks that want to know."""
+        for callback in self._callbacks:
+            if callback.every_step:
+                callback.step_ends(logs)
+
+    def end_epoch(self, epoch: int, logs: dict[str, Any]) -> None:
+        """Tells every callback once, in the order of their priorities."""
+        if self._train_function is not None:
+            self._train_function.between_epochs()
+        if self.last_ended != epoch:
+            self.last_ended = epoch
+            for callback in self._callbacks:
+                callback.epoch_ends(epoch, logs)
+
+    # --- What callbacks may know and change while training ---
+
+    def count(self, optimizer: Any) -> int:
+        """How many updates (micro-batches) an optimizer has made, also mid-epoch."""
+        # Not `Optimizer.iterations`, which counts the accumulated ones as one.
+        if self._train_function is None:
+            return training.iterations(optimizer)
+        return self._train_function.count(optimizer)
+
+    @property
+    def position(self) -> int:
+        """The step at which the schedules are: how many this training has made."""
+        return self.count(self.optimizers[0]) - self._first_start
+
+    def bound(self, callback: Any) -> dict[str, Any]:
+        """A callback's schedules, bound; by optimizer where there are several."""
+        optimizers = self.optimizers
+        found: dict[str, Any] = {}
+        for label, optimizer in zip(
+            training.labels(optimizers), optimizers, strict=True
+        ):
+            for name, schedule in self._schedules(optimizer).items():
+                owner, _ = self._drives.get((id(optimizer), name), (None, None))
+                if owner is callback and len(optimizers) == 1:
+                    found[name] = schedule
+                elif owner is callback:
+                    found.setdefault(name, {})[label] = schedule
+        return found
+
+    def rate_schedule(self, optimizer: Any) -> Any:
+        """The schedule that an optimizer's rate follows; None if it is a float."""
+        source = training.rate_source(optimizer)
+        own = None if isinstance(source, keras.Variable) else source
+        return self._schedules(optimizer).get("learning_rate", own)
+
+    @property
+    def own_rates(self) -> list[float | None]:
+        """The rates that the user gave the optimizers; None for one with a schedule."""
+        return [self._own_rates.get(id(optimizer)) for optimizer in self.optimizers]
+
+    @own_rates.setter
+    def own_rates(self, rates: list[float | None]) -> None:
+        for optimizer, rate in zip(self.optimizers, rates, strict=True):
+            if rate is not None:
+                self._own_rates[id(optimizer)] = rate
+
+    def set_factor(self, factor: float) -> None:
+        """Multiplies all rates by `factor` from the next step on."""
+        # One that is set before the first step was there before, in a resumed training.
+        since = -1 if self._train_function is None else self.count(self.optimizers[0])
+        self._factors.append((since, factor))
+        for driven in self._driven:
+            driven.factor.set(factor)
+
+    def values(self, optimizer: Any, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """The values used by the updates that followed `counts` others.
+
+        Always the rate; of the others, what a schedule drives.
+        """
+        source: Any = training.rate_source(optimizer)
+        if isinstance(source, keras.optimizers.schedules.LearningRateSchedule):
+            rates = base.evaluate(source, counts)
+        elif not isinstance(source, keras.Variable):
+            rates = training.number(source())
+        elif self._train_function is not None:
+            rates = self._train_function.read(source)
+        else:
+            rates = training.number(source)
+        rates = np.broadcast_to(np.asarray(rates, np.float64), counts.shape)
+        values: dict[str, Any] = {"learning_rate": rates}
+        for driven in self._driven:
+            if driven.optimizer is optimizer:
+                values |= driven.values(counts)
+        if self._factors:
+            since, factors = zip(*self._factors, strict=True)
+            index = np.searchsorted(since, counts, side="right") - 1
+            values["learning_rate"] = values["learning_rate"] * np.take(factors, index)
+        return values
+
+    # --- How it is done and undone ---
+
+    @property
+    def _driven(self):
+        return [] if self._train_function is None else self._train_function.driven
+
+    def _schedules(self, optimizer):
+        """The bound schedules of an optimizer."""
+        for driven in self._driven:
+            if driven.optimizer is optimizer:
+                return driven.schedules
+        return {}
+
+    def _install(self, epoch):
+        self._first_start = self._start(self.optimizers[0], epoch)
+        drives = [
+            training.Drive(
+                optimizer,
+                schedules,
+                self._scaled_by is not None,
+                self._momentum_correction and "learning_rate" in schedules,
+                self._start(optimizer, epoch),
+            )
+            for optimizer in self.optimizers
+            if (schedules := self._bound_schedules(optimizer)) or self._scaled_by
+        ]
+        if drives or any(callback.every_step for callback in self._callbacks):
+            self._train_function = training.TrainFunction(self, drives)
+            self._train_function.install()
+        for driven in self._driven:
+            driven.factor.set(self._factors[-1][1] if self._factors else 1.0)
+            count = training.iterations(driven.optimizer)
+            if "learning_rate" in driven.schedules and count > driven.start.host:
+                # What it would read in a training that was not interrupted.
+                used = self.values(driven.optimizer, np.array([count - 1]))
+                rate = training.rate_source(driven.optimizer)
+                rate.assign(used["learning_rate"].item())
+
+    def _bound_schedules(self, optimizer):
+        """The schedules of an optimizer, with all lengths in steps of this fit."""
+        schedules = {
+            name: schedule
+            for (key, name), (_, schedule) in self._drives.items()
+            if key == id(optimizer)
+        }
+        own = self._own_rates.get(id(optimizer))
+        if self._scaled_by is not None and own is not None:
+            schedules.setdefault("learning_rate", Constant(own))
+        return {
+            name: self._bound(name, schedule) for name, schedule in schedules.items()
+        }
+
+    def _bound(self, name, schedule):
+        known = self.steps_per_epoch is not None
+        if isinstance(schedule, base.Schedule):
+            if known:
+                schedule = base.bind(schedule, self.window())
+            elif schedule._unbound:
+                raise ValueError(
+                    f"The schedule of `{name}` needs the number of steps per epoch, "
+                    "which this data does not tell. Pass `steps_per_epoch=` to `fit`, "
+                    "or bind the schedule: `schedule.bind(total_steps, "
+                    f"steps_per_epoch)`. Received: {schedule!r}"
+                )
+        num_steps = self.window().total if known else 10_000
+        hyperparameters.check_values(name, schedule, num_steps)
+        return schedule
+
+    def _start(self, optimizer, epoch):
+        """The optimizer's iteration at which the schedules are at their step 0."""
+        count = training.iterations(optimizer)
+        if epoch == 0:
+            return count
+        if self.steps_per_epoch is None:
+            if count == 0:
+                raise ValueError(
+                    f"Where the schedules are at initial_epoch={epoch} is not known: "
+                    "the data does not tell its steps per epoch and the optimizer has "
+                    "made no updates. Pass `steps_per_epoch=` to `fit`."
+                )
+            return 0
+        start = count - epoch * self.steps_per_epoch
+        # A wrapper skips updates: loss scaling, where gradients overflow.
+        skipped = start < 0 < count and optimizer is not self.model.optimizer
+        return 0 if skipped else start
+
+    def close(self) -> None:
+        """Undoes everything; does nothing the second time."""
+        if self._closed:
+            return
+        self._closed = True
+        attributes = vars(self.model)
+        if attributes.get(_ATTRIBUTE) is self:
+            del attributes[_ATTRIBUTE]
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        if self._train_function is not None:
+            self._train_function.remove()
+        for driven in self._driven:
+            if "learning_rate" in driven.schedules:
+                own = self._own_rates[id(driven.optimizer)]
+                training.rate_source(driven.optimizer).assign(own)
+        for callback in self._callbacks:
+            callback.fit_ends()
+
+
+def announce(callback: Any, model: Any) -> None:
+    """Notes, when Keras hands a callback its model, what others may change.
+
+    Keras also does so for `evaluate` and `predict`, within a fit or outside; then
+    nothing comes of it. The callback is moved to the front of the list, so that what it
+    writes into an epoch's logs is there for all others.
+    """
+    attributes = vars(model)
+    fit = attributes.get(_ATTRIBUTE)
+    if fit is not None and fit.is_over():
+        fit.close()
+        fit = None
+    if fit is None:
+        fit = attributes[_ATTRIBUTE] = Fit(model)
+    callback_list = training.callback_list()
+    if callback_list is not None and not fit.begun:
+        others = [other for other in callback_list.callbacks if other is not callback]
+        callback_list.callbacks[:] = [callback, *others]
+        fit._callback_list = weakref.ref(callback_list)
+        if fit._finalizer is None:
+            # `fit` calls nothing when a callback or a validation raises, but then
+            # nobody keeps its list of callbacks.
+            fit._finalizer = weakref.finalize(callback_list, _close, weakref.ref(fit))
+            fit._finalizer.atexit = False
+
+
+def begin(callback: Any, model: Any) -> Fit:
+    """The `Fit` that begins now, joined by a callback."""
+    fit = vars(model).get(_ATTRIBUTE)
+    if fit is not None and fit.begun:
+        fit.close()  # It broke off, and the user's own `History` serves again.
+        fit = None
+    if fit is None:
+        fit = vars(model)[_ATTRIBUTE] = Fit(model)
+    if not fit.optimizers:
+        # A `MultiOptimizer` that chooses by a function knows none before it is built.
+        if model.optimizer is None or not model.built:
+            raise ValueError(
+                f"`{type(callback).__name__}` needs to know the optimizers. Build the "
+                "model before `fit`, by calling it on a batch or giving it an `Input`."
+            )
+        model.optimizer.build(model.trainable_variables)
+    fit.join(callback)
+    return fit
+
+
+def _close(reference):
+    fit = reference()
+    if fit is not None:
+        fit.close()
