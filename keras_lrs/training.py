@@ -27,6 +27,7 @@ _IS_TORCH = BACKEND == "torch"
 if BACKEND == "tensorflow":
     import tensorflow as tf
 elif BACKEND == "jax":
+    import jax
     import jax.numpy as jnp
 elif BACKEND == "torch":
     import torch
@@ -200,6 +201,14 @@ class _EagerHyperparameter(float):
 
     __hash__ = float.__hash__
 
+
+if BACKEND == "jax":
+    # Functions that are compiled by themselves, such as `jnp.clip`, take only these.
+    jax.tree_util.register_pytree_node(
+        _TracedHyperparameter,
+        lambda hyperparameter: ((hyperparameter.tensor,), None),
+        lambda _, tensors: _TracedHyperparameter(*tensors),
+    )
 
 _Hyperparameter = _EagerHyperparameter if _IS_TORCH else _TracedHyperparameter
 

@@ -93,7 +93,8 @@ class Fit:
 
     def drive(self, callback: Any, optimizer: Any, name: str, schedule: Any) -> None:
         """Lets a schedule drive a hyperparameter."""
-        hyperparameters.check_name(optimizer, name)
+        beside = [other for key, other in self._drives if key == id(optimizer)]
+        hyperparameters.check_name(optimizer, name, beside)
         if name == "learning_rate":
             self._refuse_keras_callbacks(callback)
         key = (id(optimizer), name)

@@ -1,5 +1,6 @@
 """Which hyperparameters an optimizer has, and which values they may take."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -31,8 +32,11 @@ def names(optimizer: Any) -> list[str]:
     ]
 
 
-def check_name(optimizer: Any, name: str) -> None:
-    """Raises `ValueError` if `name` cannot be scheduled, saying what can."""
+def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
+    """Raises `ValueError` if `name` cannot be scheduled, saying what can.
+
+    `beside` are those that are scheduled already.
+    """
     kind = type(optimizer).__name__
     source = training.rate_source(optimizer)
     if name == "learning_rate" and not isinstance(source, keras.Variable):
@@ -61,12 +65,9 @@ def check_name(optimizer: Any, name: str) -> None:
             f"Argument `{name}` cannot be scheduled: this `{kind}` does not use it. "
             f"Construct it with {how}. Received: {name}={value}"
         )
-    for other in _CLIPPING:
-        if (
-            name in _CLIPPING
-            and other != name
-            and getattr(optimizer, other) is not None
-        ):
+    for other in _CLIPPING if name in _CLIPPING else ():
+        given = getattr(optimizer, other) is not None or other in beside
+        if other != name and given:
             raise ValueError(
                 f"Argument `{name}` cannot be scheduled beside `{other}` of `{kind}`: "
                 "an optimizer clips in one way. Received: "

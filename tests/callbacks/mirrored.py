@@ -1,0 +1,65 @@
+"""Trains on two logical devices; run as a program, which may configure them."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lrs import schedules as S  # noqa: N812
+from keras_lrs.callbacks import HyperparameterScheduler, ReduceOnPlateau
+from tests.callbacks import references
+
+
+def main():
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert strategy.num_replicas_in_sync == 2
+
+    rate, momentum = S.OneCycle(0.05, 40), S.LinearDecay(0.95, 40, 0.5)
+    with strategy.scope():
+        optimizer = keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)
+        model = references.linear_model(optimizer)
+    loop = references.SGD(nesterov=True)
+    for loop.corrected in (False, True):
+        loop.last = None
+        scheduler = HyperparameterScheduler(
+            learning_rate=rate, momentum=momentum, momentum_correction=loop.corrected
+        )
+        references.fit(model, [scheduler])
+        loop.train(40, learning_rate=rate.curve(40), momentum=momentum.curve(40))
+        np.testing.assert_allclose(references.weights(model), loop.w, atol=1e-6)
+    assert optimizer.momentum == 0.9
+    assert "apply" not in vars(optimizer)
+
+    schedules = {
+        "learning_rate": rate,
+        "beta_1": S.LinearDecay(0.95, 40, 0.8),
+        "beta_2": S.LinearDecay(0.999, 40, 0.95),
+        "weight_decay": S.LinearDecay(0.1, 40),
+    }
+    with strategy.scope():
+        optimizer = keras.optimizers.AdamW(0.01)
+        model = references.linear_model(optimizer)
+    references.fit(model, [HyperparameterScheduler(**schedules)])
+    loop = references.Adam()
+    loop.train(40, **{name: s.curve(40) for name, s in schedules.items()})
+    np.testing.assert_allclose(references.weights(model), loop.w, atol=5e-6)
+    assert "_backend_update_step" not in vars(optimizer)
+
+    # A schedule in the optimizer, and a factor on it: halved after every epoch.
+    with strategy.scope():
+        model = references.linear_model(keras.optimizers.SGD(rate, momentum=0.9))
+    plateau = ReduceOnPlateau("loss", 0.5, patience=1, min_delta=1e9)
+    references.fit(model, [plateau])
+    loop = references.SGD()
+    # The first look is the best; each of the others reduces.
+    factors = np.repeat([1.0, 1.0, 0.5, 0.25], 10)
+    loop.train(40, learning_rate=rate.curve(40) * factors)
+    np.testing.assert_allclose(references.weights(model), loop.w, atol=1e-6)
+    print("every number is that of one device")
+
+
+if __name__ == "__main__":
+    main()
