@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import sys
 from typing import Any, Protocol
 
 import keras
@@ -187,21 +188,6 @@ class _TracedHyperparameter:
     __ne__ = __gt__ = __ge__ = _answers_on
 
 
-class _EagerHyperparameter(float):
-    """A float that is not 0 even where its value is: the velocity must go on."""
-
-    def __bool__(self):
-        return True
-
-    def __ne__(self, other):
-        return other == 0 or float(self) != other
-
-    def __gt__(self, other):
-        return other == 0 or float(self) > other
-
-    __hash__ = float.__hash__
-
-
 if BACKEND == "jax":
     # Functions that are compiled by themselves, such as `jnp.clip`, take only these.
     jax.tree_util.register_pytree_node(
@@ -210,7 +196,13 @@ if BACKEND == "jax":
         lambda _, tensors: _TracedHyperparameter(*tensors),
     )
 
-_Hyperparameter = _EagerHyperparameter if _IS_TORCH else _TracedHyperparameter
+
+def _hyperparameter(value):
+    """What stands for a float in an optimizer; it is never 0 in Python's eyes."""
+    if _IS_TORCH:
+        # Without a momentum the velocity would stand still, where it must be forgotten.
+        return value or sys.float_info.min
+    return _TracedHyperparameter(value)
 
 
 # --- An optimizer that follows schedules ----------------------------------------------
@@ -329,7 +321,7 @@ class DrivenOptimizer:
         }
         rate = values.pop("learning_rate", None)
         place: dict[str, Any] = {
-            name: _Hyperparameter(value) for name, value in values.items()
+            name: _hyperparameter(value) for name, value in values.items()
         }
         if rate is not None:
             if self.drive.scaled:
