@@ -581,8 +581,10 @@ class TrainFunction:
 
     def _check(self):
         self._checked = True
-        for driven in self.driven:
-            if driven.optimizer.built and not driven.used:
+        # One of several optimizers may have no variables; then it is never built.
+        one = len(self.driven) == 1
+        for driven in self.driven if self.model.trainable_variables else ():
+            if not driven.used and (one or driven.optimizer.built):
                 raise RuntimeError(
                     f"The training step never called `{driven.optimizer.name}.apply`: "
                     "schedules would have no effect. A custom `train_step` must update "

@@ -16,12 +16,15 @@ README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 def test_the_code_runs_as_one_program(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict = {}
     for block in blocks:
         exec(block, names)
     assert (tmp_path / "rates.png").stat().st_size > 0
     assert names["schedule"].boundaries == (45 * 391,)
+    # The last step of 80: 71 of the 72 that follow the warmup.
+    last = lrs.schedules.CosineAnnealing(1e-2, 72).curve(72)[-1]
+    assert names["history"].history["learning_rate"][-1] == pytest.approx(last)
     assert names["sgdr"].cycle_ends(100) == [10, 30, 70]
     first = re.search(r"float\(schedule\(500\)\) +# ([\d.]+)", README)
     warm = lrs.schedules.Warmup(lrs.schedules.CosineAnnealing(0.1, 9_000), 1_000)
@@ -29,7 +32,7 @@ def test_the_code_runs_as_one_program(tmp_path, monkeypatch):
 
 
 def test_every_schedule_is_in_the_table():
-    table = README.partition("## The schedules")[2].partition("## Conventions")[0]
+    table = README.partition("## The schedules")[2].partition("## The callbacks")[0]
     named = set(re.findall(r"`(\w+)`", table))
     assert named == set(catalogue.BOUND)
 
@@ -51,7 +54,14 @@ def test_every_name_on_the_right_of_the_migration_table_exists():
         for name in re.findall(r"\b([A-Z][a-zA-Z]+)\b(?!_)", cell)
     }
     assert len(names) > 15
-    assert names - {"True"} <= set(lrs.schedules.__all__)
+    known = {*lrs.schedules.__all__, *lrs.callbacks.__all__}
+    assert names - {"True"} <= known
+
+
+def test_every_callback_is_in_the_table():
+    table = README.partition("## The callbacks")[2].partition("Guides:")[0]
+    named = re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
+    assert sorted(named) == sorted(lrs.callbacks.__all__)
 
 
 def test_the_rows_for_keras_are_equal_to_keras():
