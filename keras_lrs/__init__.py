@@ -1,6 +1,6 @@
 """Learning-rate schedules for Keras 3, exact and evaluated in the compiled step."""
 
-from keras_lrs import callbacks, schedules
+from keras_lrs import averages, callbacks, schedules
 from keras_lrs.plotting import plot_schedules
 from keras_lrs.schedules.durations import Epochs, Fraction
 
@@ -10,6 +10,7 @@ __all__ = [
     "Epochs",
     "Fraction",
     "__version__",
+    "averages",
     "callbacks",
     "plot_schedules",
     "schedules",

@@ -1,0 +1,21 @@
+"""Averages of weights: the schedules that make them, and what goes with them."""
+
+from keras_lrs.averages.posthoc import posthoc_coefficients
+from keras_lrs.averages.schedules import (
+    Average,
+    ExponentialAverage,
+    PolynomialAverage,
+    PowerFunctionAverage,
+    UniformAverage,
+    WarmupAverage,
+)
+
+__all__ = [
+    "Average",
+    "ExponentialAverage",
+    "PolynomialAverage",
+    "PowerFunctionAverage",
+    "UniformAverage",
+    "WarmupAverage",
+    "posthoc_coefficients",
+]

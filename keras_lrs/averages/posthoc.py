@@ -1,0 +1,76 @@
+"""Power-function averages of any width, reconstructed after the training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_lrs.averages import schedules
+from keras_lrs.schedules import fields
+
+
+def posthoc_coefficients(
+    steps: Sequence[int],
+    sigma_rels: Sequence[float],
+    step: int,
+    sigma_rel: float,
+) -> np.ndarray:
+    """How to combine stored averages into one that was not kept.
+
+    Args:
+        steps: After how many updates each snapshot was taken, > 0.
+        sigma_rels: The relative width of each snapshot's `PowerFunctionAverage`.
+        step: After how many updates the average is wanted, > 0. Snapshots taken later
+            get the coefficient 0.
+        sigma_rel: Its relative width.
+
+    Returns:
+        One float64 coefficient per snapshot; their sum is 1. Some may be negative.
+
+    Raises:
+        ValueError: If the lists differ in length, if no snapshot is early enough, if
+            two snapshots are the same, or if a value is out of range.
+
+    Example:
+        >>> steps, sigmas = [100, 100, 200, 200], [0.05, 0.1, 0.05, 0.1]
+        >>> posthoc_coefficients(steps, sigmas, 200, 0.1).round(6).tolist()
+        [0.0, 0.0, 0.0, 1.0]
+
+    Reference: Karras et al., "Analyzing and Improving the Training Dynamics of
+    Diffusion Models", 2024, arXiv:2312.02696, algorithm 3.
+    """
+    if len(steps) != len(sigma_rels):
+        fields.refuse("sigma_rels", f"have {len(steps)} elements", sigma_rels)
+    stored_times = np.array([fields.count("steps", s, 1) for s in steps], np.float64)
+    stored = np.array([_exponent("sigma_rels", sigma) for sigma in sigma_rels])
+    time = float(fields.count("step", step, 1))
+    wanted = _exponent("sigma_rel", sigma_rel)
+    if len(set(zip(stored_times, stored, strict=True))) < len(stored):
+        fields.refuse("steps", "not name one snapshot twice", list(steps))
+    early = stored_times <= time
+    if not early.any():
+        fields.refuse("step", f"be >= {min(steps, default=1)}", step)
+    times, exponents = stored_times[early], stored[early]
+    products = _product(
+        times[:, None], exponents[:, None], times[None, :], exponents[None, :]
+    )
+    right = _product(times, exponents, time, wanted)
+    found = np.linalg.solve(products, right)
+    coefficients = np.zeros(len(stored))
+    coefficients[early] = found / found.sum()
+    return coefficients
+
+
+def _exponent(name, sigma_rel):
+    try:
+        return schedules.PowerFunctionAverage(sigma_rel).gamma
+    except ValueError as error:
+        raise ValueError(str(error).replace("sigma_rel", name)) from None
+
+
+def _product(time_a, gamma_a, time_b, gamma_b) -> Any:
+    """The inner product of two profiles `(gamma + 1) * s**gamma / t**(gamma + 1)`."""
+    earlier = np.where(time_a < time_b, gamma_b, -gamma_a)
+    ratio = (time_a / time_b) ** earlier
+    scale = (gamma_a + 1.0) * (gamma_b + 1.0)
+    return scale * ratio / ((gamma_a + gamma_b + 1.0) * np.maximum(time_a, time_b))
