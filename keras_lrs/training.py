@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import inspect
 import sys
+import weakref
 from typing import Any, Protocol
 
 import keras
@@ -25,8 +26,11 @@ from keras_lrs.schedules import base, numerics
 BACKEND = keras.backend.backend()
 _IS_TORCH = BACKEND == "torch"
 
+_END_OF_DATA: tuple[type[BaseException], ...] = (StopIteration,)
 if BACKEND == "tensorflow":
     import tensorflow as tf
+
+    _END_OF_DATA += (tf.errors.OutOfRangeError,)
 elif BACKEND == "jax":
     import jax
     import jax.numpy as jnp
@@ -73,7 +77,25 @@ def iterations(optimizer: Any) -> int:
 def number(variable: Any) -> float:
     """The value of a variable or a tensor without dimensions."""
     # Under a TensorFlow strategy `float(variable)` raises.
-    return ops.convert_to_numpy(variable).item()
+    tensor = variable.value if isinstance(variable, keras.Variable) else variable
+    return ops.convert_to_numpy(tensor).item()
+
+
+def set_rate(optimizer: Any, rate: float) -> None:
+    """Sets the variable of an optimizer's rate.
+
+    Also from a finalizer, which may run while another model is traced: not in its graph
+    then, and not in the scope in which Keras keeps assignments from taking effect.
+    """
+    variable = optimizer._learning_rate
+    if BACKEND == "tensorflow":
+        with tf.init_scope():
+            variable._value.assign(rate)
+    elif _IS_TORCH:
+        with torch.no_grad():
+            variable._value.fill_(rate)
+    else:
+        variable.assign(rate)
 
 
 def callback_list() -> keras.callbacks.CallbackList | None:
@@ -254,12 +276,27 @@ class Drive:
         )
         return (
             id(self.optimizer),
-            frozenset(self.schedules.items()),
+            frozenset((n, _identity(s)) for n, s in self.schedules.items()),
             self.scaled,
             self.momentum_correction,
             self.first,
             own,
         )
+
+
+def _identity(schedule):
+    """Equal for schedules that are; those of others are known by their config."""
+    if isinstance(schedule, base.Schedule):
+        return schedule
+    try:
+        return type(schedule), repr(schedule.get_config())
+    except NotImplementedError:
+        return schedule
+
+
+# The products of the betas of all updates of an optimizer, and how many these were.
+_products_so_far: weakref.WeakKeyDictionary[Any, dict[str, tuple[int, float]]]
+_products_so_far = weakref.WeakKeyDictionary()
 
 
 class DrivenOptimizer:
@@ -270,7 +307,7 @@ class DrivenOptimizer:
         self.optimizer = drive.optimizer
         self.schedules = drive.schedules
         self.start = Live(model, drive.start, "int")
-        self.factor = Live(model, 1.0, "float32")
+        self.factor = Live(model, 1.0, numerics.float_dtype())
         self.iterations = 0  # Counted on the host on PyTorch: reading waits for a GPU.
         self.used = False
         self._own = drive.own
@@ -280,10 +317,14 @@ class DrivenOptimizer:
         self._products = {
             name: _products(self.schedules[name], drive) for name in self._corrected
         }
+        self._before = {
+            name: Live(model, 1.0, numerics.float_dtype()) for name in self._products
+        }
         # On PyTorch the schedules are Python, which its compiler must not trace.
         self._patch = torch.compiler.disable(self.apply) if _IS_TORCH else self.apply
         # A variable that an optimizer does not list is a constant in a JAX step.
-        self.live = [self.start, self.factor] if BACKEND == "jax" else []
+        live = [self.start, self.factor, *self._before.values()]
+        self.live = live if BACKEND == "jax" else []
 
     @property
     def _corrected(self):
@@ -308,12 +349,43 @@ class DrivenOptimizer:
             del self.optimizer._variables[-len(self.live) :]
         _put_back(vars(self.optimizer), "apply", self._apply_attribute)
 
+    def begin(self, start: int) -> None:
+        """Sets the optimizer's iteration at which the schedules are at their step 0."""
+        self.start.set(start)
+        updates = self._updates_before
+        for name, before in self._before.items():
+            # Since the last fit of ours, and before the first, it was the optimizer's.
+            so_far = _products_so_far.get(self.optimizer, {})
+            count, product = so_far.get(name, (0, 1.0))
+            if count > updates:  # It has been set back.
+                count, product = 0, 1.0
+            before.set(product * self._own[name] ** (updates - count))
+
+    def end(self) -> None:
+        """Remembers the products of the betas for later fits."""
+        updates = iterations(self.optimizer) // self.drive.accumulated
+        so_far = _products_so_far.setdefault(self.optimizer, {})
+        for name, table in self._products.items():
+            index = min(updates - self._updates_before, len(table)) - 1
+            product = table[index] if index >= 0 else 1.0
+            so_far[name] = (updates, float(product * self._before[name].host))
+
+    @property
+    def _updates_before(self):
+        """The updates before the schedules' step 0."""
+        return max(self.start.host, 0) // self.drive.accumulated
+
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """`Optimizer.apply` with the values of this step."""
+        if not self.optimizer.built:
+            self.optimizer.build(list(trainable_variables))
+        # Where its data ends, TensorFlow still runs what does not depend on it.
+        with _after(grads):
+            self._apply_with_values(grads, trainable_variables)
+
+    def _apply_with_values(self, grads, trainable_variables):
         optimizer = self.optimizer
         self.used = True
-        if not optimizer.built:
-            optimizer.build(list(trainable_variables))
         count = self.iterations if _IS_TORCH else optimizer._iterations.value
         step = count - self.start.value
         values = {
@@ -360,17 +432,16 @@ class DrivenOptimizer:
         updates = count // self.drive.accumulated
         correction: Any = 1.0
         for name, table in self._products.items():
-            product = self._product(name, table, updates)
+            product = self._before[name].value * self._product(table, updates)
             ratio = (1.0 - _power(values[name], updates + 1)) / (1.0 - product)
             correction *= ratio if name == "beta_1" else ratio**-0.5
         self._update_step(grads, variables, learning_rate * correction)
 
-    def _product(self, name, table, updates):
-        """The product of the betas of all updates up to this one."""
-        # Before the schedules began, it was the optimizer's own.
+    def _product(self, table, updates):
+        """The product of the scheduled betas of the updates up to this one."""
         before = numerics.maximum(self.start.value, 0) // self.drive.accumulated
         index = numerics.minimum(updates - before, len(table) - 1)
-        return numerics.gather(table, index) * _power(self._own[name], before)
+        return numerics.gather(table, index)
 
     def values(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """The schedules' values in the updates that followed `counts` others."""
@@ -379,6 +450,14 @@ class DrivenOptimizer:
             name: np.asarray(base.evaluate(schedule, steps), dtype=np.float64)
             for name, schedule in self.schedules.items()
         }
+
+
+def _after(gradients):
+    """Makes a TensorFlow graph compute what is inside after the gradients."""
+    if BACKEND != "tensorflow" or tf.executing_eagerly():
+        return contextlib.nullcontext()
+    known = [g for g in gradients if g is not None][:1]
+    return tf.control_dependencies([getattr(g, "values", g) for g in known])
 
 
 def _put_back(attributes, name, value):
@@ -484,7 +563,7 @@ class TrainFunction:
         self.model = owner.model
         self.plain = self.model.train_function
         self.function, self.driven = _compiled(self.model, drives)
-        self._checked = False
+        self._executed = self._checked = False
         self._jax_variables: Any = None
 
     def install(self) -> None:
@@ -504,15 +583,25 @@ class TrainFunction:
 
     def remove(self) -> None:
         """Gives the model its own back."""
-        self.between_epochs()
+        self._jax_variables = None
+        for driven in self.driven:
+            driven.end()
         if self.model.train_function is self:
             self.model.train_function = self.plain
         if BACKEND == "jax":
             vars(self.model.optimizer).pop("finalize_variable_values", None)
 
-    def between_epochs(self) -> None:
-        """Says that variables hold what they should: JAX's `fit` has synchronized."""
+    def begin_epoch(self) -> None:
+        """Notes that JAX's `fit` has written its state into the variables."""
         self._jax_variables = None
+        for driven in self.driven:
+            driven.iterations = iterations(driven.optimizer)
+
+    def end_epoch(self) -> None:
+        """Does so, too; and sees whether schedules had an effect."""
+        self._jax_variables = None
+        if not self._checked and self._executed:
+            self._check()
 
     def count(self, optimizer: Any) -> int:
         """`iterations`, also within an epoch."""
@@ -533,10 +622,16 @@ class TrainFunction:
             return self.plain(*arguments)
         try:
             result = self._run(arguments)
-            if not self._checked:
-                self._check()
-            self.owner.step_ends(result[0] if BACKEND == "jax" else result)
-        except StopIteration:  # The data has ended.
+            self._executed = True
+            try:
+                if not self._checked and self.function is not self.plain:
+                    self._check()
+                self.owner.step_ends(result[0] if BACKEND == "jax" else result)
+            except BaseException:
+                if BACKEND == "jax":
+                    self._hand_over(result[1])
+                raise
+        except _END_OF_DATA:
             raise
         except BaseException:
             if BACKEND != "jax":  # There `finalize_variable_values` follows.
@@ -569,6 +664,18 @@ class TrainFunction:
         self._jax_variables = variables
         return logs, (*state, variables, metrics)
 
+    def _hand_over(self, state):
+        """Gives JAX's `fit` the state of a step that it does not get to see.
+
+        It has taken the variables' values away, and puts back in its `finally` what it
+        finds here.
+        """
+        names = ("trainable", "non_trainable", "optimizer", "metrics")
+        self.model._jax_state = {
+            f"{name}_variables": values
+            for name, values in zip(names, state, strict=True)
+        }
+
     @functools.cached_property
     def _places(self):
         """The live numbers, and where they are among the variables; when installed."""
@@ -581,10 +688,14 @@ class TrainFunction:
 
     def _check(self):
         self._checked = True
-        # One of several optimizers may have no variables; then it is never built.
-        one = len(self.driven) == 1
-        for driven in self.driven if self.model.trainable_variables else ():
-            if not driven.used and (one or driven.optimizer.built):
+        if not self.model.trainable_variables:
+            return
+        traced = self.function is not self.plain
+        for driven in self.driven:
+            # A wrapper may have skipped the first update, unless both branches were
+            # traced, and may have no variables for this optimizer.
+            own = driven.optimizer is self.model.optimizer
+            if not driven.used and (own or (traced and driven.optimizer.built)):
                 raise RuntimeError(
                     f"The training step never called `{driven.optimizer.name}.apply`: "
                     "schedules would have no effect. A custom `train_step` must update "
@@ -614,7 +725,7 @@ def _compiled(model, drives):
             plain.keras_lrs_compiled = cache
     function, driven = cache[key]
     for one, drive in zip(driven, drives, strict=True):
-        one.start.set(drive.start)
+        one.begin(drive.start)
     return function, driven
 
 

@@ -13,8 +13,8 @@ class FitCallback(keras.callbacks.Callback):
     None of ours defines a batch hook: it would end Keras's asynchronous dispatch.
     """
 
-    priority = 0
-    """The order in which the callbacks of one fit are told of an epoch's end."""
+    first = False
+    """Whether it must come before all others in the list: they read what it writes."""
     every_step = False
     """Whether `step_ends` is called after every execution of the train function."""
 
@@ -35,12 +35,17 @@ class FitCallback(keras.callbacks.Callback):
         self._fit.begin_epoch(epoch)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Lets every callback of the fit act, in the order of their priorities."""
-        self._fit.end_epoch(epoch, {} if logs is None else logs)
+        """Acts, when what the model holds is that of the epoch's end."""
+        self._fit.end_epoch()
+        self.epoch_ends(epoch, {} if logs is None else logs)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Puts everything back."""
         self._fit.close()
+
+    def __getstate__(self):
+        # A copy takes no part in the training.
+        return {**vars(self), "fit": None, "_model": None}
 
     @property
     def _fit(self):
@@ -63,7 +68,7 @@ class FitCallback(keras.callbacks.Callback):
         """At the beginning of every epoch, when all is installed."""
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
-        """After validation, before any other callback sees the logs."""
+        """After validation; what is written into the logs, later callbacks see."""
 
     def step_ends(self, logs: Any) -> None:
         """After an execution; reading its `logs` waits for the device."""

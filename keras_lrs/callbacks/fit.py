@@ -12,6 +12,16 @@ from keras_lrs.callbacks import hyperparameters
 from keras_lrs.schedules import base, durations
 from keras_lrs.schedules.open_ended import Constant
 
+# What `fit` and `evaluate` call while a training is under way.
+_HOOKS = (
+    "on_epoch_begin",
+    "on_epoch_end",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+    "on_test_begin",
+    "on_test_end",
+    "on_train_end",
+)
 _ATTRIBUTE = "_keras_lrs_fit"  # In the model's `__dict__`, past Keras's tracking.
 
 
@@ -29,7 +39,6 @@ class Fit:
         self.model = model
         self.params: dict[str, Any] = {}
         self.begun = False
-        self.last_ended: int | None = None
         # Keras gives a model a new one in every fit: it says whether this one is over.
         self._history = getattr(model, "history", None)
         self._callbacks: list[Any] = []
@@ -37,17 +46,13 @@ class Fit:
         self._drives: dict[tuple[int, str], tuple[Any, Any]] = {}
         self._scaled_by: Any = None
         self._momentum_correction = False
-        self._factors: list[tuple[int, float]] = []
+        self._factors: list[tuple[dict[int, int], float]] = []
         self._train_function: training.TrainFunction | None = None
-        self._first_start = 0
+        self._starts: dict[int, int] = {}
         self._finalizer: Any = None
         self._closed = False
-        # Before `BackupAndRestore` overwrites them in `on_train_begin`.
-        self._own_rates = {
-            id(optimizer): training.number(rate)
-            for optimizer in self.optimizers
-            if isinstance(rate := training.rate_source(optimizer), keras.Variable)
-        }
+        self._own_rates: dict[int, float] = {}
+        self.note_rates()  # Before `BackupAndRestore` overwrites them.
 
     # --- What it is ---
 
@@ -78,17 +83,27 @@ class Fit:
             )
         return durations.Window(steps * self.params["epochs"], steps)
 
-    def is_over(self) -> bool:
-        """Whether the model has begun another training."""
+    def is_over(self, callback_list: Any = None) -> bool:
+        """Whether the model has begun another training, or never began this one."""
+        if callback_list is not None and not self.begun:
+            return self._callback_list() is not callback_list
         return self._history is not getattr(self.model, "history", None)
 
     # --- What callbacks ask for before the first epoch ---
 
+    def note_rates(self) -> None:
+        """Notes the rates that the user gave to optimizers not seen before."""
+        for optimizer in self.optimizers:
+            source = training.rate_source(optimizer)
+            if isinstance(source, keras.Variable):
+                self._own_rates.setdefault(id(optimizer), training.number(source))
+
     def join(self, callback: Any) -> None:
         """Adds a callback to those that are told of steps and epochs' ends."""
+        if not self._callbacks:
+            self._guard()
         if callback not in self._callbacks:
             self._callbacks.append(callback)
-            self._callbacks.sort(key=lambda joined: joined.priority)
         self.params = callback.params or {}
 
     def drive(self, callback: Any, optimizer: Any, name: str, schedule: Any) -> None:
@@ -160,9 +175,7 @@ class Fit:
                 callback.fit_begins(epoch)
             self._install(epoch)
         if self._train_function is not None:
-            self._train_function.between_epochs()
-        for driven in self._driven:
-            driven.iterations = training.iterations(driven.optimizer)
+            self._train_function.begin_epoch()
         for callback in self._callbacks:
             callback.epoch_begins(epoch)
 
@@ -172,14 +185,10 @@ class Fit:
             if callback.every_step:
                 callback.step_ends(logs)
 
-    def end_epoch(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Tells every callback once, in the order of their priorities."""
+    def end_epoch(self) -> None:
+        """Notes that the variables hold what they should."""
         if self._train_function is not None:
-            self._train_function.between_epochs()
-        if self.last_ended != epoch:
-            self.last_ended = epoch
-            for callback in self._callbacks:
-                callback.epoch_ends(epoch, logs)
+            self._train_function.end_epoch()
 
     # --- What callbacks may know and change while training ---
 
@@ -191,9 +200,17 @@ class Fit:
         return self._train_function.count(optimizer)
 
     @property
+    def total_count(self) -> int:
+        """How many updates the training has made; some optimizers may make fewer."""
+        return max(self.count(optimizer) for optimizer in self.optimizers)
+
+    @property
     def position(self) -> int:
         """The step at which the schedules are: how many this training has made."""
-        return self.count(self.optimizers[0]) - self._first_start
+        return max(
+            self.count(optimizer) - self._starts[id(optimizer)]
+            for optimizer in self.optimizers
+        )
 
     def bound(self, callback: Any) -> dict[str, Any]:
         """A callback's schedules, bound; by optimizer where there are several."""
@@ -229,8 +246,9 @@ class Fit:
 
     def set_factor(self, factor: float) -> None:
         """Multiplies all rates by `factor` from the next step on."""
-        # One that is set before the first step was there before, in a resumed training.
-        since = -1 if self._train_function is None else self.count(self.optimizers[0])
+        # The first was there before, if the training is a resumed one.
+        first = not self._factors
+        since = {id(o): -1 if first else self.count(o) for o in self.optimizers}
         self._factors.append((since, factor))
         for driven in self._driven:
             driven.factor.set(factor)
@@ -255,7 +273,8 @@ class Fit:
             if driven.optimizer is optimizer:
                 values |= driven.values(counts)
         if self._factors:
-            since, factors = zip(*self._factors, strict=True)
+            since = [counted[id(optimizer)] for counted, _ in self._factors]
+            factors = [factor for _, factor in self._factors]
             index = np.searchsorted(since, counts, side="right") - 1
             values["learning_rate"] = values["learning_rate"] * np.take(factors, index)
         return values
@@ -274,14 +293,14 @@ class Fit:
         return {}
 
     def _install(self, epoch):
-        self._first_start = self._start(self.optimizers[0], epoch)
+        self._starts = {id(o): self._start(o, epoch) for o in self.optimizers}
         drives = [
             training.Drive(
                 optimizer,
                 schedules,
                 self._scaled_by is not None,
                 self._momentum_correction and "learning_rate" in schedules,
-                self._start(optimizer, epoch),
+                self._starts[id(optimizer)],
             )
             for optimizer in self.optimizers
             if (schedules := self._bound_schedules(optimizer)) or self._scaled_by
@@ -295,8 +314,27 @@ class Fit:
             if "learning_rate" in driven.schedules and count > driven.start.host:
                 # What it would read in a training that was not interrupted.
                 used = self.values(driven.optimizer, np.array([count - 1]))
-                rate = training.rate_source(driven.optimizer)
-                rate.assign(used["learning_rate"].item())
+                training.set_rate(driven.optimizer, used["learning_rate"].item())
+
+    def _guard(self):
+        """Sees to it that this is undone when a callback or a validation raises."""
+
+        def guarded(function):
+            def call(*arguments, **keywords):
+                try:
+                    return function(*arguments, **keywords)
+                except BaseException:
+                    self.close()
+                    raise
+
+            return call
+
+        if keras.backend.backend() == "jax":
+            return  # Its `fit` has a `finally`, which `TrainFunction` uses.
+        vars(self.model)["evaluate"] = guarded(self.model.evaluate)
+        callback_list = self._callback_list()
+        for name in _HOOKS if callback_list is not None else ():
+            vars(callback_list)[name] = guarded(getattr(callback_list, name))
 
     def _bound_schedules(self, optimizer):
         """The schedules of an optimizer, with all lengths in steps of this fit."""
@@ -358,10 +396,14 @@ class Fit:
             self._finalizer.detach()
         if self._train_function is not None:
             self._train_function.remove()
+        attributes.pop("evaluate", None)
+        callback_list = self._callback_list()
+        for name in _HOOKS if callback_list is not None else ():
+            vars(callback_list).pop(name, None)
         for driven in self._driven:
             if "learning_rate" in driven.schedules:
                 own = self._own_rates[id(driven.optimizer)]
-                training.rate_source(driven.optimizer).assign(own)
+                training.set_rate(driven.optimizer, own)
         for callback in self._callbacks:
             callback.fit_ends()
 
@@ -370,26 +412,37 @@ def announce(callback: Any, model: Any) -> None:
     """Notes, when Keras hands a callback its model, what others may change.
 
     Keras also does so for `evaluate` and `predict`, within a fit or outside; then
-    nothing comes of it. The callback is moved to the front of the list, so that what it
-    writes into an epoch's logs is there for all others.
+    nothing comes of it. Here callbacks are put in the order that they need.
     """
     attributes = vars(model)
     fit = attributes.get(_ATTRIBUTE)
-    if fit is not None and fit.is_over():
+    callback_list = training.callback_list()
+    if fit is not None and fit.is_over(callback_list):
         fit.close()
         fit = None
     if fit is None:
         fit = attributes[_ATTRIBUTE] = Fit(model)
-    callback_list = training.callback_list()
     if callback_list is not None and not fit.begun:
-        others = [other for other in callback_list.callbacks if other is not callback]
-        callback_list.callbacks[:] = [callback, *others]
+        _reorder(callback, callback_list.callbacks)
         fit._callback_list = weakref.ref(callback_list)
         if fit._finalizer is None:
-            # `fit` calls nothing when a callback or a validation raises, but then
-            # nobody keeps its list of callbacks.
+            # `fit` calls nothing when the data raises, but then nobody keeps its list
+            # of callbacks.
             fit._finalizer = weakref.finalize(callback_list, _close, weakref.ref(fit))
             fit._finalizer.atexit = False
+
+
+def _reorder(callback, callbacks):
+    """Moves a callback forward, to the beginning or before what backs training up.
+
+    What it writes of an epoch must be there before the backup of the epoch is.
+    """
+    at = callbacks.index(callback)
+    backup = keras.callbacks.BackupAndRestore
+    for index, other in enumerate(callbacks[:at]):
+        if callback.first or isinstance(other, backup):
+            callbacks.insert(index, callbacks.pop(at))
+            return
 
 
 def begin(callback: Any, model: Any) -> Fit:
@@ -408,6 +461,7 @@ def begin(callback: Any, model: Any) -> Fit:
                 "model before `fit`, by calling it on a batch or giving it an `Input`."
             )
         model.optimizer.build(model.trainable_variables)
+        fit.note_rates()
     fit.join(callback)
     return fit
 

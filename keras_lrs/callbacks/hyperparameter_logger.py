@@ -51,6 +51,8 @@ class HyperparameterLogger(FitCallback):
         [0.06, 0.01]
     """
 
+    first = True
+
     def __init__(
         self, every: str | int = "epoch", log_dir: str | os.PathLike | None = None
     ):

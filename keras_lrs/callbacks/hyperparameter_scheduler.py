@@ -113,8 +113,8 @@ def _checked(schedules):
             "`learning_rate=`. Received: none"
         )
     for name, given in schedules.items():
-        values = given.values() if isinstance(given, dict) else [given]
-        for value in values:
+        values = list(given.values()) if isinstance(given, dict) else [given]
+        for value in values or [given]:
             if not isinstance(value, Schedule):
                 raise TypeError(
                     f"Argument `{name}` must be a `LearningRateSchedule`; for a number "

@@ -1,5 +1,6 @@
 """Which hyperparameters an optimizer has, and which values they may take."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from keras_lrs.schedules import base
 _EXCLUDED = ("initial_accumulator_value", "loss_scale_factor", "beta_2_decay")
 _CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
 _OPTIONAL = ("weight_decay", *_CLIPPING)
-_AVERAGING = ("momentum", "beta", "rho", "ema_momentum")
+# The share of an old value that an average keeps.
+_AVERAGING = re.compile("(^|_)(momentum|beta_[12]|rho)$")
 
 
 def names(optimizer: Any) -> list[str]:
@@ -27,7 +29,7 @@ def names(optimizer: Any) -> list[str]:
         and (
             isinstance(attributes[name], float)
             or name in _OPTIONAL
-            or (_is_averaging(name) and type(attributes[name]) is int)
+            or (_AVERAGING.search(name) and type(attributes[name]) is int)
         )
     ]
 
@@ -42,8 +44,8 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
     if name == "learning_rate" and not isinstance(source, keras.Variable):
         raise ValueError(
             f"Argument `learning_rate` cannot be scheduled: the optimizer `{kind}` "
-            "holds a schedule already. Compile it with a float, which the schedule "
-            f"will replace during `fit`. Received: {source!r}"
+            "holds a schedule or a function already. Compile it with a float, which "
+            f"the schedule will replace during `fit`. Received: {source!r}"
         )
     available = names(optimizer)
     if name not in available:
@@ -84,7 +86,7 @@ def check_values(name: str, schedule: Any, num_steps: int) -> None:
     values = np.asarray(base.evaluate(schedule, steps))
     good = np.isfinite(values) & (values >= 0.0)
     constraint = ">= 0 and finite"
-    if _is_averaging(name):
+    if _AVERAGING.search(name):
         good &= values < 1.0
         constraint = "in [0, 1)"
     if not good.all():
@@ -93,8 +95,3 @@ def check_values(name: str, schedule: Any, num_steps: int) -> None:
             f"Argument `{name}` must be a schedule whose values are {constraint}. "
             f"Received: {values[worst]:g} at step {steps[worst]}, from {schedule!r}"
         )
-
-
-def _is_averaging(name):
-    """Whether a hyperparameter is the share of an old value that an average keeps."""
-    return any(name == word or f"{word}_" in name for word in _AVERAGING)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import warnings
 from typing import Any
 
@@ -14,8 +15,12 @@ from keras_lrs import files, training
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.fit import Fit
 from keras_lrs.schedules import durations, fields
+from keras_lrs.schedules.combinators import Clipped, Noisy, Product, Scaled
 
-_MAXIMIZED = ("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "r2", "dice")
+_MAXIMIZED = re.compile(
+    "(^|_)(acc|accuracy|auc|precision|recall|specificity|sensitivity|f1|fbeta|iou|io_u|"
+    "dice|r2|mcc|psnr|ssim|bleu|rouge|map|ndcg)(_|$)"
+)
 _KEPT = 1_000  # States of looks, so that an older checkpoint can be resumed from.
 
 
@@ -41,19 +46,22 @@ class ReduceOnPlateau(FitCallback):
         monitor: The metric's name in the logs.
         factor: What the rate is multiplied by, in (0, 1).
         patience: Looks without improvement after which it is, >= 1.
-        mode: `"min"`, `"max"`, or `"auto"`: `"max"` if the name has accuracy, AUC,
-            precision, recall, F1, IoU, R2 or Dice in it.
+        mode: `"min"`, `"max"`, or `"auto"`: `"max"` if one of the words of the name is
+            accuracy, AUC, precision, recall, F1, IoU, Dice, R2 or the like, and none is
+            loss or error.
         min_delta: By how much a better value must beat the best, >= 0.
         cooldown: Looks after a change that are not counted, >= 0.
         min_factor: The lowest factor, in [0, 1].
-        every: `"epoch"`, or a number of steps; then `monitor` is the mean of a training
-            metric over these steps. Reading it waits for the device.
+        every: `"epoch"`, or a number of steps, also more than an epoch has; then
+            `monitor` is the mean of a training metric over these steps. Reading it
+            waits for the device.
         relative: Whether `min_delta` is a fraction of the best value's size.
         warmup: For how long nothing is looked at: steps, `Epochs` or a `Fraction`. None
-            is the warmup of the schedule, if it has one.
+            is the warmup of the schedule, if it has one (also within `Scaled`,
+            `Product`, `Clipped` and `Noisy`).
         raise_factor: What the rate is multiplied by after `patience` better values in a
             row, > 1. None never raises it.
-        max_factor: The highest factor, >= 1; None has no bound.
+        max_factor: The highest factor, >= 1, if it is raised; None has no bound.
         state_path: The JSON file for the state.
         verbose: 1 prints a line when the factor changes.
 
@@ -79,8 +87,6 @@ class ReduceOnPlateau(FitCallback):
     "a novel adaptive learning rate scheduler", 2025.
     """
 
-    priority = 1
-
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -103,7 +109,8 @@ class ReduceOnPlateau(FitCallback):
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
         if mode == "auto":
-            maximized = any(word in monitor.lower() for word in _MAXIMIZED)
+            name = monitor.lower()
+            maximized = _MAXIMIZED.search(name) and not re.search("loss|error", name)
             mode = "max" if maximized else "min"
         self.rule = PlateauRule(
             factor,
@@ -125,10 +132,12 @@ class ReduceOnPlateau(FitCallback):
         self.monitor = monitor
         self.every_step = every != "epoch"
         self.warmup = durations.check("warmup", warmup)
+        if state_path is not None and not isinstance(state_path, (str, os.PathLike)):
+            fields.refuse("state_path", "be a path", state_path, TypeError)
         self.state_path = None if state_path is None else pathlib.Path(state_path)
         self.verbose = verbose
         self._state = PlateauState()
-        self._records: list[dict[str, Any]] = []
+        self._records: list[_Record] = []
         self._seen = False
 
     @property
@@ -144,40 +153,62 @@ class ReduceOnPlateau(FitCallback):
 
     def fit_begins(self, epoch: int) -> None:
         """Takes up the state of the training that goes on, or none."""
+        fit = self._fit
         self._seen = False
-        self._records = self._read() if epoch > 0 else []
-        if self._records:
-            self._state = PlateauState(**self._records[-1]["state"])
-            self._fit.own_rates = self._records[-1]["rates"]
-        else:
-            self._state = PlateauState()
-        self._fit.set_factor(self._state.factor)
+        self._steps = self._looked = 0
+        self._carried = 0.0
+        self._warmup_steps: Any = self.warmup
+        if isinstance(self.warmup, (durations.Epochs, durations.Fraction)):
+            self._warmup_steps = fit.window().length(self.warmup)
+        records = (self._records or self._read()) if epoch > 0 else []
+        count = fit.total_count
+        self._records = [record for record in records if record.count <= count]
+        self._state = self._records[-1].state if self._records else PlateauState()
+        fit.own_rates = self._rates_before(fit.own_rates)
+        used = [r.state.factor for r in self._records if r.count < count]
+        fit.set_factor(used[-1] if used else 1.0)  # In the update before this fit.
+        fit.set_factor(self._state.factor)
+
+    def _rates_before(self, rates):
+        """The users' rates, where the optimizers hold them times an earlier factor.
+
+        A model that was saved within the training comes with the rate last used.
+        """
+        if not self._records:
+            return rates
+        factors = {1.0, *(record.state.factor for record in self._records)}
+        return [
+            before
+            if before is not None
+            and any(math.isclose(now, before * f, rel_tol=1e-6) for f in factors)
+            else now
+            for now, before in zip(rates, self._records[-1].rates, strict=True)
+        ]
 
     def _read(self):
-        """The states up to this point of the training."""
-        records = self._records
+        """The states in the file."""
         path = self._path()
-        if not records and path is not None and path.exists():
-            try:
-                records = json.loads(path.read_bytes())
-            except ValueError as error:
-                raise ValueError(
-                    f"`{path}` does not hold the state of a `ReduceOnPlateau`. Remove "
-                    "it, or give another `state_path`."
-                ) from error
-        count = self._fit.count(self._fit.optimizers[0])
-        return [record for record in records if record["count"] <= count]
+        if path is None or not path.exists():
+            return []
+        try:
+            records = [_Record.parsed(item) for item in json.loads(path.read_bytes())]
+            count = len(self._fit.optimizers)
+            if not records or any(len(record.rates) != count for record in records):
+                raise ValueError(f"It is not that of {count} optimizers.")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"`{path}` does not hold the state of this `ReduceOnPlateau`. Remove "
+                "it, or give another `state_path`."
+            ) from error
+        return records
 
     def _write(self):
-        record = {
-            "count": self._fit.count(self._fit.optimizers[0]),
-            "rates": self._fit.own_rates,
-            "state": self.state,
-        }
+        record = _Record(self._fit.total_count, self._fit.own_rates, self._state)
         self._records = [*self._records, record][-_KEPT:]
         path = self._path()
         if path is not None:
-            files.write_atomically(path, json.dumps(self._records).encode())
+            content = json.dumps([dataclasses.asdict(r) for r in self._records])
+            files.write_atomically(path, content.encode())
 
     def _path(self):
         if self.state_path is not None:
@@ -189,27 +220,29 @@ class ReduceOnPlateau(FitCallback):
 
     # --- Looking ---
 
-    def epoch_begins(self, epoch: int) -> None:
-        """The running means in the logs begin again."""
-        self._steps = self._looked = 0
-        self._total = 0.0
+    # The logs hold the mean over the `_steps` since the epoch began. Of these `_looked`
+    # belong to earlier looks, and `_carried` is the sum over them; both are negative
+    # where steps of an earlier epoch are still to be looked at.
 
     def step_ends(self, logs: Any) -> None:
-        """Looks at the mean since the last look."""
-        self._steps += self._fit.model.steps_per_execution
-        if self._steps - self._looked < self.every:
-            return
-        if self.monitor not in logs:
-            self._refuse(logs)
-        # The logs hold the mean since the epoch began.
-        total = self._steps * training.number(logs[self.monitor])
-        mean = (total - self._total) / (self._steps - self._looked)
-        self._looked, self._total = self._steps, total
-        self._look(mean)
+        """Looks at the mean since the last look, if it is time."""
+        steps = self._steps + self._fit.model.steps_per_execution
+        # The last execution of an epoch may have fewer.
+        self._steps = min(steps, self._fit.steps_per_epoch or steps)
+        if self._steps - self._looked >= self.every:
+            if self.monitor not in logs:
+                self._refuse(logs)
+            total = self._steps * training.number(logs[self.monitor])
+            mean = (total - self._carried) / (self._steps - self._looked)
+            self._looked, self._carried = self._steps, total
+            self._look(mean)
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Looks at the metric, if this epoch has it."""
         if self.every_step:
+            self._carried -= self._steps * float(logs.get(self.monitor, 0.0))
+            self._looked -= self._steps
+            self._steps = 0
             return
         value = logs.get(self.monitor)
         validated = any(name.startswith("val_") for name in logs)
@@ -222,9 +255,10 @@ class ReduceOnPlateau(FitCallback):
         bound = f"name a metric in the logs, which are {', '.join(logs)}"
         fields.refuse("monitor", bound, self.monitor)
 
-    def fit_ends(self) -> None:
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Says so if there was never anything to look at."""
-        if self._fit.last_ended is not None and not self._seen:
+        super().on_train_end(logs)
+        if self._fit.begun and not self._seen:
             warnings.warn(
                 f"`ReduceOnPlateau` never saw `{self.monitor}`: the training had no "
                 "validation, or was over before the first look.",
@@ -243,15 +277,18 @@ class ReduceOnPlateau(FitCallback):
         self._write()
 
     def _is_warming_up(self):
-        fit = self._fit
-        if self.warmup is None:
-            schedule = fit.rate_schedule(fit.optimizers[0])
-            steps = getattr(schedule, "warmup_steps", 0)
-        elif isinstance(self.warmup, int):
-            steps = self.warmup
-        else:
-            steps = fit.window().length(self.warmup)
-        return 0 < fit.position <= steps
+        steps = self._warmup_steps
+        if steps is None:
+            optimizers = self._fit.optimizers
+            steps = max(_warmup_of(self._fit.rate_schedule(o)) for o in optimizers)
+        return steps > 0 and self._fit.position <= steps
+
+
+def _warmup_of(schedule):
+    """The steps of a schedule's warmup, also within one that changes values alone."""
+    if isinstance(schedule, (Clipped, Noisy, Product, Scaled)):
+        return max(_warmup_of(inner) for _, inner in schedule._inner())
+    return getattr(schedule, "warmup_steps", 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,6 +300,19 @@ class PlateauState:
     wait: int = 0
     good: int = 0
     cooldown: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """The state after `count` updates, and the rates that the user gave."""
+
+    count: int
+    rates: list[float | None]
+    state: PlateauState
+
+    @classmethod
+    def parsed(cls, item):
+        return cls(int(item["count"]), item["rates"], PlateauState(**item["state"]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -278,6 +328,11 @@ class PlateauRule(fields.Configured):
     relative: bool = fields.flag()
     raise_factor: float | None = fields.number(default=None, above=1.0)
     max_factor: float | None = fields.number(default=None, at_least=1.0)
+
+    def check(self):
+        """Raises `ValueError` for a bound on what is never raised."""
+        if self.max_factor is not None and self.raise_factor is None:
+            fields.refuse("max_factor", "have a `raise_factor`", self.max_factor)
 
     def next(self, state: PlateauState, value: float) -> PlateauState:
         """The state after a look at a value of the metric."""
@@ -300,5 +355,7 @@ class PlateauRule(fields.Configured):
         """Whether a value beats the best; NaN does not."""
         if best is None:
             return not math.isnan(value)
-        delta = self.min_delta * abs(best) if self.relative else self.min_delta
+        delta = self.min_delta
+        if self.relative:
+            delta *= abs(best) if math.isfinite(best) else 0.0
         return value < best - delta if self.mode == "min" else value > best + delta
