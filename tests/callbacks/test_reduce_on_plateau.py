@@ -1217,6 +1217,7 @@ def test_corrected_momentum_is_resumed_with_the_factor_last_used(tmp_path):
     np.testing.assert_allclose(straight, loop.w, atol=1e-6)
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX must be told of 64 bits first")
 def test_a_floatx_of_64_bits():
     keras.config.set_floatx("float64")
     try:
