@@ -24,10 +24,12 @@ class HyperparameterScheduler(FitCallback):
     `LossScaleOptimizer` skips are not counted.
 
     During `fit`, `optimizer.learning_rate` reads as the rate last used. Afterwards the
-    optimizer is as it was, however `fit` ended; files saved meanwhile are plain.
+    optimizer is as it was, however `fit` ended. Files saved meanwhile are plain; the
+    rate in them is the one last used.
 
     With `beta_1` or `beta_2` of Adam, AdamW or Adamax, the bias correction uses the
-    product of the betas used so far, where Keras's takes a power of the current one.
+    product of the betas used so far, also in earlier fits of this process; Keras's
+    takes a power of the current one, as it does in a later `fit` without the schedule.
 
     Args:
         momentum_correction: Whether to multiply SGD's velocity by the ratio of
