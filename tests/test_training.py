@@ -6,27 +6,14 @@ import pytest
 
 import keras_lrs as lrs
 from tests import catalogue, compiled
+from tests.ramp import Ramp, ramp
 
 S = lrs.schedules
 
 
-class Ramp(keras.Model):
-    """One weight whose gradient is always -1: each update adds the rate to it."""
-
-    def __init__(self):
-        super().__init__()
-        self.position = self.add_weight(shape=(), initializer="zeros")
-
-    def call(self, inputs):
-        return keras.ops.multiply(inputs, 0.0) - self.position
-
-
 def fit(optimizer, batches, epochs=1, **compile_arguments):
     """Trains a `Ramp`; returns it. Its loss is its output."""
-    model = Ramp()
-    model.compile(
-        optimizer, lambda y, prediction: keras.ops.mean(prediction), **compile_arguments
-    )
+    model = ramp(optimizer, **compile_arguments)
     x = np.zeros((batches, 1), "float32")
     model.fit(x, x, batch_size=1, epochs=epochs, shuffle=False, verbose=0)
     return model

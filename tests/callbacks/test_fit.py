@@ -22,7 +22,7 @@ from keras_lrs.callbacks import (
     ReduceOnPlateau,
 )
 from tests.callbacks import references
-from tests.callbacks.test_hyperparameter_scheduler import Positions, ramp
+from tests.ramp import Positions, ramp
 
 S = lrs.schedules
 BACKEND = keras.backend.backend()

@@ -7,6 +7,7 @@ import pytest
 import keras_lrs as lrs
 from keras_lrs.callbacks import HyperparameterScheduler
 from tests.callbacks import references
+from tests.ramp import Positions, mean_of_prediction, ramp
 
 S = lrs.schedules
 BACKEND = keras.backend.backend()
@@ -661,35 +662,3 @@ class TestRefusals:
     def test_a_callback_that_was_not_told_of_a_training(self):
         with pytest.raises(RuntimeError, match=r"model\.fit"):
             HyperparameterScheduler(learning_rate=RATE).on_epoch_begin(0)
-
-
-def mean_of_prediction(y, prediction):
-    """A loss whose gradient is 1."""
-    return keras.ops.mean(prediction)
-
-
-class Ramp(keras.Model):
-    """One weight whose gradient is always -1: each update adds the rate to it."""
-
-    def __init__(self):
-        super().__init__()
-        self.position = self.add_weight(shape=(), initializer="zeros")
-
-    def call(self, inputs):
-        return keras.ops.multiply(inputs, 0.0) - self.position
-
-
-def ramp(optimizer, **compile_arguments):
-    model = Ramp()
-    model.compile(optimizer, mean_of_prediction, **compile_arguments)
-    return model
-
-
-class Positions(keras.callbacks.Callback):
-    """Where a ramp is after every epoch."""
-
-    def on_train_begin(self, logs=None):
-        self.positions = [float(keras.ops.convert_to_numpy(self.model.position))]
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.positions.append(float(keras.ops.convert_to_numpy(self.model.position)))
