@@ -352,10 +352,11 @@ class Fit:
 
     def _bound(self, name, schedule):
         known = self.steps_per_epoch is not None
-        if isinstance(schedule, base.Schedule):
+        # One without open lengths, such as a long table, need not be gone through.
+        if isinstance(schedule, base.Schedule) and schedule._unbound:
             if known:
                 schedule = base.bind(schedule, self.window())
-            elif schedule._unbound:
+            else:
                 raise ValueError(
                     f"The schedule of `{name}` needs the number of steps per epoch, "
                     "which this data does not tell. Pass `steps_per_epoch=` to `fit`, "

@@ -248,9 +248,11 @@ class Configured:
 
 
 def _equal(x, y):
+    if x is y:
+        return True
     if isinstance(x, tuple) and isinstance(y, tuple):
         return len(x) == len(y) and all(map(_equal, x, y))
-    if x is y or x == y:
+    if x == y:
         return True
     try:  # Objects of others, Keras's own schedules among them, know their config.
         return type(x) is type(y) and x.get_config() == y.get_config()
