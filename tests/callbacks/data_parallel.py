@@ -1,6 +1,5 @@
 """Trains on four host devices; run as a program, with `XLA_FLAGS` that make them."""
 
-import jax
 import keras
 import numpy as np
 
@@ -10,6 +9,8 @@ from tests.callbacks import references
 
 
 def main():
+    import jax
+
     assert jax.device_count() == 4
     keras.distribution.set_distribution(keras.distribution.DataParallel())
 

@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs.callbacks import HyperparameterScheduler, ReduceOnPlateau
@@ -10,6 +9,8 @@ from tests.callbacks import references
 
 
 def main():
+    import tensorflow as tf
+
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * 2
