@@ -323,7 +323,8 @@ class DrivenOptimizer:
         # On PyTorch the schedules are Python, which its compiler must not trace.
         self._patch = torch.compiler.disable(self.apply) if _IS_TORCH else self.apply
         # A variable that an optimizer does not list is a constant in a JAX step.
-        live = [self.start, self.factor, *self._before.values()]
+        factor = [self.factor] if drive.scaled else []
+        live = [self.start, *factor, *self._before.values()]
         self.live = live if BACKEND == "jax" else []
 
     @property
@@ -545,6 +546,10 @@ class Owner(Protocol):
 
     model: Any
 
+    @property
+    def every_step(self) -> bool:
+        """Whether variables may be read within an epoch, in `step_ends`."""
+
     def is_over(self) -> bool:
         """Whether another training has begun."""
 
@@ -661,7 +666,8 @@ class TrainFunction:
         variables = list(variables)
         for index, live in reversed(self._places):
             live.array = variables.pop(index)
-        self._jax_variables = variables
+        if self.owner.every_step:
+            self._jax_variables = variables
         return logs, (*state, variables, metrics)
 
     def _hand_over(self, state):

@@ -179,6 +179,11 @@ class Fit:
         for callback in self._callbacks:
             callback.epoch_begins(epoch)
 
+    @property
+    def every_step(self) -> bool:
+        """Whether a callback wants to know of every execution."""
+        return any(callback.every_step for callback in self._callbacks)
+
     def step_ends(self, logs: Any) -> None:
         """Tells the callbacks that want to know."""
         for callback in self._callbacks:
@@ -305,7 +310,7 @@ class Fit:
             for optimizer in self.optimizers
             if (schedules := self._bound_schedules(optimizer)) or self._scaled_by
         ]
-        if drives or any(callback.every_step for callback in self._callbacks):
+        if drives or self.every_step:
             self._train_function = training.TrainFunction(self, drives)
             self._train_function.install()
         for driven in self._driven:
