@@ -50,7 +50,7 @@ class Configuration:
 
     backend: str
     options: dict[str, Any]
-    steps: int = 256
+    steps: int = 192
     interval: int = 1
 
 
@@ -78,7 +78,7 @@ class Size:
     fresh: int  # Models whose first fits are timed.
 
 
-SIZES = {False: Size(45.0, 9, 2), True: Size(5.0, 3, 1)}
+SIZES = {False: Size(40.0, 9, 2), True: Size(5.0, 3, 1)}
 NUM_WARMUPS = 2
 SHORT_STEPS = 32  # Of the fits that are timed as a whole.
 LATER_FITS = 4
