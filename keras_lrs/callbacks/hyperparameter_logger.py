@@ -82,11 +82,11 @@ class HyperparameterLogger(FitCallback):
         """Adds the values of the epoch's last update to its logs."""
         fit = self._fit
         for optimizer, suffix in self._optimizers():
-            last = max(fit.count(optimizer) - 1, 0)
-            for name, values in fit.values(optimizer, np.array([last])).items():
-                logs[name + suffix] = values.item()
-                if self._writer is not None and self.every == "epoch":
-                    self._writer.write(name + suffix, [last], values)
+            last = np.array([max(fit.count(optimizer) - 1, 0)])
+            values = _tagged(fit.values(optimizer, last), suffix)
+            logs.update({tag: value.item() for tag, value in values.items()})
+            if self._writer is not None and self.every == "epoch":
+                self._writer.write(last, values)
         if self.every_step:
             self._write_steps()
         if self._writer is not None:
@@ -110,9 +110,13 @@ class HyperparameterLogger(FitCallback):
         for index, (optimizer, suffix) in enumerate(self._optimizers()):
             first, end = self._written[index], self._fit.count(optimizer)
             counts = np.arange(-(-first // self.every) * self.every, end, self.every)
-            for name, values in self._fit.values(optimizer, counts).items():
-                self._writer.write(name + suffix, counts, values)
+            values = _tagged(self._fit.values(optimizer, counts), suffix)
+            self._writer.write(counts, values)
             self._written[index] = end
+
+
+def _tagged(values, suffix):
+    return {name + suffix: array for name, array in values.items()}
 
 
 class _Writer:
@@ -133,16 +137,19 @@ class _Writer:
         self._open = event_file_writer.EventFileWriter
         self._file = None
 
-    def write(self, tag, steps, values):
+    def write(self, steps, values):
+        """Writes an event per step with the scalars of all tags."""
         if self._file is None:
             self._file = self._open(self._log_dir, filename_suffix=".keras_lrs")
         now = time.time()
-        for step, value in zip(steps, values, strict=True):
-            scalar = self._summary.Value(tag=tag, simple_value=float(value))
-            summary = self._summary(value=[scalar])
-            self._file.add_event(
-                self._event(wall_time=now, step=int(step), summary=summary)
-            )
+        columns = [array.tolist() for array in values.values()]
+        for step, *row in zip(steps.tolist(), *columns, strict=True):
+            scalars = [
+                self._summary.Value(tag=tag, simple_value=value)
+                for tag, value in zip(values, row, strict=True)
+            ]
+            summary = self._summary(value=scalars)
+            self._file.add_event(self._event(wall_time=now, step=step, summary=summary))
 
     def flush(self):
         if self._file is not None:
