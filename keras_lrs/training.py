@@ -98,6 +98,31 @@ def set_rate(optimizer: Any, rate: float) -> None:
         variable.assign(rate)
 
 
+def values(variables: list) -> list[np.ndarray]:
+    """Copies of variables' values."""
+    return [np.array(ops.convert_to_numpy(variable.value)) for variable in variables]
+
+
+def assign(variables: list, values: list[np.ndarray]) -> None:
+    """Sets variables, from wherever it is called, like `set_rate`."""
+    for variable, value in zip(variables, values, strict=True):
+        if BACKEND == "tensorflow":
+            with tf.init_scope():
+                variable._value.assign(tf.cast(value, variable.dtype))
+        elif _IS_TORCH:
+            with torch.no_grad():
+                variable._value.copy_(torch.as_tensor(value))
+        else:
+            variable._direct_assign(jnp.asarray(value, variable.dtype))
+
+
+def build_optimizer(model: Any) -> None:
+    """Builds a model's optimizer, as Keras does in the first step."""
+    with _scope(model):
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+
+
 def callback_list() -> keras.callbacks.CallbackList | None:
     """The list of callbacks that is handing out the model, asked in `set_model`.
 
@@ -115,6 +140,13 @@ def callback_list() -> keras.callbacks.CallbackList | None:
 # --- Values inside the step -----------------------------------------------------------
 
 
+def _scope(model):
+    """The scope of the model's strategy, on TensorFlow."""
+    # The public property gives TensorFlow's default strategy, which has no scope.
+    strategy = getattr(model, "_distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
 class Live:
     """A number that the step reads and the host changes between steps.
 
@@ -125,9 +157,7 @@ class Live:
         self.host = value
         if _IS_TORCH:
             return
-        # The public property gives TensorFlow's default strategy, which has no scope.
-        strategy = getattr(model, "_distribute_strategy", None)
-        with strategy.scope() if strategy is not None else contextlib.nullcontext():
+        with _scope(model):
             self.variable = keras.Variable(
                 value,
                 dtype=dtype,
@@ -227,6 +257,218 @@ def _hyperparameter(value):
     return _TracedHyperparameter(value)
 
 
+# --- Averages of weights --------------------------------------------------------------
+
+# What `ema_momentum` says of slots that hold our averages. Both are 0 to Keras: a fit
+# without our callback keeps the slots equal to the weights, which changes nothing.
+_KEPT = 0.0
+_EXCHANGED = 1e-300  # The model holds the averages, and the slots the weights.
+
+# Compiled steps hold on to the variables: an optimizer is given the same ones again.
+_slots_so_far: weakref.WeakKeyDictionary[Any, list]
+_slots_so_far = weakref.WeakKeyDictionary()
+
+
+class Slots:
+    """The averages of an optimizer's weights, where `use_ema` has them.
+
+    There they are saved, loaded and resumed with the model. Averages of weights of less
+    than 32 bits are kept in float32: they would stall.
+    """
+
+    def __init__(self, optimizer: Any):
+        self.optimizer = optimizer
+        self._rounded: list[np.ndarray] | None = None
+
+    @property
+    def attached(self) -> bool:
+        """Whether they are among the optimizer's variables, maybe from a file."""
+        optimizer = self.optimizer
+        return optimizer.use_ema and optimizer.ema_momentum in (_KEPT, _EXCHANGED)
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether the model holds the averages, and the slots the weights."""
+        return self.attached and self.optimizer.ema_momentum == _EXCHANGED
+
+    @property
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """The weights and their averages, as variables."""
+        averages = self.optimizer._model_variables_moving_average
+        weights = self.optimizer._trainable_variables
+        return [
+            (weight, average)
+            for weight, average in zip(weights, averages, strict=True)
+            if average is not None
+        ]
+
+    def attach(self, model: Any) -> None:
+        """Makes room for them among the variables of a built optimizer."""
+        optimizer = self.optimizer
+        weights = optimizer._trainable_variables
+        # What a file was loaded into has the types of the weights.
+        loaded = (
+            list(optimizer._model_variables_moving_average)
+            if self.attached
+            else [None] * len(weights)
+        )
+        slots = _slots_so_far.get(optimizer)
+        if slots is None:
+            slots = [
+                old
+                if old is not None and old.dtype == _average_dtype(weight)
+                else _new_slot(model, optimizer, weight, old)
+                for weight, old in zip(weights, loaded, strict=True)
+            ]
+        known = [slot for slot in slots if slot is not None]
+        if not self.attached:
+            for slot in known[:1]:
+                assign([slot], [np.full(slot.shape, np.nan)])
+        gone = {id(slot) for slot in (*known, *loaded)}
+        others = [v for v in optimizer.variables if id(v) not in gone]
+        # Where `build` puts them: before all other slots.
+        first = 1 + isinstance(optimizer._learning_rate, keras.Variable)
+        _set_variables(optimizer, [*others[:first], *known, *others[first:]])
+        # Past Keras's tracking, as in its `build`.
+        vars(optimizer)["_model_variables_moving_average"] = slots
+        if not self.attached:
+            optimizer.use_ema, optimizer.ema_momentum = True, _KEPT
+        _slots_so_far[optimizer] = slots
+
+    def detach(self) -> None:
+        """Leaves the optimizer without averages."""
+        optimizer = self.optimizer
+        slots = vars(optimizer).pop("_model_variables_moving_average")
+        gone = {id(slot) for slot in slots}
+        _set_variables(optimizer, [v for v in optimizer.variables if id(v) not in gone])
+        optimizer.use_ema, optimizer.ema_momentum = False, 0.99
+
+    def reset(self) -> None:
+        """Lets the averages be the weights."""
+        for weight, average in self.pairs:
+            _exchange(weight, average, both=False)
+
+    @property
+    def known(self) -> bool:
+        """Whether they have been written or loaded since they were attached."""
+        return all(
+            not np.isnan(ops.convert_to_numpy(average.value)).any()
+            for _, average in self.pairs[:1]
+        )
+
+    def exchange(self) -> None:
+        """Exchanges weights and averages; the weights come back bit for bit."""
+        pairs = self.pairs
+        narrow = [average for weight, average in pairs if weight.dtype != average.dtype]
+        rounded, self._rounded = self._rounded, None
+        if not self.exchanged:
+            self._rounded = [ops.convert_to_numpy(a.value).copy() for a in narrow]
+        for weight, average in pairs:
+            _exchange(weight, average)
+        for average, value in zip(narrow, rounded or (), strict=rounded is not None):
+            average.assign(value)
+        self.optimizer.ema_momentum = _KEPT if self.exchanged else _EXCHANGED
+
+
+def _average_dtype(weight):
+    return weight.dtype if weight.dtype in ("float32", "float64") else "float32"
+
+
+def _new_slot(model, optimizer, weight, old):
+    """An average; not a number until it is written, unless there is an old one."""
+    if optimizer._overwrite_variable_with_gradient(weight):
+        return None  # Scales of float8, which are set and not trained.
+    with _scope(model):
+        slot = optimizer.add_variable(
+            shape=weight.shape,
+            initializer=keras.initializers.Constant(float("nan")),
+            dtype=_average_dtype(weight),
+            layout=getattr(weight, "_layout", None),
+            name=f"{weight.path.replace('/', '_')}_average",
+        )
+    if old is not None:
+        slot.assign(ops.cast(old.value, slot.dtype))
+    return slot
+
+
+def _set_variables(optimizer, variables):
+    """Replaces the list of an optimizer's variables.
+
+    TensorFlow saves no list that was changed other than by appending; so it is a new
+    one, set as in the constructor, where there is no tracker yet.
+    """
+    tracker = vars(optimizer).pop("_tracker")
+    optimizer._variables = variables
+    vars(optimizer)["_tracker"] = tracker
+    is_variable, _ = tracker.config["variables"]
+    tracker.config["variables"] = (is_variable, optimizer._variables)
+    tracker.stored_ids["variables"] = {id(variable) for variable in variables}
+
+
+def _exchange(one, other, both=True):
+    """Exchanges two variables' values, or only gives the other the one's.
+
+    Like `set_rate`, from wherever it is called.
+    """
+    if BACKEND == "tensorflow":
+        with tf.init_scope():
+            value = tf.identity(one._value)
+            if both:
+                one._value.assign(tf.cast(other._value, one._value.dtype))
+            other._value.assign(tf.cast(value, other._value.dtype))
+    elif _IS_TORCH:
+        with torch.no_grad():
+            value = one._value.clone()
+            if both:
+                one._value.copy_(other._value)
+            other._value.copy_(value)
+    else:
+        value = one._value
+        if both:
+            one._value = other._value.astype(one.dtype)
+        # A buffer of its own: the train step donates those it is given.
+        other._value = value.astype(other.dtype) if both else jnp.copy(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaging:
+    """Which updates an average takes, and with which weight.
+
+    Args:
+        average: The schedule of the weights.
+        first: How many updates come before it begins; till then it is the last weights.
+        every: It takes one update in so many.
+        ends: Or the numbers of updates after which it takes the weights.
+    """
+
+    average: Any
+    first: int = 0
+    every: int = 1
+    ends: tuple[int, ...] | None = None
+
+    def taken(self, updates: Any) -> Any:
+        """How many updates have been taken, after so many of the training."""
+        if self.ends is None:
+            return numerics.maximum(updates - self.first, 0) // self.every
+        return self._reached(updates)
+
+    def weight(self, updates: Any) -> Any:
+        """The weight of the weights, after so many updates with the last one."""
+        taken = self.taken(updates)
+        weight = self.average.weight(numerics.maximum(taken - 1, 0))
+        due = taken > self.taken(updates - 1)
+        return numerics.where(taken <= 0, 1.0, numerics.where(due, weight, 0.0))
+
+    @property
+    def always(self) -> bool:
+        """Whether it takes every update."""
+        return self.ends is None and self.every == 1
+
+    @functools.cached_property
+    def _reached(self):
+        return numerics.Lookup(self.ends)
+
+
 # --- An optimizer that follows schedules ----------------------------------------------
 
 
@@ -240,6 +482,7 @@ class Drive:
         scaled: Whether the rate is multiplied by a live factor.
         momentum_correction: Whether the velocity is rescaled with the rate.
         start: The optimizer's iteration at which the schedules are at their step 0.
+        averaging: How its weights are averaged in its `Slots`; None if they are not.
     """
 
     optimizer: Any
@@ -247,6 +490,7 @@ class Drive:
     scaled: bool
     momentum_correction: bool
     start: int
+    averaging: Averaging | None = None
 
     @property
     def accumulated(self) -> int:
@@ -257,7 +501,7 @@ class Drive:
     def own(self) -> dict[str, Any]:
         """What the optimizer holds where the schedules' values are put."""
         attributes = vars(self.optimizer)
-        names = ("_learning_rate", *self.schedules)
+        names = ("_learning_rate", "use_ema", *self.schedules)
         return {name: attributes[name] for name in names if name in attributes}
 
     @property
@@ -280,6 +524,7 @@ class Drive:
             self.scaled,
             self.momentum_correction,
             self.first,
+            self.averaging,
             own,
         )
 
@@ -396,6 +641,11 @@ class DrivenOptimizer:
         place: dict[str, Any] = {
             name: _hyperparameter(value) for name, value in values.items()
         }
+        averaging = self.drive.averaging
+        if averaging is not None:
+            place["use_ema"] = False  # Keras has slots for it, and leaves them to us.
+            # Now: on TensorFlow the count is a variable, which the update raises.
+            share = self._share(averaging, count)
         if rate is not None:
             if self.drive.scaled:
                 rate = rate * self.factor.value
@@ -420,8 +670,27 @@ class DrivenOptimizer:
             # the other.
             for name in place:
                 _put_back(attributes, name, self._own.get(name))
+        if averaging is not None:
+            always = averaging.always and self.drive.accumulated == 1
+            _interpolate(optimizer, Slots(optimizer).pairs, share, always)
         if _IS_TORCH and len(grads) > 0:  # As Keras counts.
             self.iterations += 1
+
+    def _share(self, averaging, count):
+        """The share of the weights in their averages, with the step after `count`."""
+        every = self.drive.accumulated
+        share = averaging.weight((count + 1) // every - self.start.value // every)
+        if every == 1:
+            return share
+        return numerics.where((count + 1) % every == 0, share, 0.0)
+
+    def taken(self, count: int) -> int:
+        """How many updates the average has taken, after so many micro-batches."""
+        if self.drive.averaging is None:
+            return 0
+        every = self.drive.accumulated
+        updates = count // every - self.start.host // every
+        return int(self.drive.averaging.taken(updates))
 
     def _corrected_update_step(self, values, count, grads, variables, learning_rate):
         """Keras's update, with the bias correction that changing betas need.
@@ -538,6 +807,55 @@ def _scale(optimizer, variables, ratio):
             variable.assign(value * ops.cast(ratio, value.dtype))
 
 
+def _interpolate(optimizer, pairs, share, always):
+    """Moves averages by a share of their distance towards the weights.
+
+    `a + c (w - a)`: with `(1 - c) a + c w`, the error of `1 - c` would add up.
+    """
+    if _IS_TORCH:
+        if share > 0.0:
+            averages = [average.value for _, average in pairs]
+            weights = [w.value.to(average.value.dtype) for w, average in pairs]
+            with torch.no_grad():
+                torch._foreach_lerp_(averages, weights, share)
+        return
+    if BACKEND == "tensorflow":
+
+        def move(average, weight, share):
+            share = tf.cast(share, average.dtype)
+            step = lambda: average.assign_add(  # noqa: E731
+                share * (tf.cast(weight, average.dtype) - average)
+            )
+            return step() if always else tf.cond(share > 0.0, step, lambda: average)
+
+        def move_all(distribution, pairs, share):
+            for weight, average in pairs:
+                distribution.extended.update(
+                    average, move, args=(weight, share), group=False
+                )
+
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            move_all,
+            optimizer._distribution_strategy,
+            [(weight.value, average.value) for weight, average in pairs],
+            share,
+        )
+        return
+
+    def moved():
+        return [
+            average.value
+            + share.astype(average.dtype)
+            * (weight.value.astype(average.dtype) - average.value)
+            for weight, average in pairs
+        ]
+
+    old = [average.value for _, average in pairs]
+    values = moved() if always else jax.lax.cond(share > 0.0, moved, lambda: old)
+    for (_, average), value in zip(pairs, values, strict=True):
+        average.assign(value)
+
+
 # --- A train function that drives optimizers ------------------------------------------
 
 
@@ -574,15 +892,18 @@ class TrainFunction:
     def install(self) -> None:
         """Takes the model's place for it."""
         self.model.train_function = self
-        if BACKEND == "jax":
+        averaged = any(driven.drive.averaging is not None for driven in self.driven)
+        if BACKEND == "jax" or averaged:
             # JAX's `fit` calls it in a `finally`, after writing its state back into the
             # variables; what is put back before is lost.
             outer = self.model.optimizer
             finalize = outer.finalize_variable_values
 
             def finalize_variable_values(variables):
-                self.owner.close()
-                finalize(variables)
+                if BACKEND == "jax":
+                    self.owner.close()
+                if not averaged:  # Else `use_ema` is ours; which weights stay, too.
+                    finalize(variables)
 
             vars(outer)["finalize_variable_values"] = finalize_variable_values
 
@@ -593,8 +914,7 @@ class TrainFunction:
             driven.end()
         if self.model.train_function is self:
             self.model.train_function = self.plain
-        if BACKEND == "jax":
-            vars(self.model.optimizer).pop("finalize_variable_values", None)
+        vars(self.model.optimizer).pop("finalize_variable_values", None)
 
     def begin_epoch(self) -> None:
         """Notes that JAX's `fit` has written its state into the variables."""

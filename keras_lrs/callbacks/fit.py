@@ -45,6 +45,7 @@ class Fit:
         self._callback_list: Callable[[], Any] = lambda: None
         self._drives: dict[tuple[int, str], tuple[Any, Any]] = {}
         self._scaled_by: Any = None
+        self._averaged_by: Any = None
         self._momentum_correction = False
         self._factors: list[tuple[dict[int, int], float]] = []
         self._train_function: training.TrainFunction | None = None
@@ -82,6 +83,11 @@ class Fit:
                 "fractions or 'the rest' need. Pass `steps_per_epoch=` to `fit`."
             )
         return durations.Window(steps * self.params["epochs"], steps)
+
+    @property
+    def closed(self) -> bool:
+        """Whether everything has been undone."""
+        return self._closed
 
     def is_over(self, callback_list: Any = None) -> bool:
         """Whether the model has begun another training, or never began this one."""
@@ -151,6 +157,16 @@ class Fit:
             raise ValueError(f"A training takes one `{kind}`. Received: two")
         self._scaled_by = callback
 
+    def average(self, callback: Any) -> None:
+        """Lets a callback average the weights in the optimizers' slots.
+
+        Its `averaging` says how, when schedules are bound.
+        """
+        if self._averaged_by not in (None, callback):
+            kind = type(callback).__name__
+            raise ValueError(f"A training takes one `{kind}`. Received: two")
+        self._averaged_by = callback
+
     def _refuse_keras_callbacks(self, callback):
         theirs = (
             keras.callbacks.ReduceLROnPlateau,
@@ -212,10 +228,7 @@ class Fit:
     @property
     def position(self) -> int:
         """The step at which the schedules are: how many this training has made."""
-        return max(
-            self.count(optimizer) - self._starts[id(optimizer)]
-            for optimizer in self.optimizers
-        )
+        return max(self.position_of(optimizer) for optimizer in self.optimizers)
 
     def bound(self, callback: Any) -> dict[str, Any]:
         """A callback's schedules, bound; by optimizer where there are several."""
@@ -231,6 +244,32 @@ class Fit:
                 elif owner is callback:
                     found.setdefault(name, {})[label] = schedule
         return found
+
+    @property
+    def averaged(self) -> int:
+        """How many updates the average of the weights has taken."""
+        return max(
+            driven.taken(self.count(driven.optimizer)) for driven in self._driven
+        )
+
+    def position_of(self, optimizer: Any) -> int:
+        """How many updates (micro-batches) of this training an optimizer has made."""
+        return self.count(optimizer) - self._starts[id(optimizer)]
+
+    def cycle_ends(self, optimizer: Any, schedules: dict[str, Any]) -> list[int]:
+        """The steps of this training after which a cycle of an optimizer's rate ends.
+
+        Args:
+            optimizer: One of the optimizers.
+            schedules: Those that are bound to it.
+        """
+        total = self.window().total
+        if "learning_rate" in schedules:
+            return sorted(base.cycle_ends(schedules["learning_rate"], total))
+        # Its own schedule counts all steps it has ever made.
+        start = self._starts[id(optimizer)]
+        ends = base.cycle_ends(training.rate_source(optimizer), start + total)
+        return sorted(end - start for end in ends if end > start)
 
     def rate_schedule(self, optimizer: Any) -> Any:
         """The schedule that an optimizer's rate follows; None if it is a float."""
@@ -306,9 +345,12 @@ class Fit:
                 self._scaled_by is not None,
                 self._momentum_correction and "learning_rate" in schedules,
                 self._starts[id(optimizer)],
+                self._averaging(optimizer, schedules),
             )
             for optimizer in self.optimizers
-            if (schedules := self._bound_schedules(optimizer)) or self._scaled_by
+            if (schedules := self._bound_schedules(optimizer))
+            or self._scaled_by
+            or self._averaged_by
         ]
         if drives or self.every_step:
             self._train_function = training.TrainFunction(self, drives)
@@ -320,6 +362,11 @@ class Fit:
                 # What it would read in a training that was not interrupted.
                 used = self.values(driven.optimizer, np.array([count - 1]))
                 training.set_rate(driven.optimizer, used["learning_rate"].item())
+
+    def _averaging(self, optimizer, schedules):
+        if self._averaged_by is None:
+            return None
+        return self._averaged_by.averaging(self, optimizer, schedules)
 
     def _guard(self):
         """Sees to it that this is undone when a callback or a validation raises."""

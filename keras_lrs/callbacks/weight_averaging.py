@@ -1,0 +1,209 @@
+"""`WeightAveraging`: an average of the weights, taken in the compiled step."""
+
+import warnings
+from typing import Any
+
+from keras_lrs import training
+from keras_lrs.averages.schedules import Average, ExponentialAverage
+from keras_lrs.callbacks.exchanging import ExchangingCallback
+from keras_lrs.callbacks.fit import Fit
+from keras_lrs.schedules import durations, fields
+
+
+class WeightAveraging(ExchangingCallback):
+    """Averages the weights in the compiled step; all but training see the average.
+
+    Training follows exactly the trajectory it would without the callback. Validation,
+    callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`, ...), and
+    `evaluate` and `predict` that are given this callback see the average: what is
+    measured, saved and restored are the same weights, in whatever order the callbacks
+    are listed. Metrics of the training itself (`loss`, not `val_loss`) are of the
+    training's own weights, and so are files saved within an epoch.
+
+    The averages are in the slots that Keras's `use_ema` has for them: one more copy of
+    the weights, in float32 for weights of less than 32 bits. They are saved with the
+    model. A whole model saved at the end of an epoch holds the average for use, and the
+    training's weights for a `fit` with this callback and `initial_epoch`, which goes on
+    as if it had not been interrupted. A weights file saved then holds the average only.
+    `BackupAndRestore` backs the training's weights up.
+
+    Counted are updates, not micro-batches. The average begins anew in every `fit`,
+    unless it goes on with `initial_epoch` or after `BackupAndRestore`; from a model
+    that was saved without, it then begins with what is left of the training.
+
+    Args:
+        average: A schedule of `keras_lrs.averages`; `ExponentialAverage(0.999)` if
+            None.
+        start_step: How long to wait: a number of steps, `Epochs` or a `Fraction` of the
+            training. Till then the model is seen as it is.
+        update_every: Average one update in so many (an int, or `Epochs`), with a decay
+            adjusted to cover the same stretch of training; or `"epoch"` or `"cycle"`:
+            the weights at the end of each epoch, or of each cycle of the learning rate,
+            with the decay as given (SWA: `UniformAverage()`).
+        at_end: What the model holds after `fit`: `"average"`, and the optimizer is as
+            it was before; or `"raw"`, the training's own weights, and the optimizer
+            keeps the averages for `evaluate`, `predict`, files and the next `fit`. If
+            `fit` breaks off it is `"raw"`.
+        batch_norm: What goes with the average: `"keep"`, the statistics of the
+            training; or `"recalibrate"`, those of the averaged weights, by a pass over
+            `batch_norm_data` each time that new averages are put into the model.
+        batch_norm_data: Inputs, as `averages.recalibrate_batch_norm` takes them.
+        batch_norm_steps: How many batches of them; all if None.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range; and before the first step, if the
+            optimizer averages the weights itself (`use_ema=True`), if no update would
+            be averaged, if lengths need steps per epoch that are not known, or beside
+            another callback that exchanges weights.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lrs.averages import UniformAverage
+        >>> from keras_lrs.callbacks import WeightAveraging
+        >>> model = keras.Sequential(
+        ...     [keras.Input((1,)), keras.layers.Dense(1, use_bias=False)]
+        ... )
+        >>> model.compile(keras.optimizers.SGD(0.25), "mse")
+        >>> x = np.ones((4, 1), "float32")
+        >>> history = model.fit(
+        ...     x, x, batch_size=4, epochs=3, verbose=0,
+        ...     callbacks=[WeightAveraging(UniformAverage())],
+        ... )
+        >>> round(float(model.get_weights()[0][0, 0]), 4)  # Of 0.5, 0.75 and 0.875.
+        0.7083
+
+    Reference: Polyak and Juditsky, "Acceleration of Stochastic Approximation by
+    Averaging", 1992. Izmailov et al., "Averaging Weights Leads to Wider Optima and
+    Better Generalization", 2018, arXiv:1803.05407.
+    """
+
+    def __init__(
+        self,
+        average: Average | None = None,
+        start_step: durations.Duration = 0,
+        update_every: Any = 1,
+        at_end: str = "average",
+        batch_norm: str = "keep",
+        batch_norm_data: Any = None,
+        batch_norm_steps: int | None = None,
+    ):
+        super().__init__(at_end, batch_norm, batch_norm_data, batch_norm_steps)
+        average = ExponentialAverage() if average is None else average
+        if not isinstance(average, Average):
+            fields.refuse(
+                "average", "be a schedule of `keras_lrs.averages`", average, TypeError
+            )
+        if start_step is None:
+            fields.refuse("start_step", "be a length", start_step)
+        self.average = average
+        self.start_step = durations.check("start_step", start_step)
+        if update_every not in ("epoch", "cycle"):
+            if isinstance(update_every, str) or update_every is None:
+                constraint = "be a number of updates, `Epochs`, 'epoch' or 'cycle'"
+                fields.refuse("update_every", constraint, update_every)
+            update_every = durations.check("update_every", update_every, 1)
+        self.update_every = update_every
+        self._slots: list[training.Slots] = []
+        self._begins_late = False
+
+    def prepare(self, fit: Fit) -> None:
+        """Makes room for the averages, before a `BackupAndRestore` fills them."""
+        super().prepare(fit)
+        training.build_optimizer(fit.model)
+        self._slots = [training.Slots(optimizer) for optimizer in fit.optimizers]
+        for one in self._slots:
+            if one.optimizer.use_ema and not one.attached:
+                raise ValueError(
+                    f"`{type(self).__name__}` needs an optimizer that does not average "
+                    "the weights itself. Construct it with use_ema=False. Received: "
+                    f"`{type(one.optimizer).__name__}` with use_ema=True"
+                )
+        fit.average(self)
+        for one in self._slots:
+            one.attach(fit.model)
+        self.take_out()  # A model from a file may hold the averages.
+
+    def fit_begins(self, epoch: int) -> None:
+        """Begins with the weights, unless averages go on."""
+        self._begins_late = epoch > 0 and not all(one.known for one in self._slots)
+        if epoch == 0 or self._begins_late:
+            for one in self._slots:
+                one.reset()
+
+    def averaging(
+        self, fit: Fit, optimizer: Any, schedules: dict[str, Any]
+    ) -> training.Averaging:
+        """Which updates of an optimizer are averaged; `schedules` are bound to it."""
+        accumulated = optimizer.gradient_accumulation_steps or 1
+        first = self._steps(fit, self.start_step) // accumulated
+        if self._begins_late:
+            first = max(first, fit.position_of(optimizer) // accumulated)
+        if fit.steps_per_epoch is not None:
+            total = fit.window().total // accumulated
+            if first >= total > 0:
+                raise ValueError(
+                    "Argument `start_step` must be before the training ends: it has "
+                    f"{total} updates. Received: start_step={self.start_step!r}"
+                )
+        if self.update_every not in ("epoch", "cycle"):
+            every = self._steps(fit, self.update_every)
+            if not isinstance(self.update_every, int):
+                every = max(every // accumulated, 1)
+            return training.Averaging(self.average.thinned(every), first, every)
+        if self.update_every == "epoch":
+            epoch = fit.window().length(durations.Epochs(1))
+            steps = list(range(epoch, fit.window().total + 1, epoch))
+        else:
+            steps = fit.cycle_ends(optimizer, schedules)
+        ends = sorted({step // accumulated for step in steps} - set(range(first + 1)))
+        if not ends:
+            raise ValueError(
+                f"Argument `update_every` must be met in the training: no "
+                f"{self.update_every} ends after {first} updates. "
+                f"Received: update_every={self.update_every!r}"
+            )
+        return training.Averaging(self.average, ends=tuple(ends))
+
+    def _steps(self, fit, duration):
+        return duration if isinstance(duration, int) else fit.window().length(duration)
+
+    # --- What is exchanged ---
+
+    def set_model(self, model: Any) -> None:
+        """Looks for averages of an earlier `fit`, which `evaluate` is to see."""
+        super().set_model(model)
+        optimizers = training.leaves(model.optimizer) if model.optimizer else []
+        known = {id(one.optimizer): one for one in self._slots}
+        self._slots = [known.get(id(o), training.Slots(o)) for o in optimizers]
+
+    def exchange(self) -> None:
+        """Exchanges the weights of all optimizers and their averages."""
+        for one in self._slots:
+            one.exchange()
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether the model holds the averages."""
+        return any(one.exchanged for one in self._slots)
+
+    @property
+    def exists(self) -> bool:
+        """Whether an update has been averaged."""
+        if not self._slots or not all(one.attached for one in self._slots):
+            return False
+        if self.fit is not None and self.fit.model is self._model:
+            return self.fit.averaged > 0
+        return all(one.known for one in self._slots)
+
+    def keep(self) -> None:
+        """Leaves the optimizers without averages."""
+        if not self.exchanged:
+            warnings.warn(
+                "The training ended before an update was averaged: the model holds "
+                f"its last weights. start_step={self.start_step!r}, "
+                f"update_every={self.update_every!r}",
+                stacklevel=2,
+            )
+        for one in self._slots:
+            one.detach()
