@@ -508,15 +508,20 @@ def begin(callback: Any, model: Any) -> Fit:
         fit = vars(model)[_ATTRIBUTE] = Fit(model)
     if not fit.optimizers:
         # A `MultiOptimizer` that chooses by a function knows none before it is built.
-        if model.optimizer is None or not model.built:
-            raise ValueError(
-                f"`{type(callback).__name__}` needs to know the optimizers. Build the "
-                "model before `fit`, by calling it on a batch or giving it an `Input`."
-            )
-        model.optimizer.build(model.trainable_variables)
+        build_optimizer(callback, model)
         fit.note_rates()
     fit.join(callback)
     return fit
+
+
+def build_optimizer(callback: Any, model: Any) -> None:
+    """Builds the optimizer before the first step does."""
+    if model.optimizer is None or not model.built:
+        raise ValueError(
+            f"`{type(callback).__name__}` needs to know the weights. Build the model "
+            "before `fit`, by calling it on a batch or giving it an `Input`."
+        )
+    training.build_optimizer(model)
 
 
 def _close(reference):

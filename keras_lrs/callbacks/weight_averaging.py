@@ -6,7 +6,7 @@ from typing import Any
 from keras_lrs import training
 from keras_lrs.averages.schedules import Average, ExponentialAverage
 from keras_lrs.callbacks.exchanging import ExchangingCallback
-from keras_lrs.callbacks.fit import Fit
+from keras_lrs.callbacks.fit import Fit, build_optimizer
 from keras_lrs.schedules import durations, fields
 
 
@@ -53,9 +53,10 @@ class WeightAveraging(ExchangingCallback):
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range; and before the first step, if the
-            optimizer averages the weights itself (`use_ema=True`), if no update would
-            be averaged, if lengths need steps per epoch that are not known, or beside
-            another callback that exchanges weights.
+            model is not built (TensorFlow builds one without an `Input` in the first
+            step), if the optimizer averages the weights itself (`use_ema=True`), if no
+            update would be averaged, if lengths need steps per epoch that are not
+            known, or beside another callback that exchanges weights.
 
     Example:
         >>> import keras, numpy as np
@@ -110,7 +111,7 @@ class WeightAveraging(ExchangingCallback):
     def prepare(self, fit: Fit) -> None:
         """Makes room for the averages, before a `BackupAndRestore` fills them."""
         super().prepare(fit)
-        training.build_optimizer(fit.model)
+        build_optimizer(self, fit.model)
         self._slots = [training.Slots(optimizer) for optimizer in fit.optimizers]
         for one in self._slots:
             if one.optimizer.use_ema and not one.attached:
@@ -167,6 +168,9 @@ class WeightAveraging(ExchangingCallback):
 
     def _steps(self, fit, duration):
         return duration if isinstance(duration, int) else fit.window().length(duration)
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_slots": []}
 
     # --- What is exchanged ---
 

@@ -4,7 +4,12 @@ import keras
 import numpy as np
 
 from keras_lrs import schedules as S  # noqa: N812
-from keras_lrs.callbacks import HyperparameterScheduler, ReduceOnPlateau
+from keras_lrs.averages import UniformAverage
+from keras_lrs.callbacks import (
+    HyperparameterScheduler,
+    ReduceOnPlateau,
+    WeightAveraging,
+)
 from tests.callbacks import references
 
 
@@ -26,6 +31,16 @@ def main():
         rates = rate.curve(40) * factors
         loop.train(40, learning_rate=rates, momentum=momentum.curve(40))
     np.testing.assert_allclose(references.weights(model), loop.w, atol=1e-6)
+
+    model = references.linear_model(keras.optimizers.SGD(0.05, momentum=0.9))
+    averaging = WeightAveraging(UniformAverage(), at_end="raw")
+    references.fit(model, [averaging], validation_data=(references.X, references.Y))
+    loop = references.SGD()
+    steps = [loop.train(1).copy() for _ in range(40)]
+    np.testing.assert_allclose(references.weights(model), steps[-1], atol=1e-6)
+    found = model.predict(references.X, verbose=0, callbacks=[averaging])
+    expected = references.X @ np.mean(steps, axis=0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     print("every number is that of one device")
 
 
