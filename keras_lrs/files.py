@@ -30,6 +30,14 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def remove(paths: list[pathlib.Path]) -> None:
+    """Removes files of one folder, those that are there, for good."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+    if paths:
+        _sync_folder(paths[0].parent)
+
+
 def _sync_folder(folder):
     # The new name is on the disk when the folder is; Windows cannot and need not.
     if os.name == "posix":

@@ -280,6 +280,16 @@ class Slots:
         self.optimizer = optimizer
         self._rounded: list[np.ndarray] | None = None
 
+    @staticmethod
+    def weights(optimizer: Any) -> list:
+        """The variables of a built optimizer that can be averaged."""
+        return [
+            variable
+            for variable in optimizer._trainable_variables
+            # Not scales of float8, which are set and not trained.
+            if not optimizer._overwrite_variable_with_gradient(variable)
+        ]
+
     @property
     def attached(self) -> bool:
         """Whether they are among the optimizer's variables, maybe from a file."""
@@ -370,14 +380,46 @@ class Slots:
         self.optimizer.ema_momentum = _KEPT if self.exchanged else _EXCHANGED
 
 
+class FreeAverage:
+    """An average of a weight in a variable that is not the optimizer's.
+
+    On JAX the step is handed its array, and hands it back.
+    """
+
+    def __init__(self, model: Any, weight: Any):
+        with _scope(model):
+            self.variable = keras.Variable(
+                np.zeros(weight.shape),
+                dtype=_average_dtype(weight),
+                trainable=False,
+                layout=getattr(weight, "_layout", None),
+                name="keras_lrs_average",
+            )
+        self.weight = weight
+        self.array: Any = None
+
+    @property
+    def value(self) -> np.ndarray:
+        """A copy of it, between steps."""
+        value = self.variable.value if self.array is None else self.array
+        return np.array(ops.convert_to_numpy(value))
+
+    def set(self, value: np.ndarray) -> None:
+        """Changes it, between steps."""
+        assign([self.variable], [value])
+        if BACKEND == "jax":
+            # The train step donates what it is given; the variable keeps its own.
+            self.array = jnp.copy(self.variable.value)
+
+
 def _average_dtype(weight):
     return weight.dtype if weight.dtype in ("float32", "float64") else "float32"
 
 
 def _new_slot(model, optimizer, weight, old):
     """An average; not a number until it is written, unless there is an old one."""
-    if optimizer._overwrite_variable_with_gradient(weight):
-        return None  # Scales of float8, which are set and not trained.
+    if not any(weight is other for other in Slots.weights(optimizer)):
+        return None
     with _scope(model):
         slot = optimizer.add_variable(
             shape=weight.shape,
@@ -483,6 +525,7 @@ class Drive:
         momentum_correction: Whether the velocity is rescaled with the rate.
         start: The optimizer's iteration at which the schedules are at their step 0.
         averaging: How its weights are averaged in its `Slots`; None if they are not.
+        free: How they are averaged besides, in variables of ours.
     """
 
     optimizer: Any
@@ -491,11 +534,17 @@ class Drive:
     momentum_correction: bool
     start: int
     averaging: Averaging | None = None
+    free: tuple[Averaging, ...] = ()
 
     @property
     def accumulated(self) -> int:
         """How many micro-batches make an update."""
         return self.optimizer.gradient_accumulation_steps or 1
+
+    @property
+    def averages(self) -> list[Averaging]:
+        """All averages, that of the slots first."""
+        return [one for one in (self.averaging, *self.free) if one is not None]
 
     @property
     def own(self) -> dict[str, Any]:
@@ -525,6 +574,7 @@ class Drive:
             self.momentum_correction,
             self.first,
             self.averaging,
+            self.free,
             own,
         )
 
@@ -565,11 +615,14 @@ class DrivenOptimizer:
         self._before = {
             name: Live(model, 1.0, numerics.float_dtype()) for name in self._products
         }
+        weights = Slots.weights(self.optimizer) if drive.free else []
+        self.free = [[FreeAverage(model, w) for w in weights] for _ in drive.free]
         # On PyTorch the schedules are Python, which its compiler must not trace.
         self._patch = torch.compiler.disable(self.apply) if _IS_TORCH else self.apply
         # A variable that an optimizer does not list is a constant in a JAX step.
         factor = [self.factor] if drive.scaled else []
-        live = [self.start, *factor, *self._before.values()]
+        free = [average for averages in self.free for average in averages]
+        live: list[Any] = [self.start, *factor, *self._before.values(), *free]
         self.live = live if BACKEND == "jax" else []
 
     @property
@@ -598,6 +651,9 @@ class DrivenOptimizer:
     def begin(self, start: int) -> None:
         """Sets the optimizer's iteration at which the schedules are at their step 0."""
         self.start.set(start)
+        for averages in self.free:
+            for average in averages:
+                average.set(ops.convert_to_numpy(average.weight.value))
         updates = self._updates_before
         for name, before in self._before.items():
             # Since the last fit of ours, and before the first, it was the optimizer's.
@@ -641,11 +697,10 @@ class DrivenOptimizer:
         place: dict[str, Any] = {
             name: _hyperparameter(value) for name, value in values.items()
         }
-        averaging = self.drive.averaging
-        if averaging is not None:
+        if self.drive.averaging is not None:
             place["use_ema"] = False  # Keras has slots for it, and leaves them to us.
-            # Now: on TensorFlow the count is a variable, which the update raises.
-            share = self._share(averaging, count)
+        # Now: on TensorFlow the count is a variable, which the update raises.
+        shares = [self._share(one, count) for one in self.drive.averages]
         if rate is not None:
             if self.drive.scaled:
                 rate = rate * self.factor.value
@@ -670,11 +725,22 @@ class DrivenOptimizer:
             # the other.
             for name in place:
                 _put_back(attributes, name, self._own.get(name))
-        if averaging is not None:
-            always = averaging.always and self.drive.accumulated == 1
-            _interpolate(optimizer, Slots(optimizer).pairs, share, always)
+        for one, pairs, share in zip(
+            self.drive.averages, self._pairs, shares, strict=True
+        ):
+            always = one.always and self.drive.accumulated == 1
+            _interpolate(optimizer, pairs, share, always)
         if _IS_TORCH and len(grads) > 0:  # As Keras counts.
             self.iterations += 1
+
+    @property
+    def _pairs(self):
+        """The weights and the averages, of each kind of average."""
+        slots = [] if self.drive.averaging is None else [Slots(self.optimizer).pairs]
+        free = [
+            [(one.weight, one.variable) for one in averages] for averages in self.free
+        ]
+        return slots + free
 
     def _share(self, averaging, count):
         """The share of the weights in their averages, with the step after `count`."""

@@ -1,6 +1,6 @@
 """Averages of weights: the schedules that make them, and what goes with them."""
 
-from keras_lrs.averages.posthoc import posthoc_coefficients
+from keras_lrs.averages.posthoc import posthoc, posthoc_coefficients
 from keras_lrs.averages.schedules import (
     Average,
     ExponentialAverage,
@@ -17,5 +17,6 @@ __all__ = [
     "PowerFunctionAverage",
     "UniformAverage",
     "WarmupAverage",
+    "posthoc",
     "posthoc_coefficients",
 ]

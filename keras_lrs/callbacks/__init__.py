@@ -3,6 +3,7 @@
 from keras_lrs.callbacks.hyperparameter_logger import HyperparameterLogger
 from keras_lrs.callbacks.hyperparameter_scheduler import HyperparameterScheduler
 from keras_lrs.callbacks.one_cycle_scheduler import OneCycleScheduler
+from keras_lrs.callbacks.posthoc_averaging import PosthocAveraging
 from keras_lrs.callbacks.reduce_on_plateau import ReduceOnPlateau
 from keras_lrs.callbacks.weight_averaging import WeightAveraging
 
@@ -10,6 +11,7 @@ __all__ = [
     "HyperparameterLogger",
     "HyperparameterScheduler",
     "OneCycleScheduler",
+    "PosthocAveraging",
     "ReduceOnPlateau",
     "WeightAveraging",
 ]

@@ -46,6 +46,7 @@ class Fit:
         self._drives: dict[tuple[int, str], tuple[Any, Any]] = {}
         self._scaled_by: Any = None
         self._averaged_by: Any = None
+        self._snapped_by: Any = None
         self._momentum_correction = False
         self._factors: list[tuple[dict[int, int], float]] = []
         self._train_function: training.TrainFunction | None = None
@@ -167,6 +168,16 @@ class Fit:
             raise ValueError(f"A training takes one `{kind}`. Received: two")
         self._averaged_by = callback
 
+    def average_besides(self, callback: Any) -> None:
+        """Lets a callback average the weights in variables of its own.
+
+        Its `averagings` say how.
+        """
+        if self._snapped_by not in (None, callback):
+            kind = type(callback).__name__
+            raise ValueError(f"A training takes one `{kind}`. Received: two")
+        self._snapped_by = callback
+
     def _refuse_keras_callbacks(self, callback):
         theirs = (
             keras.callbacks.ReduceLROnPlateau,
@@ -250,6 +261,23 @@ class Fit:
         """How many updates the average of the weights has taken."""
         return max(
             driven.taken(self.count(driven.optimizer)) for driven in self._driven
+        )
+
+    @property
+    def free_averages(self) -> list[list[training.FreeAverage]]:
+        """Of each of the callback's `averagings`, the averages of all weights."""
+        kinds = zip(*(driven.free for driven in self._driven), strict=True)
+        found = [[one for averages in kind for one in averages] for kind in kinds]
+        order = {id(v): i for i, v in enumerate(self.model.trainable_variables)}
+        return [sorted(one, key=lambda a: order[id(a.weight)]) for one in found]
+
+    @property
+    def updates(self) -> int:
+        """How many updates this training has made, each of all micro-batches."""
+        return max(
+            self.count(o) // (accumulated := o.gradient_accumulation_steps or 1)
+            - self._starts[id(o)] // accumulated
+            for o in self.optimizers
         )
 
     def position_of(self, optimizer: Any) -> int:
@@ -346,11 +374,13 @@ class Fit:
                 self._momentum_correction and "learning_rate" in schedules,
                 self._starts[id(optimizer)],
                 self._averaging(optimizer, schedules),
+                () if self._snapped_by is None else self._snapped_by.averagings,
             )
             for optimizer in self.optimizers
             if (schedules := self._bound_schedules(optimizer))
             or self._scaled_by
             or self._averaged_by
+            or self._snapped_by
         ]
         if drives or self.every_step:
             self._train_function = training.TrainFunction(self, drives)

@@ -65,6 +65,7 @@ class WeightAveraging(ExchangingCallback):
         >>> model = keras.Sequential(
         ...     [keras.Input((1,)), keras.layers.Dense(1, use_bias=False)]
         ... )
+        >>> model.set_weights([np.zeros((1, 1))])
         >>> model.compile(keras.optimizers.SGD(0.25), "mse")
         >>> x = np.ones((4, 1), "float32")
         >>> history = model.fit(

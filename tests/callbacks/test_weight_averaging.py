@@ -17,6 +17,7 @@ from keras_lrs import averages as A  # noqa: N812
 from keras_lrs.callbacks import HyperparameterScheduler, WeightAveraging
 from keras_lrs.schedules import Epochs, Fraction
 from tests.callbacks import references
+from tests.callbacks.recording import Record
 from tests.callbacks.references import STEPS, X, Y, linear_model
 
 S = lrs.schedules
@@ -47,21 +48,6 @@ def ema(seen, decay):
     """The debiased exponential average: a weighted mean."""
     weights = decay ** np.arange(len(seen))[::-1]
     return np.tensordot(weights / weights.sum(), seen, axes=1)
-
-
-def model_weights(model):
-    return [np.array(w) for w in model.get_weights()]
-
-
-class Record(keras.callbacks.Callback):
-    """All weights after each step."""
-
-    def __init__(self):
-        super().__init__()
-        self.weights = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.weights.append(model_weights(self.model))
 
 
 class Seen(keras.callbacks.Callback):
