@@ -616,9 +616,9 @@ def copies(variables: list) -> list:
 
 
 def copy(optimizer: Any, targets: list, sources: list, condition: Any = True) -> None:
-    """Assigns variables to others, in a step, if a condition holds."""
+    """Assigns the values of variables to others, in a step, if a condition holds."""
     if _IS_TORCH:
-        if condition:
+        if condition and targets:
             with torch.no_grad():
                 torch._foreach_copy_(_values(targets), _values(sources))
         return
@@ -634,28 +634,35 @@ def copy(optimizer: Any, targets: list, sources: list, condition: Any = True) ->
     _on_each(optimizer, assign, targets, sources, [condition] * len(targets))
 
 
-def move(optimizer: Any, variables: list, *moves: tuple[Any, list, list]) -> None:
+def move(optimizer: Any, variables: list, *moves: tuple[Any, Any, Any]) -> None:
     """Adds `factor * (end - start)` to variables, in a step, for each of some moves.
 
-    A move is a factor and lists of ends and starts, of variables, tensors or numbers.
+    A move is a factor and lists of ends and starts, of variables or tensors; a number
+    stands for a list of it.
     """
+    if not variables:
+        return
+    columns = [
+        x if isinstance(x, list) else [x] * len(variables)
+        for move in moves
+        for x in move
+    ]
+    thirds = range(0, len(columns), 3)
     if _IS_TORCH:
         with torch.no_grad():
-            for factor, ends, starts in moves:
+            for i in thirds:
+                factors, ends, starts = columns[i : i + 3]
                 ways = torch._foreach_sub(_values(ends), _values(starts))
-                torch._foreach_add_(_values(variables), ways, alpha=factor)
+                torch._foreach_add_(_values(variables), ways, alpha=factors[0])
         return
 
-    def moved(variable, *columns):
+    def moved(variable, *entries):
         value = ops.convert_to_tensor(variable)
-        for i in range(0, len(columns), 3):
-            factor, end, start = columns[i : i + 3]
+        for i in thirds:
+            factor, end, start = entries[i : i + 3]
             value = value + ops.cast(factor, value.dtype) * (end - start)
         variable.assign(value)
 
-    columns = []
-    for factor, ends, starts in moves:
-        columns += [[factor] * len(variables), ends, starts]
     _on_each(optimizer, moved, variables, *columns)
 
 
@@ -668,9 +675,9 @@ def _assigned(target, source):
     return True
 
 
-def _on_each(optimizer, function, variables, *columns):
+def _on_each(optimizer, function, variables, *lists):
     """Calls `function(variable, *entries)`; on the replicas of a strategy, too."""
-    columns = [_values(column) for column in columns]
+    columns = [_values(one) for one in lists]
     if BACKEND == "jax":
         for variable, *entries in zip(variables, *columns, strict=True):
             function(variable, *entries)

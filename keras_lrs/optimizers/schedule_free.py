@@ -1,6 +1,7 @@
 """`ScheduleFree`: an average in the place of a schedule."""
 
 import contextlib
+import copy
 import dataclasses
 import re
 import warnings
@@ -16,12 +17,6 @@ from keras_lrs.schedules import fields, numerics
 _MOMENTUM = re.compile("(^|_)(momentum|beta_1)$")
 
 
-def _check_average(name, value):
-    if value is not None and not isinstance(value, Average):
-        fields.refuse(name, "be one of `keras_lrs.averages` or None", value, TypeError)
-    return value
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Arguments(fields.Configured):
     """The arguments of `ScheduleFree` besides the optimizer."""
@@ -30,7 +25,13 @@ class _Arguments(fields.Configured):
     weight_power: float = fields.number(at_least=0.0)
     step_power: float = fields.number(at_least=0.0)
     warmup_steps: int = fields.integer(at_least=0)
-    average: Average | None = fields.checked(fields.REQUIRED, _check_average)
+    average: Average | None = None
+
+    def check(self):
+        """Raises `TypeError` for what is no average."""
+        if self.average is not None and not isinstance(self.average, Average):
+            bound = "be one of `keras_lrs.averages` or None"
+            fields.refuse("average", bound, self.average, TypeError)
 
 
 @keras.saving.register_keras_serializable(package="keras_lrs")
@@ -201,9 +202,9 @@ class ScheduleFree(keras.optimizers.Optimizer):
         inner = self.inner_optimizer
         count = training.count_in_step(inner)
         # Now, not in `build`: a model may be given other weights before it is trained.
-        copies = len(self._z + self._x) // len(self._z)
-        everything = self._trainable_variables * copies
-        training.copy(self, self._z + self._x, everything, count == 0)
+        for slots in (self._z, self._x):
+            sources = self._trainable_variables[: len(slots)]
+            training.copy(self, slots, sources, count == 0)
 
         at = [training.position(self, variable) for variable in variables]
         z = [self._z[i] for i in at]
@@ -241,11 +242,12 @@ class ScheduleFree(keras.optimizers.Optimizer):
         self._learning_rate.assign(used)
         if inner.weight_decay:
             y = [self._trainable_variables[training.position(inner, one)] for one in z]
-            pairs = [(*p,) for p in zip(z, y) if training.decays(inner, p[1])]
-            if pairs:
-                decayed, y = map(list, zip(*pairs))
-                factor = -(inner.weight_decay * used)
-                training.move(self, decayed, (factor, y, [0.0] * len(y)))
+            decayed = [i for i, one in enumerate(y) if training.decays(inner, one)]
+            training.move(
+                self,
+                [z[i] for i in decayed],
+                (-(inner.weight_decay * used), [y[i] for i in decayed], 0.0),
+            )
         training.update(inner, grads, z, rate)
 
     def _place(self, count):
@@ -358,7 +360,7 @@ class ScheduleFree(keras.optimizers.Optimizer):
     def _hold(self, values):
         """Keeps y while the model holds x."""
         # Past Keras's tracking: TensorFlow could not write checkpoints with tensors.
-        vars(self)["_held"] = values
+        self.__dict__["_held"] = values
 
     # --- Files ---
 
@@ -373,7 +375,8 @@ class ScheduleFree(keras.optimizers.Optimizer):
 
     def load_own_variables(self, store: Any) -> None:
         """Reads its state, if it is that of as many variables."""
-        own = [key for key in store.keys() if not key.startswith("y")]
+        keys = list(store.keys())
+        own = [key for key in keys if not key.startswith("y")]
         if len(own) != len(self._variables):
             warnings.warn(
                 f"Skipping the state of the optimizer '{self.name}': it has "
@@ -383,13 +386,13 @@ class ScheduleFree(keras.optimizers.Optimizer):
             return
         for i, variable in enumerate(self._variables):
             variable.assign(store[str(i)])
-        y = [f"y{i}" for i in range(len(self._trainable_variables))]
-        held = [
-            keras.ops.convert_to_tensor(store[key][...], dtype=variable.dtype)
-            for key, variable in zip(y, self._trainable_variables, strict=True)
-            if key in store.keys()
-        ]
-        self._hold(held or None)
+        held = None
+        if len(keys) > len(own):
+            held = [
+                keras.ops.convert_to_tensor(store[f"y{i}"][...], dtype=variable.dtype)
+                for i, variable in enumerate(self._trainable_variables)
+            ]
+        self._hold(held)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, as JSON."""
@@ -405,12 +408,13 @@ class ScheduleFree(keras.optimizers.Optimizer):
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> "ScheduleFree":
         """The optimizer whose `get_config` gave `config`."""
-        objects = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
-            for name in ("optimizer", "average")
-            if isinstance(config.get(name), dict)
-        }
-        return cls(**{**config, **objects})
+        config = copy.deepcopy(config)  # Keras's optimizers change theirs.
+        for name in ("optimizer", "average"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(
+                    config[name], custom_objects
+                )
+        return cls(**config)
 
 
 def _check_optimizer(optimizer):
