@@ -43,10 +43,14 @@ elif BACKEND == "torch":
 
 def leaves(optimizer: Any) -> list:
     """The optimizers that update variables: those inside a wrapper, or itself."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return leaves(optimizer.inner_optimizer)
+    # A `LossScaleOptimizer` or a `ScheduleFree`.
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if inner is not None:
+        return leaves(inner)
     several = getattr(optimizer, "optimizers", None)  # A `MultiOptimizer`.
-    return [optimizer] if several is None else list(several)
+    if several is None:
+        return [optimizer]
+    return [leaf for one in several for leaf in leaves(one)]
 
 
 def labels(optimizers: list) -> list[str]:
@@ -550,7 +554,9 @@ class Drive:
     def own(self) -> dict[str, Any]:
         """What the optimizer holds where the schedules' values are put."""
         attributes = vars(self.optimizer)
-        names = ("_learning_rate", "use_ema", *self.schedules)
+        # The third is there if another optimizer makes the updates.
+        known = ("_learning_rate", "use_ema", "_backend_update_step")
+        names = (*known, *self.schedules)
         return {name: attributes[name] for name in names if name in attributes}
 
     @property
@@ -682,7 +688,7 @@ class DrivenOptimizer:
         if not self.optimizer.built:
             self.optimizer.build(list(trainable_variables))
         # Where its data ends, TensorFlow still runs what does not depend on it.
-        with _after(grads):
+        with after(grads):
             self._apply_with_values(grads, trainable_variables)
 
     def _apply_with_values(self, grads, trainable_variables):
@@ -788,7 +794,7 @@ class DrivenOptimizer:
         }
 
 
-def _after(gradients):
+def after(gradients: Any) -> Any:
     """Makes a TensorFlow graph compute what is inside after the gradients."""
     if BACKEND != "tensorflow" or tf.executing_eagerly():
         return contextlib.nullcontext()
@@ -878,48 +884,184 @@ def _interpolate(optimizer, pairs, share, always):
 
     `a + c (w - a)`: with `(1 - c) a + c w`, the error of `1 - c` would add up.
     """
+    averages = [average for _, average in pairs]
+    weights = [weight for weight, _ in pairs]
     if _IS_TORCH:
         if share > 0.0:
-            averages = [average.value for _, average in pairs]
-            weights = [w.value.to(average.value.dtype) for w, average in pairs]
+            values = _values(averages)
+            wide = [
+                weight.to(value.dtype)
+                for weight, value in zip(_values(weights), values, strict=True)
+            ]
             with torch.no_grad():
-                torch._foreach_lerp_(averages, weights, share)
+                torch._foreach_lerp_(values, wide, share)
         return
+
+    def move(average, weight, share):
+        old = ops.convert_to_tensor(average)
+
+        def moved():
+            way = ops.cast(weight, old.dtype) - old
+            return old + ops.cast(share, old.dtype) * way
+
+        if always:
+            average.assign(moved())
+        elif BACKEND == "jax":
+            average.assign(jax.lax.cond(share > 0.0, moved, lambda: old))
+        else:
+            tf.cond(share > 0.0, lambda: _assigned(average, moved()), lambda: True)
+
+    _on_each(optimizer, move, averages, weights, [share] * len(pairs))
+
+
+# --- An optimizer that makes the updates of another -----------------------------------
+
+
+def take_over(optimizer: Any, update: Any) -> None:
+    """Calls `update(gradients, variables, rate)` where an optimizer would update.
+
+    That is once per update, not per micro-batch, with gradients that are averaged and
+    clipped. Weight decay is left to `update`.
+    """
+    attributes = vars(optimizer)
+    attributes["_backend_update_step"] = update
+    attributes["_apply_weight_decay"] = _without_effect
+
+
+def _without_effect(variables):
+    """In the place of an optimizer's weight decay."""
+
+
+def is_taken_over(optimizer: Any) -> bool:
+    """Whether another optimizer makes its updates."""
+    return "_apply_weight_decay" in vars(optimizer)
+
+
+def update(optimizer: Any, gradients: Any, variables: Any, rate: Any) -> None:
+    """The update that an optimizer would make itself, without weight decay."""
+    type(optimizer)._backend_update_step(optimizer, gradients, variables, rate)
+
+
+def decays(optimizer: Any, variable: Any) -> bool:
+    """Whether an optimizer's weight decay applies to a variable."""
+    return optimizer._use_weight_decay(variable)
+
+
+def position(optimizer: Any, variable: Any) -> int:
+    """Where a variable is among those that an optimizer was built with."""
+    return optimizer._get_variable_index(variable)
+
+
+def uncompiled(function: Any) -> Any:
+    """A function that PyTorch's compiler leaves alone: it asks for numbers."""
+    return torch.compiler.disable(function) if _IS_TORCH else function
+
+
+def in_step(variable: Any) -> Any:
+    """A number as it is now, in a step: a Python number on PyTorch, else a tensor."""
+    if _IS_TORCH:
+        return number(variable)
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    # On TensorFlow the value is the variable, which a later assignment changes.
+    return tf.identity(value) if BACKEND == "tensorflow" else value
+
+
+def count_in_step(optimizer: Any) -> Any:
+    """How often `apply` was called before, micro-batches included."""
+    return in_step(optimizer._iterations)
+
+
+def values_in_step(variables: list) -> list:
+    """The values of variables as they are now, in a step."""
+    return _values(variables) if BACKEND == "jax" else copies(variables)
+
+
+def copies(variables: list) -> list:
+    """The values of variables, in arrays of their own."""
+    values = [variable.value for variable in variables]
     if BACKEND == "tensorflow":
+        return [tf.identity(value) for value in values]
+    if _IS_TORCH:
+        return [value.detach().clone() for value in values]
+    return [jnp.copy(value) for value in values]  # A step donates the variable's.
 
-        def move(average, weight, share):
-            share = tf.cast(share, average.dtype)
-            step = lambda: average.assign_add(  # noqa: E731
-                share * (tf.cast(weight, average.dtype) - average)
-            )
-            return step() if always else tf.cond(share > 0.0, step, lambda: average)
 
-        def move_all(distribution, pairs, share):
-            for weight, average in pairs:
-                distribution.extended.update(
-                    average, move, args=(weight, share), group=False
-                )
-
-        tf.__internal__.distribute.interim.maybe_merge_call(
-            move_all,
-            optimizer._distribution_strategy,
-            [(weight.value, average.value) for weight, average in pairs],
-            share,
-        )
+def copy(optimizer: Any, targets: list, sources: list, condition: Any = True) -> None:
+    """Assigns the values of variables to others, in a step, if a condition holds."""
+    if _IS_TORCH:
+        if condition and targets:
+            with torch.no_grad():
+                torch._foreach_copy_(_values(targets), _values(sources))
         return
 
-    def moved():
-        return [
-            average.value
-            + share.astype(average.dtype)
-            * (weight.value.astype(average.dtype) - average.value)
-            for weight, average in pairs
-        ]
+    def assign(target, source, condition):
+        if condition is True:
+            target.assign(source)
+        elif BACKEND == "jax":
+            target.assign(jnp.where(condition, source, target.value))
+        else:
+            tf.cond(condition, lambda: _assigned(target, source), lambda: True)
 
-    old = [average.value for _, average in pairs]
-    values = moved() if always else jax.lax.cond(share > 0.0, moved, lambda: old)
-    for (_, average), value in zip(pairs, values, strict=True):
-        average.assign(value)
+    _on_each(optimizer, assign, targets, sources, [condition] * len(targets))
+
+
+def move(optimizer: Any, variables: list, *moves: tuple[Any, Any, Any]) -> None:
+    """Adds `factor * (end - start)` to variables, in a step, for each of some moves.
+
+    A move is a factor and lists of ends and starts, of variables or tensors; a number
+    stands for a list of it.
+    """
+    if not variables:
+        return
+    columns = [
+        x if isinstance(x, list) else [x] * len(variables)
+        for move in moves
+        for x in move
+    ]
+    thirds = range(0, len(columns), 3)
+    if _IS_TORCH:
+        with torch.no_grad():
+            for i in thirds:
+                factors, ends, starts = columns[i : i + 3]
+                ways = torch._foreach_sub(_values(ends), _values(starts))
+                torch._foreach_add_(_values(variables), ways, alpha=factors[0])
+        return
+
+    def moved(variable, *entries):
+        value = ops.convert_to_tensor(variable)
+        for i in thirds:
+            factor, end, start = entries[i : i + 3]
+            value = value + ops.cast(factor, value.dtype) * (end - start)
+        variable.assign(value)
+
+    _on_each(optimizer, moved, variables, *columns)
+
+
+def _values(variables):
+    return [v.value if isinstance(v, keras.Variable) else v for v in variables]
+
+
+def _assigned(target, source):
+    target.assign(source)
+    return True
+
+
+def _on_each(optimizer, function, variables, *lists):
+    """Calls `function(variable, *entries)`; on the replicas of a strategy, too."""
+    columns = [_values(one) for one in lists]
+    if BACKEND == "jax":
+        for variable, *entries in zip(variables, *columns, strict=True):
+            function(variable, *entries)
+        return
+
+    def call(distribution, variables, *columns):
+        for variable, *entries in zip(variables, *columns, strict=True):
+            distribution.extended.update(variable, function, args=entries, group=False)
+
+    # As Keras's optimizers do it.
+    tf.__internal__.distribute.interim.maybe_merge_call(
+        call, optimizer._distribution_strategy, _values(variables), *columns
+    )
 
 
 # --- A train function that drives optimizers ------------------------------------------

@@ -544,6 +544,16 @@ def begin(callback: Any, model: Any) -> Fit:
     return fit
 
 
+def build_to_average(callback: Any, fit: Fit) -> None:
+    """Builds the optimizer, whose weights are to be averaged, before the first step."""
+    build_optimizer(callback, fit.model)
+    if any(training.is_taken_over(optimizer) for optimizer in fit.optimizers):
+        raise ValueError(
+            f"`{type(callback).__name__}` cannot average the weights of "
+            "`ScheduleFree`, which averages them itself: use `AveragedEvaluation`."
+        )
+
+
 def build_optimizer(callback: Any, model: Any) -> None:
     """Builds the optimizer before the first step does."""
     if model.optimizer is None or not model.built:

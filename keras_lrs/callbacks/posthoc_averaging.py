@@ -9,7 +9,7 @@ import keras
 from keras_lrs import files, training
 from keras_lrs.averages import schedules, snapshots
 from keras_lrs.callbacks.base import FitCallback
-from keras_lrs.callbacks.fit import Fit, build_optimizer
+from keras_lrs.callbacks.fit import Fit, build_to_average
 from keras_lrs.schedules import fields
 
 
@@ -81,7 +81,7 @@ class PosthocAveraging(FitCallback):
 
     def prepare(self, fit: Fit) -> None:
         """Asks for the averages."""
-        build_optimizer(self, fit.model)
+        build_to_average(self, fit)
         fit.average_besides(self)
 
     def fit_begins(self, epoch: int) -> None:
