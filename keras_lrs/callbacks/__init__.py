@@ -1,5 +1,6 @@
 """Callbacks for `model.fit`."""
 
+from keras_lrs.callbacks.averaged_evaluation import AveragedEvaluation
 from keras_lrs.callbacks.hyperparameter_logger import HyperparameterLogger
 from keras_lrs.callbacks.hyperparameter_scheduler import HyperparameterScheduler
 from keras_lrs.callbacks.one_cycle_scheduler import OneCycleScheduler
@@ -8,6 +9,7 @@ from keras_lrs.callbacks.reduce_on_plateau import ReduceOnPlateau
 from keras_lrs.callbacks.weight_averaging import WeightAveraging
 
 __all__ = [
+    "AveragedEvaluation",
     "HyperparameterLogger",
     "HyperparameterScheduler",
     "OneCycleScheduler",

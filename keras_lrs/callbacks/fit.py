@@ -382,9 +382,8 @@ class Fit:
             or self._averaged_by
             or self._snapped_by
         ]
-        if drives or self.every_step:
-            self._train_function = training.TrainFunction(self, drives)
-            self._train_function.install()
+        self._train_function = training.TrainFunction(self, drives)
+        self._train_function.install()
         for driven in self._driven:
             driven.factor.set(self._factors[-1][1] if self._factors else 1.0)
             count = training.iterations(driven.optimizer)
