@@ -1,5 +1,6 @@
 """Averages of weights: the schedules that make them, and what goes with them."""
 
+from keras_lrs.averages.batch_norm import recalibrate_batch_norm
 from keras_lrs.averages.posthoc import posthoc_coefficients
 from keras_lrs.averages.schedules import (
     Average,
@@ -18,4 +19,5 @@ __all__ = [
     "UniformAverage",
     "WarmupAverage",
     "posthoc_coefficients",
+    "recalibrate_batch_norm",
 ]
