@@ -13,13 +13,16 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 import sys
 import weakref
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 from keras import ops
+from keras.src.trainers import data_adapters
 
 from keras_lrs.schedules import base, numerics
 
@@ -1062,6 +1065,98 @@ def _on_each(optimizer, function, variables, *lists):
     tf.__internal__.distribute.interim.maybe_merge_call(
         call, optimizer._distribution_strategy, _values(variables), *columns
     )
+
+
+# --- A pass over data in which batch normalization alone trains -----------------------
+
+
+def batch_norms(model: Any) -> list:
+    """The layers of batch normalization that are not frozen, however deep."""
+    return [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+
+
+def inputs(data: Any, batch_size: int | None, steps: int | None) -> Iterator:
+    """The inputs of a model, batch by batch, from whatever `fit` takes."""
+    adapter = data_adapters.get_data_adapter(data, batch_size=batch_size)
+    adapter.on_epoch_begin()
+    try:
+        for batch in itertools.islice(adapter.get_numpy_iterator(), steps):
+            x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            yield keras.tree.map_structure(ops.convert_to_tensor, x)
+    finally:
+        adapter.on_epoch_end()
+
+
+@contextlib.contextmanager
+def batch_statistics(model: Any, layers: list) -> Iterator:
+    """Gives a function that runs a model and returns what its layers saw.
+
+    For a batch of inputs it returns, by a layer's index, a list of means, variances and
+    numbers of elements, one of each for every call of the layer. All layers are as they
+    were when the block is left.
+    """
+    seen: dict[int, list] = {}
+    state = [v for layer in layers for v in layer.non_trainable_variables]
+    values = copies(state)
+    momentums = [layer.momentum for layer in layers]
+
+    def watched(index, layer):
+        call = layer.call
+
+        def watched_call(inputs, *arguments, **keywords):
+            outputs = call(inputs, *arguments, **{**keywords, "training": True})
+            # Without a momentum they are the batch's.
+            moments = values_in_step([layer.moving_mean, layer.moving_variance])
+            count = _elements(inputs, layer.axis, keywords.get("mask"))
+            seen.setdefault(index, []).append((*moments, count))
+            return outputs
+
+        return watched_call
+
+    def forward(x):
+        seen.clear()
+        model(x, training=False)
+        return dict(seen)
+
+    def stateless_forward(values, x):
+        mapping = zip(model.variables, values, strict=True)
+        with keras.StatelessScope(state_mapping=list(mapping)):
+            return forward(x)
+
+    function = forward
+    if _IS_TORCH:
+        function = torch.no_grad()(forward)
+    elif BACKEND == "tensorflow" and not model.run_eagerly:
+        function = tf.function(forward, reduce_retracing=True)
+    elif BACKEND == "jax" and not model.run_eagerly:
+        compiled = jax.jit(stateless_forward)
+        function = functools.partial(compiled, _values(model.variables))
+    try:
+        for index, layer in enumerate(layers):
+            layer.momentum = 0.0
+            vars(layer)["call"] = watched(index, layer)
+        yield lambda x: keras.tree.map_structure(ops.convert_to_numpy, function(x))
+    finally:
+        for layer, momentum in zip(layers, momentums, strict=True):
+            vars(layer).pop("call", None)
+            layer.momentum = momentum
+        for variable, value in zip(state, values, strict=True):
+            variable.assign(value)
+
+
+def _elements(inputs, axis, mask):
+    """How many elements a mean over all axes but one is of."""
+    shape = ops.shape(inputs)
+    others = [i for i in range(len(shape)) if i != axis % len(shape)]
+    if mask is None:
+        sizes = [ops.cast(shape[i], "float32") for i in others]
+        return functools.reduce(ops.multiply, sizes)
+    mask = ops.broadcast_to(ops.expand_dims(mask, -1), shape)
+    return ops.sum(ops.cast(mask, "float32"), axis=others)
 
 
 # --- A train function that drives optimizers ------------------------------------------

@@ -1,5 +1,6 @@
 """Averages of weights: the schedules that make them, and what goes with them."""
 
+from keras_lrs.averages.batch_norm import recalibrate_batch_norm
 from keras_lrs.averages.posthoc import posthoc, posthoc_coefficients
 from keras_lrs.averages.schedules import (
     Average,
@@ -19,4 +20,5 @@ __all__ = [
     "WarmupAverage",
     "posthoc",
     "posthoc_coefficients",
+    "recalibrate_batch_norm",
 ]

@@ -36,6 +36,17 @@ def main():
         rate = S.LinearDecay(0.05, 20)
         references.fit(model, [HyperparameterScheduler(learning_rate=rate)], epochs=2)
         compare(model, free, loop.train(20, rate.curve(20), 0.1))
+
+    with strategy.scope():
+        norm = keras.layers.BatchNormalization()
+        layers = [keras.Input((3,)), norm, keras.layers.Dense(1)]
+        model = keras.Sequential(layers)
+        model.compile("sgd", "mse")
+    model.fit(references.X, references.Y, verbose=0)
+    averages.recalibrate_batch_norm(model, references.X, batch_size=6)
+    mean, variance = norm.get_weights()[2:]
+    np.testing.assert_allclose(mean, references.X.mean(0), atol=1e-6)
+    np.testing.assert_allclose(variance, references.X.var(0), atol=1e-6)
     print("every number is that of one device")
 
 
