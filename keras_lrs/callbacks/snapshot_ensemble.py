@@ -119,10 +119,12 @@ class SnapshotEnsemble(FitCallback):
         self._ends: Any = None
         self._store: Any = None  # Of the chief, in a distributed training.
         self._thread: Any = None
+        self._completed: Any = None
         self._writing: list[concurrent.futures.Future] = []
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_thread": None, "_writing": []}
+        none = dict.fromkeys(("_ends", "_store", "_thread", "_completed"))
+        return {**super().__getstate__(), **none, "_writing": []}
 
     # --- When the training begins ---
 
@@ -140,7 +142,7 @@ class SnapshotEnsemble(FitCallback):
         if self._ends is not None:
             return
         fit = self._fit
-        self._completed: Any = None
+        self._completed = None
         self._last: tuple[int, bool] | None = None
         self._ends = _ends(fit, self.schedule)
         self._offset = max(-fit.start(self._ends.optimizer), 0)

@@ -683,6 +683,8 @@ def _accuracy(y, outputs):
 
 def _clone(model, values):
     """A new model like another, with other weights."""
+    compiled = model.compiled
+    model.compiled = False  # Or the clone would be, too.
     try:
         clone = keras.models.clone_model(model)
         if not clone.built:
@@ -692,6 +694,8 @@ def _clone(model, values):
             f"`{type(model).__name__}` cannot be made anew: give it a `get_config` "
             "with the arguments of its constructor."
         ) from error
+    finally:
+        model.compiled = compiled
     shapes = [[tuple(v.shape) for v in each.variables] for each in (model, clone)]
     if shapes[0] != shapes[1]:
         raise ValueError(
