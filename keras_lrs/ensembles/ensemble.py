@@ -457,13 +457,14 @@ class Ensemble:
         Reference: Caruana et al., "Ensemble selection from libraries of models", 2004,
         without its repetitions.
         """
-        score = _scorer(metric, mode)
+        sign = 1.0 if _is_maximized(metric, mode) else -1.0
+        measured = measure(metric)
         outputs = self.predict_members(x, batch_size=batch_size, verbose=verbose)
         chosen: list[int] = []
         best = -np.inf
         while len(chosen) < len(self):
             left = [index for index in range(len(self)) if index not in chosen]
-            scores = [score(y, _mean_of(outputs, [*chosen, i])) for i in left]
+            scores = [sign * measured(y, mean_of(outputs, [*chosen, i])) for i in left]
             if not np.nanmax([best, *scores]) > best:
                 break
             best = np.nanmax(scores)
@@ -627,7 +628,7 @@ def _beside(outputs, shares=None):
     return tree.map_structure(lambda *ys: ops.stack(ys, axis=1), *outputs)
 
 
-def _mean_of(outputs, indices):
+def mean_of(outputs: Any, indices: list[int]) -> Any:
     """The mean of some members' outputs."""
     return tree.map_structure(
         lambda y: np.mean(y[indices], axis=0, dtype=_mean_dtype(y.dtype)), outputs
@@ -652,24 +653,26 @@ def _shares(weights, count):
     return shares / np.sum(shares)
 
 
-def _scorer(metric, mode):
-    """A function of targets and outputs that is larger for what is better."""
+def measure(metric: Any) -> Callable[[Any, np.ndarray], float]:
+    """A function of targets and outputs, of what `Ensemble.greedy` takes."""
+    found = metric if metric in ("acc", "accuracy") else keras.metrics.get(metric)
+
+    def measured(y, outputs):
+        kind = _accuracy(y, outputs) if isinstance(found, str) else found
+        if isinstance(kind, keras.Metric):
+            kind.reset_state()
+            kind.update_state(y, outputs)
+            return training.number(kind.result())
+        return float(np.mean(ops.convert_to_numpy(kind(y, outputs))))
+
+    return measured
+
+
+def _is_maximized(metric, mode):
     if mode not in ("auto", "min", "max"):
         fields.refuse("mode", "be 'auto', 'min' or 'max'", mode)
     name = getattr(metric, "name", None) or getattr(metric, "__name__", metric)
-    maximized = metrics.is_maximized(str(name)) if mode == "auto" else mode == "max"
-    sign = 1.0 if maximized else -1.0
-    found = metric if name in ("acc", "accuracy") else keras.metrics.get(metric)
-
-    def score(y, outputs):
-        measure = _accuracy(y, outputs) if isinstance(found, str) else found
-        if isinstance(measure, keras.Metric):
-            measure.reset_state()
-            measure.update_state(y, outputs)
-            return sign * training.number(measure.result())
-        return sign * float(np.mean(ops.convert_to_numpy(measure(y, outputs))))
-
-    return score
+    return metrics.is_maximized(str(name)) if mode == "auto" else mode == "max"
 
 
 def _accuracy(y, outputs):
