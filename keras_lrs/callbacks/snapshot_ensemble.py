@@ -37,9 +37,9 @@ class SnapshotEnsemble(FitCallback):
 
     Training waits while the weights are copied to the host's memory. They are written
     by a thread, each file whole or not at all; if that fails, training stops at the
-    next step. Two snapshots may wait for the disk, then training waits. A
-    `BackupAndRestore` or `ModelCheckpoint` in the list saves nothing before the
-    snapshots up to there are on the disk.
+    next step. Two snapshots may wait for the disk, then training waits. With a
+    `BackupAndRestore` or `ModelCheckpoint` in the list, epochs end when the snapshots
+    up to there are on the disk, so that none is missing where a training goes on.
 
     A training that goes on, in this process or a new one, goes on with the numbers, and
     drops the members later than the step it was set back to. So a training from the
@@ -143,7 +143,7 @@ class SnapshotEnsemble(FitCallback):
             return
         fit = self._fit
         self._completed = None
-        self._last: tuple[int, bool] | None = None
+        self._last: int | None = None
         self._ends = _ends(fit, self.schedule)
         self._offset = max(-fit.start(self._ends.optimizer), 0)
         self._counted = fit.count(self._ends.optimizer)
@@ -220,7 +220,7 @@ class SnapshotEnsemble(FitCallback):
         """Adds the epoch's metrics to a snapshot that was taken with its last step."""
         self._counted = self._fit.count(self._ends.optimizer)
         if self._store is not None:
-            if self._last is not None and self._last[0] == self._counted:
+            if self._last == self._counted:
                 step = self._counted + self._offset
                 self._submit(self._store.set_metrics, step, _numbers(logs))
             self._surface(wait=bool(self._durable))
@@ -228,7 +228,7 @@ class SnapshotEnsemble(FitCallback):
     def _take(self, count, logs, complete):
         """Copies the weights, and has them written."""
         weights = self._fit.copied_weights()
-        self._last = count, complete
+        self._last = count
         if complete and self.restore_last_completed:
             self._completed = weights
         if self._store is None:

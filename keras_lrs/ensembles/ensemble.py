@@ -31,8 +31,7 @@ def load(
 ) -> "Ensemble":
     """Reads the members that `keras_lrs.callbacks.SnapshotEnsemble` wrote.
 
-    Every byte is checked against the hashes in the manifest. A training may go on
-    writing meanwhile.
+    Every byte is checked against the hashes in the manifest.
 
     Args:
         directory: The folder.

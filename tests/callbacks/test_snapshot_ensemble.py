@@ -1,17 +1,14 @@
 """Snapshots are the weights after the last update of a cycle, and all are written."""
 
-import contextlib
 import copy
 import json
 import os
 import pathlib
 import pickle
-import re
 import signal
 import subprocess
 import sys
 import threading
-import warnings
 
 import keras
 import numpy as np
@@ -27,6 +24,7 @@ from keras_lrs.callbacks import (
 )
 from keras_lrs.ensembles import store
 from tests.callbacks import references
+from tests.warned import warns
 
 S = lrs.schedules
 BACKEND = keras.backend.backend()
@@ -106,16 +104,6 @@ def assert_members(after, ensemble, steps):
     assert [member.step for member in ensemble] == steps
     for member in ensemble:
         assert_equal(member_weights(member, ensemble.model), after[member.step])
-
-
-@contextlib.contextmanager
-def warns(match):
-    """As `pytest.warns`, which raises what the filters ignore of backends."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    ours = [str(w.message) for w in caught if w.category is UserWarning]
-    assert any(re.search(match, message) for message in ours), ours
 
 
 def manifest(directory):

@@ -14,6 +14,7 @@ import pytest
 from keras_lrs import ensembles, training
 from keras_lrs.ensembles import store
 from tests.ensembles import faults
+from tests.warned import warns
 
 BACKEND = keras.backend.backend()
 
@@ -108,7 +109,7 @@ class TestDamage:
             path.write_bytes((directory / "snapshot-0003.weights.h5").read_bytes())
         with pytest.raises(ValueError, match="snapshot-0002"):
             load(directory)
-        with pytest.warns(UserWarning, match=r"A member is left out. .*snapshot-0002"):
+        with warns(r"A member is left out. .*snapshot-0002"):
             ensemble = load(directory, strict=False)
         assert [member.step for member in ensemble] == [30]
 
@@ -116,7 +117,7 @@ class TestDamage:
         for path in directory.glob("snapshot*"):
             path.unlink()
         with (
-            pytest.warns(UserWarning, match="left out"),
+            warns("left out"),
             pytest.raises(ValueError, match="None of the members"),
         ):
             load(directory, strict=False)
