@@ -6,6 +6,7 @@ prints how often that was and how many directories did not load.
 
 import builtins
 import contextlib
+import functools
 import os
 import pathlib
 import signal
@@ -84,6 +85,7 @@ class Watched:
         self.file.close()
 
 
+@functools.cache  # Making models takes longer than all else.
 def contents():
     return {
         step: bytes(training.copied_weights(model(step)).content())
@@ -126,10 +128,15 @@ def counted(folder):
     return scenario(folder)
 
 
+@functools.cache
+def like_those_trained():
+    return model()
+
+
 def check(folder, completed):
     """Raises unless all that was completed loads, and is what was written."""
     try:
-        ensemble = ensembles.load(folder, model())
+        ensemble = ensembles.load(folder, like_those_trained())
     except FileNotFoundError:
         assert not completed
         return
@@ -148,7 +155,7 @@ def check(folder, completed):
 
 def main(folder):
     folder = pathlib.Path(folder)
-    contents()  # Starts what the backend starts only once.
+    contents(), like_those_trained()  # Not once in each process.
     killed = unreadable = 0
     for number in range(1_000):
         path, log = folder / str(number), folder / f"{number}.log"

@@ -420,13 +420,19 @@ class TestToModel:
     def test_predicts_as_the_ensemble_and_after_saving(self, name, tmp_path):
         ensemble, x = ensemble_of(MODELS[name]()), data(name)
         path = tmp_path / "model.keras"
-        for arguments in ({}, {"last": 1}, {"last": 2, "weights": [1.0, 3.0]}):
-            expected = ensemble.predict(x, verbose=0, **arguments)
-            model = ensemble.to_model(**arguments)
+        expected = ensemble.predict(x, last=2, weights=[1.0, 3.0], verbose=0)
+        model = ensemble.to_model(last=2, weights=[1.0, 3.0])
+        assert_close(model.predict(x, verbose=0), expected)
+        model.save(path)
+        loaded = keras.saving.load_model(path)
+        assert_close(loaded.predict(x, verbose=0), expected)
+
+    def test_of_all_members_or_of_one(self):
+        ensemble, x = ensemble_of(mlp()), data("mlp")
+        for last in (None, 1):
+            expected = ensemble.predict(x, last=last, verbose=0)
+            model = ensemble.to_model(last=last)
             assert_close(model.predict(x, verbose=0), expected)
-            model.save(path)
-            loaded = keras.saving.load_model(path)
-            assert_close(loaded.predict(x, verbose=0), expected)
 
     def test_loads_without_this_library(self, tmp_path):
         ensemble = ensemble_of(mlp(), activation=None)

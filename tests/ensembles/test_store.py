@@ -26,7 +26,7 @@ def directory(tmp_path):
 
 
 def load(directory, **arguments):
-    return ensembles.load(directory, faults.model(), **arguments)
+    return ensembles.load(directory, faults.like_those_trained(), **arguments)
 
 
 def flipped(path, rng):
