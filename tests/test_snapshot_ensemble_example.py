@@ -41,23 +41,26 @@ def test_prints_tables_and_claims_and_draws_a_picture(tmp_path, capsys, monkeypa
     arguments = ["--epochs", "4", "--cycles", "2", "--seeds", "2"]
     example.main([*arguments, "--output", str(picture)])
     printed = capsys.readouterr().out
-    rows = re.findall(r"^ +(\d+)((?: +[\d.]+ ± [\d.]+ %){2}) +(\d+)$", printed, re.M)
+    number = r" +[\d.]+ ± [\d.]+"
+    row = rf"^ +(\d+)((?:{number} %{number}){{2}}) +(\d+)$"
+    rows = re.findall(row, printed, re.M)
     assert [(row[0], row[2]) for row in rows] == [("1", "2"), ("2", "4")]
     for _, cells, _ in rows:
         means = [float(mean) for mean in re.findall(r"([\d.]+) ±", cells)]
-        assert all(10.0 < mean <= 100.0 for mean in means)
+        assert all(10.0 < mean <= 100.0 for mean in means[::2])
+        assert all(0.0 < mean < 5.0 for mean in means[1::2])
     for name in (
         "single model, step decay",
         "single model, one cosine",
         "middle of the last cycle",
         "end of the cycle before, as restored",
-        "disagreement of two, snapshots",
-        "disagreement of two, independent",
         "mean over all epochs, cycles",
     ):
-        assert re.search(rf"^{name} +[\d.]+ ± [\d.]+ %$", printed, re.M)
-    claims = re.findall(r"^(.*\w) +[+-][\d.]+ ± [\d.]+ points: (.*)$", printed, re.M)
-    assert len(claims) == 5
+        assert re.search(rf"^{name}{number} %{number}$", printed, re.M)
+    for name in ("last snapshots", "independent"):
+        assert re.search(rf"^disagreement of two, {name}{number} %$", printed, re.M)
+    claims = re.findall(r"^  (accuracy|loss) .* ± [\d.]+.*: (.*)$", printed, re.M)
+    assert [name for name, _ in claims] == ["accuracy", "loss"] * 5
     known = {"better", "worse", "equal within noise"}
     assert {word for _, word in claims} <= known
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -65,17 +68,22 @@ def test_prints_tables_and_claims_and_draws_a_picture(tmp_path, capsys, monkeypa
 
 def test_the_last_snapshot_is_the_model_at_the_end():
     found = example.compare("digits", few_digits(), epochs=4, cycles=2, seeds=1)
-    assert found["snapshots"][0][0] == pytest.approx(found["curves"]["cycles"][0][-1])
-    assert found["within"] == [found["curves"]["cycles"][0][2]]
-    assert found["completed"] == [found["curves"]["cycles"][0][1]]
+    curves = found["curves"]["cycles"][0]  # Accuracy and loss, by epoch.
+    last = found["scores"]["last snapshots"][0, 0]
+    np.testing.assert_allclose(last, curves[:, 3], rtol=1e-5)
+    np.testing.assert_array_equal(found["within"], [curves[:, 2]])
+    np.testing.assert_array_equal(found["completed"], [curves[:, 1]])
 
 
 def test_verdicts_are_of_differences_within_seeds():
-    better = example.verdict([90.0, 95.0, 99.5], [89.0, 94.1, 98.6])
-    assert better == "+0.93 ± 0.03 points: better"
-    assert example.verdict([89.0, 94.0], [90.0, 95.1]).endswith("worse")
-    assert example.verdict([90.0, 95.0], [89.0, 96.0]).endswith("equal within noise")
-    assert example.verdict([90.0], [89.5]) == "+0.50 points (one seed)"
+    def verdict(*differences, better=1.0):
+        return example.verdict(np.array(differences), "points", 2, better)
+
+    assert verdict(1.0, 0.9, 0.9) == "+0.93 ± 0.03 points: better"
+    assert verdict(1.0, 0.9, 0.9, better=-1.0) == "+0.93 ± 0.03 points: worse"
+    assert verdict(-1.0, -1.1).endswith("worse")
+    assert verdict(1.0, -1.0).endswith("equal within noise")
+    assert verdict(0.5) == "+0.50 points (one seed)"
 
 
 def test_color_images_train_a_resnet_20(monkeypatch, tmp_path, capsys):
