@@ -237,8 +237,8 @@ def markdown(times, peaks):
     parts.append(table(["100 MB of weights", *peaks], rows))
     parts.append(
         "The largest resident set of a process that trains and ends an epoch, less "
-        "that of one without an average. The average itself is 1; putting it into the model "
-        "and taking it out needs copies one tensor at a time, here the only one."
+        "that of one without an average. The average itself is 1; putting it into the "
+        "model and taking it out needs copies one tensor at a time, here the only one."
     )
     return "\n\n".join(parts)
 

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import io
 import itertools
 import sys
 import weakref
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 from keras import ops
+from keras.src.saving import saving_lib
 from keras.src.trainers import data_adapters
 
 from keras_lrs.schedules import base, numerics
@@ -125,7 +127,7 @@ def assign(variables: list, values: list[np.ndarray]) -> None:
 
 def build_optimizer(model: Any) -> None:
     """Builds a model's optimizer, as Keras does in the first step."""
-    with _scope(model):
+    with strategy_scope(model):
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
 
@@ -144,14 +146,14 @@ def callback_list() -> keras.callbacks.CallbackList | None:
     return None
 
 
-# --- Values inside the step -----------------------------------------------------------
-
-
-def _scope(model):
-    """The scope of the model's strategy, on TensorFlow."""
+def strategy_scope(model: Any) -> contextlib.AbstractContextManager:
+    """Where variables are made that a model's functions use."""
     # The public property gives TensorFlow's default strategy, which has no scope.
     strategy = getattr(model, "_distribute_strategy", None)
-    return contextlib.nullcontext() if strategy is None else strategy.scope()
+    return strategy.scope() if strategy is not None else contextlib.nullcontext()
+
+
+# --- Values inside the step -----------------------------------------------------------
 
 
 class Live:
@@ -164,7 +166,7 @@ class Live:
         self.host = value
         if _IS_TORCH:
             return
-        with _scope(model):
+        with strategy_scope(model):
             self.variable = keras.Variable(
                 value,
                 dtype=dtype,
@@ -394,7 +396,7 @@ class FreeAverage:
     """
 
     def __init__(self, model: Any, weight: Any):
-        with _scope(model):
+        with strategy_scope(model):
             self.variable = keras.Variable(
                 np.zeros(weight.shape),
                 dtype=_average_dtype(weight),
@@ -427,7 +429,7 @@ def _new_slot(model, optimizer, weight, old):
     """An average; not a number until it is written, unless there is an old one."""
     if not any(weight is other for other in Slots.weights(optimizer)):
         return None
-    with _scope(model):
+    with strategy_scope(model):
         slot = optimizer.add_variable(
             shape=weight.shape,
             initializer=keras.initializers.Constant(float("nan")),
@@ -1191,6 +1193,7 @@ class TrainFunction:
         self.function, self.driven = _compiled(self.model, drives)
         self._executed = self._checked = False
         self._jax_variables: Any = None
+        self._jax_weights: Any = None
 
     def install(self) -> None:
         """Takes the model's place for it."""
@@ -1212,7 +1215,7 @@ class TrainFunction:
 
     def remove(self) -> None:
         """Gives the model its own back."""
-        self._jax_variables = None
+        self._jax_variables = self._jax_weights = None
         for driven in self.driven:
             driven.end()
         if self.model.train_function is self:
@@ -1221,13 +1224,13 @@ class TrainFunction:
 
     def begin_epoch(self) -> None:
         """Notes that JAX's `fit` has written its state into the variables."""
-        self._jax_variables = None
+        self._jax_variables = self._jax_weights = None
         for driven in self.driven:
             driven.iterations = iterations(driven.optimizer)
 
     def end_epoch(self) -> None:
         """Does so, too; and sees whether schedules had an effect."""
-        self._jax_variables = None
+        self._jax_variables = self._jax_weights = None
         if not self._checked and self._executed:
             self._check()
 
@@ -1241,6 +1244,10 @@ class TrainFunction:
             return number(variable)
         # There the values are in the state that `fit` hands from step to step.
         return self._jax_variables[_index(self.model.optimizer, variable)].item()
+
+    def copied_weights(self) -> "WeightsFile":
+        """`copied_weights` of the model, also within an epoch."""
+        return copied_weights(self.model, self._jax_weights)
 
     def __call__(self, *arguments: Any) -> Any:
         """One execution: a step, or several."""
@@ -1290,7 +1297,7 @@ class TrainFunction:
         for index, live in reversed(self._places):
             live.array = variables.pop(index)
         if self.owner.every_step:
-            self._jax_variables = variables
+            self._jax_variables, self._jax_weights = variables, state
         return logs, (*state, variables, metrics)
 
     def _hand_over(self, state):
@@ -1380,3 +1387,188 @@ def _traced_anew(model, driven):
             del attributes["train_step"]
         else:
             attributes["train_step"] = own
+
+
+# --- All weights of a model, and their files ------------------------------------------
+
+
+class WeightsFile:
+    """What a `.weights.h5` of Keras holds: arrays in the host's memory.
+
+    A model writes itself into it, as into a file; that it is one later needs no model.
+    """
+
+    def __init__(self) -> None:
+        self._groups: list[tuple[str, Any, _Group]] = []
+
+    def content(self) -> memoryview:
+        """The bytes of the file; may be asked for in another thread."""
+        buffer = io.BytesIO()
+        store = saving_lib.H5IOStore(buffer, mode="w")
+        for path, metadata, group in self._groups:
+            entry = store.make(path, metadata)
+            for key in group:
+                entry[key] = group[key]
+        store.close()
+        return buffer.getbuffer()
+
+    def make(self, path: str, metadata: Any = None) -> "_Group":
+        """The place for the variables of a layer; as `H5IOStore.make`."""
+        group = _Group()
+        self._groups.append((path, metadata, group))
+        return group
+
+
+class _Group(dict):
+    def __setitem__(self, key, value):
+        value = value.value if isinstance(value, keras.Variable) else value
+        # A copy: on a CPU the array may be the memory that the next step overwrites.
+        super().__setitem__(key, np.array(ops.convert_to_numpy(value)))
+
+
+class _Recorder(saving_lib.H5IOStore):
+    """What `_save_state`, which asks for the class, takes for an open file."""
+
+    def __init__(self, file):
+        self.make = file.make
+
+    def __bool__(self):
+        return True
+
+
+def copied_weights(model: Any, state: Any = None) -> WeightsFile:
+    """A copy of all that a model's weights file holds, without the optimizer.
+
+    Args:
+        model: A built model.
+        state: On JAX, the values of the trainable and of the other variables, where
+            they are not in the variables.
+    """
+    file = WeightsFile()
+    scope: Any = contextlib.nullcontext()
+    if state is not None:
+        variables = [*model.trainable_variables, *model.non_trainable_variables]
+        values = [value for values in state for value in values]
+        scope = keras.StatelessScope(list(zip(variables, values, strict=True)))
+    with scope:
+        saving_lib._save_state(
+            model, _Recorder(file), None, "", {id(o) for o in _not_weights(model)}
+        )
+    return file
+
+
+def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
+    """The values that a weights file has for `model.variables`; the model keeps its.
+
+    Args:
+        model: A built model.
+        content: The bytes of the file.
+
+    Raises:
+        ValueError: If the file is that of another model.
+    """
+    store = saving_lib.H5IOStore(io.BytesIO(content), mode="r")
+    failed: set[int] = set()
+    errors: dict[int, Any] = {}
+    # In this scope an assignment changes the scope and not the variable.
+    with keras.StatelessScope() as scope:
+        saving_lib._load_state(
+            model,
+            store,
+            None,
+            "",
+            visited_saveables={id(o) for o in _not_weights(model)},
+            failed_saveables=failed,
+            error_msgs=errors,
+        )
+    store.close()
+    if failed:
+        saving_lib._raise_loading_failure(errors)
+    for variable in model.weights:
+        if scope.get_current_value(variable) is None:
+            raise ValueError(f"There is no value for `{variable.path}`.")
+    # The states of random generators are variables but not in the file.
+    with scope:
+        return [np.array(ops.convert_to_numpy(v.value)) for v in model.variables]
+
+
+def set_weights(model: Any, values: list) -> None:
+    """Assigns values to `model.variables`."""
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
+
+
+def _not_weights(model):
+    """What is saved beside the weights of a compiled model."""
+    kinds = (keras.Optimizer, keras.Metric, keras.Loss)
+    own = [value for value in vars(model).values() if isinstance(value, kinds)]
+    return [*own, *model.metrics]
+
+
+def is_chief(model: Any) -> bool:
+    """Whether this process is the one that writes files in a distributed training."""
+    if BACKEND == "tensorflow":
+        strategy = getattr(model, "_distribute_strategy", None)
+        return strategy is None or strategy.extended.should_checkpoint
+    if BACKEND == "jax":
+        return jax.process_index() == 0
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank() == 0
+    return True
+
+
+# --- Predicting with other weights ----------------------------------------------------
+
+_MOST_FUSED = 256  # Variables in one compiled step; more take minutes to compile.
+
+
+def ignores_scopes(model: Any) -> bool:
+    """Whether `StatelessScope` cannot give a model other weights in `predict`.
+
+    PyTorch's own modules use their parameters and not Keras's variables; and what a
+    `predict_step` of the user's does, only its `predict` knows.
+    """
+    own_step = type(model).predict_step is not keras.Model.predict_step
+    wrapper = keras.layers.TorchModuleWrapper
+    return own_step or any(isinstance(x, wrapper) for x in model._flatten_layers())
+
+
+def compile_arguments(model: Any) -> dict[str, Any]:
+    """The loss and metrics that a model was compiled with."""
+    arguments = model._compile_config.config
+    names = ("loss", "loss_weights", "metrics", "weighted_metrics")
+    return {name: arguments[name] for name in names}
+
+
+def jax_predict_function(joint: Any, has_convolutions: bool) -> Any:
+    """A `predict_function` for JAX that leaves the weights where they are.
+
+    Keras's would hand all of them in and out of every step.
+
+    Args:
+        joint: A model with `member_variables` (a list per member). `outputs_with` is a
+            function of the values of such a list and the inputs; `combine` makes one
+            output of those of the members and the values of `shares`.
+        has_convolutions: These XLA compiles for a CPU such that several in one program
+            are slower than one after the other.
+    """
+    variables = joint.non_trainable_variables
+    places = {id(variable): index for index, variable in enumerate(variables)}
+    members = [[places[id(v)] for v in found] for found in joint.member_variables]
+    on_cpu = jax.default_backend() == "cpu"
+    one_by_one = (has_convolutions and on_cpu) or len(variables) > _MOST_FUSED
+    forward: Any = jax.jit(joint.outputs_with) if one_by_one else joint.outputs_with
+    share = places[id(joint.shares)]
+
+    def outputs(values, inputs):
+        found = [forward([values[i] for i in member], inputs) for member in members]
+        return joint.combine(found, values[share])
+
+    function = outputs if one_by_one else jax.jit(outputs)
+
+    def predict_function(state, iterator):
+        inputs, _, _ = keras.utils.unpack_x_y_sample_weight(next(iterator))
+        return function(state[1], inputs), state
+
+    return predict_function

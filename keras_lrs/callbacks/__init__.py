@@ -6,6 +6,7 @@ from keras_lrs.callbacks.hyperparameter_scheduler import HyperparameterScheduler
 from keras_lrs.callbacks.one_cycle_scheduler import OneCycleScheduler
 from keras_lrs.callbacks.posthoc_averaging import PosthocAveraging
 from keras_lrs.callbacks.reduce_on_plateau import ReduceOnPlateau
+from keras_lrs.callbacks.snapshot_ensemble import SnapshotEnsemble
 from keras_lrs.callbacks.weight_averaging import WeightAveraging
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "OneCycleScheduler",
     "PosthocAveraging",
     "ReduceOnPlateau",
+    "SnapshotEnsemble",
     "WeightAveraging",
 ]

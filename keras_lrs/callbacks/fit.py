@@ -241,6 +241,27 @@ class Fit:
         """The step at which the schedules are: how many this training has made."""
         return max(self.position_of(optimizer) for optimizer in self.optimizers)
 
+    def start(self, optimizer: Any) -> int:
+        """The optimizer's iteration at which this training's schedules are at step 0.
+
+        It is negative where a training goes on without the optimizer's count.
+        """
+        return self._starts[id(optimizer)]
+
+    def schedule_start(self, optimizer: Any) -> int:
+        """The iteration at which `rate_schedule` is at its step 0.
+
+        A schedule of the optimizer's own counts its iterations.
+        """
+        driven = "learning_rate" in self._schedules(optimizer)
+        return self.start(optimizer) if driven else 0
+
+    def copied_weights(self) -> training.WeightsFile:
+        """A copy of all weights in the host's memory, also mid-epoch."""
+        if self._train_function is None:
+            return training.copied_weights(self.model)
+        return self._train_function.copied_weights()
+
     def bound(self, callback: Any) -> dict[str, Any]:
         """A callback's schedules, bound; by optimizer where there are several."""
         optimizers = self.optimizers
