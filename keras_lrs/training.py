@@ -13,8 +13,10 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import random
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import keras
@@ -652,7 +654,10 @@ class DrivenOptimizer:
             variable = optimizer._learning_rate
             if self.drive.momentum_correction:
                 _scale(optimizer, optimizer.momentums, _ratio(rate, variable, step))
-            _assign(variable, rate)
+            if isinstance(variable, keras.Variable):
+                _assign(variable, rate)
+            else:  # It stands in for the optimizer's own schedule.
+                place["_learning_rate"] = rate
         elif self.drive.scaled:
             # What is neither schedule nor variable is handed on as it is.
             rate = _evaluate(self._own["_learning_rate"], count) * self.factor.value
@@ -868,6 +873,10 @@ class Owner(Protocol):
     def every_step(self) -> bool:
         """Whether variables may be read within an epoch, in `step_ends`."""
 
+    @property
+    def fresh_metrics(self) -> bool:
+        """Whether the metrics begin anew in every step."""
+
     def is_over(self) -> bool:
         """Whether another training has begun."""
 
@@ -888,6 +897,7 @@ class TrainFunction:
         self.function, self.driven = _compiled(self.model, drives)
         self._executed = self._checked = False
         self._jax_variables: Any = None
+        self._jax_metrics: Any = None
 
     def install(self) -> None:
         """Takes the model's place for it."""
@@ -961,6 +971,8 @@ class TrainFunction:
         except BaseException:
             if BACKEND != "jax":  # There `finalize_variable_values` follows.
                 self.owner.close()
+            elif getattr(self.model, "_jax_state", None) is None:
+                self._hand_over_again(arguments[0])
             raise
         return result
 
@@ -970,6 +982,8 @@ class TrainFunction:
         try:
             if BACKEND == "jax":
                 return self._run_on_jax(*arguments)
+            if self.owner.fresh_metrics:
+                self.model.reset_metrics()
             return self.function(*arguments)
         finally:
             for driven in self.driven:
@@ -978,6 +992,10 @@ class TrainFunction:
     def _run_on_jax(self, state, iterator):
         """Hands the live numbers in and out with the optimizers' variables."""
         *state, variables, metrics = state
+        if self.owner.fresh_metrics:
+            # `fit` has reset them before the first step; each step donates its own.
+            self._jax_metrics = self._jax_metrics or [np.array(m) for m in metrics]
+            metrics = [jnp.array(m) for m in self._jax_metrics]
         variables = list(variables)
         for index, live in self._places:
             variables.insert(index, live.array)
@@ -1001,6 +1019,15 @@ class TrainFunction:
             f"{name}_variables": values
             for name, values in zip(names, state, strict=True)
         }
+
+    def _hand_over_again(self, state):
+        """Gives JAX's `fit` back what it began with, if its first step fails.
+
+        While it is being traced nothing has been donated yet.
+        """
+        arrays = [array for part in state for array in part]
+        if not any(array.is_deleted() for array in arrays):
+            self._hand_over(state)
 
     @functools.cached_property
     def _places(self):
@@ -1077,3 +1104,186 @@ def _traced_anew(model, driven):
             del attributes["train_step"]
         else:
             attributes["train_step"] = own
+
+
+# --- The state of a training ----------------------------------------------------------
+
+# What `fit` sets on a model, besides variables.
+_ATTRIBUTES = (
+    "history",
+    "stop_training",
+    "train_function",
+    "steps_per_execution",
+    "_initial_epoch",
+    "_eval_epoch_iterator",
+)
+
+
+class Surface:
+    """What a model's `fit` changes before it trains: attributes and metrics.
+
+    And random numbers, if `fit` is not going to draw any to build the model.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.put_back = _random_numbers() if _is_built(model) else []
+        own = vars(model)
+        self.attributes = {name: own[name] for name in _ATTRIBUTES if name in own}
+        self.metrics = [(v, _copied(v)) for v in model.metrics_variables]
+
+    def restore(self) -> None:
+        """Puts them back, and takes away what was not there."""
+        # Metrics that were built meanwhile have no value to go back to.
+        self.model.reset_metrics()
+        for variable, value in self.metrics:
+            variable.assign(value)
+        own = vars(self.model)
+        for name in _ATTRIBUTES:
+            own.pop(name, None)
+        own.update(self.attributes)
+        for put_back in self.put_back:
+            put_back()
+
+
+class State:
+    """What training changes: variables and generators of random numbers.
+
+    The values are copied to the host. The model must be built; its optimizer is built.
+    """
+
+    def __init__(self, model: Any):
+        if not model.optimizer.built:
+            with _scope(model):
+                model.optimizer.build(model.trainable_variables)
+        self.values = [(v, _copied(v)) for v in _variables(model)]
+        # Modules of PyTorch inside the model keep some of their state in buffers.
+        layers = model._flatten_layers() if _IS_TORCH else []
+        buffers = {id(b): b for layer in layers for b in layer.buffers()}.values()
+        self.buffers = [(buffer, buffer.clone()) for buffer in buffers]
+        self.put_back = _random_numbers()
+
+    def restore(self) -> None:
+        """Puts everything back, bit for bit."""
+        for variable, value in self.values:
+            variable.assign(value)
+        for buffer, value in self.buffers:
+            buffer.copy_(value)
+        for put_back in self.put_back:
+            put_back()
+
+
+def _variables(model):
+    """All variables of a model and its optimizers, each once."""
+    found = [*model.variables, *model.optimizer.variables]
+    for optimizer in leaves(model.optimizer):
+        found += optimizer.variables
+    return list({id(variable): variable for variable in found}.values())
+
+
+def _is_built(model):
+    """Whether a first `fit` finds everything that it would build with a batch."""
+    parts = list(model._flatten_layers())
+    if BACKEND != "tensorflow" or model._distribute_strategy is not None:
+        parts += [model._compile_metrics, model._compile_loss]
+    return all(part is None or part.built for part in parts)
+
+
+def _copied(variable):
+    # Without a copy NumPy may look at memory that the training goes on using.
+    return np.array(ops.convert_to_numpy(variable.value))
+
+
+def _scope(model):
+    strategy = getattr(model, "_distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+@contextlib.contextmanager
+def built_first(model: Any):
+    """Within it, TensorFlow's `fit` builds a model before it calls any callback.
+
+    As it does on JAX and PyTorch, and under a strategy on TensorFlow: otherwise the
+    first step builds it, too late to remember what it began with.
+    """
+    if BACKEND != "tensorflow" or model._distribute_strategy is not None:
+        yield
+        return
+
+    def build(iterator=None, data_batch=None):
+        if _is_built(model):
+            return
+        for _, _, batches in iterator:
+            data_batch = batches.element_spec  # None of the data is used up.
+            break
+        model._symbolic_build(data_batch=data_batch)
+
+    vars(model)["_maybe_symbolic_build"] = build
+    try:
+        yield
+    finally:
+        del vars(model)["_maybe_symbolic_build"]
+
+
+def _random_numbers() -> list[Callable[[], Any]]:
+    """Functions that put the global random number generators back to what they are."""
+    found: list[Callable[[], Any]] = [
+        functools.partial(random.setstate, random.getstate()),
+        # Data pipelines that shuffle or augment with NumPy use its global generator.
+        functools.partial(np.random.set_state, np.random.get_state()),  # noqa: NPY002
+        _keras_random_numbers(),
+    ]
+    # Pipelines of either may feed any backend.
+    if "torch" in sys.modules:
+        found += _torch_random_numbers(sys.modules["torch"])
+    if "tensorflow" in sys.modules:
+        found.append(_tensorflow_random_numbers())
+    return found
+
+
+def _keras_random_numbers():
+    from keras.src.backend.common import global_state
+
+    # Asking Keras for it would create it, with a number drawn from Python's.
+    name = "global_seed_generator"
+    generator = global_state.get_global_attribute(name)
+    seed = None if generator is None else _copied(generator.state)
+
+    def put_back():
+        global_state.set_global_attribute(name, generator)
+        if generator is not None:
+            generator.state.assign(seed)
+
+    return put_back
+
+
+def _torch_random_numbers(torch):
+    found = [functools.partial(torch.set_rng_state, torch.get_rng_state())]
+    if torch.cuda.is_available():
+        states = torch.cuda.get_rng_state_all()
+        found.append(functools.partial(torch.cuda.set_rng_state_all, states))
+    return found
+
+
+def _tensorflow_random_numbers():
+    from tensorflow.python.eager import context
+    from tensorflow.python.ops import stateful_random_ops
+
+    eager = context.context()
+    # Draws the seeds of eager operations; made by `tf.random.set_seed`.
+    seeds = getattr(eager, "_rng", None)
+    state = None if seeds is None else seeds.getstate()
+    generator = stateful_random_ops.global_generator
+    value = None if generator is None else generator.state.numpy()
+
+    def put_back():
+        if seeds is not None and seeds.getstate() != state:
+            seeds.setstate(state)
+            # Every operation keeps a state of its own: one that is given the same seed
+            # once more would go on where the first one ended.
+            eager.clear_kernel_cache()
+        stateful_random_ops.global_generator = generator
+        if generator is not None:
+            generator.state.assign(value)
+
+    return put_back

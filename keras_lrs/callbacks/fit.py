@@ -112,10 +112,18 @@ class Fit:
             self._callbacks.append(callback)
         self.params = callback.params or {}
 
-    def drive(self, callback: Any, optimizer: Any, name: str, schedule: Any) -> None:
-        """Lets a schedule drive a hyperparameter."""
+    def drive(
+        self,
+        callback: Any,
+        optimizer: Any,
+        name: str,
+        schedule: Any,
+        instead: bool = False,
+    ) -> None:
+        """Lets a schedule drive a hyperparameter; also instead of an own schedule."""
         beside = [other for key, other in self._drives if key == id(optimizer)]
-        hyperparameters.check_name(optimizer, name, beside)
+        if not instead:
+            hyperparameters.check_name(optimizer, name, beside)
         if name == "learning_rate":
             self._refuse_keras_callbacks(callback)
         key = (id(optimizer), name)
@@ -199,6 +207,11 @@ class Fit:
     def every_step(self) -> bool:
         """Whether a callback wants to know of every execution."""
         return any(callback.every_step for callback in self._callbacks)
+
+    @property
+    def fresh_metrics(self) -> bool:
+        """Whether a callback wants the metrics of every execution by itself."""
+        return any(callback.fresh_metrics for callback in self._callbacks)
 
     def step_ends(self, logs: Any) -> None:
         """Tells the callbacks that want to know."""
@@ -454,8 +467,8 @@ class Fit:
         for name in _HOOKS if callback_list is not None else ():
             vars(callback_list).pop(name, None)
         for driven in self._driven:
-            if "learning_rate" in driven.schedules:
-                own = self._own_rates[id(driven.optimizer)]
+            own = self._own_rates.get(id(driven.optimizer))
+            if "learning_rate" in driven.schedules and own is not None:
                 training.set_rate(driven.optimizer, own)
         for callback in self._callbacks:
             callback.fit_ends()
