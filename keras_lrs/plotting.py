@@ -94,24 +94,24 @@ def plot_schedules(
     axes.set_ylabel("learning rate")
     axes.grid(alpha=0.3)
     figure.legend(lines, names, loc="outside lower center", ncols=columns)
-    return finished(figure, path)
+    return finish(figure, path)
 
 
-def import_matplotlib(asking: str) -> Any:
-    """The module `matplotlib.figure`, for the function `asking`."""
+def import_matplotlib(user: str) -> Any:
+    """The module `matplotlib.figure`; raises `ImportError` naming who needs it."""
     try:
         import matplotlib.figure
     except ImportError as error:
         raise ImportError(
-            f"`{asking}` needs matplotlib, which is not installed. Install it "
-            'with: pip install "keras-lrs[plot]"'
+            f"`{user}` needs matplotlib, which is not installed. Install it with: "
+            'pip install "keras-lrs[plot]"'
         ) from error
     return matplotlib.figure
 
 
-def finished(figure: Any, path: str | os.PathLike | None) -> "Figure":
-    """The figure, saved if a path is given; notebooks show it."""
-    # Of themselves they show only figures of pyplot.
+def finish(figure: Any, path: str | os.PathLike | None) -> "Figure":
+    """A figure that a notebook shows, saved if there is a path."""
+    # Only figures of pyplot are shown by notebooks of themselves.
     figure._repr_png_ = functools.partial(_png, figure)
     if path is not None:
         figure.savefig(path)

@@ -485,6 +485,8 @@ class Drive:
         momentum_correction: Whether the velocity is rescaled with the rate.
         start: The optimizer's iteration at which the schedules are at their step 0.
         averaging: How its weights are averaged in its `Slots`; None if they are not.
+        norms: Of every how many updates the norm of the gradients is seen, and of
+            which order; None if it is not.
     """
 
     optimizer: Any
@@ -493,6 +495,7 @@ class Drive:
     momentum_correction: bool
     start: int
     averaging: Averaging | None = None
+    norms: tuple[int, int] | None = None
 
     @property
     def accumulated(self) -> int:
@@ -527,6 +530,7 @@ class Drive:
             self.momentum_correction,
             self.first,
             self.averaging,
+            self.norms,
             own,
         )
 
@@ -567,11 +571,13 @@ class DrivenOptimizer:
         self._before = {
             name: Live(model, 1.0, numerics.float_dtype()) for name in self._products
         }
+        self.norms = None if drive.norms is None else GradientNorms(model, drive)
         # On PyTorch the schedules are Python, which its compiler must not trace.
         self._patch = torch.compiler.disable(self.apply) if _IS_TORCH else self.apply
         # A variable that an optimizer does not list is a constant in a JAX step.
         factor = [self.factor] if drive.scaled else []
-        live = [self.start, *factor, *self._before.values()]
+        norms = [] if self.norms is None else [self.norms.table]
+        live = [self.start, *factor, *self._before.values(), *norms]
         self.live = live if BACKEND == "jax" else []
 
     @property
@@ -666,6 +672,10 @@ class DrivenOptimizer:
             place["_backend_update_step"] = functools.partial(
                 self._corrected_update_step, values, count
             )
+        if self.norms is not None:
+            place["_backend_apply_gradients"] = functools.partial(
+                self.norms.apply_gradients, count
+            )
         attributes = vars(optimizer)
         attributes.update(place)
         try:
@@ -737,7 +747,7 @@ def _after(gradients):
 
 def _put_back(attributes, name, value):
     """The optimizer's own entry; none where a method of its class was covered."""
-    if value is None and name in ("apply", "_backend_update_step"):
+    if value is None and (name == "apply" or name.startswith("_backend_")):
         attributes.pop(name, None)
     else:
         attributes[name] = value
@@ -859,6 +869,85 @@ def _interpolate(optimizer, pairs, share, always):
     values = moved() if always else jax.lax.cond(share > 0.0, moved, lambda: old)
     for (_, average), value in zip(pairs, values, strict=True):
         average.assign(value)
+
+
+# --- The norms of gradients -----------------------------------------------------------
+
+
+class GradientNorms:
+    """The norms of an optimizer's last gradients: computed in its step, read later."""
+
+    def __init__(self, model: Any, drive: Drive):
+        self.optimizer, self.accumulated = drive.optimizer, drive.accumulated
+        assert drive.norms is not None
+        self.every, self.order = drive.norms
+        self._apply_gradients = self.optimizer._backend_apply_gradients
+        self.size = max(4096, 2 * model.steps_per_execution)
+        # The update `every * k` is at the place `k % size`.
+        self.table = Live(model, np.zeros(self.size), "float32")
+        self.seen: dict[int, Any] = {}  # On PyTorch: the tensors, by update.
+
+    def apply_gradients(self, count: Any, grads: list, variables: list) -> None:
+        """Keras's method that clips, accumulates and updates; sees what it is given.
+
+        The gradients it is given are free of None and of a scaling of the loss.
+        """
+        update = count // self.accumulated
+        if _IS_TORCH:
+            # The last micro-batch of an update has the last word.
+            if update % self.every == 0:
+                self.seen[update] = self._norm(grads, variables)
+        else:
+            here = numerics.maximum(update, 0) // self.every % self.size
+            here = ops.equal(ops.arange(self.size), ops.cast(here, "int32"))
+            here = ops.logical_and(here, update % self.every == 0)
+            norm = self._norm(grads, variables)
+            self.table.variable.assign(ops.where(here, norm, self.table.value))
+        self._apply_gradients(grads, variables)
+
+    def _norm(self, grads, variables):
+        optimizer = self.optimizer
+        # Gradients of embeddings are sparse, and may name a row twice.
+        dense = tf.convert_to_tensor if BACKEND == "tensorflow" else _dense
+        grads = [dense(grad) for grad in grads]
+        if self.accumulated > 1:
+            index = optimizer._get_variable_index
+            sums = [optimizer._accumulated_gradients[index(v)] for v in variables]
+            grads = [
+                (g + s) / self.accumulated for g, s in zip(grads, sums, strict=True)
+            ]
+        if (
+            BACKEND == "tensorflow"
+            and tf.distribute.get_strategy().num_replicas_in_sync > 1
+        ):
+            pairs = list(zip(grads, variables, strict=True))
+            grads = [grad for grad, _ in optimizer._all_reduce_sum_gradients(pairs)]
+        # The squares of 16 bits would overflow.
+        grads = [ops.cast(grad, "float32") for grad in grads]
+        if _IS_TORCH:
+            return torch.nn.utils.get_total_norm(grads, self.order).detach()
+        if self.order == 1:
+            return sum(ops.sum(ops.abs(grad)) for grad in grads)
+        return ops.sqrt(sum(ops.sum(ops.square(grad)) for grad in grads))
+
+    def take(self, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """The updates seen from `first` up to `end`, at most `size`; their norms."""
+        updates = np.arange(-(-first // self.every) * self.every, end, self.every)
+        if _IS_TORCH:
+            norms = [self.seen[update] for update in updates.tolist()]
+            self.seen.clear()
+            values = ops.convert_to_numpy(torch.stack(norms)) if norms else np.zeros(0)
+        elif BACKEND == "jax" and self.table.array.is_deleted():
+            return updates[:0], np.zeros(0)  # A step broke off that had taken it.
+        else:
+            jax_array = BACKEND == "jax"
+            table = self.table.array if jax_array else self.table.variable.value
+            values = ops.convert_to_numpy(table)[updates // self.every % self.size]
+        return updates, np.asarray(values, np.float64)
+
+
+def _dense(gradient):
+    return ops.convert_to_tensor(gradient, sparse=False)
 
 
 # --- A train function that drives optimizers ------------------------------------------
@@ -1130,7 +1219,7 @@ class Surface:
         self.put_back = _random_numbers() if _is_built(model) else []
         own = vars(model)
         self.attributes = {name: own[name] for name in _ATTRIBUTES if name in own}
-        self.metrics = [(v, _copied(v)) for v in model.metrics_variables]
+        self.metrics = _copies(model.metrics_variables)
 
     def restore(self) -> None:
         """Puts them back, and takes away what was not there."""
@@ -1156,7 +1245,7 @@ class State:
         if not model.optimizer.built:
             with _scope(model):
                 model.optimizer.build(model.trainable_variables)
-        self.values = [(v, _copied(v)) for v in _variables(model)]
+        self.values = _copies(_variables(model))
         # Modules of PyTorch inside the model keep some of their state in buffers.
         layers = model._flatten_layers() if _IS_TORCH else []
         buffers = {id(b): b for layer in layers for b in layer.buffers()}.values()
@@ -1189,14 +1278,20 @@ def _is_built(model):
     return all(part is None or part.built for part in parts)
 
 
-def _copied(variable):
+def _copies(variables):
+    """Pairs of what holds a value and the value."""
+    holders = []
+    for variable in variables:
+        value = variable._value
+        if BACKEND == "tensorflow" and isinstance(
+            value, tf.distribute.DistributedValues
+        ):
+            # Of a metric every replica has its own.
+            holders += value.values
+        else:
+            holders.append(variable)
     # Without a copy NumPy may look at memory that the training goes on using.
-    return np.array(ops.convert_to_numpy(variable.value))
-
-
-def _scope(model):
-    strategy = getattr(model, "_distribute_strategy", None)
-    return contextlib.nullcontext() if strategy is None else strategy.scope()
+    return [(holder, np.array(ops.convert_to_numpy(holder))) for holder in holders]
 
 
 @contextlib.contextmanager
@@ -1247,12 +1342,12 @@ def _keras_random_numbers():
     # Asking Keras for it would create it, with a number drawn from Python's.
     name = "global_seed_generator"
     generator = global_state.get_global_attribute(name)
-    seed = None if generator is None else _copied(generator.state)
+    states = [] if generator is None else _copies([generator.state])
 
     def put_back():
         global_state.set_global_attribute(name, generator)
-        if generator is not None:
-            generator.state.assign(seed)
+        for state, seed in states:
+            state.assign(seed)
 
     return put_back
 

@@ -46,6 +46,7 @@ class Fit:
         self._drives: dict[tuple[int, str], tuple[Any, Any]] = {}
         self._scaled_by: Any = None
         self._averaged_by: Any = None
+        self._recorded_by: Any = None
         self._momentum_correction = False
         self._factors: list[tuple[dict[int, int], float]] = []
         self._train_function: training.TrainFunction | None = None
@@ -174,6 +175,14 @@ class Fit:
             kind = type(callback).__name__
             raise ValueError(f"A training takes one `{kind}`. Received: two")
         self._averaged_by = callback
+
+    def record_norms(self, callback: Any) -> None:
+        """Lets the step compute the norms of gradients; `norms_seen` says how."""
+        if self._recorded_by not in (None, callback):
+            raise ValueError(
+                f"A training takes one `{type(callback).__name__}`. Received: two"
+            )
+        self._recorded_by = callback
 
     def _refuse_keras_callbacks(self, callback):
         theirs = (
@@ -336,6 +345,11 @@ class Fit:
             values["learning_rate"] = values["learning_rate"] * np.take(factors, index)
         return values
 
+    def norms(self, optimizer: Any) -> training.GradientNorms | None:
+        """The norms of an optimizer's gradients, if they are recorded."""
+        found = [d.norms for d in self._driven if d.optimizer is optimizer]
+        return found[0] if found else None
+
     # --- How it is done and undone ---
 
     @property
@@ -359,11 +373,13 @@ class Fit:
                 self._momentum_correction and "learning_rate" in schedules,
                 self._starts[id(optimizer)],
                 self._averaging(optimizer, schedules),
+                self._recorded_by and self._recorded_by.norms_seen,
             )
             for optimizer in self.optimizers
             if (schedules := self._bound_schedules(optimizer))
             or self._scaled_by
             or self._averaged_by
+            or self._recorded_by
         ]
         if drives or self.every_step:
             self._train_function = training.TrainFunction(self, drives)

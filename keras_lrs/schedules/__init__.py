@@ -48,6 +48,7 @@ from keras_lrs.schedules.piecewise import (
     PiecewiseConstant,
     PiecewiseInterpolation,
 )
+from keras_lrs.schedules.refinement import refined_from_gradient_norms
 
 __all__ = [
     "BoundedExponentialDecay",
@@ -89,4 +90,5 @@ __all__ = [
     "TanhDecay",
     "Warmup",
     "WarmupStableDecay",
+    "refined_from_gradient_norms",
 ]

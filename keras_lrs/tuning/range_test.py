@@ -155,7 +155,7 @@ class RangeTest:
         axes.set(xlabel="learning rate", ylabel="loss")
         axes.grid(alpha=0.3)
         axes.legend()
-        return plotting.finished(figure, path)
+        return plotting.finish(figure, path)
 
     @property
     def _readable(self):

@@ -54,16 +54,6 @@ def run_on(model, x=X, y=Y, **arguments):
 LIMITS = {"min_learning_rate": 1e-3, "max_learning_rate": 0.2, "stop_factor": 1e9}
 
 
-def losses_of_sgd(rates):
-    """The loss of each batch before its update, in NumPy."""
-    w, losses = np.zeros((3, 1)), []
-    for step, rate in enumerate(rates):
-        batch = slice(4 * (step % 10), 4 * (step % 10) + 4)
-        losses.append(np.mean((X[batch] @ w - Y[batch]) ** 2))
-        w = w - rate * references.gradient(w, step)
-    return losses
-
-
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("source", ["float", "schedule", "keras schedule"])
 def test_each_loss_is_that_of_its_own_batch(settings, source):
@@ -86,7 +76,7 @@ def test_each_loss_is_that_of_its_own_batch(settings, source):
     )
     rates = 1e-3 * 200.0 ** (np.arange(25) / 24)
     np.testing.assert_allclose(test.learning_rates, rates, rtol=1e-12)
-    np.testing.assert_allclose(test.losses, losses_of_sgd(rates), rtol=2e-5)
+    np.testing.assert_allclose(test.losses, references.losses_of_sgd(rates), rtol=2e-5)
     assert not test.diverged
 
 
@@ -210,7 +200,9 @@ def test_a_generator_that_ends_ends_the_test(arguments):
     model = references.linear_model(keras.optimizers.SGD(0.1))
     arguments = {"num_steps": 9, "shuffle": False, "verbose": 0, **arguments}
     test = range_test(model, batches(), **arguments)
-    np.testing.assert_allclose(test.losses, losses_of_sgd(test.learning_rates), 1e-5)
+    np.testing.assert_allclose(
+        test.losses, references.losses_of_sgd(test.learning_rates), 1e-5
+    )
     assert len(test.losses) == 3
 
 
@@ -280,7 +272,7 @@ def test_every_kind_of_input_gives_the_same_losses(kind):
     model = references.linear_model(keras.optimizers.SGD(0.1))
     arguments = {"num_steps": 12, "shuffle": False, "verbose": 0}
     test = range_test(model, INPUTS[kind](), **LIMITS, **arguments)
-    expected = losses_of_sgd(1e-3 * 200.0 ** (np.arange(12) / 11))
+    expected = references.losses_of_sgd(1e-3 * 200.0 ** (np.arange(12) / 11))
     np.testing.assert_allclose(test.losses, expected, rtol=2e-5)
 
 
@@ -299,7 +291,7 @@ def test_several_inputs_in_a_dictionary():
         shuffle=False,
         verbose=0,
     )
-    expected = losses_of_sgd(1e-3 * 200.0 ** (np.arange(12) / 11))
+    expected = references.losses_of_sgd(1e-3 * 200.0 ** (np.arange(12) / 11))
     np.testing.assert_allclose(test.losses, expected, rtol=2e-5)
 
 
@@ -367,7 +359,7 @@ def test_a_step_of_ones_own():
     model.compile(keras.optimizers.SGD(0.1), "mse")
     arguments = {"num_steps": 12, "batch_size": 4, "shuffle": False, "verbose": 0}
     test = range_test(model, X, Y, **LIMITS, **arguments)
-    expected = losses_of_sgd(1e-3 * 200.0 ** (np.arange(12) / 11))
+    expected = references.losses_of_sgd(1e-3 * 200.0 ** (np.arange(12) / 11))
     np.testing.assert_allclose(test.losses, expected, rtol=2e-5)
     assert "train_step" not in vars(model)
 
