@@ -31,6 +31,7 @@ from keras_lrs.schedules.decays import (
     TanhDecay,
 )
 from keras_lrs.schedules.durations import Epochs, Fraction
+from keras_lrs.schedules.equivalences import without_weight_decay
 from keras_lrs.schedules.open_ended import (
     ChebyshevFractal,
     Constant,
@@ -89,4 +90,5 @@ __all__ = [
     "TanhDecay",
     "Warmup",
     "WarmupStableDecay",
+    "without_weight_decay",
 ]
