@@ -1,6 +1,6 @@
 """Learning-rate schedules for Keras 3, exact and evaluated in the compiled step."""
 
-from keras_lrs import averages, callbacks, schedules
+from keras_lrs import averages, callbacks, schedules, tuning
 from keras_lrs.plotting import plot_schedules
 from keras_lrs.schedules.durations import Epochs, Fraction
 
@@ -14,4 +14,5 @@ __all__ = [
     "callbacks",
     "plot_schedules",
     "schedules",
+    "tuning",
 ]
