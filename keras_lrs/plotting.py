@@ -72,7 +72,7 @@ def plot_schedules(
     if not isinstance(log_scale, (bool, np.bool_)):
         refuse("log_scale", "be True or False", log_scale, TypeError)
     # A figure of its own: pyplot would choose a backend and keep the figure alive.
-    figure_module = _import_matplotlib()
+    figure_module = import_matplotlib("plot_schedules")
 
     names = [name for name, _ in named]
     columns = max(1, 90 // (max(map(len, names)) + 8))
@@ -94,22 +94,28 @@ def plot_schedules(
     axes.set_ylabel("learning rate")
     axes.grid(alpha=0.3)
     figure.legend(lines, names, loc="outside lower center", ncols=columns)
+    return finish(figure, path)
+
+
+def import_matplotlib(user: str) -> Any:
+    """The module `matplotlib.figure`; raises `ImportError` naming who needs it."""
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise ImportError(
+            f"`{user}` needs matplotlib, which is not installed. Install it with: "
+            'pip install "keras-lrs[plot]"'
+        ) from error
+    return matplotlib.figure
+
+
+def finish(figure: Any, path: str | os.PathLike | None) -> "Figure":
+    """A figure that a notebook shows, saved if there is a path."""
     # Only figures of pyplot are shown by notebooks of themselves.
     figure._repr_png_ = functools.partial(_png, figure)
     if path is not None:
         figure.savefig(path)
     return figure
-
-
-def _import_matplotlib():
-    try:
-        import matplotlib.figure
-    except ImportError as error:
-        raise ImportError(
-            "`plot_schedules` needs matplotlib, which is not installed. Install it "
-            'with: pip install "keras-lrs[plot]"'
-        ) from error
-    return matplotlib.figure
 
 
 def _png(figure) -> bytes:

@@ -1,5 +1,6 @@
 """Ways to choose the learning rate."""
 
 from keras_lrs.tuning.batch_size import scale_learning_rate
+from keras_lrs.tuning.sweep import sweep
 
-__all__ = ["scale_learning_rate"]
+__all__ = ["scale_learning_rate", "sweep"]
