@@ -5,22 +5,17 @@ import json
 import math
 import os
 import pathlib
-import re
 import warnings
 from typing import Any
 
 import keras
 
-from keras_lrs import files, training
+from keras_lrs import files, monitors, training
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.fit import Fit
 from keras_lrs.schedules import durations, fields
 from keras_lrs.schedules.combinators import Clipped, Noisy, Product, Scaled
 
-_MAXIMIZED = re.compile(
-    "(^|_)(acc|accuracy|auc|precision|recall|specificity|sensitivity|f1|fbeta|iou|io_u|"
-    "dice|r2|mcc|psnr|ssim|bleu|rouge|map|ndcg)(_|$)"
-)
 _KEPT = 1_000  # States of looks, so that an older checkpoint can be resumed from.
 
 
@@ -109,9 +104,7 @@ class ReduceOnPlateau(FitCallback):
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
         if mode == "auto":
-            name = monitor.lower()
-            maximized = _MAXIMIZED.search(name) and not re.search("loss|error", name)
-            mode = "max" if maximized else "min"
+            mode = monitors.mode_of(monitor)
         self.rule = PlateauRule(
             factor,
             patience,

@@ -31,6 +31,7 @@ from keras_lrs.schedules.decays import (
     TanhDecay,
 )
 from keras_lrs.schedules.durations import Epochs, Fraction
+from keras_lrs.schedules.equivalences import without_weight_decay
 from keras_lrs.schedules.open_ended import (
     ChebyshevFractal,
     Constant,
@@ -91,4 +92,5 @@ __all__ = [
     "Warmup",
     "WarmupStableDecay",
     "refined_from_gradient_norms",
+    "without_weight_decay",
 ]
