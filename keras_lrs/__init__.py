@@ -1,6 +1,6 @@
 """Learning-rate schedules for Keras 3, exact and evaluated in the compiled step."""
 
-from keras_lrs import averages, callbacks, ensembles, optimizers, schedules
+from keras_lrs import averages, callbacks, ensembles, optimizers, schedules, tuning
 from keras_lrs.plotting import plot_schedules
 from keras_lrs.schedules.durations import Epochs, Fraction
 
@@ -16,4 +16,5 @@ __all__ = [
     "optimizers",
     "plot_schedules",
     "schedules",
+    "tuning",
 ]

@@ -93,6 +93,12 @@ def plot_schedules(
 
 def new_figure(asked_by: str, height: float = 4.5) -> tuple["Figure", Any]:
     """A figure and its axes; raises `ImportError` without matplotlib."""
+    figure = empty_figure(asked_by, 8.0, height)
+    return figure, figure.add_subplot()
+
+
+def empty_figure(asked_by: str, width: float, height: float) -> "Figure":
+    """A figure of so many inches; raises `ImportError` without matplotlib."""
     try:
         import matplotlib.figure
     except ImportError as error:
@@ -101,8 +107,7 @@ def new_figure(asked_by: str, height: float = 4.5) -> tuple["Figure", Any]:
             'with: pip install "keras-lrs[plot]"'
         ) from error
     # A figure of its own: pyplot would choose a backend and keep the figure alive.
-    figure = matplotlib.figure.Figure(figsize=(8.0, height), layout="constrained")
-    return figure, figure.add_subplot()
+    return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
 
 
 def finished(figure: "Figure", path: str | os.PathLike | None) -> "Figure":

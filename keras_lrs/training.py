@@ -15,9 +15,10 @@ import functools
 import inspect
 import io
 import itertools
+import random
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import keras
@@ -535,6 +536,8 @@ class Drive:
         start: The optimizer's iteration at which the schedules are at their step 0.
         averaging: How its weights are averaged in its `Slots`; None if they are not.
         free: How they are averaged besides, in variables of ours.
+        norms: Of every how many updates the norm of the gradients is seen, and of
+            which order; None if it is not.
     """
 
     optimizer: Any
@@ -544,6 +547,7 @@ class Drive:
     start: int
     averaging: Averaging | None = None
     free: tuple[Averaging, ...] = ()
+    norms: tuple[int, int] | None = None
 
     @property
     def accumulated(self) -> int:
@@ -586,6 +590,7 @@ class Drive:
             self.first,
             self.averaging,
             self.free,
+            self.norms,
             own,
         )
 
@@ -628,12 +633,14 @@ class DrivenOptimizer:
         }
         weights = Slots.weights(self.optimizer) if drive.free else []
         self.free = [[FreeAverage(model, w) for w in weights] for _ in drive.free]
+        self.norms = None if drive.norms is None else GradientNorms(model, drive)
         # On PyTorch the schedules are Python, which its compiler must not trace.
         self._patch = torch.compiler.disable(self.apply) if _IS_TORCH else self.apply
         # A variable that an optimizer does not list is a constant in a JAX step.
         factor = [self.factor] if drive.scaled else []
         free = [average for averages in self.free for average in averages]
-        live: list[Any] = [self.start, *factor, *self._before.values(), *free]
+        norms = [] if self.norms is None else [self.norms.table]
+        live: list[Any] = [self.start, *factor, *self._before.values(), *free, *norms]
         self.live = live if BACKEND == "jax" else []
 
     @property
@@ -718,7 +725,10 @@ class DrivenOptimizer:
             variable = optimizer._learning_rate
             if self.drive.momentum_correction:
                 _scale(optimizer, optimizer.momentums, _ratio(rate, variable, step))
-            _assign(variable, rate)
+            if isinstance(variable, keras.Variable):
+                _assign(variable, rate)
+            else:  # It stands in for the optimizer's own schedule.
+                place["_learning_rate"] = rate
         elif self.drive.scaled:
             # What is neither schedule nor variable is handed on as it is.
             rate = _evaluate(self._own["_learning_rate"], count) * self.factor.value
@@ -726,6 +736,10 @@ class DrivenOptimizer:
         if self._products:
             place["_backend_update_step"] = functools.partial(
                 self._corrected_update_step, values, count
+            )
+        if self.norms is not None:
+            place["_backend_apply_gradients"] = functools.partial(
+                self.norms.apply_gradients, count
             )
         attributes = vars(optimizer)
         attributes.update(place)
@@ -809,7 +823,7 @@ def after(gradients: Any) -> Any:
 
 def _put_back(attributes, name, value):
     """The optimizer's own entry; none where a method of its class was covered."""
-    if value is None and name in ("apply", "_backend_update_step"):
+    if value is None and (name == "apply" or name.startswith("_backend_")):
         attributes.pop(name, None)
     else:
         attributes[name] = value
@@ -1161,6 +1175,85 @@ def _elements(inputs, axis, mask):
     return ops.sum(ops.cast(mask, "float32"), axis=others)
 
 
+# --- The norms of gradients -----------------------------------------------------------
+
+
+class GradientNorms:
+    """The norms of an optimizer's last gradients: computed in its step, read later."""
+
+    def __init__(self, model: Any, drive: Drive):
+        self.optimizer, self.accumulated = drive.optimizer, drive.accumulated
+        assert drive.norms is not None
+        self.every, self.order = drive.norms
+        self._apply_gradients = self.optimizer._backend_apply_gradients
+        self.size = max(4096, 2 * model.steps_per_execution)
+        # The update `every * k` is at the place `k % size`.
+        self.table = Live(model, np.zeros(self.size), "float32")
+        self.seen: dict[int, Any] = {}  # On PyTorch: the tensors, by update.
+
+    def apply_gradients(self, count: Any, grads: list, variables: list) -> None:
+        """Keras's method that clips, accumulates and updates; sees what it is given.
+
+        The gradients it is given are free of None and of a scaling of the loss.
+        """
+        update = count // self.accumulated
+        if _IS_TORCH:
+            # The last micro-batch of an update has the last word.
+            if update % self.every == 0:
+                self.seen[update] = self._norm(grads, variables)
+        else:
+            here = numerics.maximum(update, 0) // self.every % self.size
+            here = ops.equal(ops.arange(self.size), ops.cast(here, "int32"))
+            here = ops.logical_and(here, update % self.every == 0)
+            norm = self._norm(grads, variables)
+            self.table.variable.assign(ops.where(here, norm, self.table.value))
+        self._apply_gradients(grads, variables)
+
+    def _norm(self, grads, variables):
+        optimizer = self.optimizer
+        # Gradients of embeddings are sparse, and may name a row twice.
+        dense = tf.convert_to_tensor if BACKEND == "tensorflow" else _dense
+        grads = [dense(grad) for grad in grads]
+        if self.accumulated > 1:
+            index = optimizer._get_variable_index
+            sums = [optimizer._accumulated_gradients[index(v)] for v in variables]
+            grads = [
+                (g + s) / self.accumulated for g, s in zip(grads, sums, strict=True)
+            ]
+        if (
+            BACKEND == "tensorflow"
+            and tf.distribute.get_strategy().num_replicas_in_sync > 1
+        ):
+            pairs = list(zip(grads, variables, strict=True))
+            grads = [grad for grad, _ in optimizer._all_reduce_sum_gradients(pairs)]
+        # The squares of 16 bits would overflow.
+        grads = [ops.cast(grad, "float32") for grad in grads]
+        if _IS_TORCH:
+            return torch.nn.utils.get_total_norm(grads, self.order).detach()
+        if self.order == 1:
+            return sum(ops.sum(ops.abs(grad)) for grad in grads)
+        return ops.sqrt(sum(ops.sum(ops.square(grad)) for grad in grads))
+
+    def take(self, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """The updates seen from `first` up to `end`, at most `size`; their norms."""
+        updates = np.arange(-(-first // self.every) * self.every, end, self.every)
+        if _IS_TORCH:
+            norms = [self.seen[update] for update in updates.tolist()]
+            self.seen.clear()
+            values = ops.convert_to_numpy(torch.stack(norms)) if norms else np.zeros(0)
+        elif BACKEND == "jax" and self.table.array.is_deleted():
+            return updates[:0], np.zeros(0)  # A step broke off that had taken it.
+        else:
+            jax_array = BACKEND == "jax"
+            table = self.table.array if jax_array else self.table.variable.value
+            values = ops.convert_to_numpy(table)[updates // self.every % self.size]
+        return updates, np.asarray(values, np.float64)
+
+
+def _dense(gradient):
+    return ops.convert_to_tensor(gradient, sparse=False)
+
+
 # --- A train function that drives optimizers ------------------------------------------
 
 
@@ -1172,6 +1265,10 @@ class Owner(Protocol):
     @property
     def every_step(self) -> bool:
         """Whether variables may be read within an epoch, in `step_ends`."""
+
+    @property
+    def fresh_metrics(self) -> bool:
+        """Whether the metrics begin anew in every step."""
 
     def is_over(self) -> bool:
         """Whether another training has begun."""
@@ -1194,6 +1291,7 @@ class TrainFunction:
         self._executed = self._checked = False
         self._jax_variables: Any = None
         self._jax_weights: Any = None
+        self._jax_metrics: Any = None
 
     def install(self) -> None:
         """Takes the model's place for it."""
@@ -1271,6 +1369,8 @@ class TrainFunction:
         except BaseException:
             if BACKEND != "jax":  # There `finalize_variable_values` follows.
                 self.owner.close()
+            elif getattr(self.model, "_jax_state", None) is None:
+                self._hand_over_again(arguments[0])
             raise
         return result
 
@@ -1280,6 +1380,8 @@ class TrainFunction:
         try:
             if BACKEND == "jax":
                 return self._run_on_jax(*arguments)
+            if self.owner.fresh_metrics:
+                self.model.reset_metrics()
             return self.function(*arguments)
         finally:
             for driven in self.driven:
@@ -1288,6 +1390,10 @@ class TrainFunction:
     def _run_on_jax(self, state, iterator):
         """Hands the live numbers in and out with the optimizers' variables."""
         *state, variables, metrics = state
+        if self.owner.fresh_metrics:
+            # `fit` has reset them before the first step; each step donates its own.
+            self._jax_metrics = self._jax_metrics or [np.array(m) for m in metrics]
+            metrics = [jnp.array(m) for m in self._jax_metrics]
         variables = list(variables)
         for index, live in self._places:
             variables.insert(index, live.array)
@@ -1311,6 +1417,15 @@ class TrainFunction:
             f"{name}_variables": values
             for name, values in zip(names, state, strict=True)
         }
+
+    def _hand_over_again(self, state):
+        """Gives JAX's `fit` back what it began with, if its first step fails.
+
+        While it is being traced nothing has been donated yet.
+        """
+        arrays = [array for part in state for array in part]
+        if not any(array.is_deleted() for array in arrays):
+            self._hand_over(state)
 
     @functools.cached_property
     def _places(self):
@@ -1572,3 +1687,190 @@ def jax_predict_function(joint: Any, has_convolutions: bool) -> Any:
         return function(state[1], inputs), state
 
     return predict_function
+
+
+# --- The state of a training ----------------------------------------------------------
+
+# What `fit` sets on a model, besides variables.
+_ATTRIBUTES = (
+    "history",
+    "stop_training",
+    "train_function",
+    "steps_per_execution",
+    "_initial_epoch",
+    "_eval_epoch_iterator",
+)
+
+
+class Surface:
+    """What a model's `fit` changes before it trains: attributes and metrics.
+
+    And random numbers, if `fit` is not going to draw any to build the model.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.put_back = _random_numbers() if _is_built(model) else []
+        own = vars(model)
+        self.attributes = {name: own[name] for name in _ATTRIBUTES if name in own}
+        self.metrics = _copies(model.metrics_variables)
+
+    def restore(self) -> None:
+        """Puts them back, and takes away what was not there."""
+        # Metrics that were built meanwhile have no value to go back to.
+        self.model.reset_metrics()
+        for variable, value in self.metrics:
+            variable.assign(value)
+        own = vars(self.model)
+        for name in _ATTRIBUTES:
+            own.pop(name, None)
+        own.update(self.attributes)
+        for put_back in self.put_back:
+            put_back()
+
+
+class State:
+    """What training changes: variables and generators of random numbers.
+
+    The values are copied to the host. The model must be built; its optimizer is built.
+    """
+
+    def __init__(self, model: Any):
+        build_optimizer(model)
+        self.values = _copies(_variables(model))
+        # Modules of PyTorch inside the model keep some of their state in buffers.
+        layers = model._flatten_layers() if _IS_TORCH else []
+        buffers = {id(b): b for layer in layers for b in layer.buffers()}.values()
+        self.buffers = [(buffer, buffer.clone()) for buffer in buffers]
+        self.put_back = _random_numbers()
+
+    def restore(self) -> None:
+        """Puts everything back, bit for bit."""
+        for variable, value in self.values:
+            variable.assign(value)
+        for buffer, value in self.buffers:
+            buffer.copy_(value)
+        for put_back in self.put_back:
+            put_back()
+
+
+def _variables(model):
+    """All variables of a model and its optimizers, each once."""
+    found = [*model.variables, *model.optimizer.variables]
+    for optimizer in leaves(model.optimizer):
+        found += optimizer.variables
+    return list({id(variable): variable for variable in found}.values())
+
+
+def _is_built(model):
+    """Whether a first `fit` finds everything that it would build with a batch."""
+    parts = list(model._flatten_layers())
+    if BACKEND != "tensorflow" or model._distribute_strategy is not None:
+        parts += [model._compile_metrics, model._compile_loss]
+    return all(part is None or part.built for part in parts)
+
+
+def _copies(variables):
+    """Pairs of what holds a value and the value."""
+    holders = []
+    for variable in variables:
+        value = variable._value
+        if BACKEND == "tensorflow" and isinstance(
+            value, tf.distribute.DistributedValues
+        ):
+            # Of a metric every replica has its own.
+            holders += value.values
+        else:
+            holders.append(variable)
+    # Without a copy NumPy may look at memory that the training goes on using.
+    return [(holder, np.array(ops.convert_to_numpy(holder))) for holder in holders]
+
+
+@contextlib.contextmanager
+def built_first(model: Any):
+    """Within it, TensorFlow's `fit` builds a model before it calls any callback.
+
+    As it does on JAX and PyTorch, and under a strategy on TensorFlow: otherwise the
+    first step builds it, too late to remember what it began with.
+    """
+    if BACKEND != "tensorflow" or model._distribute_strategy is not None:
+        yield
+        return
+
+    def build(iterator=None, data_batch=None):
+        if _is_built(model):
+            return
+        for _, _, batches in iterator:
+            data_batch = batches.element_spec  # None of the data is used up.
+            break
+        model._symbolic_build(data_batch=data_batch)
+
+    vars(model)["_maybe_symbolic_build"] = build
+    try:
+        yield
+    finally:
+        del vars(model)["_maybe_symbolic_build"]
+
+
+def _random_numbers() -> list[Callable[[], Any]]:
+    """Functions that put the global random number generators back to what they are."""
+    found: list[Callable[[], Any]] = [
+        functools.partial(random.setstate, random.getstate()),
+        # Data pipelines that shuffle or augment with NumPy use its global generator.
+        functools.partial(np.random.set_state, np.random.get_state()),  # noqa: NPY002
+        _keras_random_numbers(),
+    ]
+    # Pipelines of either may feed any backend.
+    if "torch" in sys.modules:
+        found += _torch_random_numbers(sys.modules["torch"])
+    if "tensorflow" in sys.modules:
+        found.append(_tensorflow_random_numbers())
+    return found
+
+
+def _keras_random_numbers():
+    from keras.src.backend.common import global_state
+
+    # Asking Keras for it would create it, with a number drawn from Python's.
+    name = "global_seed_generator"
+    generator = global_state.get_global_attribute(name)
+    states = [] if generator is None else _copies([generator.state])
+
+    def put_back():
+        global_state.set_global_attribute(name, generator)
+        for state, seed in states:
+            state.assign(seed)
+
+    return put_back
+
+
+def _torch_random_numbers(torch):
+    found = [functools.partial(torch.set_rng_state, torch.get_rng_state())]
+    if torch.cuda.is_available():
+        states = torch.cuda.get_rng_state_all()
+        found.append(functools.partial(torch.cuda.set_rng_state_all, states))
+    return found
+
+
+def _tensorflow_random_numbers():
+    from tensorflow.python.eager import context
+    from tensorflow.python.ops import stateful_random_ops
+
+    eager = context.context()
+    # Draws the seeds of eager operations; made by `tf.random.set_seed`.
+    seeds = getattr(eager, "_rng", None)
+    state = None if seeds is None else seeds.getstate()
+    generator = stateful_random_ops.global_generator
+    value = None if generator is None else generator.state.numpy()
+
+    def put_back():
+        if seeds is not None and seeds.getstate() != state:
+            seeds.setstate(state)
+            # Every operation keeps a state of its own: one that is given the same seed
+            # once more would go on where the first one ended.
+            eager.clear_kernel_cache()
+        stateful_random_ops.global_generator = generator
+        if generator is not None:
+            generator.state.assign(value)
+
+    return put_back

@@ -30,7 +30,9 @@ every_open_schedule = pytest.mark.parametrize(
 
 
 def test_no_exported_schedule_is_missing_from_the_catalogue():
-    expected = set(lrs.schedules.__all__) - ABSTRACT - DURATIONS
+    exported = {name: getattr(lrs.schedules, name) for name in lrs.schedules.__all__}
+    classes = {name for name, value in exported.items() if inspect.isclass(value)}
+    expected = classes - ABSTRACT - DURATIONS
     assert set(catalogue.BOUND) == expected
     for name, variants in catalogue.BOUND.items():
         assert variants

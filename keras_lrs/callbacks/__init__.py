@@ -1,6 +1,7 @@
 """Callbacks for `model.fit`."""
 
 from keras_lrs.callbacks.averaged_evaluation import AveragedEvaluation
+from keras_lrs.callbacks.gradient_norm_recorder import GradientNormRecorder
 from keras_lrs.callbacks.hyperparameter_logger import HyperparameterLogger
 from keras_lrs.callbacks.hyperparameter_scheduler import HyperparameterScheduler
 from keras_lrs.callbacks.one_cycle_scheduler import OneCycleScheduler
@@ -11,6 +12,7 @@ from keras_lrs.callbacks.weight_averaging import WeightAveraging
 
 __all__ = [
     "AveragedEvaluation",
+    "GradientNormRecorder",
     "HyperparameterLogger",
     "HyperparameterScheduler",
     "OneCycleScheduler",

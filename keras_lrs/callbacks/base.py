@@ -17,6 +17,8 @@ class FitCallback(keras.callbacks.Callback):
     """Whether it must come before all others in the list: they read what it writes."""
     every_step = False
     """Whether `step_ends` is called after every execution of the train function."""
+    fresh_metrics = False
+    """Whether metrics begin anew in every execution: its logs are then its own."""
 
     fit: fits.Fit | None = None
 

@@ -47,6 +47,7 @@ class Fit:
         self._scaled_by: Any = None
         self._averaged_by: Any = None
         self._snapped_by: Any = None
+        self._recorded_by: Any = None
         self._momentum_correction = False
         self._factors: list[tuple[dict[int, int], float]] = []
         self._train_function: training.TrainFunction | None = None
@@ -113,10 +114,18 @@ class Fit:
             self._callbacks.append(callback)
         self.params = callback.params or {}
 
-    def drive(self, callback: Any, optimizer: Any, name: str, schedule: Any) -> None:
-        """Lets a schedule drive a hyperparameter."""
+    def drive(
+        self,
+        callback: Any,
+        optimizer: Any,
+        name: str,
+        schedule: Any,
+        instead: bool = False,
+    ) -> None:
+        """Lets a schedule drive a hyperparameter; also instead of an own schedule."""
         beside = [other for key, other in self._drives if key == id(optimizer)]
-        hyperparameters.check_name(optimizer, name, beside)
+        if not instead:
+            hyperparameters.check_name(optimizer, name, beside)
         if name == "learning_rate":
             self._refuse_keras_callbacks(callback)
         key = (id(optimizer), name)
@@ -178,6 +187,14 @@ class Fit:
             raise ValueError(f"A training takes one `{kind}`. Received: two")
         self._snapped_by = callback
 
+    def record_norms(self, callback: Any) -> None:
+        """Lets the step compute the norms of gradients; `norms_seen` says how."""
+        if self._recorded_by not in (None, callback):
+            raise ValueError(
+                f"A training takes one `{type(callback).__name__}`. Received: two"
+            )
+        self._recorded_by = callback
+
     def _refuse_keras_callbacks(self, callback):
         theirs = (
             keras.callbacks.ReduceLROnPlateau,
@@ -210,6 +227,11 @@ class Fit:
     def every_step(self) -> bool:
         """Whether a callback wants to know of every execution."""
         return any(callback.every_step for callback in self._callbacks)
+
+    @property
+    def fresh_metrics(self) -> bool:
+        """Whether a callback wants the metrics of every execution by itself."""
+        return any(callback.fresh_metrics for callback in self._callbacks)
 
     def step_ends(self, logs: Any) -> None:
         """Tells the callbacks that want to know."""
@@ -372,6 +394,11 @@ class Fit:
             values["learning_rate"] = values["learning_rate"] * np.take(factors, index)
         return values
 
+    def norms(self, optimizer: Any) -> training.GradientNorms | None:
+        """The norms of an optimizer's gradients, if they are recorded."""
+        found = [d.norms for d in self._driven if d.optimizer is optimizer]
+        return found[0] if found else None
+
     # --- How it is done and undone ---
 
     @property
@@ -396,12 +423,14 @@ class Fit:
                 self._starts[id(optimizer)],
                 self._averaging(optimizer, schedules),
                 () if self._snapped_by is None else self._snapped_by.averagings,
+                self._recorded_by and self._recorded_by.norms_seen,
             )
             for optimizer in self.optimizers
             if (schedules := self._bound_schedules(optimizer))
             or self._scaled_by
             or self._averaged_by
             or self._snapped_by
+            or self._recorded_by
         ]
         self._train_function = training.TrainFunction(self, drives)
         self._train_function.install()
@@ -504,8 +533,8 @@ class Fit:
         for name in _HOOKS if callback_list is not None else ():
             vars(callback_list).pop(name, None)
         for driven in self._driven:
-            if "learning_rate" in driven.schedules:
-                own = self._own_rates[id(driven.optimizer)]
+            own = self._own_rates.get(id(driven.optimizer))
+            if "learning_rate" in driven.schedules and own is not None:
                 training.set_rate(driven.optimizer, own)
         for callback in self._callbacks:
             callback.fit_ends()

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_lrs import files, metrics, training
+from keras_lrs import files, monitors, training
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.fit import Fit
 from keras_lrs.schedules import durations, fields
@@ -104,7 +104,7 @@ class ReduceOnPlateau(FitCallback):
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
         if mode == "auto":
-            mode = "max" if metrics.is_maximized(monitor) else "min"
+            mode = monitors.mode_of(monitor)
         self.rule = PlateauRule(
             factor,
             patience,

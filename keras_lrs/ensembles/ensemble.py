@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_lrs import metrics, training
+from keras_lrs import monitors, training
 from keras_lrs.ensembles.store import MANIFEST, Store
 from keras_lrs.schedules import fields
 
@@ -671,7 +671,7 @@ def _is_maximized(metric, mode):
     if mode not in ("auto", "min", "max"):
         fields.refuse("mode", "be 'auto', 'min' or 'max'", mode)
     name = getattr(metric, "name", None) or getattr(metric, "__name__", metric)
-    return metrics.is_maximized(str(name)) if mode == "auto" else mode == "max"
+    return (monitors.mode_of(str(name)) if mode == "auto" else mode) == "max"
 
 
 def _accuracy(y, outputs):

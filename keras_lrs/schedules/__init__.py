@@ -31,6 +31,7 @@ from keras_lrs.schedules.decays import (
     TanhDecay,
 )
 from keras_lrs.schedules.durations import Epochs, Fraction
+from keras_lrs.schedules.equivalences import without_weight_decay
 from keras_lrs.schedules.open_ended import (
     ChebyshevFractal,
     Constant,
@@ -48,6 +49,7 @@ from keras_lrs.schedules.piecewise import (
     PiecewiseConstant,
     PiecewiseInterpolation,
 )
+from keras_lrs.schedules.refinement import refined_from_gradient_norms
 
 __all__ = [
     "BoundedExponentialDecay",
@@ -89,4 +91,6 @@ __all__ = [
     "TanhDecay",
     "Warmup",
     "WarmupStableDecay",
+    "refined_from_gradient_norms",
+    "without_weight_decay",
 ]

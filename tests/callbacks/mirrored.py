@@ -6,10 +6,12 @@ import numpy as np
 from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs.averages import UniformAverage
 from keras_lrs.callbacks import (
+    GradientNormRecorder,
     HyperparameterScheduler,
     ReduceOnPlateau,
     WeightAveraging,
 )
+from keras_lrs.tuning import range_test
 from tests.callbacks import references
 
 
@@ -77,6 +79,35 @@ def main():
     expected = references.X @ np.mean(steps[1::2], axis=0)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(references.weights(model), steps[-1], atol=1e-6)
+    # The norms of gradients, and the losses of a range test that leaves nothing behind.
+    rates = S.BoundedExponentialDecay(1e-3, 11, 0.2).curve(12)
+    with strategy.scope():
+        model = references.linear_model(keras.optimizers.SGD(0.05))
+    recorder, gradients = GradientNormRecorder(), []
+    references.fit(model, [recorder], epochs=1)
+    loop = references.SGD()
+    for step in range(10):
+        gradients.append(references.gradient(loop.w, step))
+        loop.train(1, momentum=[0.0])
+    np.testing.assert_allclose(
+        recorder.norms, [np.linalg.norm(g) for g in gradients], rtol=1e-5
+    )
+    before = references.weights(model)
+    test = range_test(
+        model,
+        references.X,
+        references.Y,
+        min_learning_rate=1e-3,
+        max_learning_rate=0.2,
+        num_steps=12,
+        stop_factor=1e9,
+        batch_size=4,
+        shuffle=False,
+        verbose=0,
+    )
+    losses = references.losses_of_sgd(rates, loop.w)
+    np.testing.assert_allclose(test.losses, losses, rtol=1e-4)
+    np.testing.assert_array_equal(references.weights(model), before)
     print("every number is that of one device")
 
 

@@ -48,6 +48,16 @@ def gradient(w, step):
     return 2.0 * x.T @ (x @ w - y) / len(x)
 
 
+def losses_of_sgd(rates, w=None):
+    """The loss of each batch before its update with that rate, from `w` or zeros."""
+    w, losses = np.zeros((3, 1)) if w is None else w, []
+    for step, rate in enumerate(rates):
+        batch = slice(BATCH * (step % STEPS), BATCH * (step % STEPS) + BATCH)
+        losses.append(np.mean((X[batch] @ w - Y[batch]) ** 2))
+        w = w - rate * gradient(w, step)
+    return losses
+
+
 class Optimizer:
     """The state of an optimizer, and one update: `update(gradient, **values)`."""
 

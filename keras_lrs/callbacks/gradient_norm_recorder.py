@@ -1,0 +1,140 @@
+"""`GradientNormRecorder`: how large the gradients of a training were."""
+
+from typing import Any
+
+import numpy as np
+
+from keras_lrs.callbacks.base import FitCallback
+from keras_lrs.callbacks.fit import Fit
+from keras_lrs.schedules import fields
+
+
+class GradientNormRecorder(FitCallback):
+    """Records the global norm of the gradients of each update.
+
+    `norm = sqrt(sum of g**2)` over all entries of all gradients, before clipping and
+    weight decay, free of a loss scale, summed over the replicas of a strategy. It is
+    computed in the compiled step, in float32, and read every few thousand steps and at
+    the end: training does not wait for it. Under gradient accumulation it is the norm
+    of the mean gradient that the update uses. With several optimizers it is the norm
+    over all of them. Updates that a `LossScaleOptimizer` skips are not recorded.
+
+    `schedules.refined_from_gradient_norms` makes a schedule of it.
+
+    Args:
+        every: Record every so many updates, those whose number is a multiple of it.
+        order: 2 for the Euclidean norm; 1 for the sum of absolute values, which
+            refinement uses for Adam.
+
+    Attributes:
+        steps: The steps of the updates, as schedules count them (micro-batches, from
+            0); int64 of shape `(updates,)`. Of the last `fit`, and also there when it
+            has broken off.
+        norms: Their norms; float64 of the same shape.
+
+    Raises:
+        ValueError: If an argument is out of range, or two recorders share a training.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lrs.callbacks import GradientNormRecorder
+        >>> dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+        >>> model = keras.Sequential([keras.Input((1,)), dense])
+        >>> model.compile(keras.optimizers.SGD(0.25), "mse")
+        >>> recorder = GradientNormRecorder()
+        >>> x = np.ones((4, 1), "float32")
+        >>> history = model.fit(x, x, 1, verbose=0, callbacks=[recorder])
+        >>> recorder.steps.tolist(), recorder.norms.round(4).tolist()
+        ([0, 1, 2, 3], [2.0, 1.0, 0.5, 0.25])
+
+    Reference: Defazio, Cutkosky, Mehta, Mishchenko, "When, Why and How Much? Adaptive
+    Learning Rate Scheduling by Refinement", 2023, arXiv:2310.07831.
+    """
+
+    every_step = True
+
+    def __init__(self, every: int = 1, order: int = 2):
+        super().__init__()
+        self.every = fields.count("every", every, 1)
+        if isinstance(order, bool) or order not in (1, 2):
+            fields.refuse("order", "be 1 or 2", order)
+        self.order = int(order)
+        self._forget()
+
+    def _forget(self):
+        self._optimizers: list[Any] = []
+        self._found: list[list[tuple[np.ndarray, np.ndarray]]] = []
+        self._read: list[int] = []
+        self._waiting = 0
+
+    @property
+    def norms_seen(self) -> tuple[int, int]:
+        """What the compiled step depends on."""
+        return self.every, self.order
+
+    @property
+    def steps(self) -> np.ndarray:
+        """The steps of the updates that were recorded."""
+        return self._joined[0]
+
+    @property
+    def norms(self) -> np.ndarray:
+        """The norms of their gradients."""
+        return self._joined[1]
+
+    def prepare(self, fit: Fit) -> None:
+        """Asks for the norms."""
+        fit.record_norms(self)
+
+    def fit_begins(self, epoch: int) -> None:
+        """Begins anew."""
+        self._forget()
+        self._optimizers = self._fit.optimizers
+        self._found = [[] for _ in self._optimizers]
+        self._read = [self._updates(optimizer) for optimizer in self._optimizers]
+
+    def step_ends(self, logs: Any) -> None:
+        """Reads what there is before the step overwrites it."""
+        steps = self._fit.model.steps_per_execution
+        self._waiting += steps
+        if self._waiting + steps > self._fit.norms(self._optimizers[0]).size:
+            self._take()
+
+    def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
+        """Reads what there is, for those who look at it while training."""
+        self._take()
+
+    def fit_ends(self) -> None:
+        """Reads the rest."""
+        self._take()
+
+    def _updates(self, optimizer):
+        return self._fit.count(optimizer) // (
+            optimizer.gradient_accumulation_steps or 1
+        )
+
+    def _take(self):
+        self._waiting = 0
+        for index, optimizer in enumerate(self._optimizers):
+            end, norms = self._updates(optimizer), self._fit.norms(optimizer)
+            if norms is not None and end > self._read[index]:
+                updates, values = norms.take(self._read[index], end)
+                accumulated = optimizer.gradient_accumulation_steps or 1
+                # The step of an update is that of its last micro-batch.
+                steps = (updates + 1) * accumulated - 1
+                self._found[index].append((steps, values))
+            self._read[index] = end
+
+    @property
+    def _joined(self):
+        joined = [
+            [np.concatenate(part) for part in zip(*found, strict=True)]
+            for found in self._found
+            if found
+        ]
+        if not joined:
+            return np.zeros(0, np.int64), np.zeros(0)
+        shortest = min(len(steps) for steps, _ in joined)
+        powers = sum(norms[:shortest] ** self.order for _, norms in joined)
+        return joined[0][0][:shortest], powers ** (1.0 / self.order)

@@ -1,0 +1,100 @@
+"""Schedules that are computed from the gradient norms of an earlier training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_lrs.schedules import fields
+from keras_lrs.schedules.piecewise import PiecewiseInterpolation
+
+
+def refined_from_gradient_norms(
+    norms: Sequence[float] | np.ndarray,
+    learning_rate: float = 1.0,
+    total_steps: int | None = None,
+    *,
+    smoothing: float = 0.1,
+    power: float = 2.0,
+) -> PiecewiseInterpolation:
+    """The schedule that the bound on the loss is lowest for, given a run's norms.
+
+    `w_t = norm_t**-power`; `rate_t` is proportional to `w_t * sum(w_p for p > t)`, its
+    largest value is `learning_rate` and its last is 0. Constant norms give linear
+    decay; norms that are large at first give a warmup.
+
+    Use it to train again what has been trained once, with a schedule of its own: record
+    the norms with `keras_lrs.callbacks.GradientNormRecorder`.
+
+    Args:
+        norms: The norms of a training's gradients, in order, > 0; at least 2. Where
+            they were recorded of every n-th update, the rates between are interpolated.
+        learning_rate: The largest rate, > 0. Tune it anew.
+        total_steps: How many steps the schedule is for, >= 2: the norms are spread over
+            them evenly. None is as many as there are norms.
+        smoothing: The width of the median filter that the norms are smoothed with, as a
+            share of their number, in [0, 1]; 0 does not.
+        power: 2 for SGD, with Euclidean norms. For Adam 1, with sums of absolute
+            values: `GradientNormRecorder(order=1)`.
+
+    Returns:
+        A `PiecewiseInterpolation` that is exactly the formula's at every norm.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> schedule = refined_from_gradient_norms([1.0] * 5)
+        >>> [round(float(schedule(step)), 4) for step in range(5)]
+        [1.0, 0.75, 0.5, 0.25, 0.0]
+        >>> norms = [4, 2, 1, 1, 1, 1, 1, 1, 1, 2]
+        >>> schedule = refined_from_gradient_norms(norms, smoothing=0)
+        >>> schedule.curve(10).round(3).tolist()
+        [0.075, 0.29, 1.0, 0.84, 0.68, 0.52, 0.36, 0.2, 0.04, 0.0]
+
+    Reference: Defazio, Cutkosky, Mehta, Mishchenko, "When, Why and How Much? Adaptive
+    Learning Rate Scheduling by Refinement", 2023, arXiv:2310.07831, algorithm 1.
+    """
+    given = np.array(
+        [fields.real("norms", norm) for norm in fields.items("norms", norms)]
+    )
+    if len(given) < 2:
+        fields.refuse("norms", "have at least two elements", norms)
+    if not (given > 0.0).all():
+        fields.refuse("norms", "be > 0", float(given.min()))
+    peak = _checked("learning_rate", learning_rate, fields.rate(positive=True))
+    if total_steps is None:
+        total_steps = len(given)
+    steps = _checked("total_steps", total_steps, fields.integer(at_least=2))
+    share = _checked("smoothing", smoothing, fields.number(at_least=0.0, at_most=1.0))
+    power = _checked("power", power, fields.number(above=0.0))
+
+    # Of the ratios to the smallest: the scale of the norms cancels.
+    weights = (_median(given, share) / given.min()) ** -power
+    later = np.cumsum(weights[::-1])[::-1] - weights
+    later[-1] = 0.0
+    rates = weights * later
+    rates = peak * rates / rates.max()
+    positions = np.linspace(0, steps - 1, len(rates))
+    if steps < len(rates):  # Two norms cannot share a step.
+        rates = np.interp(np.arange(steps), positions, rates)
+        positions = np.arange(steps)
+    places = np.floor(positions + 0.5).astype(int)
+    return PiecewiseInterpolation(tuple(places.tolist()), tuple(rates.tolist()))
+
+
+def _checked(name: str, value: Any, field: Any) -> Any:
+    return field.metadata["check"](name, value)
+
+
+def _median(norms, share):
+    """Norms after a median filter: reflected at the end, held at the beginning."""
+    half = int(share * len(norms)) // 2
+    if half == 0:
+        return norms
+    width = 2 * half + 1
+    # A reflection is as long as the norms at most; a longer one goes to and fro.
+    padded = np.pad(norms, (0, half), mode="reflect")
+    padded = np.pad(padded, (half, 0), mode="edge")
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)
