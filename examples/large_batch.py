@@ -30,9 +30,10 @@ from quickstart import load_data
 BASE = 32
 BATCH_SIZES = (128, 512)
 RULES = ("fixed", "sqrt", "linear")
-RATE = 0.05
+RATE = 0.1  # What `--tune` chose for batch 32.
 MOMENTUM = 0.9
 IMAGES, EPOCHS, WARMUP_EPOCHS = 1024, 20, 4
+NUM_TRIALS = 10  # Of `--tune`.
 STAGES = (0, 1, 5, 20)  # After how many epochs iterates are compared.
 
 
@@ -239,7 +240,11 @@ def tune(epochs, data):
         )  # fmt: skip
 
     result = tuning.sweep(
-        build_model, train, learning_rate=(1e-3, 1.0), num_trials=10, extend=True
+        build_model,
+        train,
+        learning_rate=(1e-3, 1.0),
+        num_trials=NUM_TRIALS,
+        extend=True,
     )
     print(result)
     print(f"Best: {result.best_parameters['learning_rate']:.3g}")
