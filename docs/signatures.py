@@ -12,33 +12,32 @@ class Signatures(griffe.Extension):
     """Rewrites what `serializable` decorates; runs before Griffe's own extension."""
 
     def on_package(self, *, pkg, **arguments):
-        """Rewrites all classes of the package."""
-        for module in _modules(pkg):
-            for cls in module.classes.values():
-                if not cls.is_alias:
-                    _rewrite(cls)
+        """Rewrites all docstrings and classes of the package."""
+        for member in _members(pkg):
+            if member.docstring:
+                # The name by which Griffe knows a section with doctests.
+                text = member.docstring.value.replace("\nExample:\n", "\nExamples:\n")
+                member.docstring.value = text
+            if member.is_class:
+                _make_dataclass(member)
 
 
-def _modules(module):
-    yield module
-    for inner in module.modules.values():
+def _members(member):
+    yield member
+    for inner in member.members.values():
         if not inner.is_alias:
-            yield from _modules(inner)
+            yield from _members(inner)
 
 
-def _rewrite(cls):
-    for member in [cls, *cls.functions.values()]:
-        if not member.is_alias and member.docstring:
-            # The name by which Griffe knows a section with doctests.
-            text = member.docstring.value.replace("\nExample:\n", "\nExamples:\n")
-            member.docstring.value = text
+def _make_dataclass(cls):
     decorators = [decorator.callable_path for decorator in cls.decorators]
     if not any(path.endswith("serializable") for path in decorators):
         return
+    # By its full name Griffe takes it for what it is, wherever it is imported.
     dataclass = griffe.ExprName("dataclasses.dataclass")
     cls.decorators = [griffe.Decorator(dataclass, lineno=None, endlineno=None)]
     for attribute in cls.attributes.values():
-        if not attribute.is_alias and isinstance(attribute.value, griffe.ExprCall):
+        if isinstance(attribute.value, griffe.ExprCall):
             attribute.value = _default(attribute.value)
 
 
