@@ -173,6 +173,9 @@ class TestNumpy:
         expected = steps.mean(0) if uniform else ema(steps, 0.8)
         np.testing.assert_allclose(references.weights(model), expected, atol=1e-6)
 
+    @pytest.mark.skipif(
+        not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras has none"
+    )
     def test_of_two_optimizers(self):
         model = keras.Sequential(
             [
