@@ -1111,25 +1111,21 @@ def inputs(data: Any, batch_size: int | None, steps: int | None) -> Iterator:
 def batch_statistics(model: Any, layers: list) -> Iterator:
     """Gives a function that runs a model and returns what its layers saw.
 
-    For a batch of inputs it returns, by a layer's index, a list of means, variances and
-    numbers of elements, one of each for every call of the layer. All layers are as they
-    were when the block is left.
+    For a batch of inputs it returns, by a layer's index, a list of what `_moments`
+    gives for every call of the layer. All layers are as they were when the block is
+    left.
     """
     seen: dict[int, list] = {}
     state = [v for layer in layers for v in layer.non_trainable_variables]
     values = copies(state)
-    momentums = [layer.momentum for layer in layers]
 
     def watched(index, layer):
         call = layer.call
 
         def watched_call(inputs, *arguments, **keywords):
-            outputs = call(inputs, *arguments, **{**keywords, "training": True})
-            # Without a momentum they are the batch's.
-            moments = values_in_step([layer.moving_mean, layer.moving_variance])
-            count = _elements(inputs, layer.axis, keywords.get("mask"))
-            seen.setdefault(index, []).append((*moments, count))
-            return outputs
+            moments = _moments(inputs, layer.axis, keywords.get("mask"))
+            seen.setdefault(index, []).append(moments)
+            return call(inputs, *arguments, **{**keywords, "training": True})
 
         return watched_call
 
@@ -1153,26 +1149,39 @@ def batch_statistics(model: Any, layers: list) -> Iterator:
         function = functools.partial(compiled, _values(model.variables))
     try:
         for index, layer in enumerate(layers):
-            layer.momentum = 0.0
             vars(layer)["call"] = watched(index, layer)
         yield lambda x: keras.tree.map_structure(ops.convert_to_numpy, function(x))
     finally:
-        for layer, momentum in zip(layers, momentums, strict=True):
+        for layer in layers:
             vars(layer).pop("call", None)
-            layer.momentum = momentum
         for variable, value in zip(state, values, strict=True):
             variable.assign(value)
 
 
-def _elements(inputs, axis, mask):
-    """How many elements a mean over all axes but one is of."""
+def _moments(inputs, axis, mask):
+    """A point near the mean over all axes but one; by how much the mean is above it.
+
+    Then the mean squared distance from the point, and the number of elements. Keras's
+    own variance is `E[x^2] - E[x]^2` on PyTorch, of which far from 0 little is left.
+    """
     shape = ops.shape(inputs)
     others = [i for i in range(len(shape)) if i != axis % len(shape)]
+    inputs = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
     if mask is None:
-        sizes = [ops.cast(shape[i], "float32") for i in others]
-        return functools.reduce(ops.multiply, sizes)
-    mask = ops.broadcast_to(ops.expand_dims(mask, -1), shape)
-    return ops.sum(ops.cast(mask, "float32"), axis=others)
+        mask = ops.ones_like(inputs, dtype="bool")
+    else:
+        mask = ops.broadcast_to(ops.expand_dims(mask, -1), shape)
+    count = ops.sum(ops.cast(mask, inputs.dtype), others, keepdims=True)
+
+    def mean(x):
+        return ops.sum(ops.where(mask, x, 0.0), others, keepdims=True) / ops.maximum(
+            count, 1.0
+        )
+
+    point = mean(inputs)
+    ways = inputs - point
+    found = (point, mean(ways), mean(ops.square(ways)), count)
+    return tuple(ops.squeeze(one, others) for one in found)
 
 
 # --- The norms of gradients -----------------------------------------------------------
