@@ -135,7 +135,7 @@ def write_seconds(rounds):
             {
                 "copy": lambda: training.copied_weights(model),
                 "bare copy": lambda: [np.array(array) for array in arrays],
-                "write": lambda: found.add(record, weights.content(), keep_last=1),
+                "write": lambda: found.add(record, weights.write, keep_last=1),
                 "bare write": write_bare,
             },
             max(rounds // 3, 2),
@@ -182,7 +182,7 @@ def markdown(results):
             write_table(results),
             "Of one snapshot of two layers of 64 MiB. Training waits while it is "
             "copied; beside it, NumPy copies the same arrays. It is written by a "
-            "thread: laid out as HDF5, hashed, written to the disk (`fsync`) and named "
+            "thread: laid out as HDF5, written to the disk (`fsync`), hashed and named "
             "in the manifest, which is on the disk too; beside it, the same bytes are "
             "written to the same disk. Medians.",
         ]

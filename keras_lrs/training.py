@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import h5py
 import keras
 import numpy as np
 from keras import ops
@@ -1526,15 +1527,23 @@ class WeightsFile:
         self._groups: list[tuple[str, Any, _Group]] = []
 
     def content(self) -> memoryview:
-        """The bytes of the file; may be asked for in another thread."""
+        """The bytes of the file."""
         buffer = io.BytesIO()
-        store = saving_lib.H5IOStore(buffer, mode="w")
-        for path, metadata, group in self._groups:
-            entry = store.make(path, metadata)
-            for key in group:
-                entry[key] = group[key]
-        store.close()
+        self.write(buffer)
         return buffer.getbuffer()
+
+    def write(self, path: Any) -> None:
+        """Writes the file as Keras would, without another copy; also in a thread."""
+        with h5py.File(path, "w") as file:
+            for place, metadata, group in self._groups:
+                if not metadata and not group:
+                    continue
+                found = file.require_group(f"{place}/vars".lstrip("/"))
+                found.attrs.update(metadata or {})
+                for key, array in group.items():
+                    dataset = found.create_dataset(key, data=array)
+                    if array.dtype.name == "bfloat16":  # Which HDF5 does not know.
+                        dataset.attrs["dtype"] = "bfloat16"
 
     def make(self, path: str, metadata: Any = None) -> "_Group":
         """The place for the variables of a layer; as `H5IOStore.make`."""
@@ -1546,8 +1555,9 @@ class WeightsFile:
 class _Group(dict):
     def __setitem__(self, key, value):
         value = value.value if isinstance(value, keras.Variable) else value
-        # A copy: on a CPU the array may be the memory that the next step overwrites.
-        super().__setitem__(key, np.array(ops.convert_to_numpy(value)))
+        array = ops.convert_to_numpy(value)
+        # Never the memory that the next step overwrites, which it may be on a CPU.
+        super().__setitem__(key, array if array.flags.owndata else array.copy())
 
 
 class _Recorder(saving_lib.H5IOStore):
@@ -1644,6 +1654,9 @@ def is_chief(model: Any) -> bool:
 
 # --- Predicting with other weights ----------------------------------------------------
 
+# Scopes may be entered again where they hold values; elsewhere they hold the symbols of
+# one trace.
+KEEPS_SCOPES = _IS_TORCH
 _MOST_FUSED = 256  # Variables in one compiled step; more take minutes to compile.
 
 
