@@ -37,6 +37,7 @@ format: $(VENV)/.test
 
 bench: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.peers
 	$(BIN)/python benchmarks/schedules.py $(ARGS)
+	$(BIN)/python benchmarks/ensembles.py $(ARGS)
 	$(BIN)/python benchmarks/steps.py $(ARGS)
 
 gallery: $(VENV)/.tensorflow $(VENV)/.plot

@@ -1,5 +1,6 @@
 """The tables, made from what the processes measured."""
 
+import re
 import statistics
 from dataclasses import dataclass
 
@@ -76,6 +77,18 @@ def markdown(results, imports, environment):
     sections += [accuracy_section(accuracies), restarts_section(accuracies)]
     sections.append(imports_section(imports))
     return "\n\n".join(sections)
+
+
+def with_section(text, title, section):
+    """A report in which a section, of a heading of the first level, is new."""
+    sections = re.split(r"(?m)^(?=# )", text)
+    kept = [part.rstrip() for part in sections if part.strip()]
+    places = [i for i, part in enumerate(kept) if part.splitlines()[0] == title]
+    if places:
+        kept[places[0]] = section
+    else:
+        kept.append(section)
+    return "\n\n".join(kept) + "\n"
 
 
 def table(header, rows):

@@ -73,19 +73,21 @@ def hold_out(data):
     return (x_train, y_train), (x_valid, y_valid)
 
 
-def make_resnet():
+def make_resnet(size=None):
     """A residual network for color images of 32 x 32 pixels."""
     import keras
     from keras import layers
 
-    def convolve(x, width, size, strides=1):
-        x = layers.Conv2D(width, size, strides, padding="same", use_bias=False)(x)
+    size = size or RESNET
+
+    def convolve(x, width, kernel, strides=1):
+        x = layers.Conv2D(width, kernel, strides, padding="same", use_bias=False)(x)
         return layers.BatchNormalization(momentum=0.9)(x)
 
     image = keras.Input((32, 32, 3))
-    x = layers.ReLU()(convolve(image, RESNET["widths"][0], 3))
-    for stage, width in enumerate(RESNET["widths"]):
-        for block in range(RESNET["blocks"]):
+    x = layers.ReLU()(convolve(image, size["widths"][0], 3))
+    for stage, width in enumerate(size["widths"]):
+        for block in range(size["blocks"]):
             strides = 2 if stage > 0 and block == 0 else 1
             y = layers.ReLU()(convolve(x, width, 3, strides))
             shortcut = x if strides == 1 else convolve(x, width, 1, strides)

@@ -1,6 +1,6 @@
 """Learning-rate schedules for Keras 3, exact and evaluated in the compiled step."""
 
-from keras_lrs import averages, callbacks, schedules, tuning
+from keras_lrs import averages, callbacks, ensembles, optimizers, schedules, tuning
 from keras_lrs.plotting import plot_schedules
 from keras_lrs.schedules.durations import Epochs, Fraction
 
@@ -12,6 +12,8 @@ __all__ = [
     "__version__",
     "averages",
     "callbacks",
+    "ensembles",
+    "optimizers",
     "plot_schedules",
     "schedules",
     "tuning",

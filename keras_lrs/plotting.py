@@ -71,16 +71,10 @@ def plot_schedules(
         refuse("path", "be a path or None", path, TypeError)
     if not isinstance(log_scale, (bool, np.bool_)):
         refuse("log_scale", "be True or False", log_scale, TypeError)
-    # A figure of its own: pyplot would choose a backend and keep the figure alive.
-    figure_module = import_matplotlib("plot_schedules")
-
     names = [name for name, _ in named]
     columns = max(1, 90 // (max(map(len, names)) + 8))
     rows = -(-len(names) // columns)
-    figure = figure_module.Figure(
-        figsize=(8.0, 4.0 + 0.25 * rows), layout="constrained"
-    )
-    axes = figure.add_subplot()
+    figure, axes = new_figure("plot_schedules", 4.0 + 0.25 * rows)
     lines = []
     for index, (_, schedule) in enumerate(named):
         steps, values = _points(schedule, num_steps)
@@ -94,25 +88,32 @@ def plot_schedules(
     axes.set_ylabel("learning rate")
     axes.grid(alpha=0.3)
     figure.legend(lines, names, loc="outside lower center", ncols=columns)
-    return finish(figure, path)
+    return finished(figure, path)
 
 
-def import_matplotlib(user: str) -> Any:
-    """The module `matplotlib.figure`; raises `ImportError` naming who needs it."""
+def new_figure(asked_by: str, height: float = 4.5) -> tuple["Figure", Any]:
+    """A figure and its axes; raises `ImportError` without matplotlib."""
+    figure = empty_figure(asked_by, 8.0, height)
+    return figure, figure.add_subplot()
+
+
+def empty_figure(asked_by: str, width: float, height: float) -> "Figure":
+    """A figure of so many inches; raises `ImportError` without matplotlib."""
     try:
         import matplotlib.figure
     except ImportError as error:
         raise ImportError(
-            f"`{user}` needs matplotlib, which is not installed. Install it with: "
-            'pip install "keras-lrs[plot]"'
+            f"`{asked_by}` needs matplotlib, which is not installed. Install it "
+            'with: pip install "keras-lrs[plot]"'
         ) from error
-    return matplotlib.figure
+    # A figure of its own: pyplot would choose a backend and keep the figure alive.
+    return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
 
 
-def finish(figure: Any, path: str | os.PathLike | None) -> "Figure":
-    """A figure that a notebook shows, saved if there is a path."""
+def finished(figure: "Figure", path: str | os.PathLike | None) -> "Figure":
+    """A figure that notebooks show, saved if there is a path."""
     # Only figures of pyplot are shown by notebooks of themselves.
-    figure._repr_png_ = functools.partial(_png, figure)
+    figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
     if path is not None:
         figure.savefig(path)
     return figure

@@ -13,15 +13,19 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import io
+import itertools
 import random
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 from keras import ops
+from keras.src.saving import saving_lib
+from keras.src.trainers import data_adapters
 
 from keras_lrs.schedules import base, numerics
 
@@ -45,10 +49,14 @@ elif BACKEND == "torch":
 
 def leaves(optimizer: Any) -> list:
     """The optimizers that update variables: those inside a wrapper, or itself."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return leaves(optimizer.inner_optimizer)
+    # A `LossScaleOptimizer` or a `ScheduleFree`.
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if inner is not None:
+        return leaves(inner)
     several = getattr(optimizer, "optimizers", None)  # A `MultiOptimizer`.
-    return [optimizer] if several is None else list(several)
+    if several is None:
+        return [optimizer]
+    return [leaf for one in several for leaf in leaves(one)]
 
 
 def labels(optimizers: list) -> list[str]:
@@ -120,7 +128,7 @@ def assign(variables: list, values: list[np.ndarray]) -> None:
 
 def build_optimizer(model: Any) -> None:
     """Builds a model's optimizer, as Keras does in the first step."""
-    with _scope(model):
+    with strategy_scope(model):
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
 
@@ -139,14 +147,14 @@ def callback_list() -> keras.callbacks.CallbackList | None:
     return None
 
 
-# --- Values inside the step -----------------------------------------------------------
-
-
-def _scope(model):
-    """The scope of the model's strategy, on TensorFlow."""
+def strategy_scope(model: Any) -> contextlib.AbstractContextManager:
+    """Where variables are made that a model's functions use."""
     # The public property gives TensorFlow's default strategy, which has no scope.
     strategy = getattr(model, "_distribute_strategy", None)
-    return contextlib.nullcontext() if strategy is None else strategy.scope()
+    return strategy.scope() if strategy is not None else contextlib.nullcontext()
+
+
+# --- Values inside the step -----------------------------------------------------------
 
 
 class Live:
@@ -159,7 +167,7 @@ class Live:
         self.host = value
         if _IS_TORCH:
             return
-        with _scope(model):
+        with strategy_scope(model):
             self.variable = keras.Variable(
                 value,
                 dtype=dtype,
@@ -282,6 +290,16 @@ class Slots:
         self.optimizer = optimizer
         self._rounded: list[np.ndarray] | None = None
 
+    @staticmethod
+    def weights(optimizer: Any) -> list:
+        """The variables of a built optimizer that can be averaged."""
+        return [
+            variable
+            for variable in optimizer._trainable_variables
+            # Not scales of float8, which are set and not trained.
+            if not optimizer._overwrite_variable_with_gradient(variable)
+        ]
+
     @property
     def attached(self) -> bool:
         """Whether they are among the optimizer's variables, maybe from a file."""
@@ -372,15 +390,47 @@ class Slots:
         self.optimizer.ema_momentum = _KEPT if self.exchanged else _EXCHANGED
 
 
+class FreeAverage:
+    """An average of a weight in a variable that is not the optimizer's.
+
+    On JAX the step is handed its array, and hands it back.
+    """
+
+    def __init__(self, model: Any, weight: Any):
+        with strategy_scope(model):
+            self.variable = keras.Variable(
+                np.zeros(weight.shape),
+                dtype=_average_dtype(weight),
+                trainable=False,
+                layout=getattr(weight, "_layout", None),
+                name="keras_lrs_average",
+            )
+        self.weight = weight
+        self.array: Any = None
+
+    @property
+    def value(self) -> np.ndarray:
+        """A copy of it, between steps."""
+        value = self.variable.value if self.array is None else self.array
+        return np.array(ops.convert_to_numpy(value))
+
+    def set(self, value: np.ndarray) -> None:
+        """Changes it, between steps."""
+        assign([self.variable], [value])
+        if BACKEND == "jax":
+            # The train step donates what it is given; the variable keeps its own.
+            self.array = jnp.copy(self.variable.value)
+
+
 def _average_dtype(weight):
     return weight.dtype if weight.dtype in ("float32", "float64") else "float32"
 
 
 def _new_slot(model, optimizer, weight, old):
     """An average; not a number until it is written, unless there is an old one."""
-    if optimizer._overwrite_variable_with_gradient(weight):
-        return None  # Scales of float8, which are set and not trained.
-    with _scope(model):
+    if not any(weight is other for other in Slots.weights(optimizer)):
+        return None
+    with strategy_scope(model):
         slot = optimizer.add_variable(
             shape=weight.shape,
             initializer=keras.initializers.Constant(float("nan")),
@@ -485,6 +535,7 @@ class Drive:
         momentum_correction: Whether the velocity is rescaled with the rate.
         start: The optimizer's iteration at which the schedules are at their step 0.
         averaging: How its weights are averaged in its `Slots`; None if they are not.
+        free: How they are averaged besides, in variables of ours.
         norms: Of every how many updates the norm of the gradients is seen, and of
             which order; None if it is not.
     """
@@ -495,6 +546,7 @@ class Drive:
     momentum_correction: bool
     start: int
     averaging: Averaging | None = None
+    free: tuple[Averaging, ...] = ()
     norms: tuple[int, int] | None = None
 
     @property
@@ -503,10 +555,17 @@ class Drive:
         return self.optimizer.gradient_accumulation_steps or 1
 
     @property
+    def averages(self) -> list[Averaging]:
+        """All averages, that of the slots first."""
+        return [one for one in (self.averaging, *self.free) if one is not None]
+
+    @property
     def own(self) -> dict[str, Any]:
         """What the optimizer holds where the schedules' values are put."""
         attributes = vars(self.optimizer)
-        names = ("_learning_rate", "use_ema", *self.schedules)
+        # The third is there if another optimizer makes the updates.
+        known = ("_learning_rate", "use_ema", "_backend_update_step")
+        names = (*known, *self.schedules)
         return {name: attributes[name] for name in names if name in attributes}
 
     @property
@@ -530,6 +589,7 @@ class Drive:
             self.momentum_correction,
             self.first,
             self.averaging,
+            self.free,
             self.norms,
             own,
         )
@@ -571,13 +631,16 @@ class DrivenOptimizer:
         self._before = {
             name: Live(model, 1.0, numerics.float_dtype()) for name in self._products
         }
+        weights = Slots.weights(self.optimizer) if drive.free else []
+        self.free = [[FreeAverage(model, w) for w in weights] for _ in drive.free]
         self.norms = None if drive.norms is None else GradientNorms(model, drive)
         # On PyTorch the schedules are Python, which its compiler must not trace.
         self._patch = torch.compiler.disable(self.apply) if _IS_TORCH else self.apply
         # A variable that an optimizer does not list is a constant in a JAX step.
         factor = [self.factor] if drive.scaled else []
+        free = [average for averages in self.free for average in averages]
         norms = [] if self.norms is None else [self.norms.table]
-        live = [self.start, *factor, *self._before.values(), *norms]
+        live: list[Any] = [self.start, *factor, *self._before.values(), *free, *norms]
         self.live = live if BACKEND == "jax" else []
 
     @property
@@ -606,6 +669,9 @@ class DrivenOptimizer:
     def begin(self, start: int) -> None:
         """Sets the optimizer's iteration at which the schedules are at their step 0."""
         self.start.set(start)
+        for averages in self.free:
+            for average in averages:
+                average.set(ops.convert_to_numpy(average.weight.value))
         updates = self._updates_before
         for name, before in self._before.items():
             # Since the last fit of ours, and before the first, it was the optimizer's.
@@ -634,7 +700,7 @@ class DrivenOptimizer:
         if not self.optimizer.built:
             self.optimizer.build(list(trainable_variables))
         # Where its data ends, TensorFlow still runs what does not depend on it.
-        with _after(grads):
+        with after(grads):
             self._apply_with_values(grads, trainable_variables)
 
     def _apply_with_values(self, grads, trainable_variables):
@@ -649,11 +715,10 @@ class DrivenOptimizer:
         place: dict[str, Any] = {
             name: _hyperparameter(value) for name, value in values.items()
         }
-        averaging = self.drive.averaging
-        if averaging is not None:
+        if self.drive.averaging is not None:
             place["use_ema"] = False  # Keras has slots for it, and leaves them to us.
-            # Now: on TensorFlow the count is a variable, which the update raises.
-            share = self._share(averaging, count)
+        # Now: on TensorFlow the count is a variable, which the update raises.
+        shares = [self._share(one, count) for one in self.drive.averages]
         if rate is not None:
             if self.drive.scaled:
                 rate = rate * self.factor.value
@@ -685,11 +750,22 @@ class DrivenOptimizer:
             # the other.
             for name in place:
                 _put_back(attributes, name, self._own.get(name))
-        if averaging is not None:
-            always = averaging.always and self.drive.accumulated == 1
-            _interpolate(optimizer, Slots(optimizer).pairs, share, always)
+        for one, pairs, share in zip(
+            self.drive.averages, self._pairs, shares, strict=True
+        ):
+            always = one.always and self.drive.accumulated == 1
+            _interpolate(optimizer, pairs, share, always)
         if _IS_TORCH and len(grads) > 0:  # As Keras counts.
             self.iterations += 1
+
+    @property
+    def _pairs(self):
+        """The weights and the averages, of each kind of average."""
+        slots = [] if self.drive.averaging is None else [Slots(self.optimizer).pairs]
+        free = [
+            [(one.weight, one.variable) for one in averages] for averages in self.free
+        ]
+        return slots + free
 
     def _share(self, averaging, count):
         """The share of the weights in their averages, with the step after `count`."""
@@ -737,7 +813,7 @@ class DrivenOptimizer:
         }
 
 
-def _after(gradients):
+def after(gradients: Any) -> Any:
     """Makes a TensorFlow graph compute what is inside after the gradients."""
     if BACKEND != "tensorflow" or tf.executing_eagerly():
         return contextlib.nullcontext()
@@ -827,48 +903,276 @@ def _interpolate(optimizer, pairs, share, always):
 
     `a + c (w - a)`: with `(1 - c) a + c w`, the error of `1 - c` would add up.
     """
+    averages = [average for _, average in pairs]
+    weights = [weight for weight, _ in pairs]
     if _IS_TORCH:
         if share > 0.0:
-            averages = [average.value for _, average in pairs]
-            weights = [w.value.to(average.value.dtype) for w, average in pairs]
+            values = _values(averages)
+            wide = [
+                weight.to(value.dtype)
+                for weight, value in zip(_values(weights), values, strict=True)
+            ]
             with torch.no_grad():
-                torch._foreach_lerp_(averages, weights, share)
+                torch._foreach_lerp_(values, wide, share)
         return
+
+    def move(average, weight, share):
+        old = ops.convert_to_tensor(average)
+
+        def moved():
+            way = ops.cast(weight, old.dtype) - old
+            return old + ops.cast(share, old.dtype) * way
+
+        if always:
+            average.assign(moved())
+        elif BACKEND == "jax":
+            average.assign(jax.lax.cond(share > 0.0, moved, lambda: old))
+        else:
+            tf.cond(share > 0.0, lambda: _assigned(average, moved()), lambda: True)
+
+    _on_each(optimizer, move, averages, weights, [share] * len(pairs))
+
+
+# --- An optimizer that makes the updates of another -----------------------------------
+
+
+def take_over(optimizer: Any, update: Any) -> None:
+    """Calls `update(gradients, variables, rate)` where an optimizer would update.
+
+    That is once per update, not per micro-batch, with gradients that are averaged and
+    clipped. Weight decay is left to `update`.
+    """
+    attributes = vars(optimizer)
+    attributes["_backend_update_step"] = update
+    attributes["_apply_weight_decay"] = _without_effect
+
+
+def _without_effect(variables):
+    """In the place of an optimizer's weight decay."""
+
+
+def is_taken_over(optimizer: Any) -> bool:
+    """Whether another optimizer makes its updates."""
+    return "_apply_weight_decay" in vars(optimizer)
+
+
+def update(optimizer: Any, gradients: Any, variables: Any, rate: Any) -> None:
+    """The update that an optimizer would make itself, without weight decay."""
+    type(optimizer)._backend_update_step(optimizer, gradients, variables, rate)
+
+
+def decays(optimizer: Any, variable: Any) -> bool:
+    """Whether an optimizer's weight decay applies to a variable."""
+    return optimizer._use_weight_decay(variable)
+
+
+def position(optimizer: Any, variable: Any) -> int:
+    """Where a variable is among those that an optimizer was built with."""
+    return optimizer._get_variable_index(variable)
+
+
+def uncompiled(function: Any) -> Any:
+    """A function that PyTorch's compiler leaves alone: it asks for numbers."""
+    return torch.compiler.disable(function) if _IS_TORCH else function
+
+
+def in_step(variable: Any) -> Any:
+    """A number as it is now, in a step: a Python number on PyTorch, else a tensor."""
+    if _IS_TORCH:
+        return number(variable)
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    # On TensorFlow the value is the variable, which a later assignment changes.
+    return tf.identity(value) if BACKEND == "tensorflow" else value
+
+
+def count_in_step(optimizer: Any) -> Any:
+    """How often `apply` was called before, micro-batches included."""
+    return in_step(optimizer._iterations)
+
+
+def values_in_step(variables: list) -> list:
+    """The values of variables as they are now, in a step."""
+    return _values(variables) if BACKEND == "jax" else copies(variables)
+
+
+def copies(variables: list) -> list:
+    """The values of variables, in arrays of their own."""
+    values = [variable.value for variable in variables]
     if BACKEND == "tensorflow":
+        return [tf.identity(value) for value in values]
+    if _IS_TORCH:
+        return [value.detach().clone() for value in values]
+    return [jnp.copy(value) for value in values]  # A step donates the variable's.
 
-        def move(average, weight, share):
-            share = tf.cast(share, average.dtype)
-            step = lambda: average.assign_add(  # noqa: E731
-                share * (tf.cast(weight, average.dtype) - average)
-            )
-            return step() if always else tf.cond(share > 0.0, step, lambda: average)
 
-        def move_all(distribution, pairs, share):
-            for weight, average in pairs:
-                distribution.extended.update(
-                    average, move, args=(weight, share), group=False
-                )
-
-        tf.__internal__.distribute.interim.maybe_merge_call(
-            move_all,
-            optimizer._distribution_strategy,
-            [(weight.value, average.value) for weight, average in pairs],
-            share,
-        )
+def copy(optimizer: Any, targets: list, sources: list, condition: Any = True) -> None:
+    """Assigns the values of variables to others, in a step, if a condition holds."""
+    if _IS_TORCH:
+        if condition and targets:
+            with torch.no_grad():
+                torch._foreach_copy_(_values(targets), _values(sources))
         return
 
-    def moved():
-        return [
-            average.value
-            + share.astype(average.dtype)
-            * (weight.value.astype(average.dtype) - average.value)
-            for weight, average in pairs
-        ]
+    def assign(target, source, condition):
+        if condition is True:
+            target.assign(source)
+        elif BACKEND == "jax":
+            target.assign(jnp.where(condition, source, target.value))
+        else:
+            tf.cond(condition, lambda: _assigned(target, source), lambda: True)
 
-    old = [average.value for _, average in pairs]
-    values = moved() if always else jax.lax.cond(share > 0.0, moved, lambda: old)
-    for (_, average), value in zip(pairs, values, strict=True):
-        average.assign(value)
+    _on_each(optimizer, assign, targets, sources, [condition] * len(targets))
+
+
+def move(optimizer: Any, variables: list, *moves: tuple[Any, Any, Any]) -> None:
+    """Adds `factor * (end - start)` to variables, in a step, for each of some moves.
+
+    A move is a factor and lists of ends and starts, of variables or tensors; a number
+    stands for a list of it.
+    """
+    if not variables:
+        return
+    columns = [
+        x if isinstance(x, list) else [x] * len(variables)
+        for move in moves
+        for x in move
+    ]
+    thirds = range(0, len(columns), 3)
+    if _IS_TORCH:
+        with torch.no_grad():
+            for i in thirds:
+                factors, ends, starts = columns[i : i + 3]
+                ways = torch._foreach_sub(_values(ends), _values(starts))
+                torch._foreach_add_(_values(variables), ways, alpha=factors[0])
+        return
+
+    def moved(variable, *entries):
+        value = ops.convert_to_tensor(variable)
+        for i in thirds:
+            factor, end, start = entries[i : i + 3]
+            value = value + ops.cast(factor, value.dtype) * (end - start)
+        variable.assign(value)
+
+    _on_each(optimizer, moved, variables, *columns)
+
+
+def _values(variables):
+    return [v.value if isinstance(v, keras.Variable) else v for v in variables]
+
+
+def _assigned(target, source):
+    target.assign(source)
+    return True
+
+
+def _on_each(optimizer, function, variables, *lists):
+    """Calls `function(variable, *entries)`; on the replicas of a strategy, too."""
+    columns = [_values(one) for one in lists]
+    if BACKEND == "jax":
+        for variable, *entries in zip(variables, *columns, strict=True):
+            function(variable, *entries)
+        return
+
+    def call(distribution, variables, *columns):
+        for variable, *entries in zip(variables, *columns, strict=True):
+            distribution.extended.update(variable, function, args=entries, group=False)
+
+    # As Keras's optimizers do it.
+    tf.__internal__.distribute.interim.maybe_merge_call(
+        call, optimizer._distribution_strategy, _values(variables), *columns
+    )
+
+
+# --- A pass over data in which batch normalization alone trains -----------------------
+
+
+def batch_norms(model: Any) -> list:
+    """The layers of batch normalization that are not frozen, however deep."""
+    return [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+
+
+def inputs(data: Any, batch_size: int | None, steps: int | None) -> Iterator:
+    """The inputs of a model, batch by batch, from whatever `fit` takes."""
+    adapter = data_adapters.get_data_adapter(data, batch_size=batch_size)
+    adapter.on_epoch_begin()
+    try:
+        for batch in itertools.islice(adapter.get_numpy_iterator(), steps):
+            x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            yield keras.tree.map_structure(ops.convert_to_tensor, x)
+    finally:
+        adapter.on_epoch_end()
+
+
+@contextlib.contextmanager
+def batch_statistics(model: Any, layers: list) -> Iterator:
+    """Gives a function that runs a model and returns what its layers saw.
+
+    For a batch of inputs it returns, by a layer's index, a list of means, variances and
+    numbers of elements, one of each for every call of the layer. All layers are as they
+    were when the block is left.
+    """
+    seen: dict[int, list] = {}
+    state = [v for layer in layers for v in layer.non_trainable_variables]
+    values = copies(state)
+    momentums = [layer.momentum for layer in layers]
+
+    def watched(index, layer):
+        call = layer.call
+
+        def watched_call(inputs, *arguments, **keywords):
+            outputs = call(inputs, *arguments, **{**keywords, "training": True})
+            # Without a momentum they are the batch's.
+            moments = values_in_step([layer.moving_mean, layer.moving_variance])
+            count = _elements(inputs, layer.axis, keywords.get("mask"))
+            seen.setdefault(index, []).append((*moments, count))
+            return outputs
+
+        return watched_call
+
+    def forward(x):
+        seen.clear()
+        model(x, training=False)
+        return dict(seen)
+
+    def stateless_forward(values, x):
+        mapping = zip(model.variables, values, strict=True)
+        with keras.StatelessScope(state_mapping=list(mapping)):
+            return forward(x)
+
+    function = forward
+    if _IS_TORCH:
+        function = torch.no_grad()(forward)
+    elif BACKEND == "tensorflow" and not model.run_eagerly:
+        function = tf.function(forward, reduce_retracing=True)
+    elif BACKEND == "jax" and not model.run_eagerly:
+        compiled = jax.jit(stateless_forward)
+        function = functools.partial(compiled, _values(model.variables))
+    try:
+        for index, layer in enumerate(layers):
+            layer.momentum = 0.0
+            vars(layer)["call"] = watched(index, layer)
+        yield lambda x: keras.tree.map_structure(ops.convert_to_numpy, function(x))
+    finally:
+        for layer, momentum in zip(layers, momentums, strict=True):
+            vars(layer).pop("call", None)
+            layer.momentum = momentum
+        for variable, value in zip(state, values, strict=True):
+            variable.assign(value)
+
+
+def _elements(inputs, axis, mask):
+    """How many elements a mean over all axes but one is of."""
+    shape = ops.shape(inputs)
+    others = [i for i in range(len(shape)) if i != axis % len(shape)]
+    if mask is None:
+        sizes = [ops.cast(shape[i], "float32") for i in others]
+        return functools.reduce(ops.multiply, sizes)
+    mask = ops.broadcast_to(ops.expand_dims(mask, -1), shape)
+    return ops.sum(ops.cast(mask, "float32"), axis=others)
 
 
 # --- The norms of gradients -----------------------------------------------------------
@@ -986,6 +1290,7 @@ class TrainFunction:
         self.function, self.driven = _compiled(self.model, drives)
         self._executed = self._checked = False
         self._jax_variables: Any = None
+        self._jax_weights: Any = None
         self._jax_metrics: Any = None
 
     def install(self) -> None:
@@ -1008,7 +1313,7 @@ class TrainFunction:
 
     def remove(self) -> None:
         """Gives the model its own back."""
-        self._jax_variables = None
+        self._jax_variables = self._jax_weights = None
         for driven in self.driven:
             driven.end()
         if self.model.train_function is self:
@@ -1017,13 +1322,13 @@ class TrainFunction:
 
     def begin_epoch(self) -> None:
         """Notes that JAX's `fit` has written its state into the variables."""
-        self._jax_variables = None
+        self._jax_variables = self._jax_weights = None
         for driven in self.driven:
             driven.iterations = iterations(driven.optimizer)
 
     def end_epoch(self) -> None:
         """Does so, too; and sees whether schedules had an effect."""
-        self._jax_variables = None
+        self._jax_variables = self._jax_weights = None
         if not self._checked and self._executed:
             self._check()
 
@@ -1037,6 +1342,10 @@ class TrainFunction:
             return number(variable)
         # There the values are in the state that `fit` hands from step to step.
         return self._jax_variables[_index(self.model.optimizer, variable)].item()
+
+    def copied_weights(self) -> "WeightsFile":
+        """`copied_weights` of the model, also within an epoch."""
+        return copied_weights(self.model, self._jax_weights)
 
     def __call__(self, *arguments: Any) -> Any:
         """One execution: a step, or several."""
@@ -1094,7 +1403,7 @@ class TrainFunction:
         for index, live in reversed(self._places):
             live.array = variables.pop(index)
         if self.owner.every_step:
-            self._jax_variables = variables
+            self._jax_variables, self._jax_weights = variables, state
         return logs, (*state, variables, metrics)
 
     def _hand_over(self, state):
@@ -1195,6 +1504,191 @@ def _traced_anew(model, driven):
             attributes["train_step"] = own
 
 
+# --- All weights of a model, and their files ------------------------------------------
+
+
+class WeightsFile:
+    """What a `.weights.h5` of Keras holds: arrays in the host's memory.
+
+    A model writes itself into it, as into a file; that it is one later needs no model.
+    """
+
+    def __init__(self) -> None:
+        self._groups: list[tuple[str, Any, _Group]] = []
+
+    def content(self) -> memoryview:
+        """The bytes of the file; may be asked for in another thread."""
+        buffer = io.BytesIO()
+        store = saving_lib.H5IOStore(buffer, mode="w")
+        for path, metadata, group in self._groups:
+            entry = store.make(path, metadata)
+            for key in group:
+                entry[key] = group[key]
+        store.close()
+        return buffer.getbuffer()
+
+    def make(self, path: str, metadata: Any = None) -> "_Group":
+        """The place for the variables of a layer; as `H5IOStore.make`."""
+        group = _Group()
+        self._groups.append((path, metadata, group))
+        return group
+
+
+class _Group(dict):
+    def __setitem__(self, key, value):
+        value = value.value if isinstance(value, keras.Variable) else value
+        # A copy: on a CPU the array may be the memory that the next step overwrites.
+        super().__setitem__(key, np.array(ops.convert_to_numpy(value)))
+
+
+class _Recorder(saving_lib.H5IOStore):
+    """What `_save_state`, which asks for the class, takes for an open file."""
+
+    def __init__(self, file):
+        self.make = file.make
+
+    def __bool__(self):
+        return True
+
+
+def copied_weights(model: Any, state: Any = None) -> WeightsFile:
+    """A copy of all that a model's weights file holds, without the optimizer.
+
+    Args:
+        model: A built model.
+        state: On JAX, the values of the trainable and of the other variables, where
+            they are not in the variables.
+    """
+    file = WeightsFile()
+    scope: Any = contextlib.nullcontext()
+    if state is not None:
+        variables = [*model.trainable_variables, *model.non_trainable_variables]
+        values = [value for values in state for value in values]
+        scope = keras.StatelessScope(list(zip(variables, values, strict=True)))
+    with scope:
+        saving_lib._save_state(
+            model, _Recorder(file), None, "", {id(o) for o in _not_weights(model)}
+        )
+    return file
+
+
+def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
+    """The values that a weights file has for `model.variables`; the model keeps its.
+
+    Args:
+        model: A built model.
+        content: The bytes of the file.
+
+    Raises:
+        ValueError: If the file is that of another model.
+    """
+    store = saving_lib.H5IOStore(io.BytesIO(content), mode="r")
+    failed: set[int] = set()
+    errors: dict[int, Any] = {}
+    # In this scope an assignment changes the scope and not the variable.
+    with keras.StatelessScope() as scope:
+        saving_lib._load_state(
+            model,
+            store,
+            None,
+            "",
+            visited_saveables={id(o) for o in _not_weights(model)},
+            failed_saveables=failed,
+            error_msgs=errors,
+        )
+    store.close()
+    if failed:
+        saving_lib._raise_loading_failure(errors)
+    for variable in model.weights:
+        if scope.get_current_value(variable) is None:
+            raise ValueError(f"There is no value for `{variable.path}`.")
+    # The states of random generators are variables but not in the file.
+    with scope:
+        return [np.array(ops.convert_to_numpy(v.value)) for v in model.variables]
+
+
+def set_weights(model: Any, values: list) -> None:
+    """Assigns values to `model.variables`."""
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
+
+
+def _not_weights(model):
+    """What is saved beside the weights of a compiled model."""
+    kinds = (keras.Optimizer, keras.Metric, keras.Loss)
+    own = [value for value in vars(model).values() if isinstance(value, kinds)]
+    return [*own, *model.metrics]
+
+
+def is_chief(model: Any) -> bool:
+    """Whether this process is the one that writes files in a distributed training."""
+    if BACKEND == "tensorflow":
+        strategy = getattr(model, "_distribute_strategy", None)
+        return strategy is None or strategy.extended.should_checkpoint
+    if BACKEND == "jax":
+        return jax.process_index() == 0
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank() == 0
+    return True
+
+
+# --- Predicting with other weights ----------------------------------------------------
+
+_MOST_FUSED = 256  # Variables in one compiled step; more take minutes to compile.
+
+
+def ignores_scopes(model: Any) -> bool:
+    """Whether `StatelessScope` cannot give a model other weights in `predict`.
+
+    PyTorch's own modules use their parameters and not Keras's variables; and what a
+    `predict_step` of the user's does, only its `predict` knows.
+    """
+    own_step = type(model).predict_step is not keras.Model.predict_step
+    wrapper = keras.layers.TorchModuleWrapper
+    return own_step or any(isinstance(x, wrapper) for x in model._flatten_layers())
+
+
+def compile_arguments(model: Any) -> dict[str, Any]:
+    """The loss and metrics that a model was compiled with."""
+    arguments = model._compile_config.config
+    names = ("loss", "loss_weights", "metrics", "weighted_metrics")
+    return {name: arguments[name] for name in names}
+
+
+def jax_predict_function(joint: Any, has_convolutions: bool) -> Any:
+    """A `predict_function` for JAX that leaves the weights where they are.
+
+    Keras's would hand all of them in and out of every step.
+
+    Args:
+        joint: A model with `member_variables` (a list per member). `outputs_with` is a
+            function of the values of such a list and the inputs; `combine` makes one
+            output of those of the members and the values of `shares`.
+        has_convolutions: These XLA compiles for a CPU such that several in one program
+            are slower than one after the other.
+    """
+    variables = joint.non_trainable_variables
+    places = {id(variable): index for index, variable in enumerate(variables)}
+    members = [[places[id(v)] for v in found] for found in joint.member_variables]
+    on_cpu = jax.default_backend() == "cpu"
+    one_by_one = (has_convolutions and on_cpu) or len(variables) > _MOST_FUSED
+    forward: Any = jax.jit(joint.outputs_with) if one_by_one else joint.outputs_with
+    share = places[id(joint.shares)]
+
+    def outputs(values, inputs):
+        found = [forward([values[i] for i in member], inputs) for member in members]
+        return joint.combine(found, values[share])
+
+    function = outputs if one_by_one else jax.jit(outputs)
+
+    def predict_function(state, iterator):
+        inputs, _, _ = keras.utils.unpack_x_y_sample_weight(next(iterator))
+        return function(state[1], inputs), state
+
+    return predict_function
+
+
 # --- The state of a training ----------------------------------------------------------
 
 # What `fit` sets on a model, besides variables.
@@ -1242,9 +1736,7 @@ class State:
     """
 
     def __init__(self, model: Any):
-        if not model.optimizer.built:
-            with _scope(model):
-                model.optimizer.build(model.trainable_variables)
+        build_optimizer(model)
         self.values = _copies(_variables(model))
         # Modules of PyTorch inside the model keep some of their state in buffers.
         layers = model._flatten_layers() if _IS_TORCH else []

@@ -1,6 +1,7 @@
 """Averages of weights: the schedules that make them, and what goes with them."""
 
-from keras_lrs.averages.posthoc import posthoc_coefficients
+from keras_lrs.averages.batch_norm import recalibrate_batch_norm
+from keras_lrs.averages.posthoc import posthoc, posthoc_coefficients
 from keras_lrs.averages.schedules import (
     Average,
     ExponentialAverage,
@@ -17,5 +18,7 @@ __all__ = [
     "PowerFunctionAverage",
     "UniformAverage",
     "WarmupAverage",
+    "posthoc",
     "posthoc_coefficients",
+    "recalibrate_batch_norm",
 ]

@@ -1,18 +1,127 @@
-"""Statistics of batch normalization for averaged weights."""
+"""Statistics of batch normalization for weights that were not trained with them."""
 
 from typing import Any
 
 import keras
+import numpy as np
+
+from keras_lrs import training
+from keras_lrs.schedules import fields
 
 
-def batch_norm_layers(model: Any) -> list:
-    """The batch normalizations of a model, nested models included."""
-    return [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
+def recalibrate_batch_norm(
+    model: keras.Model,
+    data: Any,
+    steps: int | None = None,
+    *,
+    batch_size: int | None = None,
+) -> None:
+    """Computes the statistics of batch normalization anew, in one pass over data.
+
+    A network with averaged weights needs it: the moving means and variances in it are
+    those of the weights that were trained. All of them become the mean and the variance
+    over all the data that was passed, as if it were one batch (but see below); nothing
+    of the old ones is left, and no momentum is involved.
+
+    The pass is forward only. Layers of batch normalization are in training mode, as in
+    `fit`: each normalizes by its batch, which is what the next ones get. All other
+    layers are in inference mode: dropout and augmentation within the model are off.
+    Frozen layers (`trainable=False`) keep their statistics and normalize by them. A
+    model without batch normalization is not run, and its data not touched.
+
+    The model is as it was, but for these statistics; also when the data raises, and
+    then the statistics are the old ones.
+
+    Args:
+        model: A model, which may contain others. It need not be compiled.
+        data: What `fit` takes: inputs, as an array or a list or dict of arrays; a tuple
+            `(x, y)` or `(x, y, sample_weight)` of which `x` is used; a
+            `tf.data.Dataset`, a `PyDataset`, a generator, a `DataLoader`. Use what the
+            model was trained with, in batches of the same size, shuffled, augmented.
+        steps: At most so many batches, > 0; None takes all. Data without an end needs
+            it.
+        batch_size: For arrays, > 0; None is 32.
+
+    Raises:
+        ValueError: If an argument is out of range, the data is empty or endless, or the
+            model is not built.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lrs.averages import recalibrate_batch_norm
+        >>> norm = keras.layers.BatchNormalization()
+        >>> model = keras.Sequential([keras.Input((1,)), norm])
+        >>> recalibrate_batch_norm(model, np.arange(5.0)[:, None], batch_size=2)
+        >>> [round(v.item(), 4) for v in norm.get_weights()[2:]]
+        [2.0, 2.0]
+
+    Reference: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
+    Generalization", 2018, arXiv:1803.05407, section 3.2. Theirs averages the variances
+    of the batches, which leaves out how far their means are apart.
+    """
+    if steps is not None:
+        steps = fields.count("steps", steps, 1)
+    if batch_size is not None:
+        batch_size = fields.count("batch_size", batch_size, 1)
+    layers = training.batch_norms(model)
+    if not layers:
+        return
+    if not model.built:
+        raise ValueError(
+            "Argument `model` must be built: call it on a batch, or give it an "
+            f"`Input`. Received: model={model.name!r}"
+        )
+    if isinstance(data, tuple):
+        data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+    if steps is None and _is_endless(data):
+        raise ValueError(
+            "Argument `steps` must be given for data without an end. Received: "
+            f"data={data!r}"
+        )
+    moments = [_Moments() for _ in layers]
+    with training.batch_statistics(model, layers) as statistics:
+        for x in training.inputs(data, batch_size, steps):
+            for index, calls in statistics(x).items():
+                for call in calls:
+                    moments[index].add(*call)
+    if not any(one.seen for one in moments):
+        raise ValueError("Argument `data` must hold at least one batch. It was empty.")
+    for layer, one in zip(layers, moments, strict=True):
+        if one.seen:
+            layer.moving_mean.assign(one.mean)
+            layer.moving_variance.assign(one.variance)
+            if getattr(layer, "renorm", False):
+                layer.moving_stddev.assign(np.sqrt(one.variance + layer.epsilon))
 
 
-def recalibrate_batch_norm(model, data, steps=None):
-    raise NotImplementedError
+def _is_endless(data):
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    cardinality = getattr(data, "cardinality", None)  # Of `tf.data`.
+    return cardinality is not None and int(cardinality()) == -1
+
+
+class _Moments:
+    """The mean and variance of batches together (Chan et al., 1983), in float64."""
+
+    def __init__(self):
+        self.count: Any = 0.0
+        self.mean: Any = 0.0
+        self.squares: Any = 0.0  # The sum of squared distances from the mean.
+
+    @property
+    def seen(self):
+        return np.any(self.count > 0.0)
+
+    @property
+    def variance(self):
+        return self.squares / self.count
+
+    def add(self, mean, variance, count):
+        mean, variance, count = (np.float64(x) for x in (mean, variance, count))
+        total = self.count + count
+        share = count / np.maximum(total, 1.0)
+        way = mean - self.mean
+        self.mean = self.mean + share * way
+        self.squares = self.squares + count * variance + self.count * share * way**2
+        self.count = total

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_lrs import training
-from keras_lrs.averages import batch_norm
+from keras_lrs.averages.batch_norm import recalibrate_batch_norm
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.fit import Fit
 from keras_lrs.schedules import fields
@@ -101,7 +101,7 @@ class ExchangingCallback(FitCallback):
         if self._recalibrated is not None and self._recalibrated[0] == count:
             training.assign(statistics, self._recalibrated[1])
         else:
-            batch_norm.recalibrate_batch_norm(
+            recalibrate_batch_norm(
                 self._model, self.batch_norm_data, self.batch_norm_steps
             )
             self._recalibrated = (count, training.values(statistics))
@@ -109,11 +109,11 @@ class ExchangingCallback(FitCallback):
 
     @property
     def _statistics(self):
-        """The moving means and variances of the model."""
+        """The statistics of all batch normalizations of the model."""
         return [
             variable
-            for layer in batch_norm.batch_norm_layers(self._model)
-            for variable in (layer.moving_mean, layer.moving_variance)
+            for layer in training.batch_norms(self._model)
+            for variable in layer.non_trainable_variables
         ]
 
     # --- When ---

@@ -46,6 +46,7 @@ class Fit:
         self._drives: dict[tuple[int, str], tuple[Any, Any]] = {}
         self._scaled_by: Any = None
         self._averaged_by: Any = None
+        self._snapped_by: Any = None
         self._recorded_by: Any = None
         self._momentum_correction = False
         self._factors: list[tuple[dict[int, int], float]] = []
@@ -176,6 +177,16 @@ class Fit:
             raise ValueError(f"A training takes one `{kind}`. Received: two")
         self._averaged_by = callback
 
+    def average_besides(self, callback: Any) -> None:
+        """Lets a callback average the weights in variables of its own.
+
+        Its `averagings` say how.
+        """
+        if self._snapped_by not in (None, callback):
+            kind = type(callback).__name__
+            raise ValueError(f"A training takes one `{kind}`. Received: two")
+        self._snapped_by = callback
+
     def record_norms(self, callback: Any) -> None:
         """Lets the step compute the norms of gradients; `norms_seen` says how."""
         if self._recorded_by not in (None, callback):
@@ -252,6 +263,27 @@ class Fit:
         """The step at which the schedules are: how many this training has made."""
         return max(self.position_of(optimizer) for optimizer in self.optimizers)
 
+    def start(self, optimizer: Any) -> int:
+        """The optimizer's iteration at which this training's schedules are at step 0.
+
+        It is negative where a training goes on without the optimizer's count.
+        """
+        return self._starts[id(optimizer)]
+
+    def schedule_start(self, optimizer: Any) -> int:
+        """The iteration at which `rate_schedule` is at its step 0.
+
+        A schedule of the optimizer's own counts its iterations.
+        """
+        driven = "learning_rate" in self._schedules(optimizer)
+        return self.start(optimizer) if driven else 0
+
+    def copied_weights(self) -> training.WeightsFile:
+        """A copy of all weights in the host's memory, also mid-epoch."""
+        if self._train_function is None:
+            return training.copied_weights(self.model)
+        return self._train_function.copied_weights()
+
     def bound(self, callback: Any) -> dict[str, Any]:
         """A callback's schedules, bound; by optimizer where there are several."""
         optimizers = self.optimizers
@@ -272,6 +304,23 @@ class Fit:
         """How many updates the average of the weights has taken."""
         return max(
             driven.taken(self.count(driven.optimizer)) for driven in self._driven
+        )
+
+    @property
+    def free_averages(self) -> list[list[training.FreeAverage]]:
+        """Of each of the callback's `averagings`, the averages of all weights."""
+        kinds = zip(*(driven.free for driven in self._driven), strict=True)
+        found = [[one for averages in kind for one in averages] for kind in kinds]
+        order = {id(v): i for i, v in enumerate(self.model.trainable_variables)}
+        return [sorted(one, key=lambda a: order[id(a.weight)]) for one in found]
+
+    @property
+    def updates(self) -> int:
+        """How many updates this training has made, each of all micro-batches."""
+        return max(
+            self.count(o) // (accumulated := o.gradient_accumulation_steps or 1)
+            - self._starts[id(o)] // accumulated
+            for o in self.optimizers
         )
 
     def position_of(self, optimizer: Any) -> int:
@@ -373,17 +422,18 @@ class Fit:
                 self._momentum_correction and "learning_rate" in schedules,
                 self._starts[id(optimizer)],
                 self._averaging(optimizer, schedules),
+                () if self._snapped_by is None else self._snapped_by.averagings,
                 self._recorded_by and self._recorded_by.norms_seen,
             )
             for optimizer in self.optimizers
             if (schedules := self._bound_schedules(optimizer))
             or self._scaled_by
             or self._averaged_by
+            or self._snapped_by
             or self._recorded_by
         ]
-        if drives or self.every_step:
-            self._train_function = training.TrainFunction(self, drives)
-            self._train_function.install()
+        self._train_function = training.TrainFunction(self, drives)
+        self._train_function.install()
         for driven in self._driven:
             driven.factor.set(self._factors[-1][1] if self._factors else 1.0)
             count = training.iterations(driven.optimizer)
@@ -541,6 +591,16 @@ def begin(callback: Any, model: Any) -> Fit:
         fit.note_rates()
     fit.join(callback)
     return fit
+
+
+def build_to_average(callback: Any, fit: Fit) -> None:
+    """Builds the optimizer, whose weights are to be averaged, before the first step."""
+    build_optimizer(callback, fit.model)
+    if any(training.is_taken_over(optimizer) for optimizer in fit.optimizers):
+        raise ValueError(
+            f"`{type(callback).__name__}` cannot average the weights of "
+            "`ScheduleFree`, which averages them itself: use `AveragedEvaluation`."
+        )
 
 
 def build_optimizer(callback: Any, model: Any) -> None:

@@ -16,6 +16,7 @@ _CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
 _OPTIONAL = ("weight_decay", *_CLIPPING)
 # The share of an old value that an average keeps.
 _AVERAGING = re.compile("(^|_)(momentum|beta_[12]|rho)$")
+_MOMENTUM = re.compile("(^|_)(momentum|beta_1)$")
 
 
 def names(optimizer: Any) -> list[str]:
@@ -54,6 +55,11 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
         raise ValueError(
             f"Argument `{name}` is not a hyperparameter of `{kind}`. {hint}"
             f"It has: {', '.join(available)}"
+        )
+    if training.is_taken_over(optimizer) and _MOMENTUM.search(name):
+        raise ValueError(
+            f"Argument `{name}` cannot be scheduled: `beta` of `ScheduleFree` is in "
+            f"the place of a momentum of `{kind}`."
         )
     value = getattr(optimizer, name)
     # Without a momentum the optimizer makes no room for a velocity.

@@ -6,7 +6,7 @@ from typing import Any
 from keras_lrs import training
 from keras_lrs.averages.schedules import Average, ExponentialAverage
 from keras_lrs.callbacks.exchanging import ExchangingCallback
-from keras_lrs.callbacks.fit import Fit, build_optimizer
+from keras_lrs.callbacks.fit import Fit, build_to_average
 from keras_lrs.schedules import durations, fields
 
 
@@ -65,6 +65,7 @@ class WeightAveraging(ExchangingCallback):
         >>> model = keras.Sequential(
         ...     [keras.Input((1,)), keras.layers.Dense(1, use_bias=False)]
         ... )
+        >>> model.set_weights([np.zeros((1, 1))])
         >>> model.compile(keras.optimizers.SGD(0.25), "mse")
         >>> x = np.ones((4, 1), "float32")
         >>> history = model.fit(
@@ -111,7 +112,7 @@ class WeightAveraging(ExchangingCallback):
     def prepare(self, fit: Fit) -> None:
         """Makes room for the averages, before a `BackupAndRestore` fills them."""
         super().prepare(fit)
-        build_optimizer(self, fit.model)
+        build_to_average(self, fit)
         self._slots = [training.Slots(optimizer) for optimizer in fit.optimizers]
         for one in self._slots:
             if one.optimizer.use_ema and not one.attached:

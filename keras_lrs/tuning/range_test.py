@@ -132,9 +132,7 @@ class RangeTest:
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        figure_module = plotting.import_matplotlib("RangeTest.plot")
-        figure = figure_module.Figure(figsize=(8.0, 5.0), layout="constrained")
-        axes = figure.add_subplot()
+        figure, axes = plotting.new_figure("RangeTest.plot", 5.0)
         rates, smoothed = self.learning_rates, self.smoothed
         axes.plot(rates, self.losses, ".", color="C0", alpha=0.3, label="loss of batch")
         axes.plot(rates, smoothed, color="C0", label="smoothed")
@@ -155,7 +153,7 @@ class RangeTest:
         axes.set(xlabel="learning rate", ylabel="loss")
         axes.grid(alpha=0.3)
         axes.legend()
-        return plotting.finish(figure, path)
+        return plotting.finished(figure, path)
 
     @property
     def _readable(self):

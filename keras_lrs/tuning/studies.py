@@ -113,22 +113,29 @@ class _Reporter(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
         self.logged |= set(logs)
-        if self.monitor not in logs:  # As in an epoch without validation.
-            return
-        self.value = float(logs[self.monitor])
-        self.epochs += 1  # Not `epoch`: there may be a second `fit`.
-        if not math.isfinite(self.value):
-            self.model.stop_training = True
-            return
-        self.trial.report(self.value, self.epochs)
-        if self.trial.should_prune():
-            self.pruned = self.model.stop_training = True
+        if self.monitor in logs:  # It is not in an epoch without validation.
+            self._note(float(logs[self.monitor]))
+            if self.pruned or self.diverged:
+                self.model.stop_training = True
+
+    @property
+    def diverged(self):
+        return self.value is not None and not math.isfinite(self.value)
+
+    def _note(self, value):
+        self.value = value
+        self.epochs += 1  # Not Keras's number: there may be a second `fit`.
+        if math.isfinite(value):
+            self.trial.report(value, self.epochs)
+            self.pruned = self.trial.should_prune()
 
     def read(self, history):
         """Looks at a history, in case the callback was not handed on."""
         self.logged |= set(history)
-        if self.value is None and self.monitor in history:
-            self.value = float(history[self.monitor][-1])
+        if self.value is None:
+            for value in history.get(self.monitor, ()):
+                self._note(float(value))
+            self.pruned = False  # It is too late for that.
 
 
 # --- Studies, which processes share ---------------------------------------------------

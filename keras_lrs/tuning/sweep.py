@@ -162,9 +162,8 @@ class Sweep:
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        figure = plotting.import_matplotlib("Sweep.plot").Figure(
-            figsize=(4.0 * max(len(self.ranges), 1.5), 4.0), layout="constrained"
-        )
+        width = 4.0 * max(len(self.ranges), 1.5)
+        figure = plotting.empty_figure("Sweep.plot", width, 4.0)
         panels = figure.subplots(1, len(self.ranges), sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, self.ranges, strict=True):
             for state, marker in (("complete", "C0o"), ("pruned", "C7o")):
@@ -187,7 +186,7 @@ class Sweep:
             axes.set(xscale="log", xlabel=name)
             axes.grid(alpha=0.3)
         panels[0].set_ylabel(self.monitor)
-        return plotting.finish(figure, path)
+        return plotting.finished(figure, path)
 
 
 def sweep(

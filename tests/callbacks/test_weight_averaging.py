@@ -17,6 +17,7 @@ from keras_lrs import averages as A  # noqa: N812
 from keras_lrs.callbacks import HyperparameterScheduler, WeightAveraging
 from keras_lrs.schedules import Epochs, Fraction
 from tests.callbacks import references
+from tests.callbacks.recording import Record
 from tests.callbacks.references import STEPS, X, Y, linear_model
 
 S = lrs.schedules
@@ -47,21 +48,6 @@ def ema(seen, decay):
     """The debiased exponential average: a weighted mean."""
     weights = decay ** np.arange(len(seen))[::-1]
     return np.tensordot(weights / weights.sum(), seen, axes=1)
-
-
-def model_weights(model):
-    return [np.array(w) for w in model.get_weights()]
-
-
-class Record(keras.callbacks.Callback):
-    """All weights after each step."""
-
-    def __init__(self):
-        super().__init__()
-        self.weights = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.weights.append(model_weights(self.model))
 
 
 class Seen(keras.callbacks.Callback):
@@ -545,6 +531,71 @@ class TestPrecision:
         model.evaluate(x, x, verbose=0, callbacks=[averaging])
         assert float(model.get_weights()[0][0, 0]) == 40 / 16
         assert keras.ops.convert_to_numpy(slot.value).item() == found
+
+
+class TestBatchNorm:
+    def model(self):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((3,)),
+                keras.layers.Dense(2, use_bias=False),
+                keras.layers.BatchNormalization(momentum=0.9),
+                keras.layers.Dense(1),
+            ]
+        )
+        model.compile(sgd(), "mse")
+        return model
+
+    @staticmethod
+    def assert_statistics_of(weights):
+        """They are those of the first layer's outputs on all data."""
+        kernel, _, _, mean, variance, *_ = weights
+        outputs = X.astype(np.float64) @ kernel
+        np.testing.assert_allclose(mean, outputs.mean(0), atol=1e-5)
+        np.testing.assert_allclose(variance, outputs.var(0), rtol=1e-4)
+
+    @pytest.mark.parametrize("at_end", ["average", "raw"])
+    def test_statistics_are_those_of_the_average(self, tmp_path, at_end):
+        plain, model = self.model(), self.model()
+        references.fit(plain, epochs=2)
+        path = str(tmp_path / "{epoch}.keras")
+        averaging = WeightAveraging(
+            A.UniformAverage(),
+            at_end=at_end,
+            batch_norm="recalibrate",
+            batch_norm_data=X,
+        )
+        callbacks = [keras.callbacks.ModelCheckpoint(path), averaging]
+        references.fit(model, callbacks, 2, validation_data=(X, Y), validation_freq=2)
+        for epoch in (1, 2):
+            saved = keras.saving.load_model(path.format(epoch=epoch))
+            self.assert_statistics_of(saved.get_weights())
+        if at_end == "average":
+            self.assert_statistics_of(model.get_weights())
+        else:
+            for found, expected in zip(
+                model.get_weights(), plain.get_weights(), strict=True
+            ):
+                np.testing.assert_allclose(found, expected, atol=1e-6)
+            seen = []
+            look = keras.callbacks.LambdaCallback(
+                on_test_begin=lambda logs: seen.append(model.get_weights())
+            )
+            before = model.get_weights()
+            model.evaluate(X, Y, verbose=0, callbacks=[averaging, look])
+            self.assert_statistics_of(seen[0])
+            for found, expected in zip(model.get_weights(), before, strict=True):
+                np.testing.assert_array_equal(found, expected)
+
+    def test_is_kept_otherwise(self):
+        plain, model = self.model(), self.model()
+        references.fit(plain, epochs=2)
+        references.fit(model, [WeightAveraging(A.UniformAverage())], epochs=2)
+        for index in (3, 4):
+            np.testing.assert_allclose(
+                model.get_weights()[index], plain.get_weights()[index], atol=1e-6
+            )
 
 
 class TestRefusals:

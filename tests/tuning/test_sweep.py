@@ -489,7 +489,7 @@ def test_a_history_will_do_where_callbacks_are_not_handed_on():
         learning_rate=(1e-3, 10.0),
     )  # fmt: skip
     assert result.trials[0].state == "complete"
-    assert result.trials[0].epochs == 0
+    assert result.trials[0].epochs == 6
 
 
 # --- What is told ---------------------------------------------------------------------

@@ -1,0 +1,322 @@
+"""Measures what averaging the weights adds to a training step, and its memory.
+
+    python benchmarks/averaging.py [--backends tensorflow jax torch] [--quick]
+                                   [--output docs/performance.md]
+
+Models whose step does little but update their weights are trained in turn, a few steps
+each: without an average, with Keras's `use_ema`, with `WeightAveraging`, and on PyTorch
+with the averages of `torch` and `ema-pytorch` in a callback. What each adds is divided
+by the time in which this machine adds two arrays of the weights' size in place: as much
+has to be read and written. Every backend is measured in a process of its own, and so is
+the memory of each contender.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+from report import table, with_section
+
+TITLE = "# Performance of averages"
+PLAIN, AGAIN = "none", "none, again"
+EMA, OURS = "Keras's `use_ema`", "`WeightAveraging`"
+TORCH, EMA_PYTORCH = "torch's `AveragedModel`", "ema-pytorch"
+# Tensors, and floats in each.
+WORKLOADS = {
+    "100 M floats, one tensor": (1, 10**8),
+    "10 M floats in 200": (200, 50_000),
+    "1 M floats in 200": (200, 5_000),
+}
+CONFIGURATIONS = {
+    "TensorFlow": ("tensorflow", False),
+    "TensorFlow XLA": ("tensorflow", True),
+    "JAX": ("jax", True),
+    "PyTorch": ("torch", False),
+}
+# Of the limit, with 100 M floats in one tensor, with 10 M in 200, and with 1 M.
+TARGETS = {
+    "TensorFlow": (1.7, None, None),
+    "TensorFlow XLA": (1.1, None, None),
+    "PyTorch": (1.2, 1.3, 3.7),
+}
+ROUNDS = {False: 9, True: 2}
+STEPS = 4
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+# --- The step -------------------------------------------------------------------------
+
+
+def contenders(backend):
+    return [PLAIN, AGAIN, EMA, OURS] + (
+        [TORCH, EMA_PYTORCH] if backend == "torch" else []
+    )
+
+
+def trainer(name, workload, jit_compile):
+    """A function that trains for some steps and returns the seconds of each."""
+    import keras
+
+    from keras_lrs.averages import ExponentialAverage
+    from keras_lrs.callbacks import WeightAveraging
+
+    count, size = WORKLOADS[workload]
+
+    class Weights(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.tensors = [
+                self.add_weight(shape=(size,), initializer="ones") for _ in range(count)
+            ]
+
+        def call(self, inputs):
+            total = sum(keras.ops.sum(tensor) for tensor in self.tensors)
+            return keras.ops.mean(inputs) * total
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            self.start = time.perf_counter()
+
+        def on_train_batch_end(self, batch, logs=None):
+            synchronize(self.model)
+            self.seconds.append(time.perf_counter() - self.start)
+
+    model, clock = Weights(), Clock()
+    model(np.ones((1, 1), "float32"))
+    model.compile(
+        keras.optimizers.SGD(1e-6, use_ema=name == EMA, ema_momentum=0.999),
+        lambda y, prediction: prediction,
+        jit_compile=jit_compile,
+    )
+    callbacks = [clock]
+    if name == OURS:
+        average = ExponentialAverage(0.999, debias=False)
+        callbacks.append(WeightAveraging(average, at_end="raw"))
+    elif name in (TORCH, EMA_PYTORCH):
+        callbacks.insert(0, eager_average(name, model))
+    x = np.ones((STEPS + 1, 1), "float32")
+
+    def train():
+        clock.seconds = []
+        if name == EMA:
+            # On JAX it fails in a second `fit`: weight and average are one array.
+            for variable in model.optimizer.variables:
+                variable.assign(np.array(keras.ops.convert_to_numpy(variable)))
+        model.fit(x, x, batch_size=1, verbose=0, callbacks=callbacks)
+        return clock.seconds[1:]  # The first one may compile.
+
+    return train
+
+
+def synchronize(model):
+    """Waits for the step; Keras's callbacks have the state of JAX synchronized."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.block_until_ready([variable.value for variable in model.variables])
+
+
+def eager_average(name, model):
+    """A callback that averages after each step, as PyTorch's users do."""
+    import keras
+    import torch
+
+    if name == TORCH:
+        # It copies a module deeply, which a Keras model is not made for.
+        module = torch.nn.Module()
+        module.tensors = torch.nn.ParameterList([v.value for v in model.variables])
+        average = torch.optim.swa_utils.AveragedModel(
+            module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)
+        )
+        update = functools.partial(average.update_parameters, module)
+    else:
+        import ema_pytorch
+
+        module = torch.nn.Module()
+        module.tensors = torch.nn.ParameterList([v.value for v in model.variables])
+        average = ema_pytorch.EMA(
+            module, beta=0.999, update_after_step=-1, update_every=1
+        )
+        update = average.update
+
+    class Average(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            update()
+
+    return Average()
+
+
+def limit(size):
+    """A function that adds two arrays in place, on all cores; returns seconds."""
+    arrays = [
+        np.ones((2, size // os.cpu_count()), "float32") for _ in range(os.cpu_count())
+    ]
+    pool = concurrent.futures.ThreadPoolExecutor(len(arrays))
+
+    def add():
+        start = time.perf_counter()
+        list(pool.map(lambda pair: np.add(*pair, out=pair[0]), arrays))
+        return [time.perf_counter() - start]
+
+    return add
+
+
+def measured(configuration, quick):
+    """Seconds: `{workload: {contender: one per round}}`."""
+    backend, jit_compile = CONFIGURATIONS[configuration]
+    found = {}
+    for workload, (count, size) in WORKLOADS.items():
+        if quick and count == 1:
+            continue
+        trainers = {
+            name: trainer(name, workload, jit_compile) for name in contenders(backend)
+        }
+        trainers["limit"] = limit(count * size)
+        for train in trainers.values():
+            train()
+        found[workload] = {name: [] for name in trainers}
+        for _ in range(ROUNDS[quick]):
+            for name, train in trainers.items():
+                found[workload][name].append(statistics.median(train()))
+    return found
+
+
+# --- Memory ---------------------------------------------------------------------------
+
+
+def peak(configuration, name):
+    """The most memory that a process had which trained with 25 M floats, in bytes."""
+    WORKLOADS["memory"] = (1, 25 * 10**6)
+    trainer(name, "memory", CONFIGURATIONS[configuration][1])()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# --- The tables -----------------------------------------------------------------------
+
+
+def markdown(times, peaks):
+    parts = [TITLE]
+    parts.append("## One update of the average, over the limit of the memory")
+    for workload in WORKLOADS:
+        rows = []
+        for name in (AGAIN, EMA, OURS, TORCH, EMA_PYTORCH):
+            cells = [
+                ratio_cell(found.get(workload, {}), name) for found in times.values()
+            ]
+            rows.append([name, *cells])
+        index = list(WORKLOADS).index(workload)
+        targets = [TARGETS.get(c, (None,) * 3)[index] for c in times]
+        cells = [
+            "-" if target is None else f"{target:g}: {verdict(found, workload, target)}"
+            for target, found in zip(targets, times.values(), strict=True)
+        ]
+        rows.append(["target of `WeightAveraging`", *cells])
+        parts.append(table([workload, *times], rows))
+    parts.append(
+        "Medians (minima) of rounds in turn, each the median of 4 steps, less those of "
+        "a model without an average, over the time in which two arrays of the size are "
+        "added in place. The first row shows the noise: a second model without an "
+        "average."
+    )
+    parts.append("## Memory, over the size of the weights")
+    rows = [
+        [name, *(f"{(p[name] - p[PLAIN]) / 1e8:.1f}" for p in peaks.values())]
+        for name in (AGAIN, EMA, OURS)
+    ]
+    parts.append(table(["100 MB of weights", *peaks], rows))
+    parts.append(
+        "The largest resident set of a process that trains and ends an epoch, less "
+        "that of one without an average. The average itself is 1; putting it into the "
+        "model and taking it out needs copies one tensor at a time, here the only one."
+    )
+    return "\n\n".join(parts)
+
+
+def excess(found, name):
+    """What a contender adds, over the limit, in every round."""
+    return [
+        (with_average - plain) / bound
+        for with_average, plain, bound in zip(
+            found[name], found[PLAIN], found["limit"], strict=True
+        )
+    ]
+
+
+def ratio_cell(found, name):
+    if name not in found:
+        return "-"
+    ratios = excess(found, name)
+    least = (min(found[name]) - min(found[PLAIN])) / min(found["limit"])
+    return f"{statistics.median(ratios):.2f} ({least:.2f})"
+
+
+def verdict(times, workload, target):
+    if workload not in times:
+        return "not run"
+    noise = abs(statistics.median(excess(times[workload], AGAIN)))
+    found = statistics.median(excess(times[workload], OURS))
+    if found <= target:
+        return "met"
+    return "met within noise" if found <= target + noise else "not met"
+
+
+# --- The program ----------------------------------------------------------------------
+
+
+def in_a_process(configuration, *arguments):
+    backend, _ = CONFIGURATIONS[configuration]
+    output = subprocess.run(
+        [sys.executable, __file__, "--measure", configuration, *arguments],
+        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--output", type=pathlib.Path, help="a file for the tables")
+    parser.add_argument("--measure", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(arguments)
+    if arguments.measure:
+        if arguments.peak:
+            print(json.dumps(peak(arguments.measure, arguments.peak)))
+        else:
+            print(json.dumps(measured(arguments.measure, arguments.quick)))
+        return
+    chosen = [c for c, (b, _) in CONFIGURATIONS.items() if b in arguments.backends]
+    quick = ["--quick"] if arguments.quick else []
+    times = {name: in_a_process(name, *quick) for name in chosen}
+    peaks = {
+        name: {
+            contender: in_a_process(name, "--peak", contender)
+            for contender in (PLAIN, AGAIN, EMA, OURS)
+        }
+        for name in chosen
+    }
+    part = markdown(times, peaks)
+    print(part)
+    if arguments.output:
+        path = arguments.output
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        path.write_text(with_section(before, TITLE, part), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

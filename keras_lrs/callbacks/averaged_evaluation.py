@@ -1,0 +1,102 @@
+"""`AveragedEvaluation`: lets all but training see an optimizer's own averages."""
+
+from typing import Any
+
+from keras_lrs.callbacks.exchanging import ExchangingCallback
+from keras_lrs.callbacks.fit import Fit, build_optimizer
+from keras_lrs.optimizers.schedule_free import ScheduleFree
+
+
+class AveragedEvaluation(ExchangingCallback):
+    """Puts the averages that `ScheduleFree` holds into the model, but for training.
+
+    Validation, callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`,
+    ...), and `evaluate` and `predict` that are given this callback see the average `x`;
+    gradients are taken at `y`. What is measured, saved and restored are the same
+    weights, in whatever order the callbacks are listed. `BackupAndRestore` backs `y`
+    up. Files of the whole model hold both, and training goes on from `y`.
+
+    Args:
+        at_end: What the model holds after `fit`: `"average"` or `"raw"`, which is `y`.
+            If `fit` breaks off it is `"raw"`.
+        batch_norm: What goes with the average: `"keep"`, the statistics of the
+            training; or `"recalibrate"`, those of `x`, by a pass over `batch_norm_data`
+            each time that a new `x` is put into the model.
+        batch_norm_data: Inputs, as `averages.recalibrate_batch_norm` takes them.
+        batch_norm_steps: How many batches of them; all if None.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range; and before the first step, if the
+            model is not built, if no optimizer is a `ScheduleFree`, or beside another
+            callback that exchanges weights.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lrs.callbacks import AveragedEvaluation
+        >>> from keras_lrs.optimizers import ScheduleFree
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile(ScheduleFree(keras.optimizers.SGD(0.5)), "mse")
+        >>> x = np.linspace(-1, 1, 20)[:, None].astype("float32")
+        >>> history = model.fit(
+        ...     x, 3 * x, 4, epochs=20, shuffle=False, verbose=0,
+        ...     validation_data=(x, 3 * x), callbacks=[AveragedEvaluation()],
+        ... )
+        >>> model.optimizer.uses_average
+        True
+
+    Reference: Defazio et al., "The Road Less Scheduled", 2024, arXiv:2405.15682.
+    """
+
+    def __init__(
+        self,
+        at_end: str = "average",
+        batch_norm: str = "keep",
+        batch_norm_data: Any = None,
+        batch_norm_steps: int | None = None,
+    ):
+        super().__init__(at_end, batch_norm, batch_norm_data, batch_norm_steps)
+
+    def prepare(self, fit: Fit) -> None:
+        """Looks for the averages, and begins with the weights of the training."""
+        super().prepare(fit)
+        if not self._optimizers:
+            raise ValueError(
+                "`AveragedEvaluation` needs `keras_lrs.optimizers.ScheduleFree`; for "
+                "other optimizers it is `WeightAveraging`. Received: "
+                f"`{type(fit.model.optimizer).__name__}`"
+            )
+        build_optimizer(self, fit.model)
+        self.take_out()
+
+    def exchange(self) -> None:
+        """Puts the averages into the model, or takes them out."""
+        into = not self.exchanged
+        for optimizer in self._optimizers:
+            if into:
+                optimizer.use_average()
+            else:
+                optimizer.use_training_weights()
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether the model holds the averages."""
+        return any(optimizer.uses_average for optimizer in self._optimizers)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is an average."""
+        return any(optimizer.built for optimizer in self._optimizers)
+
+    @property
+    def _optimizers(self):
+        return _schedule_free(getattr(self._model, "optimizer", None))
+
+
+def _schedule_free(optimizer):
+    """The optimizers that hold averages; inside others, too."""
+    if isinstance(optimizer, ScheduleFree):
+        return [optimizer]
+    inner = [getattr(optimizer, "inner_optimizer", None)]
+    several = getattr(optimizer, "optimizers", inner)
+    return [found for one in several if one for found in _schedule_free(one)]

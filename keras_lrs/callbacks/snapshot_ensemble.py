@@ -1,0 +1,441 @@
+"""`SnapshotEnsemble`: the weights at the end of every cycle, in files."""
+
+import bisect
+import concurrent.futures
+import os
+import pathlib
+import sys
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lrs import training
+from keras_lrs.callbacks.base import FitCallback
+from keras_lrs.callbacks.fit import Fit
+from keras_lrs.ensembles import store
+from keras_lrs.schedules import base, durations, fields
+
+_LAST_STEP = 2**31
+_WAITING = 2  # Snapshots in memory, before training waits for the disk.
+
+
+class SnapshotEnsemble(FitCallback):
+    """Writes the weights to files at the end of every cycle of the learning rate.
+
+    Where a cycle ends the rate is lowest, and the model in a good minimum; the restart
+    then drives it to another. `keras_lrs.ensembles.load` makes one predictor of all.
+
+    A snapshot is the weights after the last update of a cycle, also in the middle of an
+    epoch: all of them, with the statistics of batch normalization, without the
+    optimizer. `directory` holds `snapshot-0001.weights.h5` and so on, which
+    `model.load_weights` reads, and `manifest.json`, which says of each at which step it
+    was taken (`optimizer.iterations`: under gradient accumulation, micro-batches), the
+    rate of that step, and the metrics: of the epoch, validation included, where the
+    cycle ended with it, else the training's in the epoch so far.
+
+    Training waits while the weights are copied to the host's memory. They are written
+    by a thread, each file whole or not at all; if that fails, training stops at the
+    next step. Two snapshots may wait for the disk, then training waits. With a
+    `BackupAndRestore` or `ModelCheckpoint` in the list, epochs end when the snapshots
+    up to there are on the disk, so that none is missing where a training goes on.
+
+    A training that goes on, in this process or a new one, goes on with the numbers, and
+    drops the members later than the step it was set back to. So a training from the
+    beginning replaces what another left in the directory.
+
+    Args:
+        directory: The folder for the files.
+        keep_last: How many members are kept, the last ones; None keeps all.
+        schedule: Where cycles end. None takes the schedule of the optimizer's rate,
+            also one that a `HyperparameterScheduler` drives. Or a schedule of your own,
+            or a list of steps (`Epochs`, `Fraction`s), which count from where a driven
+            schedule would.
+        partial: What becomes of a last cycle that the training cuts short: `"drop"`, or
+            `"keep"` it as a member that is not complete. One that is interrupted by an
+            exception is never kept.
+        restore_last_completed: Whether the model has, after `fit`, the weights of the
+            end of the last cycle that was completed.
+        verbose: 1 prints a line for each snapshot.
+
+    Raises:
+        ValueError: If an argument is out of range; and before the first step, if the
+            schedule has no cycles, if a cycle ends within an execution of several steps
+            (`steps_per_execution`), or if the directory holds snapshots of another
+            model or a damaged manifest.
+        TypeError: If an argument has the wrong type.
+        OSError: If a snapshot cannot be written.
+
+    Example:
+        >>> import keras, numpy as np, tempfile
+        >>> from keras_lrs import callbacks, ensembles
+        >>> from keras_lrs.schedules import CosineRestarts
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> rate = CosineRestarts(0.1, first_decay_steps=7, t_mul=2.0)
+        >>> model.compile(keras.optimizers.SGD(rate), "mse")
+        >>> x = np.ones((10, 1), "float32")
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     snapshots = callbacks.SnapshotEnsemble(directory)
+        ...     history = model.fit(x, x, 1, 3, verbose=0, callbacks=[snapshots])
+        ...     ensemble = ensembles.load(directory, model)
+        >>> [member.step for member in ensemble]
+        [7, 21]
+
+    Reference: Huang et al., "Snapshot Ensembles: Train 1, get M for free", 2017,
+    arXiv:1704.00109. Loshchilov and Hutter, "SGDR", 2016, arXiv:1608.03983. Cutkosky,
+    "Lecture Notes 5", which returns weights of a completed phase only.
+    """
+
+    every_step = True
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        keep_last: int | None = None,
+        schedule: Any = None,
+        partial: str = "drop",
+        *,
+        restore_last_completed: bool = False,
+        verbose: int = 0,
+    ):
+        super().__init__()
+        if not isinstance(directory, (str, os.PathLike)):
+            fields.refuse("directory", "be a path", directory, TypeError)
+        self.directory = pathlib.Path(directory)
+        self.keep_last = keep_last
+        if keep_last is not None:
+            self.keep_last = fields.count("keep_last", keep_last, 1)
+        self.schedule = _checked(schedule)
+        if partial not in ("drop", "keep"):
+            fields.refuse("partial", "be 'drop' or 'keep'", partial)
+        self.partial = partial
+        if not isinstance(restore_last_completed, bool):
+            bound = "be True or False"
+            name = "restore_last_completed"
+            fields.refuse(name, bound, restore_last_completed, TypeError)
+        self.restore_last_completed = restore_last_completed
+        self.verbose = verbose
+        self._ends: Any = None
+        self._store: Any = None  # Of the chief, in a distributed training.
+        self._thread: Any = None
+        self._completed: Any = None
+        self._writing: list[concurrent.futures.Future] = []
+
+    def __getstate__(self):
+        none = dict.fromkeys(("_ends", "_store", "_thread", "_completed"))
+        return {**super().__getstate__(), **none, "_writing": []}
+
+    # --- When the training begins ---
+
+    def prepare(self, fit: Fit) -> None:
+        """Checks that no other writes to the same directory."""
+        self._ends, self._writing = None, []
+        for other in fit.siblings:
+            ours = isinstance(other, SnapshotEnsemble) and other is not self
+            if ours and other.directory.resolve() == self.directory.resolve():
+                bound = "be another one for each `SnapshotEnsemble`"
+                fields.refuse("directory", bound, str(self.directory))
+
+    def epoch_begins(self, epoch: int) -> None:
+        """Finds out where cycles end, and what the directory holds."""
+        if self._ends is not None:
+            return
+        fit = self._fit
+        self._completed = None
+        self._last: int | None = None
+        self._ends = _ends(fit, self.schedule)
+        self._offset = max(-fit.start(self._ends.optimizer), 0)
+        self._counted = fit.count(self._ends.optimizer)
+        self._check_executions(fit)
+        self._next = self._ends.after(self._counted)
+        self._durable = [
+            other.save_freq
+            for other in fit.siblings
+            if isinstance(
+                other,
+                (keras.callbacks.BackupAndRestore, keras.callbacks.ModelCheckpoint),
+            )
+        ]
+        if training.is_chief(fit.model):
+            self._open_store(self._counted)
+
+    def _open_store(self, count):
+        here = count + self._offset
+        shapes = [list(variable.shape) for variable in self._fit.model.variables]
+        self._store = store.Store(self.directory)
+        continued = count > self._ends.start
+        kept = [record for record in self._store.records if record.step <= here]
+        if kept and self._store.shapes != shapes:
+            bound = "hold snapshots of this model, or none"
+            fields.refuse("directory", bound, str(self.directory))
+        # What cut a cycle short has not, if the cycle goes on.
+        self._store.begin(shapes, lambda r: r in kept and (r.complete or not continued))
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "snapshots")
+        known = any(record.step == here for record in self._store.records)
+        if continued and self._ends.last_before(count) == count and not known:
+            # It was saved here, and killed before the snapshot was written.
+            self._take(count, {}, complete=True)
+
+    def _check_executions(self, fit):
+        """Raises if a cycle of this fit ends within an execution."""
+        steps, per_epoch = fit.model.steps_per_execution, fit.steps_per_epoch
+        if steps == 1 or per_epoch is None:  # Then it is seen when it happens.
+            return
+        last = fit.start(self._ends.optimizer) + fit.window().total
+        for end in self._ends.up_to(self._counted, last):
+            done = (end - self._counted) % per_epoch
+            if done % steps:
+                before = end - done % steps - self._ends.start
+                after = before + min(steps, per_epoch - done + done % steps)
+                raise ValueError(
+                    f"A cycle ends after {end - self._ends.start} steps, within an "
+                    f"execution of `steps_per_execution={steps}`, which shows only its "
+                    f"last step. End the cycle after {before} or {after} steps, or "
+                    "compile the model with `steps_per_execution=1`."
+                )
+
+    # --- Taking snapshots ---
+
+    def step_ends(self, logs: Any) -> None:
+        """Takes a snapshot where a cycle ends."""
+        if self._writing:
+            self._surface(wait=False)
+        # Only where it may be time is the device asked: steps may have been skipped.
+        self._counted += self._fit.model.steps_per_execution
+        if self._counted < self._next:
+            return
+        self._counted = self._fit.count(self._ends.optimizer)
+        if self._counted > self._next:
+            raise RuntimeError(
+                f"A cycle ended after {self._next - self._ends.start} steps, within an "
+                "execution of several (`steps_per_execution`), and no weights of that "
+                "step are left. Choose lengths that fall on the ends of executions."
+            )
+        if self._counted == self._next:
+            self._take(self._counted, logs, complete=True)
+            self._next = self._ends.after(self._counted)
+
+    def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
+        """Adds the epoch's metrics to a snapshot that was taken with its last step."""
+        self._counted = self._fit.count(self._ends.optimizer)
+        if self._store is not None:
+            if self._last == self._counted:
+                step = self._counted + self._offset
+                self._submit(self._store.set_metrics, step, _numbers(logs))
+            self._surface(wait=bool(self._durable))
+
+    def _take(self, count, logs, complete):
+        """Copies the weights, and has them written."""
+        weights = self._fit.copied_weights()
+        self._last = count
+        if complete and self.restore_last_completed:
+            self._completed = weights
+        if self._store is None:
+            return
+        optimizer = self._ends.optimizer
+        rate = self._fit.values(optimizer, np.array([max(count - 1, 0)]))
+        record = store.Record(
+            number=0,
+            step=count + self._offset,
+            cycle=self._ends.cycles(count) + (not complete),
+            complete=complete,
+            learning_rate=rate["learning_rate"].item(),
+            metrics=_numbers(logs),
+        )
+        if self._thread is None:
+            self._write(record, weights)
+            return
+        while len(self._writing) >= _WAITING:
+            self._surface_first()
+        self._submit(self._write, record, weights)
+        if any(frequency != "epoch" for frequency in self._durable):
+            self._surface(wait=True)
+
+    def _write(self, record, weights):
+        """Runs in the thread, which must not touch the model."""
+        self._store.add(record, weights.content(), self.keep_last)
+        if self.verbose:
+            written = self._store.records[-1]
+            print(f"\nSnapshotEnsemble: {written.file} after {written.step} steps")
+
+    def _submit(self, function, *arguments):
+        self._writing.append(self._thread.submit(function, *arguments))
+
+    def _surface(self, wait):
+        """Raises what the thread met; waits until all is written, if asked to."""
+        while self._writing and (wait or self._writing[0].done()):
+            self._surface_first()
+
+    def _surface_first(self):
+        self._writing.pop(0).result()
+
+    # --- When the training ends ---
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Sees to the last cycle, and that everything is written."""
+        super().on_train_end(logs)
+        self._surface(wait=True)
+        if self._ends is None:
+            return
+        count = self._fit.count(self._ends.optimizer)
+        cut_short = count > max(self._ends.start, self._ends.last_before(count))
+        if self.partial == "keep" and cut_short:
+            self._take(count, logs, complete=False)
+        if self._store is not None and not self._store.records:
+            warnings.warn(
+                "`SnapshotEnsemble` took no snapshot: the training was over before the "
+                f"first cycle, which ends after {self._next - self._ends.start} steps.",
+                stacklevel=2,
+            )
+        if self.restore_last_completed:
+            self._restore()
+
+    def _restore(self):
+        """Gives the model the weights of the end of the last completed cycle."""
+        content = None if self._completed is None else self._completed.content()
+        if content is None and self._store is not None:
+            # Completed before this training went on.
+            complete = [record for record in self._store.records if record.complete]
+            content = self._store.read(complete[-1]) if complete else None
+        if content is None:
+            warnings.warn(
+                "`SnapshotEnsemble(restore_last_completed=True)` has nothing to "
+                "restore: no cycle was completed.",
+                stacklevel=3,
+            )
+            return
+        model = self._fit.model
+        training.set_weights(model, training.loaded_weights(model, content))
+
+    def fit_ends(self) -> None:
+        """Lets the thread write what it was given, however the training ended."""
+        if self._thread is None:
+            return
+        self._thread.shutdown()
+        self._thread = None
+        errors = [error for w in self._writing if (error := w.exception()) is not None]
+        if errors and sys.exc_info()[0] is not None:
+            # Another exception is on its way, and `on_train_end` will not be called.
+            warnings.warn(f"A snapshot was not written: {errors[0]!r}", stacklevel=2)
+
+
+def _numbers(logs):
+    """The metrics in logs that JSON can hold."""
+    numbers = {}
+    for name, value in (logs or {}).items():
+        if np.ndim(keras.ops.convert_to_numpy(value)) == 0:
+            numbers[name] = float(keras.ops.convert_to_numpy(value))
+    return numbers
+
+
+_check_steps = durations.positions(at_least=1).metadata["check"]
+
+
+def _checked(schedule):
+    """A schedule, or a tuple of steps, or None."""
+    kind = keras.optimizers.schedules.LearningRateSchedule
+    if schedule is None or isinstance(schedule, kind):
+        return schedule
+    if len(steps := _check_steps("schedule", schedule)) == 0:
+        fields.refuse("schedule", "have a step", schedule)
+    return steps
+
+
+class _Ends:
+    """Where cycles end, in iterations of an optimizer.
+
+    Args:
+        optimizer: Whose iterations.
+        start: The iteration at which the schedule is at its step 0.
+        find: A function from a number of steps to the cycle ends up to there.
+    """
+
+    def __init__(self, optimizer, start, find):
+        self.optimizer, self.start, self._find = optimizer, start, find
+        self._known, self._horizon = [], 0
+
+    def after(self, count):
+        """The first end after `count` iterations; far away if there is none."""
+        while True:
+            index = bisect.bisect_right(self._known, count - self.start)
+            if index < len(self._known):
+                return self.start + self._known[index]
+            if self._horizon >= _LAST_STEP:
+                return self.start + 2 * _LAST_STEP
+            # Not all at once: an endless schedule of short cycles has billions of them.
+            horizon = max(2 * (count - self.start), 4 * self._horizon, 1024)
+            self._horizon = min(horizon, _LAST_STEP)
+            self._known = self._find(self._horizon)
+
+    def last_before(self, count):
+        """The last end at `count` iterations or before; 0 if there is none."""
+        self.after(count)
+        index = self.cycles(count)
+        return self.start + self._known[index - 1] if index else 0
+
+    def cycles(self, count):
+        """How many cycles end in `count` iterations."""
+        self.after(count)
+        return bisect.bisect_right(self._known, count - self.start)
+
+    def exist(self):
+        """Whether there are any."""
+        self.after(self.start)
+        return bool(self._known)
+
+    def up_to(self, first, last):
+        """The ends after `first` iterations, up to `last`."""
+        end = self.after(first)
+        while end <= last:
+            yield end
+            end = self.after(end)
+
+
+def _ends(fit, schedule):
+    """Those of a fit."""
+    optimizers = fit.optimizers
+    if isinstance(schedule, tuple):
+        steps = _bound_steps(fit, schedule)
+
+        def find(num_steps):
+            return [step for step in steps if step <= num_steps]
+
+        return _Ends(optimizers[0], fit.start(optimizers[0]), find)
+    if schedule is not None:
+        if isinstance(schedule, base.Schedule) and schedule._unbound:
+            schedule = base.bind(schedule, fit.window())
+        candidates = [(optimizers[0], fit.start(optimizers[0]), schedule)]
+    else:
+        candidates = [
+            (optimizer, fit.schedule_start(optimizer), fit.rate_schedule(optimizer))
+            for optimizer in optimizers
+        ]
+    found = [
+        ends
+        for optimizer, start, candidate in candidates
+        if (ends := _Ends(optimizer, start, _finder(candidate))).exist()
+    ]
+    if not found:
+        received = ", ".join(repr(candidate) for _, _, candidate in candidates)
+        raise ValueError(
+            "`SnapshotEnsemble` needs a schedule with cycles, such as "
+            "`CosineRestarts`; or say where they end: `schedule=[Epochs(10), "
+            f"Epochs(20)]`. Received: learning_rate={received}"
+        )
+    if len({(ends.start, ends.after(ends.start)) for ends in found}) > 1:
+        raise ValueError(
+            "The optimizers' cycles end at different steps. Pass `schedule=` to "
+            "`SnapshotEnsemble`, which takes one snapshot of all."
+        )
+    return found[0]
+
+
+def _finder(schedule):
+    return lambda num_steps: sorted(base.cycle_ends(schedule, num_steps))
+
+
+def _bound_steps(fit, steps):
+    if all(isinstance(step, int) for step in steps):
+        return steps  # Which need no window.
+    return fit.window().positions("schedule", steps)

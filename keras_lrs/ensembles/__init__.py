@@ -1,0 +1,13 @@
+"""Ensembles of the snapshots of one training."""
+
+from keras_lrs.ensembles.ensemble import Ensemble, Member, load
+from keras_lrs.ensembles.plots import disagreement, plot_disagreement, plot_sizes
+
+__all__ = [
+    "Ensemble",
+    "Member",
+    "disagreement",
+    "load",
+    "plot_disagreement",
+    "plot_sizes",
+]

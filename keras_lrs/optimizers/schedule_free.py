@@ -1,0 +1,449 @@
+"""`ScheduleFree`: an average in the place of a schedule."""
+
+import contextlib
+import copy
+import dataclasses
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_lrs import training
+from keras_lrs.averages.schedules import Average
+from keras_lrs.schedules import fields, numerics
+
+_MOMENTUM = re.compile("(^|_)(momentum|beta_1)$")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Arguments(fields.Configured):
+    """The arguments of `ScheduleFree` besides the optimizer."""
+
+    beta: float = fields.number(at_least=0.0, below=1.0)
+    weight_power: float = fields.number(at_least=0.0)
+    step_power: float = fields.number(at_least=0.0)
+    warmup_steps: int = fields.integer(at_least=0)
+    average: Average | None = None
+
+    def check(self):
+        """Raises `TypeError` for what is no average."""
+        if self.average is not None and not isinstance(self.average, Average):
+            bound = "be one of `keras_lrs.averages` or None"
+            fields.refuse("average", bound, self.average, TypeError)
+
+
+@keras.saving.register_keras_serializable(package="keras_lrs")
+class ScheduleFree(keras.optimizers.Optimizer):
+    """Schedule-free training: any optimizer, at a constant rate, with an average.
+
+    `y = (1 - beta) z + beta x`, `z <- z - rate * step(gradient at y)`,
+    `x <- (1 - c) x + c z`
+
+    Use it where you do not know, or do not want to fix, when training ends: at any time
+    the average `x` is about as good as a schedule that had decayed to 0 by then. Give
+    it a larger rate than you would give a schedule (10 to 50 times for SGD, 1 to 10
+    times for AdamW) and a warmup.
+
+    While it trains, the model's weights are `y`. Evaluate, predict and save at `x`:
+    `use_average()` puts it into the model, `use_training_weights()` puts `y` back, and
+    `with optimizer.averaged():` does both. Statistics of batch normalization are those
+    of `y`; after `use_average()` call `averages.recalibrate_batch_norm`.
+
+    The optimizer inside is used as it is: its rate, a float or a schedule, its clipping
+    and gradient accumulation. Its weight decay is that of `y`, at the rate used. A
+    constraint holds for `z`, and so for `x` if it is convex. Schedules of `callbacks`
+    drive the hyperparameters of the optimizer inside.
+
+    Args:
+        optimizer: Any Keras optimizer without a momentum of its own, such as `SGD()` or
+            `AdamW(beta_1=0.0)`, not used before.
+        beta: How much of the average is in the point at which gradients are taken, in
+            [0, 1). It does the work of a momentum; 0.95 to 0.98 suit long trainings.
+            With 0, `x` is the Polyak average of what the optimizer would do alone.
+        weight_power: A step counts in the average as the largest rate so far to this
+            power, >= 0: those of a warmup count less. Not used with `average`.
+        step_power: Step `k`, from 0, counts as `(k + 1) ** step_power`, >= 0. Not used
+            with `average`.
+        warmup_steps: For so many updates the rate rises linearly: it is multiplied by
+            `(k + 1) / warmup_steps`. With gradient accumulation, an update is several
+            micro-batches.
+        average: Another average of `keras_lrs.averages`, such as
+            `ExponentialAverage(0.9999)`. None is the weighted mean of all `z`.
+        name: The optimizer's name.
+
+    Raises:
+        ValueError: If an argument is out of range, or the optimizer has a momentum or
+            `use_ema`, or is a wrapper itself, or in use.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lrs.optimizers import ScheduleFree
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> optimizer = ScheduleFree(keras.optimizers.SGD(0.5), warmup_steps=5)
+        >>> model.compile(optimizer, "mse")
+        >>> x = np.linspace(-1, 1, 20)[:, None].astype("float32")
+        >>> history = model.fit(x, 3 * x, 4, epochs=20, shuffle=False, verbose=0)
+        >>> with optimizer.averaged():
+        ...     print(round(model.evaluate(x, 3 * x, verbose=0), 2))
+        0.0
+
+    Reference: Defazio et al., "The Road Less Scheduled", 2024, arXiv:2405.15682,
+    equations 1 to 3, and their package `schedulefree`.
+    """
+
+    def __init__(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        beta: float = 0.9,
+        weight_power: float = 2.0,
+        step_power: float = 0.0,
+        warmup_steps: int = 0,
+        average: Average | None = None,
+        name: str | None = None,
+    ):
+        arguments = _Arguments(beta, weight_power, step_power, warmup_steps, average)
+        _check_optimizer(optimizer)
+        # Its own rate is the one last used, warmup included.
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = optimizer
+        self.arguments = arguments
+        self._hold(None)
+        training.take_over(optimizer, self._update)
+
+    # --- What is that of the optimizer inside ---
+
+    @property
+    def variables(self) -> list:
+        """All state: its own, then that of the optimizer inside."""
+        return [*self._variables, *self.inner_optimizer.variables]
+
+    @property
+    def iterations(self) -> Any:
+        """The number of updates."""
+        return self.inner_optimizer.iterations
+
+    @property
+    def learning_rate(self) -> Any:
+        """The rate of the optimizer inside, without the warmup."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        self.inner_optimizer.learning_rate = learning_rate
+
+    @property
+    def loss_scale_factor(self) -> float | None:
+        """What the loss is multiplied by."""
+        return self.inner_optimizer.loss_scale_factor
+
+    @loss_scale_factor.setter
+    def loss_scale_factor(self, factor: float | None) -> None:
+        if "inner_optimizer" in vars(self):  # Not in Keras's constructor.
+            self.inner_optimizer.loss_scale_factor = factor
+
+    def exclude_from_weight_decay(
+        self, var_list: Any = None, var_names: Any = None
+    ) -> None:
+        """Leaves variables out of the weight decay."""
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+
+    # --- The step ---
+
+    def build(self, variables: list) -> None:
+        """Makes room for `z` and for what weighs it in the average."""
+        if self.built:
+            return
+        for variable in variables:
+            if getattr(variable, "overwrite_with_gradient", False):
+                raise ValueError(
+                    "`ScheduleFree` cannot train a model quantized to float8, whose "
+                    f"scales are no weights. Received: {variable.path}"
+                )
+        super().build(variables)
+        # Whether the model holds x; the sum of weights over the latest, and what that
+        # float cannot hold of it; the largest rate.
+        self._shows_x = self._add_number("shows_average")
+        self._sum = self._add_number("weight_sum")
+        self._sum_rest = self._add_number("weight_sum_rest")
+        self._largest_rate = self._add_number("largest_learning_rate")
+        self._z = self.add_optimizer_variables(variables, "z")
+        # Elsewhere x follows from y and z.
+        keeps_x = self.arguments.beta == 0.0
+        self._x = self.add_optimizer_variables(variables, "x") if keeps_x else []
+        for z, variable in zip(self._z, variables, strict=True):
+            z.constraint = getattr(variable, "constraint", None)
+        self.inner_optimizer.build(self._z)
+
+    def _add_number(self, name):
+        return self.add_variable(
+            (),
+            dtype=numerics.float_dtype(),
+            aggregation="only_first_replica",
+            name=name,
+        )
+
+    @training.uncompiled
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Updates variables, which hold y, with gradients at y."""
+        if len(grads) == 0:
+            return
+        if trainable_variables is None:
+            trainable_variables = self._trainable_variables
+        trainable_variables = list(trainable_variables)
+        self.build(trainable_variables)
+        # Where its data ends, TensorFlow still runs what does not depend on it.
+        with training.after(grads):
+            self._apply(grads, trainable_variables)
+
+    def _apply(self, grads, variables):
+        inner = self.inner_optimizer
+        count = training.count_in_step(inner)
+        # Now, not in `build`: a model may be given other weights before it is trained.
+        for slots in (self._z, self._x):
+            sources = self._trainable_variables[: len(slots)]
+            training.copy(self, slots, sources, count == 0)
+
+        at = [training.position(self, variable) for variable in variables]
+        z = [self._z[i] for i in at]
+        before = training.values_in_step(z)
+        inner.apply(grads, z)
+
+        moved = [i for i, gradient in enumerate(grads) if gradient is not None]
+        y, z, before = ([some[i] for i in moved] for some in (variables, z, before))
+        c = self._weigh(count)
+        beta = self.arguments.beta
+        if beta == 0.0:
+            x = [self._x[at[i]] for i in moved]
+            training.move(self, x, (c, z, x))
+            training.copy(self, y, z)
+        else:
+            # If the model was left at x: how far y is, on the way to z.
+            back = (1.0 - beta) * training.in_step(self._shows_x)
+            training.move(
+                self,
+                y,
+                (back + c * (1.0 - back), before, y),
+                (1.0 - beta * (1.0 - c), z, before),
+            )
+        self._shows_x.assign(0.0)
+
+    def _update(self, grads, z, rate):
+        """Makes the update of z, in the place of the optimizer inside."""
+        inner = self.inner_optimizer
+        used = training.in_step(inner.learning_rate)
+        warmup_steps = self.arguments.warmup_steps
+        if warmup_steps > 0:
+            k, _ = self._place(training.count_in_step(inner))
+            warm = numerics.ratio(numerics.minimum(k + 1, warmup_steps), warmup_steps)
+            used, rate = used * warm, rate * warm
+        self._learning_rate.assign(used)
+        if inner.weight_decay:
+            y = [self._trainable_variables[training.position(inner, one)] for one in z]
+            decayed = [i for i, one in enumerate(y) if training.decays(inner, one)]
+            training.move(
+                self,
+                [z[i] for i in decayed],
+                (-(inner.weight_decay * used), [y[i] for i in decayed], 0.0),
+            )
+        training.update(inner, grads, z, rate)
+
+    def _place(self, count):
+        """The number of updates before, and whether this micro-batch makes one."""
+        accumulated = self.inner_optimizer.gradient_accumulation_steps or 1
+        if accumulated == 1:
+            return count, True
+        return count // accumulated, (count + 1) % accumulated == 0
+
+    def _weigh(self, count):
+        """The share c of the new z in the average; 0 where nothing was updated."""
+        k, updates = self._place(count)
+        average, power = self.arguments.average, self.arguments.weight_power
+        if average is not None:
+            return numerics.where(updates, average.weight(k), 0.0)
+        # The weights are w = (k + 1)**step_power * largest_rate**weight_power, and c is
+        # the latest over their sum S. Kept is S / w: it neither overflows nor vanishes,
+        # and with equal weights it is a number of steps.
+        rate = training.in_step(self._learning_rate)
+        before = training.in_step(self._largest_rate)
+        largest = numerics.where(updates, numerics.maximum(before, rate), before)
+        self._largest_rate.assign(largest)
+        log_ratio: Any = 0.0  # Of the weight before to this one.
+        counts = updates
+        if power > 0.0:
+            positive = largest > 0.0
+            counts = positive & updates
+            some = numerics.where(positive, largest, 1.0)
+            log_ratio += power * numerics.log1p((before - largest) / some)
+        if self.arguments.step_power > 0.0:
+            log_ratio += self.arguments.step_power * numerics.log1p(
+                -1.0 / (numerics.to_float(k) + 1.0)
+            )
+        total = training.in_step(self._sum)
+        gain = 1.0 + total * numerics.expm1(log_ratio)
+        # Compensated: a float32 cannot count past 2**24.
+        gain = numerics.where(counts, gain, 0.0) + training.in_step(self._sum_rest)
+        self._sum.assign(total + gain)
+        new = training.in_step(self._sum)
+        self._sum_rest.assign(gain - (new - total))
+        return numerics.where(counts, 1.0 / numerics.maximum(new, 1.0), 0.0)
+
+    # --- What the model holds ---
+
+    @property
+    def uses_average(self) -> bool:
+        """Whether the model holds the average."""
+        return self.built and training.number(self._shows_x) > 0.0
+
+    def use_average(self) -> None:
+        """Puts the average x into the model, for evaluation, prediction and saving.
+
+        Does nothing if it is there already. Call it between training steps.
+        """
+        if not self.built or self.uses_average:
+            return
+        self._hold(training.copies(self._trainable_variables))
+        if self._is_trained:
+            beta = self.arguments.beta
+            if beta == 0.0:
+                x = training.copies(self._x)
+            else:
+                z = training.copies(self._z)
+                x = [
+                    y + (1.0 / beta - 1.0) * (y - z)
+                    for y, z in zip(self._held, z, strict=True)
+                ]
+            self._assign(x)
+        self._shows_x.assign(1.0)
+
+    def use_training_weights(self) -> None:
+        """Puts y back into the model, to go on training.
+
+        It comes back bit for bit, also from a file. Does nothing if it is there
+        already. A training step at x would take its gradient there, and go on from y.
+        """
+        if self.uses_average:
+            y = self._held
+            if y is None and self._is_trained:
+                # From a file that holds the optimizer's variables alone.
+                beta = self.arguments.beta
+                x = training.copies(self._trainable_variables)
+                z = training.copies(self._z)
+                y = [x + (1.0 - beta) * (z - x) for x, z in zip(x, z, strict=True)]
+            if y is not None:
+                self._assign(y)
+            self._shows_x.assign(0.0)
+        self._hold(None)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The average is in the model within a `with` block."""
+        found = self.uses_average
+        self.use_average()
+        try:
+            yield
+        finally:
+            if not found:
+                self.use_training_weights()
+
+    @property
+    def _is_trained(self):
+        # Before, x and y are what the model holds, and z is nothing yet.
+        return training.iterations(self.inner_optimizer) > 0
+
+    def _assign(self, values):
+        for variable, value in zip(self._trainable_variables, values, strict=True):
+            variable.assign(value)
+
+    def _hold(self, values):
+        """Keeps y while the model holds x."""
+        # Past Keras's tracking: TensorFlow could not write checkpoints with tensors.
+        self.__dict__["_held"] = values
+
+    # --- Files ---
+
+    def save_own_variables(self, store: Any) -> None:
+        """Writes its state, and y while the model holds x."""
+        # The state of the optimizer inside Keras saves by itself.
+        for i, variable in enumerate(self._variables):
+            store[str(i)] = variable.numpy()
+        if self.uses_average and self._held is not None:
+            for i, value in enumerate(self._held):
+                store[f"y{i}"] = keras.ops.convert_to_numpy(value)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Reads its state, if it is that of as many variables."""
+        keys = list(store.keys())
+        own = [key for key in keys if not key.startswith("y")]
+        if len(own) != len(self._variables):
+            warnings.warn(
+                f"Skipping the state of the optimizer '{self.name}': it has "
+                f"{len(self._variables)} variables, the saved one {len(own)}.",
+                stacklevel=2,
+            )
+            return
+        for i, variable in enumerate(self._variables):
+            variable.assign(store[str(i)])
+        held = None
+        if len(keys) > len(own):
+            held = [
+                keras.ops.convert_to_tensor(store[f"y{i}"][...], dtype=variable.dtype)
+                for i, variable in enumerate(self._trainable_variables)
+            ]
+        self._hold(held)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor, as JSON."""
+        inner = keras.saving.serialize_keras_object(self.inner_optimizer)
+        return {
+            "optimizer": inner,
+            **self.arguments.get_config(),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "ScheduleFree":
+        """The optimizer whose `get_config` gave `config`."""
+        config = copy.deepcopy(config)  # Keras's optimizers change theirs.
+        for name in ("optimizer", "average"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(
+                    config[name], custom_objects
+                )
+        return cls(**config)
+
+
+def _check_optimizer(optimizer):
+    """Raises if an optimizer cannot be the one inside."""
+    kind = type(optimizer).__name__
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        fields.refuse("optimizer", "be a Keras optimizer", optimizer, TypeError)
+    if training.leaves(optimizer) != [optimizer]:
+        raise ValueError(
+            "Argument `optimizer` must be one that updates variables itself. Wrap "
+            "`ScheduleFree` in a `LossScaleOptimizer` or `MultiOptimizer`, not the "
+            f"other way round. Received: optimizer={kind}"
+        )
+    if isinstance(optimizer, keras.optimizers.Lion):
+        fields.refuse("optimizer", "do without a momentum, which Lion needs", kind)
+    for name, value in optimizer.get_config().items():
+        if _MOMENTUM.search(name) and name != "ema_momentum" and value:
+            raise ValueError(
+                "Argument `optimizer` must have no momentum of its own: `beta` of "
+                f"`ScheduleFree` takes its place. Construct it with {name}=0.0. "
+                f"Received: optimizer={kind} with {name}={value}"
+            )
+    if optimizer.use_ema:
+        raise ValueError(
+            "Argument `optimizer` must not average the weights itself: `ScheduleFree` "
+            f"does. Received: optimizer={kind} with use_ema=True"
+        )
+    if optimizer.built or training.is_taken_over(optimizer):
+        raise ValueError(
+            "Argument `optimizer` must be a new one. Received: "
+            f"optimizer={kind} that is in use"
+        )

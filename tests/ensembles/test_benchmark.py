@@ -1,0 +1,66 @@
+"""The benchmark of ensembles runs, and puts its tables where they belong."""
+
+import json
+import math
+
+import keras
+import pytest
+
+from tests.test_step_benchmarks import load_program, rows_of
+
+BACKEND = keras.backend.backend()
+benchmark = load_program("ensembles")
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(benchmark, "LARGE", 8)
+    patch.setattr(benchmark, "SAMPLES", {benchmark.MLP: 40, benchmark.CONVNET: 33})
+    patch.chdir(tmp_path_factory.mktemp("disk"))
+    yield json.loads(json.dumps(benchmark.measured(rounds=2)))
+    patch.undo()
+
+
+def test_every_sample_is_a_time(result):
+    for samples in result["predict"].values():
+        assert set(samples) == {"ensemble", "alone", "again"}
+        for seconds in samples.values():
+            assert len(seconds) == 2
+            assert all(math.isfinite(s) and s > 0.0 for s in seconds)
+    assert result["write"]["bytes"] > 2 * 8 * 8 * 4
+
+
+def test_tables_have_a_row_for_every_backend_and_model(result):
+    text = benchmark.markdown({BACKEND: result})
+    assert text.startswith(benchmark.TITLE)
+    rows = rows_of(text)
+    for name in (benchmark.MLP, benchmark.CONVNET):
+        backend, _, again, ours, target, met = rows[name]
+        assert backend == BACKEND
+        assert float(again.split()[0]) > 0.0
+        assert float(ours.split()[0]) > 0.0
+        assert float(target) == benchmark.TARGETS[BACKEND, name]
+        assert met in ("met", "not met", "met within noise")
+    assert float(rows[BACKEND][4]) > 0.0
+
+
+def test_verdicts():
+    assert benchmark.verdict(-0.1, -0.2) == "met"
+    assert benchmark.verdict(0.1, -0.1) == "met within noise"
+    assert benchmark.verdict(0.1, 0.05) == "not met"
+
+
+def test_the_part_replaces_its_predecessor_and_leaves_the_others():
+    part = f"{benchmark.TITLE}\n\nnew"
+    steps = f"{benchmark.steps.TITLE}\n\ntable\n\n## A call of `fit`\n\nmore\n"
+    for before in ("# Performance\n\nschedules", ""):
+        once = benchmark.with_part(f"{before}\n\n{steps}", part)
+        assert once == f"{before}\n\n{part}\n\n{steps}".lstrip()
+        assert benchmark.with_part(once, part) == once
+        other = benchmark.with_part(once, f"{benchmark.TITLE}\n\nother")
+        assert other == once.replace("new", "other")
+        # What measures steps leaves ours.
+        again = benchmark.steps.with_part(once, f"{benchmark.steps.TITLE}\n\nanew")
+        assert part in again
+    assert benchmark.with_part("", part) == f"{part}\n"
