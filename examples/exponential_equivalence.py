@@ -77,8 +77,9 @@ def make_network(weight_decay, epsilon):
             )(x)
 
         def plainly(x):
-            x = x - ops.mean(x, axis=0)
-            return x / ops.sqrt(ops.mean(x * x, axis=0))
+            # Not `ops.mean`, which computes in float32 on JAX.
+            x = x - ops.sum(x, axis=0) / BATCH_SIZE
+            return x / ops.sqrt(ops.sum(x * x, axis=0) / BATCH_SIZE)
 
         return layers.Lambda(plainly, output_shape=x.shape[1:])(x)
 
