@@ -1,0 +1,41 @@
+"""What the programs of this folder have in common: options, backend, and runs."""
+
+import argparse
+import os
+import statistics
+
+
+def make_parser(description, output, seeds=5):
+    """A parser with the options that every program has."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    parser.add_argument("--backend", choices=["tensorflow", "jax", "torch"])
+    parser.add_argument("--seeds", type=int, default=seeds, help="runs of everything")
+    parser.add_argument("--output", default=output, help="the picture's path")
+    return parser
+
+
+def parse(parser, arguments):
+    """The options, with the backend set before Keras is imported."""
+    options = parser.parse_args(arguments)
+    for name, value in vars(options).items():
+        if isinstance(value, int) and value < 1:
+            parser.error(f"--{name} must be at least 1")
+    # Keras reads its backend when it is imported, so it is imported in the functions.
+    if options.backend is not None:
+        os.environ["KERAS_BACKEND"] = options.backend
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return options
+
+
+def spread(runs):
+    """The mean of runs and their standard deviation."""
+    return f"{statistics.mean(runs):.2f} ± {statistics.pstdev(runs):.2f}"
+
+
+def restart(model, new):
+    """Gives a model all that a new one has, and keeps what it has compiled."""
+    ours = [*model.variables, *model.optimizer.variables]
+    theirs = [*new.variables, *new.optimizer.variables]
+    for variable, fresh in zip(ours, theirs, strict=True):
+        variable.assign(fresh)
