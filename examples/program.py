@@ -18,7 +18,7 @@ def parse(parser, arguments):
     """The options, with the backend set before Keras is imported."""
     options = parser.parse_args(arguments)
     for name, value in vars(options).items():
-        if isinstance(value, int) and value < 1:
+        if type(value) is int and value < 1:
             parser.error(f"--{name} must be at least 1")
     # Keras reads its backend when it is imported, so it is imported in the functions.
     if options.backend is not None:
