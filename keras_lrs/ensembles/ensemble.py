@@ -568,7 +568,6 @@ class _Joint(keras.Model):
         # Past Keras's tracking: its weights are not this model's.
         self.__dict__["one"] = model
         self.__dict__["activation"] = activation
-        self.__dict__["_kept_scopes"] = None
         takes_training = "training" in inspect.signature(model.call).parameters
         self.arguments = {"training": False} if takes_training else {}
         self.averaged = averaged
@@ -576,24 +575,23 @@ class _Joint(keras.Model):
         self.shares = self.add_weight(shape=(count,), trainable=False, dtype="float32")
         self.member_variables = member_variables
         self.built = True
+        # Made here: within a symbolic call the values are symbols.
+        kept = self._scopes() if training.KEEPS_SCOPES else None
+        self.__dict__["kept_scopes"] = kept
         self.predict_function: Any = None
         self.jit_compile = model.jit_compile
         self.run_eagerly = model.run_eagerly
 
     def call(self, inputs):
-        found = [self.outputs_in(scope, inputs) for scope in self._scopes()]
+        scopes = self.kept_scopes or self._scopes()
+        found = [self.outputs_in(scope, inputs) for scope in scopes]
         return self.combine(found, self.shares.value)
 
     def _scopes(self):
-        if self._kept_scopes is not None:
-            return self._kept_scopes
-        scopes = [
+        return [
             self._scope([variable.value for variable in variables])
             for variables in self.member_variables
         ]
-        if training.KEEPS_SCOPES:
-            self.__dict__["_kept_scopes"] = scopes
-        return scopes
 
     def _scope(self, values):
         return keras.StatelessScope(list(zip(self.one.variables, values, strict=True)))
