@@ -63,7 +63,8 @@ def test_weight_decay_is_replaced_to_the_precision_of_the_floats(
     assert [name for name, _ in rows] == list(few)
     for _, cells in rows:
         exact, no_epsilon, epsilon, rate, weights = map(float, cells.split())
-        assert exact < 1e-12
+        # On PyTorch, Keras multiplies matrices of float64 in float32.
+        assert exact < (1e-6 if keras.backend.backend() == "torch" else 1e-12)
         assert no_epsilon < 1e-4
         assert epsilon > 10.0 * no_epsilon
         # The rate grows as the square of the weights, but for one step.
