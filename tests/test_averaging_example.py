@@ -58,15 +58,7 @@ def test_averages_are_validated_along_trainings_from_scratch(two_steps_per_epoch
         assert not np.array_equal(curves[0, 0], curves[0, 1])
     # A memory of 0.8 steps is shorter than one step: the training's own weights.
     np.testing.assert_allclose(found[EMA], found[CONSTANT], rtol=1e-3)
-    assert abs(found[FREE][0] - found[CONSTANT][0]).min() > 1e-4
-
-
-def test_the_same_seed_trains_the_same(two_steps_per_epoch):
-    trainer = averaging.Trainer("mlp", TINY, two_steps_per_epoch, total=None)
-    method = dataclasses.replace(METHODS[POLYAK], budget=50)
-    once, again = (trainer.run(POLYAK, method, 0.01, 1, [2]) for _ in range(2))
-    trainer.progress.close()
-    np.testing.assert_allclose(once, again, rtol=1e-3)
+    assert abs(found[FREE][0] - found[CONSTANT][0])[:, -1].min() > 1e-3
 
 
 @pytest.fixture
@@ -91,7 +83,8 @@ def test_schedules_are_as_long_as_their_budgets_after_one_warmup(long_trainer):
         elif name == COSINE:
             expected = 0.05 * (1.0 + np.cos(np.pi * progress))
         elif name.startswith("step"):
-            expected = 0.1 * np.prod([np.where(progress < d, 1, 0.1) for d in drops], 0)
+            passed = [np.arange(20, steps + 1) >= d * steps for d in drops]
+            expected = 0.1 * 0.1 ** np.sum(passed, axis=0)
         else:
             expected = np.full(len(progress), 0.1)
         np.testing.assert_allclose(rates[20:], expected, rtol=1e-4, atol=1e-8)
@@ -154,7 +147,7 @@ def made_up(**losses):
 
 ALL_AS_PUBLISHED = {
     COSINE: 0.41,
-    LATE: 0.45,
+    LATE: 0.44,
     POLYAK: [1.0, 0.9, 0.8, 0.7],
     averaging.EMAS[0]: 0.5,
     EMA: [0.8, 0.6, 0.5, 0.4],
@@ -171,7 +164,7 @@ def test_claims_hold_where_all_is_as_published():
     assert verdicts(results) == ["holds"] * 6
     reasons = [by for _, _, by in averaging.judge(results)]
     assert reasons[1] == "cosine has 98 % of the gain of linear decay, 100 %"
-    assert reasons[2] == f"{LATE} has 88 % of the gain of linear decay, 100 %"
+    assert reasons[2] == f"{LATE} has 90 % of the gain of linear decay, 100 %"
     assert (
         reasons[5]
         == "below at 50 %, 75 %, above at none of the budgets, else within noise"
@@ -276,32 +269,32 @@ def test_one_seed_is_not_judged(tmp_path, monkeypatch, capsys):
 def test_rates_are_chosen_without_the_test_data(monkeypatch, capsys):
     (x, y), _ = averaging.load_data()
     monkeypatch.setattr(averaging, "load_data", lambda: ((x[:512], y[:512]), None))
-    monkeypatch.setattr(averaging, "RATE_GRID", (1e-5, 0.01, 1e3))
-    names = (CONSTANT, LINEAR[25])
-    some = {name: METHODS[name] for name in names}
-    monkeypatch.setattr(averaging, "make_methods", lambda: some)
-    averaging.main(["--tune", "--epochs", "4", "--seeds", "1"])
+    setting = dataclasses.replace(TINY, grid=(1e-5, 0.01))
+    monkeypatch.setitem(averaging.SETTINGS, ("mlp", "digits"), setting)
+    one = {LINEAR[50]: METHODS[LINEAR[50]]}
+    monkeypatch.setattr(averaging, "make_methods", lambda: one)
+    averaging.main(["--tune", "--seeds", "1"])
     printed = capsys.readouterr().out
-    for name in names:
-        assert re.search(rf"^{name} +[\d.]+ +[\d.]+ +[\d.]+$", printed, re.M)
-    assert "edge" not in printed
-    assert printed.endswith("Best: --rates 0.01 0.01\n")
+    assert re.search(rf"^{LINEAR[50]} +[\d.]+ +[\d.]+$", printed, re.M)
+    assert printed.endswith("Best: --rates 0.01\n")
 
 
 def test_the_best_rate_has_the_least_loss_and_did_not_diverge(capsys):
     assert averaging.best_rate({0.001: np.nan, 0.01: 0.4, 0.1: 0.3}) == 0.1
     assert averaging.best_rate({0.001: 0.3, 0.01: 0.4, 0.1: np.nan}) == 0.001
-    by_rate = dict.fromkeys(averaging.RATE_GRID, 0.5) | {averaging.RATE_GRID[-1]: 0.4}
-    averaging.print_tuning({COSINE: by_rate})
-    assert "The rate of cosine is at the edge of the grid" in capsys.readouterr().out
+    losses = {0.001: 0.5, 0.01: 0.5, 0.1: 0.4}
+    averaging.print_tuning({COSINE: losses, POLYAK: losses | {0.01: 0.3}})
+    assert re.findall("The rate of (.*) is at the edge", capsys.readouterr().out) == [
+        COSINE
+    ]
 
 
 def test_the_chosen_rates_are_of_the_grid():
-    chosen = [one.rates for one in averaging.SETTINGS.values() if one.rates]
-    assert len(chosen) == 2
-    for rates in chosen:
-        assert len(rates) == len(METHODS)
-        assert set(rates) <= set(averaging.RATE_GRID)
+    settings = [one for one in averaging.SETTINGS.values() if one.rates]
+    assert settings
+    for setting in settings:
+        assert len(setting.rates) == len(METHODS)
+        assert set(setting.rates) <= set(setting.grid)
 
 
 def test_the_vision_transformer_knows_patches_and_their_positions():
@@ -313,7 +306,7 @@ def test_the_vision_transformer_knows_patches_and_their_positions():
     swapped = image[:, :, [2, 3, 0, 1]]  # The patches at the left and the right.
 
     def logits(image):
-        return keras.ops.convert_to_numpy(model(image))
+        return model.predict(image, verbose=0)
 
     assert abs(logits(image) - logits(swapped)).max() > 1e-5
     kernel, positions = embed.get_weights()
@@ -332,11 +325,11 @@ def test_color_images_train_the_vision_transformer(monkeypatch):
         for size in (16, 8)
     )
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: made)
-    network = {"patch": 8, "width": 8, "depth": 1, "heads": 2, "dropout": 0.1}
+    network = {"patch": 16, "width": 8, "depth": 1, "heads": 2, "dropout": 0.1}
     trainer = averaging.Trainer(
         "vit", averaging.Setting(4, 16, network), averaging.load_cifar10(), total=None
     )
-    losses, _ = trainer.run(FREE, METHODS[FREE], 0.01, seeds=1, points=[4])
+    losses, _ = trainer.run(CONSTANT, METHODS[CONSTANT], 0.01, seeds=1, points=[4])
     trainer.progress.close()
     assert np.isfinite(losses).all()
 
