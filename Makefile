@@ -39,6 +39,7 @@ bench: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.peers
 	$(BIN)/python benchmarks/schedules.py $(ARGS)
 	$(BIN)/python benchmarks/ensembles.py $(ARGS)
 	$(BIN)/python benchmarks/steps.py $(ARGS)
+	$(BIN)/python benchmarks/averaging.py $(ARGS)
 
 gallery: $(VENV)/.tensorflow $(VENV)/.plot
 	$(BIN)/python docs/gallery.py

@@ -7,7 +7,7 @@ Five members predict in one pass, and as five models one after the other, turn a
 about; five other models show the noise. Snapshots are written and hashed as in a
 training, and the same bytes are written to the same disk without more. Every backend is
 measured in a process of its own. The tables are Markdown; they replace those in the
-output, where they come before those about training steps.
+output.
 """
 
 import argparse
@@ -23,9 +23,9 @@ import time
 
 import numpy as np
 import steps
-from report import table
+from report import table, write_part
 
-TITLE = "## Ensembles and snapshots"
+TITLE = "# Ensembles and snapshots"
 MEMBERS = 5
 MLP, CONVNET = "MLP 64-128-10", "convnet, 3 layers, 32 x 32"
 SAMPLES = {MLP: 2048, CONVNET: 256}
@@ -135,7 +135,7 @@ def write_seconds(rounds):
             {
                 "copy": lambda: training.copied_weights(model),
                 "bare copy": lambda: [np.array(array) for array in arrays],
-                "write": lambda: found.add(record, weights.content(), keep_last=1),
+                "write": lambda: found.add(record, weights.write, keep_last=1),
                 "bare write": write_bare,
             },
             max(rounds // 3, 2),
@@ -182,7 +182,7 @@ def markdown(results):
             write_table(results),
             "Of one snapshot of two layers of 64 MiB. Training waits while it is "
             "copied; beside it, NumPy copies the same arrays. It is written by a "
-            "thread: laid out as HDF5, hashed, written to the disk (`fsync`) and named "
+            "thread: laid out as HDF5, written to the disk (`fsync`), hashed and named "
             "in the manifest, which is on the disk too; beside it, the same bytes are "
             "written to the same disk. Medians.",
         ]
@@ -242,14 +242,6 @@ def write_table(results):
     return table(header, rows)
 
 
-def with_part(text, part):
-    """A report with another part about ensembles, before that about steps."""
-    before, _, after = text.partition(steps.TITLE)
-    before = before.partition(TITLE)[0].rstrip()
-    rest = f"{steps.TITLE}{after}" if after else ""
-    return f"{before}\n\n{part}\n\n{rest}".strip() + "\n"
-
-
 # --- The program ----------------------------------------------------------------------
 
 
@@ -277,9 +269,7 @@ def main(arguments=None):
     part = markdown(results)
     print(part)
     if arguments.output:
-        path = arguments.output
-        before = path.read_text(encoding="utf-8") if path.exists() else ""
-        path.write_text(with_part(before, part), encoding="utf-8")
+        write_part(arguments.output, part)
 
 
 def parsed_arguments(arguments):

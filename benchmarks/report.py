@@ -79,16 +79,17 @@ def markdown(results, imports, environment):
     return "\n\n".join(sections)
 
 
-def with_section(text, title, section):
-    """A report in which a section, of a heading of the first level, is new."""
-    sections = re.split(r"(?m)^(?=# )", text)
-    kept = [part.rstrip() for part in sections if part.strip()]
-    places = [i for i, part in enumerate(kept) if part.splitlines()[0] == title]
-    if places:
-        kept[places[0]] = section
-    else:
-        kept.append(section)
-    return "\n\n".join(kept) + "\n"
+def write_part(path, part):
+    """Replaces the part of a report that has the same title, or adds it.
+
+    A title is the first line, a heading of the first level.
+    """
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    parts = {}
+    for found in [*re.split(r"(?m)^(?=# )", text), part]:
+        if found.strip():
+            parts[found.splitlines()[0]] = found.strip()
+    path.write_text("\n\n".join(parts.values()) + "\n", encoding="utf-8")
 
 
 def table(header, rows):

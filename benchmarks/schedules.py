@@ -33,7 +33,7 @@ def main():
     text = report.markdown(results, measured_imports(arguments), environment())
     print(text)
     if arguments.output:
-        arguments.output.write_text(text + "\n", encoding="utf-8")
+        report.write_part(arguments.output, text)
 
 
 def parsed_arguments():

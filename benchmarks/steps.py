@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 from contenders import boundaries, values
-from report import table
+from report import table, write_part
 
-TITLE = "## A training step"
+TITLE = "# A training step"
 BACKENDS = ("tensorflow", "jax", "torch")
 BATCH_SIZE = 32
 NUM_FEATURES, NUM_CLASSES = 64, 10
@@ -630,11 +630,6 @@ def milliseconds(samples):
     return f"{1e3 * statistics.median(samples):.0f} ({1e3 * min(samples):.0f})"
 
 
-def with_part(text, part):
-    """A report whose last part, about training steps, is `part`."""
-    return f"{text.partition(TITLE)[0].rstrip()}\n\n{part}\n".lstrip()
-
-
 # --- The program ----------------------------------------------------------------------
 
 
@@ -652,9 +647,7 @@ def main(arguments=None):
     part = markdown(results, arguments.verbose)
     print(part)
     if arguments.output:
-        path = arguments.output
-        before = path.read_text(encoding="utf-8") if path.exists() else ""
-        path.write_text(with_part(before, part), encoding="utf-8")
+        write_part(arguments.output, part)
 
 
 def parsed_arguments(arguments):

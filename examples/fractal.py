@@ -16,7 +16,12 @@ Two problems, both with Keras's SGD in float32, all data in every step:
 - logistic regression on scans of digits (even or odd) with weight decay in the loss,
   where the curvature is only known to lie in [lambda, lambda + sigma^2 / 4] and the
   theorem does not apply: the loss above the optimum at the ends of cycles, against the
-  best constant rate of a log grid.
+  best constant rate of a log grid, and Polyak's heavy ball.
+
+The quadratic does what the theorem says, to three digits or more in float32. Logistic
+regression does not, its curvature changes along the way: after 192 steps no fractal was
+better than the best constant rate, and longer cycles were a thousand times worse. The
+heavy ball was better by four orders of magnitude.
 """
 
 import program

@@ -182,7 +182,7 @@ def print_tables(accuracies, gaps, epochs):
 
 
 def draw(accuracies, schedules, epochs, path):
-    """Accuracies by batch size on the left, the schedules on the right."""
+    """Errors by batch size on the left, the schedules on the right."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -196,7 +196,7 @@ def draw(accuracies, schedules, epochs, path):
             label = rule + (", warmup" if warmup else "")
             left.errorbar(
                 sizes,
-                [statistics.mean(accuracies[key]) for key in keys],
+                [100.0 - statistics.mean(accuracies[key]) for key in keys],
                 [statistics.pstdev(accuracies[key]) for key in keys],
                 fmt=f"C{number}o{line}",
                 capsize=3,
@@ -205,7 +205,7 @@ def draw(accuracies, schedules, epochs, path):
             steps = epochs * IMAGES // max(BATCH_SIZES)
             curve = schedules[keys[-1]].curve(steps)
             right.plot(epochs * np.arange(steps) / steps, curve, f"C{number}{line}")
-    left.set(xlabel="batch size", ylabel="test accuracy (%)", xscale="log")
+    left.set(xlabel="batch size", ylabel="test error (%)", xscale="log", yscale="log")
     left.set_xticks([BASE, *BATCH_SIZES], labels=[BASE, *BATCH_SIZES])
     left.minorticks_off()
     right.set(
@@ -263,7 +263,7 @@ def main(arguments=None):
     gaps = compare_iterates(options.seeds, STAGES, data)
     print_tables(accuracies, gaps, options.epochs)
     draw(accuracies, schedules, options.epochs, options.output)
-    print(f"Accuracies and schedules: {options.output}")
+    print(f"Errors and schedules: {options.output}")
 
 
 if __name__ == "__main__":

@@ -1,36 +1,52 @@
 """Files that are there whole or not at all."""
 
+import concurrent.futures
+import hashlib
 import os
 import pathlib
 import secrets
 from typing import Any
 
 
-def write_atomically(path: str | os.PathLike, content: Any) -> None:
+def write_atomically(path: str | os.PathLike, content: Any) -> str:
     """Writes a file such that a crash leaves the old one or the new one.
 
     Args:
         path: Where; folders that are missing are made.
-        content: What: bytes, or a view of some.
+        content: What: bytes, or a function that writes a new file, given its path.
+
+    Returns:
+        The sha256 of the file.
 
     Raises:
         OSError: If it cannot be written; the old file is still there.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     # Unlike those of `tempfile`, it may be read by whom the user's mask allows to.
-    file = open(temporary, "xb")  # noqa: SIM115 Closed before it is renamed.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        if callable(content):
+            content(temporary)
+        else:
+            with open(temporary, "xb") as file:
+                file.write(content)
+        digest = _synced(temporary)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+    return digest
+
+
+def _synced(path):
+    """Sees to it that a file is on the disk; meanwhile computes its hash."""
+    with open(path, "rb+") as file, concurrent.futures.ThreadPoolExecutor(1) as thread:
+        synced = thread.submit(os.fsync, file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        synced.result()
+    return digest
 
 
 def remove(paths: list[pathlib.Path]) -> None:

@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import h5py
 import keras
 import numpy as np
 from keras import ops
@@ -1111,25 +1112,21 @@ def inputs(data: Any, batch_size: int | None, steps: int | None) -> Iterator:
 def batch_statistics(model: Any, layers: list) -> Iterator:
     """Gives a function that runs a model and returns what its layers saw.
 
-    For a batch of inputs it returns, by a layer's index, a list of means, variances and
-    numbers of elements, one of each for every call of the layer. All layers are as they
-    were when the block is left.
+    For a batch of inputs it returns, by a layer's index, a list of what `_moments`
+    gives for every call of the layer. All layers are as they were when the block is
+    left.
     """
     seen: dict[int, list] = {}
     state = [v for layer in layers for v in layer.non_trainable_variables]
     values = copies(state)
-    momentums = [layer.momentum for layer in layers]
 
     def watched(index, layer):
         call = layer.call
 
         def watched_call(inputs, *arguments, **keywords):
-            outputs = call(inputs, *arguments, **{**keywords, "training": True})
-            # Without a momentum they are the batch's.
-            moments = values_in_step([layer.moving_mean, layer.moving_variance])
-            count = _elements(inputs, layer.axis, keywords.get("mask"))
-            seen.setdefault(index, []).append((*moments, count))
-            return outputs
+            moments = _moments(inputs, layer.axis, keywords.get("mask"))
+            seen.setdefault(index, []).append(moments)
+            return call(inputs, *arguments, **{**keywords, "training": True})
 
         return watched_call
 
@@ -1153,26 +1150,39 @@ def batch_statistics(model: Any, layers: list) -> Iterator:
         function = functools.partial(compiled, _values(model.variables))
     try:
         for index, layer in enumerate(layers):
-            layer.momentum = 0.0
             vars(layer)["call"] = watched(index, layer)
         yield lambda x: keras.tree.map_structure(ops.convert_to_numpy, function(x))
     finally:
-        for layer, momentum in zip(layers, momentums, strict=True):
+        for layer in layers:
             vars(layer).pop("call", None)
-            layer.momentum = momentum
         for variable, value in zip(state, values, strict=True):
             variable.assign(value)
 
 
-def _elements(inputs, axis, mask):
-    """How many elements a mean over all axes but one is of."""
+def _moments(inputs, axis, mask):
+    """A point near the mean over all axes but one; by how much the mean is above it.
+
+    Then the mean squared distance from the point, and the number of elements. Keras's
+    own variance is `E[x^2] - E[x]^2` on PyTorch, of which far from 0 little is left.
+    """
     shape = ops.shape(inputs)
     others = [i for i in range(len(shape)) if i != axis % len(shape)]
+    inputs = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
     if mask is None:
-        sizes = [ops.cast(shape[i], "float32") for i in others]
-        return functools.reduce(ops.multiply, sizes)
-    mask = ops.broadcast_to(ops.expand_dims(mask, -1), shape)
-    return ops.sum(ops.cast(mask, "float32"), axis=others)
+        mask = ops.ones_like(inputs, dtype="bool")
+    else:
+        mask = ops.broadcast_to(ops.expand_dims(mask, -1), shape)
+    count = ops.sum(ops.cast(mask, inputs.dtype), others, keepdims=True)
+
+    def mean(x):
+        return ops.sum(ops.where(mask, x, 0.0), others, keepdims=True) / ops.maximum(
+            count, 1.0
+        )
+
+    point = mean(inputs)
+    ways = inputs - point
+    found = (point, mean(ways), mean(ops.square(ways)), count)
+    return tuple(ops.squeeze(one, others) for one in found)
 
 
 # --- The norms of gradients -----------------------------------------------------------
@@ -1517,15 +1527,23 @@ class WeightsFile:
         self._groups: list[tuple[str, Any, _Group]] = []
 
     def content(self) -> memoryview:
-        """The bytes of the file; may be asked for in another thread."""
+        """The bytes of the file."""
         buffer = io.BytesIO()
-        store = saving_lib.H5IOStore(buffer, mode="w")
-        for path, metadata, group in self._groups:
-            entry = store.make(path, metadata)
-            for key in group:
-                entry[key] = group[key]
-        store.close()
+        self.write(buffer)
         return buffer.getbuffer()
+
+    def write(self, path: Any) -> None:
+        """Writes the file as Keras would, without another copy; also in a thread."""
+        with h5py.File(path, "w") as file:
+            for place, metadata, group in self._groups:
+                if not metadata and not group:
+                    continue
+                found = file.require_group(f"{place}/vars".lstrip("/"))
+                found.attrs.update(metadata or {})
+                for key, array in group.items():
+                    dataset = found.create_dataset(key, data=array)
+                    if array.dtype.name == "bfloat16":  # Which HDF5 does not know.
+                        dataset.attrs["dtype"] = "bfloat16"
 
     def make(self, path: str, metadata: Any = None) -> "_Group":
         """The place for the variables of a layer; as `H5IOStore.make`."""
@@ -1537,8 +1555,9 @@ class WeightsFile:
 class _Group(dict):
     def __setitem__(self, key, value):
         value = value.value if isinstance(value, keras.Variable) else value
-        # A copy: on a CPU the array may be the memory that the next step overwrites.
-        super().__setitem__(key, np.array(ops.convert_to_numpy(value)))
+        array = ops.convert_to_numpy(value)
+        # Never the memory that the next step overwrites, which it may be on a CPU.
+        super().__setitem__(key, array if array.flags.owndata else array.copy())
 
 
 class _Recorder(saving_lib.H5IOStore):
@@ -1635,6 +1654,9 @@ def is_chief(model: Any) -> bool:
 
 # --- Predicting with other weights ----------------------------------------------------
 
+# Scopes may be entered again where they hold values; elsewhere they hold the symbols of
+# one trace.
+KEEPS_SCOPES = _IS_TORCH
 _MOST_FUSED = 256  # Variables in one compiled step; more take minutes to compile.
 
 

@@ -1,20 +1,13 @@
 """The benchmarks compare like with like."""
 
-import importlib.util
-import pathlib
-import sys
-
 import keras
 import numpy as np
 import pytest
 
 import keras_lrs as lrs
+from tests.test_step_benchmarks import FOLDER, load_program
 
-PATH = pathlib.Path(__file__).parents[1] / "benchmarks" / "contenders.py"
-SPEC = importlib.util.spec_from_file_location("keras_lrs_contenders", PATH)
-contenders = importlib.util.module_from_spec(SPEC)
-sys.modules[SPEC.name] = contenders  # Where its dataclass looks for its module.
-SPEC.loader.exec_module(contenders)
+contenders, report = load_program("contenders"), load_program("report")
 
 ROWS = [row for row in contenders.ROWS if row.keras and not row.too_large]
 
@@ -33,3 +26,20 @@ def test_every_row_has_a_schedule_of_ours():
     assert len(contenders.ROWS) == len({row.name for row in contenders.ROWS})
     for row in contenders.ROWS:
         assert isinstance(row.ours(lrs.schedules), lrs.schedules.Schedule)
+
+
+def test_a_part_of_a_report_replaces_the_one_of_its_title(tmp_path):
+    path = tmp_path / "report.md"
+    for part, expected in (
+        ("# One\n\nfirst\n\n## More", "# One\n\nfirst\n\n## More\n"),
+        ("# Two\n\nfirst", "# One\n\nfirst\n\n## More\n\n# Two\n\nfirst\n"),
+        ("# One\n\nnew", "# One\n\nnew\n\n# Two\n\nfirst\n"),
+    ):
+        report.write_part(path, part)
+        assert path.read_text(encoding="utf-8") == expected
+
+
+def test_the_report_in_the_repository_has_all_parts():
+    text = (FOLDER.parent / "docs" / "performance.md").read_text(encoding="utf-8")
+    for name in ("averaging", "ensembles", "steps"):
+        assert f"{load_program(name).TITLE}\n" in text

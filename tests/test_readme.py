@@ -16,7 +16,7 @@ README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 def test_the_code_runs_as_one_program(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict = {}
     for block in blocks:
         exec(block, names)
@@ -26,6 +26,9 @@ def test_the_code_runs_as_one_program(tmp_path, monkeypatch):
     last = lrs.schedules.CosineAnnealing(1e-2, 72).curve(72)[-1]
     assert names["history"].history["learning_rate"][-1] == pytest.approx(last)
     assert names["sgdr"].cycle_ends(100) == [10, 30, 70]
+    loss = names["model"].evaluate(names["x"], names["y"], verbose=0)
+    measured = names["averaged"].history["val_loss"][-1]
+    assert measured == pytest.approx(loss, rel=1e-5)
     first = re.search(r"float\(schedule\(500\)\) +# ([\d.]+)", README)
     warm = lrs.schedules.Warmup(lrs.schedules.CosineAnnealing(0.1, 9_000), 1_000)
     assert float(warm(500)) == pytest.approx(float(first.group(1)), rel=1e-6)

@@ -21,6 +21,7 @@ def load_program():
 
 
 example = load_program()
+load_data = example.load_data
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def same_backend(monkeypatch):
 
 
 def few_digits():
-    (x, y), (x_test, y_test) = example.load_data()
+    (x, y), (x_test, y_test) = load_data()
     return (x[:256], y[:256]), (x_test[:64], y_test[:64])
 
 

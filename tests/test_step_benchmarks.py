@@ -185,13 +185,6 @@ def test_a_hand_written_callback_follows_our_schedule(tmp_path):
     np.testing.assert_allclose(callback.rates, ours, rtol=1e-4)
 
 
-def test_the_part_of_a_report_is_replaced():
-    part = f"{steps.TITLE}\n\nnew"
-    assert steps.with_part("", part) == f"{part}\n"
-    for old in ("# Top\n\nkept\n", f"# Top\n\nkept\n\n{steps.TITLE}\n\nold\n"):
-        assert steps.with_part(old, part) == f"# Top\n\nkept\n\n{part}\n"
-
-
 def test_the_program_measures_each_configuration_by_itself(
     result, monkeypatch, tmp_path, capsys
 ):

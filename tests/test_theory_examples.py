@@ -52,14 +52,19 @@ def printed(program, capsys, picture, *options):
 def test_weight_decay_is_replaced_to_the_precision_of_the_floats(
     capsys, picture, monkeypatch
 ):
+    few = {
+        name: equivalence.make_schedules()[name] for name in ("constant", "step decay")
+    }
+    monkeypatch.setattr(equivalence, "make_schedules", lambda: few)
     monkeypatch.setattr(equivalence, "EPSILONS", (0.0, 1e-3))
     monkeypatch.setattr(equivalence, "COLUMNS", ("float64", "BN, 0", "BN, 0.001"))
     text = printed(equivalence, capsys, picture, "--steps", "60")
     rows = re.findall(r"^(constant|step decay|cosine) +(.*)$", text, re.M)
-    assert [name for name, _ in rows] == ["constant", "step decay", "cosine"]
+    assert [name for name, _ in rows] == list(few)
     for _, cells in rows:
         exact, no_epsilon, epsilon, rate, weights = map(float, cells.split())
-        assert exact < 1e-12
+        # On PyTorch, Keras multiplies matrices of float64 in float32.
+        assert exact < (1e-6 if keras.backend.backend() == "torch" else 1e-12)
         assert no_epsilon < 1e-4
         assert epsilon > 10.0 * no_epsilon
         # The rate grows as the square of the weights, but for one step.
@@ -69,15 +74,15 @@ def test_weight_decay_is_replaced_to_the_precision_of_the_floats(
 
 
 def test_a_bounded_decay_ends_where_it_should(capsys, picture):
-    text = printed(bounded, capsys, picture, "--epochs", "1", "--drops", "2", "4")
+    text = printed(bounded, capsys, picture, "--epochs", "1", "--drops", "4")
     assert "here: gamma = 0.999309463003, n = 100" in text
     rows = re.findall(
         r"^(.*?) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) ± 0.00 %$", text, re.M
     )
-    names = ["2 drops", "2 plateaus", "4 drops", "4 plateaus", "smooth"]
+    names = ["4 drops", "4 plateaus", "smooth"]
     assert [name for name, *_ in rows] == names
     for (name, gamma, last, ratio, _), factor in zip(
-        rows, (10.0, 1.0, 100**0.25, 1.0, 1.0), strict=True
+        rows, (100**0.25, 1.0, 1.0), strict=True
     ):
         assert float(last) == pytest.approx(1e-3 * factor, rel=2e-3)
         assert float(ratio) == pytest.approx(factor, abs=0.005)

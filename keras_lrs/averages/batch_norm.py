@@ -117,11 +117,14 @@ class _Moments:
     def variance(self):
         return self.squares / self.count
 
-    def add(self, mean, variance, count):
-        mean, variance, count = (np.float64(x) for x in (mean, variance, count))
+    def add(self, point: Any, above: Any, squares: Any, count: Any) -> None:
+        """Adds a batch whose mean is a bit above a point, and `squares` around it."""
+        point, above, squares, count = map(np.float64, (point, above, squares, count))
         total = self.count + count
         share = count / np.maximum(total, 1.0)
-        way = mean - self.mean
+        way = point + above - self.mean
         self.mean = self.mean + share * way
-        self.squares = self.squares + count * variance + self.count * share * way**2
+        self.squares = (
+            self.squares + count * (squares - above**2) + self.count * share * way**2
+        )
         self.count = total

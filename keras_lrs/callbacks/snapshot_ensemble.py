@@ -254,7 +254,7 @@ class SnapshotEnsemble(FitCallback):
 
     def _write(self, record, weights):
         """Runs in the thread, which must not touch the model."""
-        self._store.add(record, weights.content(), self.keep_last)
+        self._store.add(record, weights.write, self.keep_last)
         if self.verbose:
             written = self._store.records[-1]
             print(f"\nSnapshotEnsemble: {written.file} after {written.step} steps")

@@ -568,30 +568,42 @@ class _Joint(keras.Model):
         # Past Keras's tracking: its weights are not this model's.
         self.__dict__["one"] = model
         self.__dict__["activation"] = activation
+        takes_training = "training" in inspect.signature(model.call).parameters
+        self.arguments = {"training": False} if takes_training else {}
         self.averaged = averaged
         count = len(member_variables)
         self.shares = self.add_weight(shape=(count,), trainable=False, dtype="float32")
         self.member_variables = member_variables
         self.built = True
+        # Made here: within a symbolic call the values are symbols.
+        kept = self._scopes() if training.KEEPS_SCOPES else None
+        self.__dict__["kept_scopes"] = kept
         self.predict_function: Any = None
         self.jit_compile = model.jit_compile
         self.run_eagerly = model.run_eagerly
 
     def call(self, inputs):
-        found = [
-            self.outputs_with([variable.value for variable in variables], inputs)
+        scopes = self.kept_scopes or self._scopes()
+        found = [self.outputs_in(scope, inputs) for scope in scopes]
+        return self.combine(found, self.shares.value)
+
+    def _scopes(self):
+        return [
+            self._scope([variable.value for variable in variables])
             for variables in self.member_variables
         ]
-        return self.combine(found, self.shares.value)
+
+    def _scope(self, values):
+        return keras.StatelessScope(list(zip(self.one.variables, values, strict=True)))
 
     def outputs_with(self, values, inputs):
         """The outputs of the model with other weights."""
-        model = self.one
-        takes_training = "training" in inspect.signature(model.call).parameters
-        arguments = {"training": False} if takes_training else {}
-        scope = zip(model.variables, values, strict=True)
-        with keras.StatelessScope(list(scope)):
-            outputs = model(inputs, **arguments)
+        return self.outputs_in(self._scope(values), inputs)
+
+    def outputs_in(self, scope, inputs):
+        """Those in a scope where the variables have other values."""
+        with scope:
+            outputs = self.one(inputs, **self.arguments)
         return tree.map_structure(self.activation, outputs)
 
     def combine(self, outputs, shares):

@@ -89,13 +89,13 @@ class Store:
 
         Args:
             record: The member; its number and hash are filled in.
-            content: The bytes of its file.
+            content: As for `files.write_atomically`.
             keep_last: How many of the members are kept; None keeps all.
         """
         number = max((record.number for record in self.records), default=0) + 1
-        digest = hashlib.sha256(content).hexdigest()
-        record = dataclasses.replace(record, number=number, sha256=digest)
-        files.write_atomically(self.path(record), content)
+        record = dataclasses.replace(record, number=number)
+        digest = files.write_atomically(self.path(record), content)
+        record = dataclasses.replace(record, sha256=digest)
         records = [*self.records, record]
         self.records = records if keep_last is None else records[-keep_last:]
         self._write()

@@ -345,8 +345,12 @@ class ChebyshevFractal(Schedule):
     `[1]`, `[1, 2]`, `[1, 4, 2, 3]`, ... (each followed by its mirror)
 
     Use it with plain gradient descent (no momentum) on problems whose curvature lies in
-    `[1/max, 1/min]`: a cycle then converges as fast as accelerated methods. Look at the
-    loss only at the ends of cycles; it rises within them.
+    `[1/max, 1/min]`: a cycle then converges as fast as accelerated methods. It leaves
+    `2 r**T / (1 + r**(2 T))` of the error, with `r = (sqrt(k) - 1) / (sqrt(k) + 1)` and
+    `k = max / min`. Look at the loss only at the ends of cycles: within them, after the
+    first steps, the error may be up to `k` times that of the start. The order sees to
+    it that what goes wrong at any step, by rounding or noise, is not amplified by the
+    steps that follow; in sorted order it is, by many orders of magnitude.
 
     Args:
         min_learning_rate: One over the largest curvature, > 0.

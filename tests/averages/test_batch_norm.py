@@ -115,11 +115,13 @@ def test_layers_after_each_other_in_nested_models(settings):
     layers = [keras.Input((3,)), dense, norm, keras.layers.Dropout(0.5), inner]
     model = keras.Sequential([*layers, keras.layers.Dense(1)])
     model.compile("sgd", "mse", **settings)
+    # Batches whose own variance is not small, by which the outputs are divided.
+    x = RNG.normal(1.0, size=(24, 3)).astype("float32")
     model.fit(X, Y, BATCH, verbose=0)
     before = state(model)
-    recalibrate_batch_norm(model, X, batch_size=BATCH)
+    recalibrate_batch_norm(model, x, batch_size=BATCH)
     w, b = (v.astype(np.float64) for v in dense.get_weights())
-    hidden = X @ w + b
+    hidden = x @ w + b
     assert_statistics(norm, hidden)
     w, b = (v.astype(np.float64) for v in inner.layers[0].get_weights())
     assert_statistics(inner.layers[1], normalized(hidden, norm) @ w + b)
@@ -162,6 +164,14 @@ def test_images_of_any_size(axis):
 
     recalibrate_batch_norm(model, images())
     assert_statistics(norm, pixels)
+
+
+def test_means_that_are_far_from_zero():
+    norm = BN()
+    model = keras.Sequential([keras.Input((3,)), norm])
+    x = X + np.float32(10_000.0)
+    recalibrate_batch_norm(model, x, batch_size=BATCH)
+    assert_statistics(norm, x.astype(np.float64))
 
 
 def test_masked_elements_do_not_count():

@@ -113,7 +113,7 @@ class TestNumpy:
         expected = trajectory(3 * STEPS).mean(0)
         np.testing.assert_allclose(references.weights(model), expected, atol=1e-6)
 
-    @pytest.mark.parametrize("compiled", COMPILED, ids=str)
+    @pytest.mark.parametrize("compiled", [*COMPILED, {"run_eagerly": True}], ids=str)
     def test_one_update_in_three_after_five(self, compiled):
         model, seen = linear_model(sgd(), **compiled), Seen()
         averaging = WeightAveraging(A.UniformAverage(), start_step=5, update_every=3)
@@ -173,6 +173,9 @@ class TestNumpy:
         expected = steps.mean(0) if uniform else ema(steps, 0.8)
         np.testing.assert_allclose(references.weights(model), expected, atol=1e-6)
 
+    @pytest.mark.skipif(
+        not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras has none"
+    )
     def test_of_two_optimizers(self):
         model = keras.Sequential(
             [

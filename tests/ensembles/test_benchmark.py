@@ -49,18 +49,3 @@ def test_verdicts():
     assert benchmark.verdict(-0.1, -0.2) == "met"
     assert benchmark.verdict(0.1, -0.1) == "met within noise"
     assert benchmark.verdict(0.1, 0.05) == "not met"
-
-
-def test_the_part_replaces_its_predecessor_and_leaves_the_others():
-    part = f"{benchmark.TITLE}\n\nnew"
-    steps = f"{benchmark.steps.TITLE}\n\ntable\n\n## A call of `fit`\n\nmore\n"
-    for before in ("# Performance\n\nschedules", ""):
-        once = benchmark.with_part(f"{before}\n\n{steps}", part)
-        assert once == f"{before}\n\n{part}\n\n{steps}".lstrip()
-        assert benchmark.with_part(once, part) == once
-        other = benchmark.with_part(once, f"{benchmark.TITLE}\n\nother")
-        assert other == once.replace("new", "other")
-        # What measures steps leaves ours.
-        again = benchmark.steps.with_part(once, f"{benchmark.steps.TITLE}\n\nanew")
-        assert part in again
-    assert benchmark.with_part("", part) == f"{part}\n"
