@@ -46,7 +46,7 @@ gallery: $(VENV)/.tensorflow $(VENV)/.plot
 
 # The site, in the folder `site`; needs no network. Warnings are errors.
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
