@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 TIMM ?= timm==1.0.31
 PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses=auto
 
-.PHONY: run test test-jax test-torch test-all lint format bench gallery clean
+.PHONY: run test test-jax test-torch test-all lint format bench gallery docs clean
 
 run: $(VENV)/.tensorflow $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -43,6 +43,10 @@ bench: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.peers
 
 gallery: $(VENV)/.tensorflow $(VENV)/.plot
 	$(BIN)/python docs/gallery.py
+
+# The site, in the folder `site`; needs no network. Warnings are errors.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache

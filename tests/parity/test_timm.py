@@ -3,11 +3,8 @@
 The plateau scheduler follows a metric, and the noise is torch's generator's.
 """
 
-import importlib
 import importlib.util
 import math
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -38,23 +35,6 @@ if importlib.util.find_spec("timm") is None:
 
 RATE = 0.3
 LOW = 0.01
-
-
-@pytest.fixture(scope="module")
-def timm():
-    """`timm.scheduler` without timm itself, which would import torchvision."""
-    saved = {name: sys.modules.pop(name) for name in _loaded()}
-    package = types.ModuleType("timm")
-    package.__path__ = importlib.util.find_spec("timm").submodule_search_locations
-    sys.modules["timm"] = package
-    yield importlib.import_module("timm.scheduler")
-    for name in _loaded():
-        del sys.modules[name]
-    sys.modules.update(saved)
-
-
-def _loaded():
-    return [name for name in sys.modules if name.split(".")[0] == "timm"]
 
 
 @pytest.fixture

@@ -1,0 +1,49 @@
+"""Lets Griffe, which reads the reference from the source, see our dataclasses.
+
+`serializable` makes a class a dataclass, and a field specifier such as
+`fields.rate(default=0.0)` stands where `dataclasses.field` would be. Griffe knows
+neither; put in its own terms, they give the classes their signatures.
+"""
+
+import griffe
+
+
+class Signatures(griffe.Extension):
+    """Rewrites what `serializable` decorates; runs before Griffe's own extension."""
+
+    def on_package(self, *, pkg, **arguments):
+        """Rewrites all docstrings and classes of the package."""
+        for member in _members(pkg):
+            if member.docstring:
+                # The name by which Griffe knows a section with doctests.
+                text = member.docstring.value.replace("\nExample:\n", "\nExamples:\n")
+                member.docstring.value = text
+            if member.is_class:
+                _make_dataclass(member)
+
+
+def _members(member):
+    yield member
+    for inner in member.members.values():
+        if not inner.is_alias:
+            yield from _members(inner)
+
+
+def _make_dataclass(cls):
+    decorators = [decorator.callable_path for decorator in cls.decorators]
+    if not any(path.endswith("serializable") for path in decorators):
+        return
+    # By its full name Griffe takes it for what it is, wherever it is imported.
+    dataclass = griffe.ExprName("dataclasses.dataclass")
+    cls.decorators = [griffe.Decorator(dataclass, lineno=None, endlineno=None)]
+    for attribute in cls.attributes.values():
+        if isinstance(attribute.value, griffe.ExprCall):
+            attribute.value = _default(attribute.value)
+
+
+def _default(call):
+    """The default in a call of a field specifier; None if it is required."""
+    for argument in call.arguments:
+        if isinstance(argument, griffe.ExprKeyword) and argument.name == "default":
+            return argument.value
+    return None
