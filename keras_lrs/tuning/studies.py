@@ -247,6 +247,9 @@ class Store:
             if _POINT not in trial.user_attrs:  # Another process took the last one.
                 raise self.optuna.TrialPruned
             current.update(trial.user_attrs, number=trial.number)
+            if self._has_heartbeat:
+                # Optuna's thread may come to it only after the process was killed.
+                self.storage.record_heartbeat(trial._trial_id)
             trial.set_user_attr(_BEGUN, True)
             parameters = {
                 name: trial.suggest_float(name, *ends, log=True)

@@ -321,10 +321,15 @@ def test_any_storage_of_optuna_will_do(tmp_path, kind):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal of POSIX")
-def test_a_killed_sweep_goes_on_with_the_point_it_was_killed_at(tmp_path, impatient):
+@pytest.mark.parametrize("thread_lives", [True, False])
+def test_a_killed_sweep_goes_on_with_the_point_it_was_killed_at(
+    tmp_path, impatient, thread_lives
+):
     path = tmp_path / "sweep.db"
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=sharing.be_killed, args=(path, 1), daemon=True)
+    process = context.Process(
+        target=sharing.be_killed, args=(path, 1, thread_lives), daemon=True
+    )
     process.start()
     process.join(timeout=120)
     assert process.exitcode < 0
