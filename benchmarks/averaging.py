@@ -232,7 +232,7 @@ def markdown(times, peaks):
     parts.append("## Memory, over the size of the weights")
     rows = [
         [name, *(f"{(p[name] - p[PLAIN]) / 1e8:.1f}" for p in peaks.values())]
-        for name in (AGAIN, EMA, OURS)
+        for name in (EMA, OURS)
     ]
     parts.append(table(["100 MB of weights", *peaks], rows))
     parts.append(
@@ -306,7 +306,7 @@ def main(arguments=None):
     peaks = {
         name: {
             contender: in_a_process(name, "--peak", contender)
-            for contender in (PLAIN, AGAIN, EMA, OURS)
+            for contender in (PLAIN, EMA, OURS)
         }
         for name in chosen
     }
