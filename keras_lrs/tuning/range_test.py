@@ -221,10 +221,12 @@ def range_test(
     and PyTorch, and `model.history` are bit for bit what they were. Only a model that
     was not built is built, as its first `fit` would do. Out of reach is what the input
     keeps for itself: a generator has been advanced, a `tf.data.Dataset.shuffle` draws
-    its next order, a `PyDataset` has had its `on_epoch_end`.
+    its next order, a `PyDataset` has had its `on_epoch_end`, threads that fetch ahead
+    may have drawn from global generators.
 
     Under gradient accumulation a step is a micro-batch. Updates that a
-    `LossScaleOptimizer` skips are made up for.
+    `LossScaleOptimizer` skips are made up for. Under a `MirroredStrategy` TensorFlow
+    may take minutes to end any `fit` that stops within an epoch, as this one does.
 
     Args:
         model: A compiled model.

@@ -44,7 +44,7 @@ def main():
     expected = references.X @ np.mean(steps, axis=0)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     # The norms of gradients, and the losses of a range test that leaves nothing behind.
-    rates = S.BoundedExponentialDecay(1e-3, 11, 0.2).curve(12)
+    rates = S.BoundedExponentialDecay(1e-3, 19, 0.2).curve(20)
     model = references.linear_model(keras.optimizers.SGD(0.05))
     recorder, gradients = GradientNormRecorder(), []
     references.fit(model, [recorder], epochs=1)
@@ -62,7 +62,7 @@ def main():
         references.Y,
         min_learning_rate=1e-3,
         max_learning_rate=0.2,
-        num_steps=12,
+        num_steps=20,
         stop_factor=1e9,
         batch_size=4,
         shuffle=False,

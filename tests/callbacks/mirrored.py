@@ -80,7 +80,7 @@ def main():
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(references.weights(model), steps[-1], atol=1e-6)
     # The norms of gradients, and the losses of a range test that leaves nothing behind.
-    rates = S.BoundedExponentialDecay(1e-3, 11, 0.2).curve(12)
+    rates = S.BoundedExponentialDecay(1e-3, 19, 0.2).curve(20)
     with strategy.scope():
         model = references.linear_model(keras.optimizers.SGD(0.05))
     recorder, gradients = GradientNormRecorder(), []
@@ -99,7 +99,8 @@ def main():
         references.Y,
         min_learning_rate=1e-3,
         max_learning_rate=0.2,
-        num_steps=12,
+        # Two epochs: TensorFlow may stall for minutes where one is broken off.
+        num_steps=20,
         stop_factor=1e9,
         batch_size=4,
         shuffle=False,
