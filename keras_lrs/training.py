@@ -290,6 +290,7 @@ class Slots:
     def __init__(self, optimizer: Any):
         self.optimizer = optimizer
         self._rounded: list[np.ndarray] | None = None
+        self._empty_since: int | None = None
 
     @staticmethod
     def weights(optimizer: Any) -> list:
@@ -342,9 +343,6 @@ class Slots:
                 for weight, old in zip(weights, loaded, strict=True)
             ]
         known = [slot for slot in slots if slot is not None]
-        if not self.attached:
-            for slot in known[:1]:
-                assign([slot], [np.full(slot.shape, np.nan)])
         gone = {id(slot) for slot in (*known, *loaded)}
         others = [v for v in optimizer.variables if id(v) not in gone]
         # Where `build` puts them: before all other slots.
@@ -353,6 +351,7 @@ class Slots:
         # Past Keras's tracking, as in its `build`.
         vars(optimizer)["_model_variables_moving_average"] = slots
         if not self.attached:
+            self._empty_since = iterations(optimizer)
             optimizer.use_ema, optimizer.ema_momentum = True, _KEPT
         _slots_so_far[optimizer] = slots
 
@@ -371,11 +370,8 @@ class Slots:
 
     @property
     def known(self) -> bool:
-        """Whether they have been written or loaded since they were attached."""
-        return all(
-            not np.isnan(ops.convert_to_numpy(average.value)).any()
-            for _, average in self.pairs[:1]
-        )
+        """Whether they have been loaded, if they were empty when they were attached."""
+        return self._empty_since != iterations(self.optimizer)
 
     def exchange(self) -> None:
         """Exchanges weights and averages; the weights come back bit for bit."""
@@ -428,13 +424,13 @@ def _average_dtype(weight):
 
 
 def _new_slot(model, optimizer, weight, old):
-    """An average; not a number until it is written, unless there is an old one."""
+    """An average: the old one, if there is one, in a type that is wide enough."""
     if not any(weight is other for other in Slots.weights(optimizer)):
         return None
     with strategy_scope(model):
         slot = optimizer.add_variable(
             shape=weight.shape,
-            initializer=keras.initializers.Constant(float("nan")),
+            initializer="zeros",
             dtype=_average_dtype(weight),
             layout=getattr(weight, "_layout", None),
             name=f"{weight.path.replace('/', '_')}_average",
