@@ -52,6 +52,7 @@ class ExchangingCallback(FitCallback):
         self._recalibrated: tuple[Any, list] | None = None
         self._tested = False
         self._backups: list[Any] = []
+        self._finalizer: Any = None
 
     # --- What subclasses say ---
 
@@ -128,6 +129,7 @@ class ExchangingCallback(FitCallback):
                     f"`{type(self).__name__}` cannot work beside "
                     f"`{type(other).__name__}`: both exchange the model's weights."
                 )
+        self._end_what_broke_off()
         self._recalibrated = None
         for other in fit.siblings:
             if isinstance(other, keras.callbacks.BackupAndRestore):
@@ -154,18 +156,32 @@ class ExchangingCallback(FitCallback):
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Tests see the averages."""
+        self._end_what_broke_off()
         self._tested = not self.exchanged
         if self._tested and (self.fit is None or self.fit.closed):
             # `evaluate` calls nothing when it breaks off, but then drops its list.
             callbacks = training.callback_list()
             if callbacks is not None:
-                weakref.finalize(callbacks, _take_out, weakref.ref(self)).atexit = False
+                finalizer = weakref.finalize(callbacks, _take_out, weakref.ref(self))
+                finalizer.atexit = False
+                self._finalizer = finalizer
         self.put_in()
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """The model is as it was before."""
+        if self._finalizer is not None:
+            # Its list may be dropped only when a later test is under way.
+            self._finalizer.detach()
         if self._tested:
             self.take_out()
+
+    def _end_what_broke_off(self):
+        """Takes out what a test that broke off has left in the model."""
+        if self._finalizer is not None:
+            self._finalizer()  # Does nothing a second time.
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_finalizer": None, "_backups": []}
 
     on_predict_begin = on_test_begin
     on_predict_end = on_test_end
@@ -192,5 +208,5 @@ class ExchangingCallback(FitCallback):
 
 def _take_out(reference):
     callback = reference()
-    if callback is not None and (callback.fit is None or callback.fit.closed):
+    if callback is not None:
         callback.take_out()

@@ -301,6 +301,24 @@ class TestWhichWeights:
             assert model.optimizer.ema_momentum == 0.99
             assert len(model.optimizer.variables) == 3
 
+    def test_an_evaluation_that_ended_does_not_end_the_next(self):
+        model = linear_model(sgd())
+        averaging = WeightAveraging(A.UniformAverage(), at_end="raw")
+        references.fit(model, [averaging], 2)
+
+        class Collecting(keras.callbacks.Callback):
+            def on_predict_batch_begin(self, batch, logs=None):
+                gc.collect()
+
+        gc.disable()  # So that the first list of callbacks is dropped in the second.
+        try:
+            model.evaluate(X, Y, verbose=0, callbacks=[averaging])
+            found = model.predict(X, verbose=0, callbacks=[averaging, Collecting()])
+        finally:
+            gc.enable()
+        expected = X @ trajectory(2 * STEPS).mean(0)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
     def test_an_evaluation_that_breaks_leaves_the_weights_of_the_training(self):
         model = linear_model(sgd())
         averaging = WeightAveraging(A.UniformAverage(), at_end="raw")
