@@ -755,7 +755,7 @@ class DrivenOptimizer:
         if _IS_TORCH and len(grads) > 0:  # As Keras counts.
             self.iterations += 1
 
-    @property
+    @functools.cached_property
     def _pairs(self):
         """The weights and the averages, of each kind of average."""
         slots = [] if self.drive.averaging is None else [Slots(self.optimizer).pairs]
@@ -874,25 +874,16 @@ def _ratio(rate, variable, step):
 
 def _scale(optimizer, variables, ratio):
     """Multiplies an optimizer's variables by a number."""
-    values = [variable.value for variable in variables]
     if _IS_TORCH:
         with torch.no_grad():
-            torch._foreach_mul_(values, ratio)
-    elif BACKEND == "tensorflow":
+            torch._foreach_mul_(_values(variables), ratio)
+        return
 
-        def scale(distribution, values, ratio):
-            for value in values:
-                distribution.extended.update(
-                    value, lambda v, r: v.assign(v * tf.cast(r, v.dtype)), args=(ratio,)
-                )
+    def scale(variable, ratio):
+        value = ops.convert_to_tensor(variable)
+        variable.assign(value * ops.cast(ratio, value.dtype))
 
-        # As Keras's optimizers do it, so that it works on the replicas of a strategy.
-        tf.__internal__.distribute.interim.maybe_merge_call(
-            scale, optimizer._distribution_strategy, values, ratio
-        )
-    else:
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value * ops.cast(ratio, value.dtype))
+    _on_each(optimizer, scale, variables, [ratio] * len(variables))
 
 
 def _interpolate(optimizer, pairs, share, always):

@@ -163,37 +163,25 @@ class Fit:
                     f"`{kind}` needs a learning rate that is a float or a "
                     f"`LearningRateSchedule`. Received: learning_rate={source!r}"
                 )
-        if self._scaled_by not in (None, callback):
-            raise ValueError(f"A training takes one `{kind}`. Received: two")
-        self._scaled_by = callback
+        self._scaled_by = _only(callback, self._scaled_by)
 
     def average(self, callback: Any) -> None:
         """Lets a callback average the weights in the optimizers' slots.
 
         Its `averaging` says how, when schedules are bound.
         """
-        if self._averaged_by not in (None, callback):
-            kind = type(callback).__name__
-            raise ValueError(f"A training takes one `{kind}`. Received: two")
-        self._averaged_by = callback
+        self._averaged_by = _only(callback, self._averaged_by)
 
     def average_besides(self, callback: Any) -> None:
         """Lets a callback average the weights in variables of its own.
 
         Its `averagings` say how.
         """
-        if self._snapped_by not in (None, callback):
-            kind = type(callback).__name__
-            raise ValueError(f"A training takes one `{kind}`. Received: two")
-        self._snapped_by = callback
+        self._snapped_by = _only(callback, self._snapped_by)
 
     def record_norms(self, callback: Any) -> None:
         """Lets the step compute the norms of gradients; `norms_seen` says how."""
-        if self._recorded_by not in (None, callback):
-            raise ValueError(
-                f"A training takes one `{type(callback).__name__}`. Received: two"
-            )
-        self._recorded_by = callback
+        self._recorded_by = _only(callback, self._recorded_by)
 
     def _refuse_keras_callbacks(self, callback):
         theirs = (
@@ -325,7 +313,7 @@ class Fit:
 
     def position_of(self, optimizer: Any) -> int:
         """How many updates (micro-batches) of this training an optimizer has made."""
-        return self.count(optimizer) - self._starts[id(optimizer)]
+        return self.count(optimizer) - self.start(optimizer)
 
     def cycle_ends(self, optimizer: Any, schedules: dict[str, Any]) -> list[int]:
         """The steps of this training after which a cycle of an optimizer's rate ends.
@@ -538,6 +526,14 @@ class Fit:
                 training.set_rate(driven.optimizer, own)
         for callback in self._callbacks:
             callback.fit_ends()
+
+
+def _only(callback, other):
+    """The callback, if there is no other of its kind."""
+    if other not in (None, callback):
+        kind = type(callback).__name__
+        raise ValueError(f"A training takes one `{kind}`. Received: two")
+    return callback
 
 
 def announce(callback: Any, model: Any) -> None:

@@ -4,15 +4,11 @@ import keras
 import numpy as np
 
 from keras_lrs import schedules as S  # noqa: N812
-from keras_lrs.averages import UniformAverage
 from keras_lrs.callbacks import (
-    GradientNormRecorder,
     HyperparameterScheduler,
     ReduceOnPlateau,
-    WeightAveraging,
 )
-from keras_lrs.tuning import range_test
-from tests.callbacks import references
+from tests.callbacks import devices, references
 
 
 def main():
@@ -70,45 +66,11 @@ def main():
     # The average, put in and taken out.
     with strategy.scope():
         model = references.linear_model(keras.optimizers.SGD(0.05, momentum=0.9))
-    averaging = WeightAveraging(UniformAverage(), update_every=2, at_end="raw")
-    references.fit(model, [averaging], validation_data=(references.X, references.Y))
-    loop = references.SGD()
-    steps = [loop.train(1).copy() for _ in range(40)]
-    np.testing.assert_allclose(references.weights(model), steps[-1], atol=1e-6)
-    found = model.predict(references.X, verbose=0, callbacks=[averaging])
-    expected = references.X @ np.mean(steps[1::2], axis=0)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(references.weights(model), steps[-1], atol=1e-6)
-    # The norms of gradients, and the losses of a range test that leaves nothing behind.
-    rates = S.BoundedExponentialDecay(1e-3, 19, 0.2).curve(20)
+    devices.check_average(model, update_every=2)
+
     with strategy.scope():
         model = references.linear_model(keras.optimizers.SGD(0.05))
-    recorder, gradients = GradientNormRecorder(), []
-    references.fit(model, [recorder], epochs=1)
-    loop = references.SGD()
-    for step in range(10):
-        gradients.append(references.gradient(loop.w, step))
-        loop.train(1, momentum=[0.0])
-    np.testing.assert_allclose(
-        recorder.norms, [np.linalg.norm(g) for g in gradients], rtol=1e-5
-    )
-    before = references.weights(model)
-    test = range_test(
-        model,
-        references.X,
-        references.Y,
-        min_learning_rate=1e-3,
-        max_learning_rate=0.2,
-        # Two epochs: TensorFlow may stall for minutes where one is broken off.
-        num_steps=20,
-        stop_factor=1e9,
-        batch_size=4,
-        shuffle=False,
-        verbose=0,
-    )
-    losses = references.losses_of_sgd(rates, loop.w)
-    np.testing.assert_allclose(test.losses, losses, rtol=1e-4)
-    np.testing.assert_array_equal(references.weights(model), before)
+    devices.check_norms_and_range_test(model)
     print("every number is that of one device")
 
 
