@@ -1,27 +1,15 @@
 """Tests that the example of averages compares, judges and reports what it says."""
 
 import dataclasses
-import importlib
 import re
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+from tests.programs import load_program
 
-
-def load_program():
-    sys.path.insert(0, str(EXAMPLES))  # For what the examples share.
-    try:
-        return importlib.import_module("averaging")
-    finally:
-        sys.path.remove(str(EXAMPLES))
-
-
-averaging = load_program()
+averaging = load_program("examples/averaging")
 CONSTANT, COSINE, POLYAK = averaging.CONSTANT, averaging.COSINE, averaging.POLYAK
 EMA, FREE, LATE = averaging.EMAS[1], averaging.FREE, averaging.LATE_STEP
 LINEAR = {budget: averaging.linear(budget) for budget in averaging.BUDGETS}

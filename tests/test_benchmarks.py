@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import keras_lrs as lrs
-from tests.test_step_benchmarks import FOLDER, load_program
+from tests.programs import ROOT, load_program
 
-contenders, report = load_program("contenders"), load_program("report")
+contenders = load_program("benchmarks/contenders")
+report = load_program("benchmarks/report")
 
 ROWS = [row for row in contenders.ROWS if row.keras and not row.too_large]
 
@@ -40,6 +41,7 @@ def test_a_part_of_a_report_replaces_the_one_of_its_title(tmp_path):
 
 
 def test_the_report_in_the_repository_has_all_parts():
-    text = (FOLDER.parent / "docs" / "performance.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     for name in ("averaging", "ensembles", "steps"):
-        assert f"{load_program(name).TITLE}\n" in text
+        program = load_program(f"benchmarks/{name}")
+        assert f"{program.TITLE}\n" in text

@@ -1,28 +1,15 @@
 """Tests that the example of range tests and sweeps compares what it says."""
 
-import importlib
 import re
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 from keras_lrs.tuning import RangeTest
+from tests.programs import load_program
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-def load_program():
-    sys.path.insert(0, str(EXAMPLES))  # For what it imports from the other examples.
-    try:
-        return importlib.import_module("find_learning_rate")
-    finally:
-        sys.path.remove(str(EXAMPLES))
-
-
-program = load_program()
+program = load_program("examples/find_learning_rate")
 READINGS = ["valley", "steepest", "minimum", "slide"]
 
 

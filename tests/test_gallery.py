@@ -1,25 +1,15 @@
 """Tests that the gallery in docs/gallery shows every schedule as it is."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import keras_lrs as lrs
+from tests.programs import load_program
 
-PROGRAM = Path(__file__).parents[1] / "docs" / "gallery.py"
 REGENERATE = "docs/gallery is out of date: run `make gallery`"
 
 
-def load_program():
-    spec = importlib.util.spec_from_file_location("gallery", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-gallery = load_program()
+gallery = load_program("docs/gallery")
 
 
 def exported_schedules():

@@ -1,27 +1,16 @@
 """Tests that the example of super-convergence compares, and reports, what it says."""
 
-import importlib
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+from tests.programs import ROOT, load_program
 
-
-def load_program():
-    sys.path.insert(0, str(EXAMPLES))  # For what it imports from the quickstart.
-    try:
-        return importlib.import_module("one_cycle")
-    finally:
-        sys.path.remove(str(EXAMPLES))
-
-
-one_cycle = load_program()
+one_cycle = load_program("examples/one_cycle")
 STEP, PLAIN, FULL = one_cycle.METHODS
 
 
@@ -238,7 +227,7 @@ def test_wrong_options_are_explained(arguments, message, capsys):
 def test_the_backend_is_chosen_before_keras_is_imported():
     program = f"""
 import sys
-sys.path.insert(0, {str(EXAMPLES)!r})
+sys.path.insert(0, {str(ROOT / "examples")!r})
 import one_cycle
 one_cycle.load_data = sys.exit
 try:

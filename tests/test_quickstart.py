@@ -1,26 +1,16 @@
 """Tests that the quickstart runs, on the backend of the tests."""
 
-import importlib.util
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-PROGRAM = Path(__file__).parents[1] / "examples" / "quickstart.py"
+from tests.programs import ROOT, load_program
 
-
-def load_program():
-    spec = importlib.util.spec_from_file_location("quickstart", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-quickstart = load_program()
+quickstart = load_program("examples/quickstart")
 
 
 class Silent:
@@ -113,7 +103,7 @@ def test_wrong_options_are_explained(arguments, message, capsys):
 def test_the_backend_is_chosen_before_keras_is_imported():
     program = f"""
 import sys
-sys.path.insert(0, {str(PROGRAM.parent)!r})
+sys.path.insert(0, {str(ROOT / "examples")!r})
 import quickstart
 assert "keras" not in sys.modules
 try:

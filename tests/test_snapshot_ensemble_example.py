@@ -1,26 +1,14 @@
 """Tests that the example of snapshot ensembles compares, and reports, what it says."""
 
-import importlib
 import re
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+from tests.programs import load_program
 
-
-def load_program():
-    sys.path.insert(0, str(EXAMPLES))  # For what it imports from other examples.
-    try:
-        return importlib.import_module("snapshot_ensemble")
-    finally:
-        sys.path.remove(str(EXAMPLES))
-
-
-example = load_program()
+example = load_program("examples/snapshot_ensemble")
 load_data = example.load_data
 
 

@@ -1,37 +1,20 @@
 """The benchmark of training steps runs, and compares like with like."""
 
 import dataclasses
-import importlib
 import json
 import math
-import pathlib
-import sys
 
 import keras
 import numpy as np
 import pytest
 
 import keras_lrs as lrs
+from tests.programs import ROOT, load_program
 
-FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 BACKEND = keras.backend.backend()
 
 
-def load_program(name):
-    """The benchmark's modules import each other by names too common to keep."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(FOLDER))
-    try:
-        program = importlib.import_module(name)
-    finally:
-        sys.path.remove(str(FOLDER))
-    for path in FOLDER.glob("*.py"):
-        if path.stem not in before:
-            sys.modules.pop(path.stem, None)
-    return program
-
-
-steps = load_program("steps")
+steps = load_program("benchmarks/steps")
 FEW = [
     steps.REFERENCE,
     steps.CONTROL,
@@ -215,7 +198,7 @@ def test_the_program_measures_each_configuration_by_itself(
 
 
 def test_the_report_in_the_repository_is_of_these_contenders():
-    text = (FOLDER.parent / "docs" / "performance.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     rows = rows_of(text[text.index(steps.TITLE) :])
     for each in steps.CONTENDERS:
         if each.name != steps.REFERENCE:

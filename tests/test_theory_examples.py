@@ -1,30 +1,18 @@
 """The examples of batch sizes, equivalence, fractal rates and bounded decay, small."""
 
-import importlib
 import math
 import re
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+from tests.programs import load_program
 
-
-def load_program(name):
-    sys.path.insert(0, str(EXAMPLES))  # For what they share.
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(EXAMPLES))
-
-
-bounded = load_program("bounded_step_decay")
-equivalence = load_program("exponential_equivalence")
-fractal = load_program("fractal")
-large_batch = load_program("large_batch")
+bounded = load_program("examples/bounded_step_decay")
+equivalence = load_program("examples/exponential_equivalence")
+fractal = load_program("examples/fractal")
+large_batch = load_program("examples/large_batch")
 ALL = (bounded, equivalence, fractal, large_batch)
 
 

@@ -6,10 +6,11 @@ import math
 import keras
 import pytest
 
-from tests.test_step_benchmarks import load_program, rows_of
+from tests.programs import load_program
+from tests.test_step_benchmarks import rows_of
 
 BACKEND = keras.backend.backend()
-benchmark = load_program("ensembles")
+benchmark = load_program("benchmarks/ensembles")
 
 
 @pytest.fixture(scope="module")
