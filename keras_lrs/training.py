@@ -26,7 +26,7 @@ import keras
 import numpy as np
 from keras import ops
 from keras.src.saving import saving_lib
-from keras.src.trainers import data_adapters
+from keras.src.trainers import data_adapters, epoch_iterator
 
 from keras_lrs.schedules import base, numerics
 
@@ -1277,6 +1277,23 @@ class Owner(Protocol):
         """Whatever broke the training off."""
 
 
+@dataclasses.dataclass
+class Skip:
+    """Batches of an epoch on which a training that goes on has been trained.
+
+    Args:
+        batches: How many are still to be taken from the data.
+        metrics: The values of the metrics' variables after them.
+        logs: What the step after them would have returned, but for the values.
+        over: Called when the last one has been taken.
+    """
+
+    batches: int
+    metrics: list[np.ndarray]
+    logs: dict[str, float]
+    over: Callable[[], None]
+
+
 class TrainFunction:
     """What stands in the place of `model.train_function` from `install` to `remove`."""
 
@@ -1289,6 +1306,8 @@ class TrainFunction:
         self._jax_variables: Any = None
         self._jax_weights: Any = None
         self._jax_metrics: Any = None
+        self._jax_metrics_now: Any = None
+        self.skip: Skip | None = None
 
     def install(self) -> None:
         """Takes the model's place for it."""
@@ -1344,6 +1363,24 @@ class TrainFunction:
         """`copied_weights` of the model, also within an epoch."""
         return copied_weights(self.model, self._jax_weights)
 
+    def values_of(self, variables: list) -> list[np.ndarray]:
+        """`values_of` variables of the model, also within an epoch."""
+        if self._jax_variables is None:
+            return values_of(variables)
+        model, (trainable, non_trainable) = self.model, self._jax_weights
+        values = {
+            id(variable): array
+            for variables, arrays in (
+                (model.trainable_variables, trainable),
+                (model.non_trainable_variables, non_trainable),
+                (model.optimizer.variables, self._jax_variables),
+                (model.metrics_variables, self._jax_metrics_now),
+            )
+            for variable, array in zip(variables, arrays, strict=True)
+        }
+        # Copies: the next step is given these arrays, and overwrites them.
+        return [np.array(ops.convert_to_numpy(values[id(v)])) for v in variables]
+
     def __call__(self, *arguments: Any) -> Any:
         """One execution: a step, or several."""
         if self.owner.is_over():
@@ -1351,6 +1388,8 @@ class TrainFunction:
             self.owner.close()
             return self.plain(*arguments)
         try:
+            if self.skip is not None:
+                return self._pass_over(self.skip, arguments)
             result = self._run(arguments)
             self._executed = True
             try:
@@ -1401,7 +1440,36 @@ class TrainFunction:
             live.array = variables.pop(index)
         if self.owner.every_step:
             self._jax_variables, self._jax_weights = variables, state
+            self._jax_metrics_now = metrics
         return logs, (*state, variables, metrics)
+
+    def _pass_over(self, skip, arguments):
+        """Takes the batches of an execution from the data, and trains on none."""
+        wanted = min(self.model.steps_per_execution, skip.batches)
+        if not _IS_TORCH:
+            iterator = arguments[-1]
+            if BACKEND == "tensorflow" and not _is_built(self.model):
+                # What metrics there are is known when they have seen a batch.
+                self.model._symbolic_build(data_batch=iterator.element_spec)
+            for _ in range(wanted):
+                try:
+                    next(iterator)
+                except _END_OF_DATA as error:
+                    raise ValueError(
+                        f"The data ended {skip.batches} batches before the one with "
+                        "which this training goes on. It is not the data that it "
+                        "began with."
+                    ) from error
+        skip.batches -= wanted
+        if skip.batches == 0:
+            self.skip = None
+            skip.over()
+        if BACKEND == "jax":
+            *state, _ = arguments[0]
+            metrics = [jnp.array(value) for value in skip.metrics]
+            return skip.logs, (*state, metrics)
+        set_values_of(self.model.metrics_variables, skip.metrics)
+        return self.model.get_metrics_result()
 
     def _hand_over(self, state):
         """Gives JAX's `fit` the state of a step that it does not get to see.
@@ -1719,7 +1787,7 @@ class Surface:
 
     def __init__(self, model: Any):
         self.model = model
-        self.put_back = _random_numbers() if _is_built(model) else []
+        self.random = random_state() if _is_built(model) else None
         own = vars(model)
         self.attributes = {name: own[name] for name in _ATTRIBUTES if name in own}
         self.metrics = _copies(model.metrics_variables)
@@ -1734,8 +1802,8 @@ class Surface:
         for name in _ATTRIBUTES:
             own.pop(name, None)
         own.update(self.attributes)
-        for put_back in self.put_back:
-            put_back()
+        if self.random is not None:
+            set_random_state(self.random)
 
 
 class State:
@@ -1746,12 +1814,12 @@ class State:
 
     def __init__(self, model: Any):
         build_optimizer(model)
-        self.values = _copies(_variables(model))
+        self.values = _copies(state_variables(model))
         # Modules of PyTorch inside the model keep some of their state in buffers.
         layers = model._flatten_layers() if _IS_TORCH else []
         buffers = {id(b): b for layer in layers for b in layer.buffers()}.values()
         self.buffers = [(buffer, buffer.clone()) for buffer in buffers]
-        self.put_back = _random_numbers()
+        self.random = random_state()
 
     def restore(self) -> None:
         """Puts everything back, bit for bit."""
@@ -1759,12 +1827,11 @@ class State:
             variable.assign(value)
         for buffer, value in self.buffers:
             buffer.copy_(value)
-        for put_back in self.put_back:
-            put_back()
+        set_random_state(self.random)
 
 
-def _variables(model):
-    """All variables of a model and its optimizers, each once."""
+def state_variables(model: Any) -> list:
+    """All variables of a model and its optimizers, each once; not those of metrics."""
     found = [*model.variables, *model.optimizer.variables]
     for optimizer in leaves(model.optimizer):
         found += optimizer.variables
@@ -1779,8 +1846,24 @@ def _is_built(model):
     return all(part is None or part.built for part in parts)
 
 
-def _copies(variables):
-    """Pairs of what holds a value and the value."""
+def shapes(variables: list) -> list[list]:
+    """The shapes of variables, and their types."""
+    return [[list(variable.shape), variable.dtype] for variable in variables]
+
+
+def values_of(variables: list) -> list[np.ndarray]:
+    """Copies of all that variables hold, which is more than one array on replicas."""
+    return [value for _, value in _copies(variables)]
+
+
+def set_values_of(variables: list, values: list[np.ndarray]) -> None:
+    """Gives variables back what `values_of` them was."""
+    for holder, value in zip(_holders(variables), values, strict=True):
+        holder.assign(value)
+
+
+def _holders(variables):
+    """What holds the values: variables, or their replicas where these may differ."""
     holders = []
     for variable in variables:
         value = variable._value
@@ -1791,8 +1874,16 @@ def _copies(variables):
             holders += value.values
         else:
             holders.append(variable)
+    return holders
+
+
+def _copies(variables):
+    """Pairs of what holds a value and the value."""
     # Without a copy NumPy may look at memory that the training goes on using.
-    return [(holder, np.array(ops.convert_to_numpy(holder))) for holder in holders]
+    return [
+        (holder, np.array(ops.convert_to_numpy(holder)))
+        for holder in _holders(variables)
+    ]
 
 
 @contextlib.contextmanager
@@ -1821,65 +1912,188 @@ def built_first(model: Any):
         del vars(model)["_maybe_symbolic_build"]
 
 
-def _random_numbers() -> list[Callable[[], Any]]:
-    """Functions that put the global random number generators back to what they are."""
-    found: list[Callable[[], Any]] = [
-        functools.partial(random.setstate, random.getstate()),
-        # Data pipelines that shuffle or augment with NumPy use its global generator.
-        functools.partial(np.random.set_state, np.random.get_state()),  # noqa: NPY002
-        _keras_random_numbers(),
-    ]
-    # Pipelines of either may feed any backend.
-    if "torch" in sys.modules:
-        found += _torch_random_numbers(sys.modules["torch"])
-    if "tensorflow" in sys.modules:
-        found.append(_tensorflow_random_numbers())
-    return found
-
-
-def _keras_random_numbers():
+def random_state() -> dict[str, Any]:
+    """The state of all global generators of random numbers: numbers and arrays."""
     from keras.src.backend.common import global_state
 
-    # Asking Keras for it would create it, with a number drawn from Python's.
-    name = "global_seed_generator"
-    generator = global_state.get_global_attribute(name)
-    states = [] if generator is None else _copies([generator.state])
-
-    def put_back():
-        global_state.set_global_attribute(name, generator)
-        for state, seed in states:
-            state.assign(seed)
-
-    return put_back
-
-
-def _torch_random_numbers(torch):
-    found = [functools.partial(torch.set_rng_state, torch.get_rng_state())]
-    if torch.cuda.is_available():
-        states = torch.cuda.get_rng_state_all()
-        found.append(functools.partial(torch.cuda.set_rng_state_all, states))
-    return found
+    # Asking Keras for its generator would create it, with a number drawn from Python's.
+    generator = global_state.get_global_attribute(_KERAS_GENERATOR)
+    state = {
+        "python": list(random.getstate()),
+        # Data pipelines that shuffle or augment with NumPy use its global generator.
+        "numpy": list(np.random.get_state()),  # noqa: NPY002
+        "keras": None if generator is None else values([generator.state])[0],
+    }
+    # Pipelines of either may feed any backend.
+    if "torch" in sys.modules:
+        state["torch"] = _torch_random_state(sys.modules["torch"])
+    if "tensorflow" in sys.modules:
+        state["tensorflow"] = _tensorflow_random_state()
+    return state
 
 
-def _tensorflow_random_numbers():
+def set_random_state(state: dict[str, Any]) -> None:
+    """Puts the global generators back to what `random_state` returned.
+
+    Also in another process, and when it has been through JSON.
+    """
+    from keras.src.backend.common import global_state
+    from keras.src.random import seed_generator
+
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
+    if state["keras"] is None:
+        global_state.set_global_attribute(_KERAS_GENERATOR, None)
+    else:
+        assign([seed_generator.global_seed_generator().state], [state["keras"]])
+    if "torch" in sys.modules and "torch" in state:
+        _set_torch_random_state(sys.modules["torch"], state["torch"])
+    if "tensorflow" in sys.modules and "tensorflow" in state:
+        _set_tensorflow_random_state(state["tensorflow"])
+
+
+_KERAS_GENERATOR = "global_seed_generator"
+
+
+def _torch_random_state(torch):
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "cpu": torch.get_rng_state().numpy().copy(),
+        "cuda": [device.numpy().copy() for device in devices],
+    }
+
+
+def _set_torch_random_state(torch, state):
+    torch.set_rng_state(torch.from_numpy(state["cpu"]))
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all([torch.from_numpy(s) for s in state["cuda"]])
+
+
+def _tensorflow_random_state():
     from tensorflow.python.eager import context
     from tensorflow.python.ops import stateful_random_ops
 
     eager = context.context()
     # Draws the seeds of eager operations; made by `tf.random.set_seed`.
     seeds = getattr(eager, "_rng", None)
-    state = None if seeds is None else seeds.getstate()
     generator = stateful_random_ops.global_generator
-    value = None if generator is None else generator.state.numpy()
+    return {
+        "seed": getattr(eager, "_seed", None),
+        "seeds": None if seeds is None else list(seeds.getstate()),
+        "generator": None if generator is None else generator.state.numpy(),
+    }
 
-    def put_back():
-        if seeds is not None and seeds.getstate() != state:
-            seeds.setstate(state)
+
+def _set_tensorflow_random_state(state):
+    from tensorflow.python.eager import context
+    from tensorflow.python.ops import stateful_random_ops
+
+    eager = context.context()
+    if state["seeds"] is not None:
+        if getattr(eager, "_rng", None) is None or eager._seed != state["seed"]:
+            eager._set_global_seed(state["seed"])
+        version, numbers, gauss = state["seeds"]
+        seeds = (version, tuple(numbers), gauss)
+        if eager._rng.getstate() != seeds:
+            eager._rng.setstate(seeds)
             # Every operation keeps a state of its own: one that is given the same seed
             # once more would go on where the first one ended.
             eager.clear_kernel_cache()
-        stateful_random_ops.global_generator = generator
-        if generator is not None:
-            generator.state.assign(value)
+    if state["generator"] is None:
+        stateful_random_ops.global_generator = None
+    else:
+        stateful_random_ops.get_global_generator().state.assign(state["generator"])
 
-    return put_back
+
+# --- What a training that goes on is given --------------------------------------------
+
+# What Keras's callbacks remember from epoch to epoch; some of it is private.
+_REMEMBERED: dict[type, tuple[str, ...]] = {
+    keras.callbacks.EarlyStopping: (
+        *("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
+    ),
+    keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+    keras.callbacks.ModelCheckpoint: (
+        *("best", "_current_epoch", "_last_batch_seen"),
+        "_batches_seen_since_last_saving",
+    ),
+    keras.callbacks.History: ("epoch", "history"),
+    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch"),
+}
+
+
+def remembered(callback: Any) -> dict[str, Any] | None:
+    """What one of Keras's callbacks remembers; None if it is none that does."""
+    for kind, names in _REMEMBERED.items():
+        if isinstance(callback, kind):
+            own = vars(callback)
+            return {name: own[name] for name in names if name in own}
+    return None
+
+
+def begin_at(model: Any, epoch: int | None) -> None:
+    """Lets the `fit` that calls `on_train_begin` begin with an epoch; None: its own."""
+    model._initial_epoch = epoch
+
+
+def products(optimizers: list) -> list[dict[str, tuple[int, float]]]:
+    """The products of the betas up to the last fit, and after how many updates."""
+    return [dict(_products_so_far.get(optimizer, {})) for optimizer in optimizers]
+
+
+def set_products(optimizers: list, products: list[dict]) -> None:
+    """Gives optimizers what `products` returned."""
+    for optimizer, found in zip(optimizers, products, strict=True):
+        so_far = {name: (count, value) for name, (count, value) in found.items()}
+        _products_so_far[optimizer] = so_far
+
+
+def not_to_be_read_again() -> str | None:
+    """Why the data of the calling `fit` cannot be read again in the same order.
+
+    None if an epoch, begun with the same state of the random generators, has the same
+    batches: the first one is read twice.
+    """
+    iterator = _epoch_iterator()
+    if iterator is None:
+        return "is not known"
+    adapter = iterator.data_adapter
+    if iterator.steps_per_epoch is not None:
+        return "is read on and on with `steps_per_epoch`"
+    if isinstance(adapter, data_adapters.GeneratorDataAdapter):
+        return "is a generator"
+    dataset = getattr(adapter, "py_dataset", None)
+    state = random_state()
+    batches = []
+    for _ in range(2):
+        # The threads of a `PyDataset` begin with an epoch, and read in order.
+        data = iterator._get_iterator() if dataset is None else (dataset[0],)
+        batches.append([_array(leaf) for leaf in _leaves(next(iter(data)))])
+        set_random_state(state)
+    one, other = batches
+    same = len(one) == len(other) and all(map(np.array_equal, one, other))
+    return None if same else "comes in another order, or altered, every time"
+
+
+def _epoch_iterator():
+    """What gives the `fit` that is calling its batches."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        found = frame.f_locals.get("epoch_iterator")
+        if isinstance(found, epoch_iterator.EpochIterator):
+            return found
+        frame = frame.f_back
+    return None
+
+
+def _leaves(batch):
+    return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
+
+
+def _array(leaf):
+    # A strategy's batch has a part for each replica.
+    parts = getattr(leaf, "values", None) if BACKEND == "tensorflow" else None
+    if isinstance(parts, tuple):
+        return np.concatenate([ops.convert_to_numpy(part) for part in parts])
+    return np.asarray(ops.convert_to_numpy(leaf))

@@ -7,6 +7,7 @@ from keras_lrs.callbacks.hyperparameter_scheduler import HyperparameterScheduler
 from keras_lrs.callbacks.one_cycle_scheduler import OneCycleScheduler
 from keras_lrs.callbacks.posthoc_averaging import PosthocAveraging
 from keras_lrs.callbacks.reduce_on_plateau import ReduceOnPlateau
+from keras_lrs.callbacks.resumable_training import ResumableTraining
 from keras_lrs.callbacks.snapshot_ensemble import SnapshotEnsemble
 from keras_lrs.callbacks.weight_averaging import WeightAveraging
 
@@ -18,6 +19,7 @@ __all__ = [
     "OneCycleScheduler",
     "PosthocAveraging",
     "ReduceOnPlateau",
+    "ResumableTraining",
     "SnapshotEnsemble",
     "WeightAveraging",
 ]

@@ -1,5 +1,6 @@
 """What our callbacks have in common: they take part in a `Fit`."""
 
+import contextlib
 from typing import Any
 
 import keras
@@ -19,6 +20,9 @@ class FitCallback(keras.callbacks.Callback):
     """Whether `step_ends` is called after every execution of the train function."""
     fresh_metrics = False
     """Whether metrics begin anew in every execution: its logs are then its own."""
+
+    backs_up = False
+    """Whether it comes after our others: it saves, with `saving`, what they are."""
 
     fit: fits.Fit | None = None
 
@@ -75,5 +79,24 @@ class FitCallback(keras.callbacks.Callback):
     def step_ends(self, logs: Any) -> None:
         """After an execution; reading its `logs` waits for the device."""
 
+    def before_all(self, hook: str, *arguments: Any) -> None:
+        """Before any callback is told one of the `fit.OUTER` hooks."""
+
+    def after_all(self, hook: str, *arguments: Any) -> None:
+        """After all have been, Keras's too."""
+
     def fit_ends(self) -> None:
         """Once, however the training ended."""
+
+    # --- What a training that goes on gives back ---
+
+    def saving(self) -> contextlib.AbstractContextManager:
+        """Within it the model holds what it trains, and files are on the disk."""
+        return contextlib.nullcontext()
+
+    def get_state(self) -> dict[str, Any]:
+        """What the callback remembers: a tree of JSON values and arrays."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes it up, after `fit_begins`."""

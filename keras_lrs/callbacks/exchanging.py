@@ -1,6 +1,8 @@
 """What callbacks have in common that put averaged weights into the model."""
 
+import contextlib
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -139,16 +141,22 @@ class ExchangingCallback(FitCallback):
         plain = backup.on_epoch_end
 
         def on_epoch_end(epoch, logs=None):
-            was_in = self.exchanged
-            self.take_out()
-            try:
+            with self.saving():
                 plain(epoch, logs)
-            finally:
-                if was_in:
-                    self.put_in()
 
         vars(backup)["on_epoch_end"] = on_epoch_end
         self._backups.append(backup)
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Within it the model holds the training's own weights."""
+        was_in = self.exchanged
+        self.take_out()
+        try:
+            yield
+        finally:
+            if was_in:
+                self.put_in()
 
     def epoch_begins(self, epoch: int) -> None:
         """Training goes on from its own weights."""

@@ -1,5 +1,6 @@
 """A run of `model.fit`, as our callbacks share it."""
 
+import dataclasses
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,9 @@ _HOOKS = (
     "on_test_end",
     "on_train_end",
 )
+# Around which callbacks are told `before_all` and `after_all`.
+OUTER = ("on_epoch_begin", "on_epoch_end", "on_train_end")
+_BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end")
 _ATTRIBUTE = "_keras_lrs_fit"  # In the model's `__dict__`, past Keras's tracking.
 
 
@@ -55,6 +59,7 @@ class Fit:
         self._finalizer: Any = None
         self._closed = False
         self._own_rates: dict[int, float] = {}
+        self._goes_on: GoesOn | None = None
         self.note_rates()  # Before `BackupAndRestore` overwrites them.
 
     # --- What it is ---
@@ -97,6 +102,11 @@ class Fit:
             return self._callback_list() is not callback_list
         return self._history is not getattr(self.model, "history", None)
 
+    @property
+    def callbacks(self) -> list:
+        """Ours that take part, in their order."""
+        return list(self._callbacks)
+
     # --- What callbacks ask for before the first epoch ---
 
     def note_rates(self) -> None:
@@ -136,6 +146,10 @@ class Fit:
                 f"schedule. Received: `{type(other).__name__}` and "
                 f"`{type(callback).__name__}` both schedule `{name}`"
             )
+
+    def go_on(self, goes_on: "GoesOn") -> None:
+        """Takes up a training where it was, at the first epoch's beginning."""
+        self._goes_on = goes_on
 
     def correct_momentum(self) -> None:
         """Rescales the velocity of SGD with the rate."""
@@ -205,6 +219,8 @@ class Fit:
             self.begun = True
             for callback in self._callbacks:
                 callback.fit_begins(epoch)
+            if self._goes_on is not None:
+                self._goes_on.set_states()
             self._install(epoch)
         if self._train_function is not None:
             self._train_function.begin_epoch()
@@ -265,6 +281,12 @@ class Fit:
         """
         driven = "learning_rate" in self._schedules(optimizer)
         return self.start(optimizer) if driven else 0
+
+    def values_of(self, variables: list) -> list[np.ndarray]:
+        """Copies of what the model's variables hold, also mid-epoch."""
+        if self._train_function is None:
+            return training.values_of(variables)
+        return self._train_function.values_of(variables)
 
     def copied_weights(self) -> training.WeightsFile:
         """A copy of all weights in the host's memory, also mid-epoch."""
@@ -347,12 +369,14 @@ class Fit:
             if rate is not None:
                 self._own_rates[id(optimizer)] = rate
 
+    def begin_with_factors(self, used: float, now: float) -> None:
+        """Notes the factor of the update before this fit, and sets that of the next."""
+        self._factors = [({id(o): -1 for o in self.optimizers}, used)]
+        self.set_factor(now)
+
     def set_factor(self, factor: float) -> None:
         """Multiplies all rates by `factor` from the next step on."""
-        # The first was there before, if the training is a resumed one.
-        first = not self._factors
-        since = {id(o): -1 if first else self.count(o) for o in self.optimizers}
-        self._factors.append((since, factor))
+        self._factors.append(({id(o): self.count(o) for o in self.optimizers}, factor))
         for driven in self._driven:
             driven.factor.set(factor)
 
@@ -400,8 +424,16 @@ class Fit:
                 return driven.schedules
         return {}
 
+    @property
+    def starts(self) -> list[int]:
+        """Of each optimizer, the iteration at which schedules are at their step 0."""
+        return [self.start(optimizer) for optimizer in self.optimizers]
+
     def _install(self, epoch):
         self._starts = {id(o): self._start(o, epoch) for o in self.optimizers}
+        if self._goes_on is not None and self._goes_on.starts is not None:
+            starts = zip(self.optimizers, self._goes_on.starts, strict=True)
+            self._starts = {id(optimizer): start for optimizer, start in starts}
         drives = [
             training.Drive(
                 optimizer,
@@ -436,24 +468,70 @@ class Fit:
         return self._averaged_by.averaging(self, optimizer, schedules)
 
     def _guard(self):
-        """Sees to it that this is undone when a callback or a validation raises."""
+        """Sees to it that this is undone when a callback or a validation raises.
 
-        def guarded(function):
-            def call(*arguments, **keywords):
-                try:
-                    return function(*arguments, **keywords)
-                except BaseException:
-                    self.close()
-                    raise
-
-            return call
-
-        if keras.backend.backend() == "jax":
-            return  # Its `fit` has a `finally`, which `TrainFunction` uses.
-        vars(self.model)["evaluate"] = guarded(self.model.evaluate)
+        JAX's `fit` has a `finally`, which `TrainFunction` uses.
+        """
+        on_jax = keras.backend.backend() == "jax"
+        if not on_jax:
+            vars(self.model)["evaluate"] = self._guarded(self.model.evaluate)
         callback_list = self._callback_list()
         for name in _HOOKS if callback_list is not None else ():
-            vars(callback_list)[name] = guarded(getattr(callback_list, name))
+            if name in OUTER or not on_jax:
+                hook = getattr(callback_list, name)
+                hook = self._announced(name, hook) if name in OUTER else hook
+                vars(callback_list)[name] = hook if on_jax else self._guarded(hook)
+
+    def _guarded(self, function):
+        def call(*arguments, **keywords):
+            try:
+                return function(*arguments, **keywords)
+            except BaseException:
+                self.close()
+                raise
+
+        return call
+
+    def _announced(self, name, hook):
+        def call(*arguments, **keywords):
+            given = (*arguments, *keywords.values())
+            for callback in self._callbacks:
+                callback.before_all(name, *given)
+            hook(*arguments, **keywords)
+            for callback in self._callbacks:
+                callback.after_all(name, *given)
+
+        return call
+
+    def announce_batches(self) -> None:
+        """Tells callbacks `after_all` of the ends of batches, too."""
+        hooks = vars(self._callback_list())
+        name = "on_train_batch_end"
+        hooks[name] = self._announced(name, getattr(self._callback_list(), name))
+
+    def pass_over(self, skip: training.Skip) -> None:
+        """Takes batches of the first epoch from the data, and trains on none of them.
+
+        No callback is told of them.
+        """
+        assert self._train_function is not None
+        self._train_function.skip = skip
+        callback_list: Any = self._callback_list()
+        hooks = vars(callback_list)
+        own = {name: hooks[name] for name in _BATCH_HOOKS if name in hooks}
+
+        def on_train_batch_begin(batch, logs=None):
+            if self._train_function.skip is not None:
+                return
+            for name in _BATCH_HOOKS:
+                del hooks[name]
+            hooks.update(own)
+            callback_list.on_train_batch_begin(batch, logs)
+
+        hooks.update(
+            on_train_batch_begin=on_train_batch_begin,
+            on_train_batch_end=lambda batch, logs=None: None,
+        )
 
     def _bound_schedules(self, optimizer):
         """The schedules of an optimizer, with all lengths in steps of this fit."""
@@ -528,6 +606,20 @@ class Fit:
             callback.fit_ends()
 
 
+@dataclasses.dataclass
+class GoesOn:
+    """Where a training goes on that was interrupted.
+
+    Args:
+        set_states: Gives our callbacks the states that they had.
+        starts: Where the optimizers' schedules are at step 0; None if that follows from
+            the epoch.
+    """
+
+    set_states: Callable[[], None]
+    starts: list[int] | None
+
+
 def _only(callback, other):
     """The callback, if there is no other of its kind."""
     if other not in (None, callback):
@@ -566,11 +658,16 @@ def _reorder(callback, callbacks):
     What it writes of an epoch must be there before the backup of the epoch is.
     """
     at = callbacks.index(callback)
-    backup = keras.callbacks.BackupAndRestore
     for index, other in enumerate(callbacks[:at]):
-        if callback.first or isinstance(other, backup):
+        if callback.first or (backs_up(other) and not callback.backs_up):
             callbacks.insert(index, callbacks.pop(at))
             return
+
+
+def backs_up(callback: Any) -> bool:
+    """Whether a callback saves the training, to go on with it."""
+    keras_own = isinstance(callback, keras.callbacks.BackupAndRestore)
+    return keras_own or getattr(callback, "backs_up", False)
 
 
 def begin(callback: Any, model: Any) -> Fit:

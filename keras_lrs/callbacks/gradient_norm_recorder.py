@@ -109,6 +109,15 @@ class GradientNormRecorder(FitCallback):
         """Reads the rest."""
         self._take()
 
+    def get_state(self) -> dict[str, Any]:
+        """What has been recorded."""
+        self._take()
+        return {"found": self._found}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on with it."""
+        self._found = [[tuple(part) for part in found] for found in state["found"]]
+
     def _updates(self, optimizer):
         return self._fit.count(optimizer) // (
             optimizer.gradient_accumulation_steps or 1

@@ -1,7 +1,9 @@
 """`HyperparameterLogger`: the values that training really used."""
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,15 @@ class HyperparameterLogger(FitCallback):
             self._write_steps()
         if self._writer is not None:
             self._writer.flush()
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """What is saved within it goes on with the scalars up to here."""
+        if self.every_step:
+            self._write_steps()
+        if self._writer is not None:
+            self._writer.flush()
+        yield
 
     def fit_ends(self) -> None:
         """Closes the file."""

@@ -3,11 +3,13 @@
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
-import keras
+import numpy as np
 
 from keras_lrs import files, training
 from keras_lrs.averages import schedules, snapshots
+from keras_lrs.callbacks import fit as fits
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.fit import Fit, build_to_average
 from keras_lrs.schedules import fields
@@ -86,9 +88,8 @@ class PosthocAveraging(FitCallback):
 
     def fit_begins(self, epoch: int) -> None:
         """Looks at what there is from before."""
-        backups = keras.callbacks.BackupAndRestore
         found = snapshots.paths(self.directory)
-        resumable = any(isinstance(other, backups) for other in self._fit.siblings)
+        resumable = any(fits.backs_up(other) for other in self._fit.siblings)
         if epoch == 0 and found and not resumable:
             fields.refuse(
                 "directory",
@@ -96,12 +97,28 @@ class PosthocAveraging(FitCallback):
                 str(self.directory),
             )
         self._goes_on = epoch > 0
+        self._given: list[list[np.ndarray]] | None = None
+
+    def get_state(self) -> dict[str, Any]:
+        """The averages."""
+        return {"averages": self._values}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on with them, when there are variables for them."""
+        self._given, self._goes_on = state["averages"], False
+
+    @property
+    def _values(self):
+        return [[average.value for average in k] for k in self._fit.free_averages]
 
     def epoch_begins(self, epoch: int) -> None:
         """Goes on from a snapshot, in the first epoch."""
         updates = self._fit.updates
         paths = snapshots.paths(self.directory)
         files.remove([path for step, path in paths.items() if step > updates])
+        if self._given is not None:
+            self._set(self._given)
+            self._given = None
         if not self._goes_on:
             return
         self._goes_on = False
@@ -112,18 +129,16 @@ class PosthocAveraging(FitCallback):
                 f"directory={str(self.directory)!r}"
             )
         stored = snapshots.read(paths[updates])
-        for sigma_rel, averages in zip(
-            self.sigma_rels, self._fit.free_averages, strict=True
-        ):
-            for average, value in zip(averages, stored[sigma_rel], strict=True):
+        self._set([stored[sigma_rel] for sigma_rel in self.sigma_rels])
+
+    def _set(self, values):
+        for averages, stored in zip(self._fit.free_averages, values, strict=True):
+            for average, value in zip(averages, stored, strict=True):
                 average.set(value)
 
     def epoch_ends(self, epoch: int, logs: dict) -> None:
         """Writes a snapshot."""
         last = epoch + 1 == self._fit.params["epochs"]
         if (epoch + 1) % self.every == 0 or last or self._model.stop_training:
-            averages = [
-                [average.value for average in kind] for kind in self._fit.free_averages
-            ]
-            snapshot = dict(zip(self.sigma_rels, averages, strict=True))
+            snapshot = dict(zip(self.sigma_rels, self._values, strict=True))
             snapshots.write(self.directory, self._fit.updates, snapshot)

@@ -16,6 +16,7 @@ from keras_lrs.callbacks.fit import Fit
 from keras_lrs.schedules import durations, fields
 from keras_lrs.schedules.combinators import Clipped, Noisy, Product, Scaled
 
+_WITHIN = ("_steps", "_looked", "_carried", "_seen")
 _KEPT = 1_000  # States of looks, so that an older checkpoint can be resumed from.
 
 
@@ -153,14 +154,28 @@ class ReduceOnPlateau(FitCallback):
         self._warmup_steps: Any = self.warmup
         if isinstance(self.warmup, (durations.Epochs, durations.Fraction)):
             self._warmup_steps = fit.window().length(self.warmup)
-        records = (self._records or self._read()) if epoch > 0 else []
+        self._take_up((self._records or self._read()) if epoch > 0 else [])
+
+    def _take_up(self, records):
+        """Goes on with the state of the last record that is of an earlier update."""
+        fit = self._fit
         count = fit.total_count
         self._records = [record for record in records if record.count <= count]
         self._state = self._records[-1].state if self._records else PlateauState()
         fit.own_rates = self._rates_before(fit.own_rates)
         used = [r.state.factor for r in self._records if r.count < count]
-        fit.set_factor(used[-1] if used else 1.0)  # In the update before this fit.
-        fit.set_factor(self._state.factor)
+        fit.begin_with_factors(used[-1] if used else 1.0, self._state.factor)
+
+    def get_state(self) -> dict[str, Any]:
+        """The states so far, and where it is between looks."""
+        within = {name: getattr(self, name) for name in _WITHIN}
+        return {"records": [dataclasses.asdict(r) for r in self._records], **within}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on with them."""
+        self._take_up([_Record.parsed(item) for item in state["records"]])
+        for name in _WITHIN:
+            setattr(self, name, state[name])
 
     def _rates_before(self, rates):
         """The users' rates, where the optimizers hold them times an earlier factor.

@@ -2,10 +2,12 @@
 
 import bisect
 import concurrent.futures
+import contextlib
 import os
 import pathlib
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -131,6 +133,7 @@ class SnapshotEnsemble(FitCallback):
     def prepare(self, fit: Fit) -> None:
         """Checks that no other writes to the same directory."""
         self._ends, self._writing = None, []
+        self._last: int | None = None
         for other in fit.siblings:
             ours = isinstance(other, SnapshotEnsemble) and other is not self
             if ours and other.directory.resolve() == self.directory.resolve():
@@ -143,7 +146,6 @@ class SnapshotEnsemble(FitCallback):
             return
         fit = self._fit
         self._completed = None
-        self._last: int | None = None
         self._ends = _ends(fit, self.schedule)
         self._offset = max(-fit.start(self._ends.optimizer), 0)
         self._counted = fit.count(self._ends.optimizer)
@@ -194,6 +196,20 @@ class SnapshotEnsemble(FitCallback):
                     f"last step. End the cycle after {before} or {after} steps, or "
                     "compile the model with `steps_per_execution=1`."
                 )
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """What is saved within it goes on with the snapshots up to here."""
+        self._surface(wait=True)
+        yield
+
+    def get_state(self) -> dict[str, Any]:
+        """At which step the last snapshot was taken, which may wait for its metrics."""
+        return {"last": self._last}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on with it."""
+        self._last = state["last"]
 
     # --- Taking snapshots ---
 

@@ -5,14 +5,9 @@ are there and complete. It holds the hash of every file, and its own.
 """
 
 import dataclasses
-import datetime
-import hashlib
-import json
 import os
 import pathlib
 from typing import Any
-
-import keras
 
 from keras_lrs import files
 
@@ -64,7 +59,7 @@ class Store:
         self.records: list[Record] = []
         self.shapes: list[list[int]] = []
         if (self.directory / MANIFEST).exists():
-            content = _parsed(self.directory / MANIFEST)
+            content = files.read_manifest(self.directory / MANIFEST, FORMAT)
             self.shapes = content["shapes"]
             self.records = [_record(self.directory, m) for m in content["members"]]
 
@@ -116,34 +111,18 @@ class Store:
         Raises:
             ValueError: If it is missing or altered.
         """
-        path = self.path(record)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise ValueError(f"`{path}` cannot be read: {error}") from error
-        digest = hashlib.sha256(content).hexdigest()
-        if digest != record.sha256:
-            raise ValueError(
-                f"`{path}` is damaged: its sha256 is {digest}, and {record.sha256} in "
-                f"`{MANIFEST}`."
-            )
-        return content
+        return files.read(self.path(record), record.sha256)
 
     def _write(self):
         content = {
-            "format": FORMAT,
-            "keras_lrs": _version(),
-            "keras": keras.__version__,
-            "backend": keras.backend.backend(),
-            "written": datetime.datetime.now(datetime.UTC).isoformat(),
+            **files.origin(FORMAT),
             "shapes": self.shapes,
             "members": [
                 {"file": record.file, **dataclasses.asdict(record)}
                 for record in self.records
             ],
         }
-        content["sha256"] = _digest(content)
-        files.write_atomically(self.directory / MANIFEST, _serialized(content))
+        files.write_manifest(self.directory / MANIFEST, content)
 
     def _clean(self):
         """Removes what the manifest does not name: dropped, or left by a crash."""
@@ -155,45 +134,9 @@ class Store:
         files.remove(left)
 
 
-def _parsed(path):
-    """The content of a manifest, if every byte of it is what was written."""
-    written = path.read_bytes()
-    try:
-        content = json.loads(written)
-        digest = content.pop("sha256")
-        whole = digest == _digest(content)
-        # Not a byte more, and none that means the same.
-        whole &= _serialized({**content, "sha256": digest}) == written
-    except (ValueError, KeyError, AttributeError, TypeError):
-        whole = False
-    if not whole:
-        raise ValueError(f"`{path}` is damaged: its sha256 is not the one in it.")
-    if content["format"] != FORMAT:
-        raise ValueError(
-            f"`{path}` has the format {content['format']}, written by keras_lrs "
-            f"{content['keras_lrs']}. This version, {_version()}, reads format "
-            f"{FORMAT}."
-        )
-    return content
-
-
 def _record(directory, member):
     fields = [field.name for field in dataclasses.fields(Record)]
     record = Record(**{name: member[name] for name in fields})
     if member["file"] != record.file:
         raise ValueError(f"`{directory / MANIFEST}` names `{member['file']}`.")
     return record
-
-
-def _serialized(content):
-    return (json.dumps(content, indent=1) + "\n").encode()
-
-
-def _digest(content):
-    return hashlib.sha256(_serialized(content)).hexdigest()
-
-
-def _version():
-    import keras_lrs  # Not at the top: it imports this module.
-
-    return keras_lrs.__version__

@@ -1,0 +1,356 @@
+"""`ResumableTraining`: a training that was killed goes on as if it had not been."""
+
+import contextlib
+import os
+import pathlib
+import warnings
+from typing import Any
+
+import keras
+
+from keras_lrs import generations, training
+from keras_lrs.callbacks import fit as fits
+from keras_lrs.callbacks.base import FitCallback
+from keras_lrs.callbacks.fit import Fit
+from keras_lrs.schedules import fields
+
+
+class ResumableTraining(FitCallback):
+    """Saves all that a training depends on, and goes on with it when it is killed.
+
+    Make the same call again, in a new process: `fit` goes on where the last generation
+    was written, and ends with the weights, rates and decisions of a training that was
+    not interrupted.
+
+    A generation is one file, whole or not there: the weights, the optimizer with its
+    averages, the state of the random generators, where the schedules are, the metrics
+    of the epoch so far, and the state of the callbacks in the list: all of this
+    library, Keras's `EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint`, `History`
+    (so `fit` returns the whole history) and the counters of `TensorBoard`; and any
+    other that has the methods `get_state()`, which returns a tree of JSON values and
+    arrays, and `set_state(state)`. The last two generations are kept, with their
+    hashes. If the newer is damaged, training goes on from the older.
+
+    With `every="epoch"` a generation is written at the end of every epoch, after
+    validation and all other callbacks. With `every=1000` it is written after so many
+    steps, and training goes on from the exact batch: those before it are taken from the
+    data once more, without training and without telling any callback. That needs data
+    that can be read again in the same order: arrays (on TensorFlow, shuffled ones need
+    `keras.utils.set_random_seed`), a `PyDataset`, a `tf.data.Dataset` or `DataLoader`
+    that has the same first batch when it is read twice. With other data, such as a
+    generator or what is read on and on with `steps_per_epoch`, a warning says so, and
+    generations are written at the ends of epochs only: it goes on from the epoch's
+    start. What such data yields then is its own affair.
+
+    A training that is over removes its generations. What callbacks have written to
+    files of their own after the last generation is written once more: a `CSVLogger`
+    needs `append=True`, or it begins anew.
+
+    Args:
+        directory: The folder for the generations, of this training alone.
+        every: `"epoch"`, or a number of steps.
+        delete_at_end: Whether a training that is over removes them. If not, the same
+            call with as many epochs trains no more and ends as the training did; with
+            more `epochs`, it goes on.
+        verbose: 1 prints a line when a training goes on.
+
+    Attributes:
+        resumed_from: What the training went on with: a record with its `epoch`, the
+            `batch` in it and the optimizer's `iterations`; None if it began anew.
+
+    Raises:
+        ValueError: If an argument is out of range; and before the first step, if the
+            model is not built, if the generations are of another model, backend or
+            number of steps per epoch, or all damaged, or beside Keras's
+            `BackupAndRestore`, another of these, or `SwapEMAWeights(swap_on_epoch)`.
+        TypeError: If an argument has the wrong type.
+        OSError: If a generation cannot be written.
+
+    Example:
+        >>> import keras, numpy as np, tempfile
+        >>> from keras_lrs.callbacks import ResumableTraining
+        >>> x = np.linspace(-1, 1, 32)[:, None].astype("float32")
+        >>> class PowerCut(keras.callbacks.Callback):
+        ...     def on_train_batch_begin(self, batch, logs=None):
+        ...         if self.model.optimizer.iterations == 21:
+        ...             raise KeyboardInterrupt
+        >>> def train(*callbacks):
+        ...     keras.utils.set_random_seed(1)
+        ...     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        ...     model.compile(keras.optimizers.Adam(0.1), "mse")
+        ...     model.fit(x, 3 * x, 4, epochs=4, verbose=0, callbacks=callbacks)
+        ...     return model.get_weights()[0]
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     try:
+        ...         weights = train(ResumableTraining(directory, 5), PowerCut())
+        ...     except KeyboardInterrupt:
+        ...         weights = train(ResumableTraining(directory, 5))
+        ResumableTraining: going on with epoch 3, after 4 of its batches
+        >>> bool(np.all(weights == train()))
+        True
+
+    Reference: Keras's `BackupAndRestore`, of which this is the exact version.
+    """
+
+    backs_up = True
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        every: str | int = "epoch",
+        *,
+        delete_at_end: bool = True,
+        verbose: int = 1,
+    ):
+        super().__init__()
+        if not isinstance(directory, (str, os.PathLike)):
+            fields.refuse("directory", "be a path", directory, TypeError)
+        self.directory = pathlib.Path(directory)
+        self.every: Any = every
+        if every != "epoch":
+            if isinstance(every, str):
+                fields.refuse("every", "be 'epoch' or a number of steps", every)
+            self.every = fields.count("every", every, 1)
+        if not isinstance(delete_at_end, bool):
+            fields.refuse("delete_at_end", "be True or False", delete_at_end, TypeError)
+        self.delete_at_end = delete_at_end
+        self.verbose = verbose
+        self.every_step = every != "epoch"
+        self.resumed_from: generations.Generation | None = None
+        self._generations: Any = None
+        self._found: dict[str, Any] | None = None
+        self._states: list[tuple[Any, dict[str, Any]]] = []
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_generations": None, "_found": None}
+
+    # --- Finding what there is ---
+
+    def prepare(self, fit: Fit) -> None:
+        """Reads the last generation, gives its values to the variables."""
+        self._check_siblings(fit)
+        fits.build_optimizer(self, fit.model)
+        self._within_epochs = self.every != "epoch"
+        self._batch = self._since = 0
+        self._generations = generations.Generations(self.directory)
+        newest = self._generations.newest()
+        self.resumed_from, self._found = newest or (None, None)
+        within = self._within_epochs or bool(self._found and self._found["batch"])
+        reason = training.not_to_be_read_again() if within else None
+        if self._found is not None:
+            self._check(fit, self._found, reason)
+            # Callbacks look at the optimizer's count when the first epoch begins.
+            self._set_variables()
+            training.begin_at(fit.model, self._first_epoch)
+            self._states = self._matched(fit, self._found["callbacks"])
+            fit.go_on(fits.GoesOn(self._set_states_of_ours, self._starts))
+        if reason is not None and self._within_epochs:
+            warnings.warn(
+                f"`ResumableTraining(every={self.every})` saves this training at the "
+                f"ends of epochs only: the data {reason}, so it cannot be taken up "
+                "within one.",
+                stacklevel=2,
+            )
+            self._within_epochs = False
+        if self._within_epochs:
+            fit.announce_batches()
+
+    def _check_siblings(self, fit):
+        for other in fit.siblings:
+            swaps = isinstance(other, keras.callbacks.SwapEMAWeights)
+            if (fits.backs_up(other) and other is not self) or (
+                swaps and other.swap_on_epoch
+            ):
+                raise ValueError(
+                    f"`{type(self).__name__}` cannot work beside "
+                    f"`{type(other).__name__}`."
+                    + (" Use `WeightAveraging` instead of it." if swaps else "")
+                )
+
+    def _check(self, fit, found, reason):
+        shapes = training.shapes(training.state_variables(fit.model))
+        if found["backend"] != keras.backend.backend():
+            bound = f"hold generations of {keras.backend.backend()}, or none"
+            self._refuse(bound, f" of {found['backend']}")
+        if found["shapes"] != shapes or len(found["starts"]) != len(fit.optimizers):
+            self._refuse("hold generations of this model and optimizer, or none")
+        if found["batch"] and found["steps"] != fit.steps_per_epoch:
+            bound = (
+                f"hold generations of {fit.steps_per_epoch} steps per epoch, or none"
+            )
+            self._refuse(bound, f" of {found['steps']}")
+        if found["batch"] and reason is not None:
+            bound = "hold a generation of an epoch's end, or none"
+            self._refuse(bound, f" of a batch within one, and the data {reason}")
+
+    def _refuse(self, bound, received=""):
+        raise ValueError(
+            f"Argument `directory` must {bound}. "
+            f"Received: directory={str(self.directory)!r} with generations"
+            + (received or " of another")
+        )
+
+    @property
+    def _starts(self):
+        """Where the schedules begin, if an epoch has as many steps as it had."""
+        found = self._found
+        same = found["steps"] == self._fit.steps_per_epoch
+        return [int(start) for start in found["starts"]] if same else None
+
+    @property
+    def _first_epoch(self):
+        epochs = self._fit.params["epochs"]
+        return epochs if self._found["stopped"] else min(self._found["epoch"], epochs)
+
+    # --- Going on ---
+
+    def before_all(self, hook: str, *arguments: Any) -> None:
+        """Takes up a training that was over but for its end."""
+        if hook == "on_train_end" and self._found is not None:
+            self._fit.begin_epoch(self._found["epoch"])
+            self._take_up()
+
+    def after_all(self, hook: str, *arguments: Any) -> None:
+        """Acts after all other callbacks have."""
+        fit = self._fit
+        if hook == "on_epoch_begin":
+            if self._found is not None:
+                self._take_up()
+            else:
+                self._batch = 0
+            self._random = training.random_state()
+        elif hook == "on_train_batch_end":
+            self._batch_ends(*arguments)
+        elif hook == "on_epoch_end":
+            self._epoch_ends(arguments[0] + 1)
+        elif self.delete_at_end and training.is_chief(fit.model):
+            self._generations.remove()
+
+    def _set_variables(self):
+        variables = training.state_variables(self._fit.model)
+        training.set_values_of(variables, self._found["values"])
+
+    def _set_states_of_ours(self):
+        training.set_products(self._fit.optimizers, self._found["products"])
+        for callback, state in self._states:
+            if isinstance(callback, FitCallback):
+                callback.set_state(state)
+
+    def _matched(self, fit, states):
+        """Pairs of callbacks and their states, by the names of the classes."""
+        left, found = list(states), []
+        for callback in fit.siblings:
+            own = [item for item in left if item[0] == _name(callback)][:1]
+            for item in own:
+                left.remove(item)
+                found.append((callback, item[1]))
+        if left:
+            names = ", ".join(f"`{name}`" for name, _ in left)
+            warnings.warn(
+                f"This training goes on without callbacks that it had: {names}.",
+                stacklevel=2,
+            )
+        return found
+
+    def _take_up(self):
+        """Gives everything the state it had, when all callbacks have begun."""
+        fit, found = self._fit, self._found
+        # Some of it callbacks have changed, to begin with.
+        self._set_variables()
+        for callback, state in self._states:
+            if hasattr(callback, "set_state") and not isinstance(callback, FitCallback):
+                callback.set_state(state)
+            elif not isinstance(callback, FitCallback):
+                vars(callback).update(state)
+        self._batch = found["batch"]
+        self._say(found["batch"])
+        if not found["batch"]:
+            training.set_random_state(found["random"])
+        else:
+            # The epoch's batches come in the order that they had.
+            training.set_random_state(found["random_at_epoch"])
+            self._pass_over(fit, found)
+        self._found = None
+
+    def _pass_over(self, fit, found):
+        fit.pass_over(
+            training.Skip(
+                found["batch"],
+                found["metrics"],
+                dict.fromkeys(found["logs"], 0.0),
+                lambda: training.set_random_state(found["random"]),
+            )
+        )
+
+    def _say(self, batch):
+        if self.verbose:
+            within = f", after {batch} of its batches" if batch else ""
+            epoch = self._found["epoch"] + 1
+            print(f"ResumableTraining: going on with epoch {epoch}{within}")
+
+    # --- Saving ---
+
+    def _batch_ends(self, index, logs):
+        """Saves, if it is time and the epoch goes on."""
+        steps = self._fit.steps_per_epoch
+        batch = min(index + 1, steps or index + 1)
+        self._since += batch - self._batch
+        self._batch = batch
+        if self._since >= self.every and batch != steps:
+            self._save(self._epoch, batch, list(logs))
+
+    def epoch_begins(self, epoch: int) -> None:
+        """Notes which it is."""
+        self._epoch = epoch
+
+    def _epoch_ends(self, epoch):
+        over = self._model.stop_training or epoch == self._fit.params["epochs"]
+        if over or not self._within_epochs or self._since >= self.every:
+            self._save(epoch, 0, [])
+
+    def _save(self, epoch, batch, metrics):
+        fit, model = self._fit, self._fit.model
+        with contextlib.ExitStack() as stack:
+            for callback in fit.callbacks:
+                stack.enter_context(callback.saving())
+            variables = training.state_variables(model)
+            tree = {
+                "backend": keras.backend.backend(),
+                "epoch": epoch,
+                "batch": batch,
+                "steps": fit.steps_per_epoch,
+                "stopped": bool(model.stop_training),
+                "starts": fit.starts,
+                "products": training.products(fit.optimizers),
+                "shapes": training.shapes(variables),
+                "values": fit.values_of(variables),
+                "metrics": fit.values_of(model.metrics_variables) if batch else [],
+                "logs": metrics,
+                "callbacks": [
+                    [_name(callback), state]
+                    for callback in fit.siblings
+                    if (state := _state(callback))
+                ],
+                "random": training.random_state(),
+                "random_at_epoch": self._random if batch else None,
+            }
+            generation = generations.Generation(0, epoch, batch, fit.total_count)
+            if training.is_chief(model):
+                self._generations.add(generation, tree)
+        self._since = 0
+
+    def fit_ends(self) -> None:
+        """Leaves the model to begin as it is told."""
+        training.begin_at(self._fit.model, None)
+        self._found = None
+
+
+def _name(callback):
+    return type(callback).__name__
+
+
+def _state(callback):
+    """What a callback remembers; None if it is not known to remember anything."""
+    if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
+        return callback.get_state()
+    return training.remembered(callback)
