@@ -1448,8 +1448,8 @@ class TrainFunction:
         wanted = min(self.model.steps_per_execution, skip.batches)
         if not _IS_TORCH:
             iterator = arguments[-1]
-            if BACKEND == "tensorflow" and not _is_built(self.model):
-                # What metrics there are is known when they have seen a batch.
+            if BACKEND == "tensorflow" and not _is_built(self.model, metrics=True):
+                # What variables metrics have is known when they have seen a batch.
                 self.model._symbolic_build(data_batch=iterator.element_spec)
             for _ in range(wanted):
                 try:
@@ -1838,10 +1838,13 @@ def state_variables(model: Any) -> list:
     return list({id(variable): variable for variable in found}.values())
 
 
-def _is_built(model):
-    """Whether a first `fit` finds everything that it would build with a batch."""
+def _is_built(model, metrics=False):
+    """Whether a first `fit` finds everything that it would build with a batch.
+
+    On TensorFlow it builds metrics in the first step; `metrics` asks for them, too.
+    """
     parts = list(model._flatten_layers())
-    if BACKEND != "tensorflow" or model._distribute_strategy is not None:
+    if metrics or BACKEND != "tensorflow" or model._distribute_strategy is not None:
         parts += [model._compile_metrics, model._compile_loss]
     return all(part is None or part.built for part in parts)
 
@@ -2035,6 +2038,11 @@ def remembered(callback: Any) -> dict[str, Any] | None:
 def begin_at(model: Any, epoch: int | None) -> None:
     """Lets the `fit` that calls `on_train_begin` begin with an epoch; None: its own."""
     model._initial_epoch = epoch
+
+
+def first_epoch(model: Any) -> int:
+    """The epoch that a callback has let `fit` begin at; 0 if none has."""
+    return model._initial_epoch or 0
 
 
 def products(optimizers: list) -> list[dict[str, tuple[int, float]]]:

@@ -23,7 +23,7 @@ _HOOKS = (
     "on_test_end",
     "on_train_end",
 )
-# Around which callbacks are told `before_all` and `after_all`.
+# After which callbacks are told `after_all`.
 OUTER = ("on_epoch_begin", "on_epoch_end", "on_train_end")
 _BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end")
 _ATTRIBUTE = "_keras_lrs_fit"  # In the model's `__dict__`, past Keras's tracking.
@@ -312,9 +312,8 @@ class Fit:
     @property
     def averaged(self) -> int:
         """How many updates the average of the weights has taken."""
-        return max(
-            driven.taken(self.count(driven.optimizer)) for driven in self._driven
-        )
+        taken = [driven.taken(self.count(driven.optimizer)) for driven in self._driven]
+        return max(taken, default=0)
 
     @property
     def free_averages(self) -> list[list[training.FreeAverage]]:
@@ -482,6 +481,14 @@ class Fit:
                 hook = self._announced(name, hook) if name in OUTER else hook
                 vars(callback_list)[name] = hook if on_jax else self._guarded(hook)
 
+    def _begin_at_the_end(self):
+        """Takes up a training that was killed when all its epochs were over."""
+        epoch = training.first_epoch(self.model)
+        if epoch:
+            self.begin_epoch(epoch)
+            for callback in self._callbacks:
+                callback.after_all("on_epoch_begin", epoch)
+
     def _guarded(self, function):
         def call(*arguments, **keywords):
             try:
@@ -494,12 +501,11 @@ class Fit:
 
     def _announced(self, name, hook):
         def call(*arguments, **keywords):
-            given = (*arguments, *keywords.values())
-            for callback in self._callbacks:
-                callback.before_all(name, *given)
+            if name == "on_train_end" and not self.begun:
+                self._begin_at_the_end()
             hook(*arguments, **keywords)
             for callback in self._callbacks:
-                callback.after_all(name, *given)
+                callback.after_all(name, *arguments, *keywords.values())
 
         return call
 

@@ -204,12 +204,6 @@ class ResumableTraining(FitCallback):
 
     # --- Going on ---
 
-    def before_all(self, hook: str, *arguments: Any) -> None:
-        """Takes up a training that was over but for its end."""
-        if hook == "on_train_end" and self._found is not None:
-            self._fit.begin_epoch(self._found["epoch"])
-            self._take_up()
-
     def after_all(self, hook: str, *arguments: Any) -> None:
         """Acts after all other callbacks have."""
         fit = self._fit

@@ -1,0 +1,246 @@
+"""Trains with everything on, is killed again and again, and must end the same.
+
+Run by `benchmarks/reliability.py` and by the tests, in processes of its own.
+
+    python benchmarks/interrupted.py MODE FOLDER [KILLS] [SEED]
+
+prints, as JSON, what differs between a training that was not interrupted and one that
+was killed (SIGKILL) so many times: half of them at random times, half in the middle of
+random operations on files. One after the other they hit the same training, which is
+begun anew when it gets to its end.
+
+MODE says what brings a training back: `epoch` and `steps` are `ResumableTraining`, at
+the ends of epochs and every 5 steps; `backup` is Keras's `BackupAndRestore`.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+
+import keras
+import numpy as np
+
+from keras_lrs import callbacks, ensembles
+from keras_lrs import schedules as S  # noqa: N812
+
+with contextlib.suppress(ImportError):
+    import tensorflow  # noqa: F401  (Which Keras imports late on the other backends.)
+
+EPOCHS, STEPS, BATCH = 8, 12, 8
+MODES = ("epoch", "steps", "backup")
+
+
+def main(mode, folder, kills=2, seed=0):
+    """Prints how many kills there were, where they hit, and what then differed."""
+    folder = pathlib.Path(folder)
+    started = time.monotonic()
+    run(mode, folder / "straight")
+    whole = time.monotonic() - started
+    expected = result(folder / "straight")
+    choose = random.Random(seed)
+    report = {"kills": 0, "hits": {}, "trainings": 0, "differences": []}
+    while report["kills"] < kills:
+        again = folder / f"killed-{report['trainings']}"
+        while report["kills"] < kills:
+            if report["kills"] % 2:
+                moment = {"operation": choose.randrange(1, 60)}
+            else:
+                moment = {"seconds": choose.uniform(0.0, whole)}
+            where = run(mode, again, **moment)
+            if where is None:  # It was over before.
+                break
+            report["kills"] += 1
+            report["hits"][where] = report["hits"].get(where, 0) + 1
+        run(mode, again)
+        report["trainings"] += 1
+        report["differences"] += differences(expected, result(again), mode)
+        shutil.rmtree(again)
+    print("REPORT" + json.dumps(report))
+
+
+# --- Processes ------------------------------------------------------------------------
+
+
+def run(mode, folder, seconds=None, operation=None):
+    """Trains in a process of its own; where it was killed, None if it was not.
+
+    The process is a fork of this one, which has imported all and computed nothing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "where").write_text("beginning")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            train(mode, folder, operation)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if seconds is not None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                break
+            time.sleep(0.005)
+        else:
+            os.kill(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+    else:
+        _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return (folder / "where").read_text().strip()
+    if status:
+        raise RuntimeError(f"The training of {folder} failed.")
+    return None
+
+
+class Where(keras.callbacks.Callback):
+    """Notes what the training is about, for the report."""
+
+    def __init__(self, path):
+        super().__init__()
+        file = os.open(path, os.O_WRONLY)
+
+        def noting(what):
+            return lambda *_, **__: os.pwrite(file, what.ljust(12).encode(), 0)
+
+        self.on_epoch_begin = noting("training")
+        self.on_test_begin = noting("validation")
+        self.on_test_end = noting("epoch's end")
+        self.on_train_end = noting("the end")
+
+
+def die_within(operations):
+    """Kills this process in the middle of an operation on files."""
+    left = [operations]
+
+    def dying(function):
+        def call(*arguments, **keywords):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **keywords)
+
+        return call
+
+    for name in ("replace", "fsync", "unlink"):
+        setattr(os, name, dying(getattr(os, name)))
+
+
+# --- The training ---------------------------------------------------------------------
+
+
+def data():
+    """Inputs and targets that take more than a few steps to learn."""
+    numbers = np.random.default_rng(0)
+    x = numbers.normal(size=((STEPS + 3) * BATCH, 6)).astype("float32")
+    y = np.tanh(x @ numbers.normal(size=(6, 2))) + 0.3 * numbers.normal(
+        size=(len(x), 2)
+    )
+    return x, y.astype("float32")
+
+
+def train(mode, folder, operation=None):
+    """Trains, or goes on; the result is in files of the folder."""
+    keras.utils.set_random_seed(1)
+    exact = mode != "backup"  # It forgets the state of random generators.
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(16, activation="relu"),
+            keras.layers.BatchNormalization(),
+            *([keras.layers.Dropout(0.2)] if exact else []),
+            keras.layers.Dense(2),
+        ]
+    )
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", metrics=["mae"])
+    plateau = callbacks.ReduceOnPlateau("val_loss", 0.7, patience=1, min_delta=0.01)
+    backup = folder / "backup"
+    kept = {
+        "epoch": lambda: callbacks.ResumableTraining(backup, verbose=0),
+        "steps": lambda: callbacks.ResumableTraining(backup, 5, verbose=0),
+        "backup": lambda: keras.callbacks.BackupAndRestore(
+            backup, double_checkpoint=True
+        ),
+    }
+    x, y = data()
+    count = STEPS * BATCH
+    cycles = S.CosineRestarts(0.05, S.Epochs(1.5), t_mul=1.5)
+    momentum = S.LinearDecay(0.95, end_learning_rate=0.8)
+    if operation is not None:
+        die_within(operation)
+    history = model.fit(
+        x[:count],
+        y[:count],
+        batch_size=BATCH,
+        epochs=EPOCHS,
+        shuffle=exact,
+        verbose=0,
+        validation_data=(x[count:], y[count:]),
+        callbacks=[
+            Where(folder / "where"),
+            kept[mode](),
+            callbacks.HyperparameterScheduler(learning_rate=cycles, momentum=momentum),
+            callbacks.HyperparameterLogger(),
+            callbacks.WeightAveraging(),
+            callbacks.SnapshotEnsemble(folder / "snapshots"),
+            keras.callbacks.EarlyStopping(patience=EPOCHS, restore_best_weights=False),
+            keras.callbacks.ModelCheckpoint(
+                folder / "best.weights.h5", save_best_only=True, save_weights_only=True
+            ),
+            plateau,
+        ],
+    )
+    arrays = dict(enumerate(map(keras.ops.convert_to_numpy, state(model))))
+    np.savez(folder / "result.npz", **{f"variable {i}": a for i, a in arrays.items()})
+    found = {
+        "history": history.history if exact else history.history["val_loss"][-1:],
+        "plateau": plateau.state,
+    }
+    (folder / "result.json").write_text(json.dumps(found))
+
+
+def state(model):
+    """All variables of a model and its optimizer, by what they hold."""
+    return [v.value for v in [*model.variables, *model.optimizer.variables]]
+
+
+def result(folder):
+    """What a training ended with."""
+    found = json.loads((folder / "result.json").read_text())
+    with np.load(folder / "result.npz") as arrays:
+        found["variables"] = dict(arrays)
+    members = ensembles.store.Store(folder / "snapshots").records
+    found["snapshots"] = [
+        (m.file, m.step, m.cycle, m.learning_rate, m.metrics, m.sha256) for m in members
+    ]
+    found["best"] = (folder / "best.weights.h5").stat().st_size
+    return found
+
+
+def differences(expected, found, mode):
+    """What is not the same, to the last bit; names, with the numbers."""
+    different = [
+        f"{name}: {found[name]} for {expected[name]}"
+        for name in expected
+        if name != "variables" and expected[name] != found[name]
+    ]
+    for name, array in expected["variables"].items():
+        other = found["variables"][name]
+        if not np.array_equal(array, other, equal_nan=True):
+            distance = np.max(np.abs(array.astype("float64") - other))
+            different.append(f"{name}: off by {distance:.1e}")
+    return [f"{mode}: {text}"[:300] for text in different]
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    main(*arguments[:2], *map(int, arguments[2:]))
