@@ -2072,6 +2072,8 @@ def not_to_be_read_again() -> str | None:
     if isinstance(adapter, data_adapters.GeneratorDataAdapter):
         return "is a generator"
     dataset = getattr(adapter, "py_dataset", None)
+    if dataset is not None and adapter.enqueuer is not None and adapter.shuffle:
+        return "is shuffled by threads, at moments of their own"
     state = random_state()
     batches = []
     for _ in range(2):

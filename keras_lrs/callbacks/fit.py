@@ -501,8 +501,11 @@ class Fit:
 
     def _announced(self, name, hook):
         def call(*arguments, **keywords):
-            if name == "on_train_end" and not self.begun:
-                self._begin_at_the_end()
+            if name == "on_train_end":
+                # JAX's `fit` has closed this by now, which leaves this hook.
+                vars(self._callback_list()).pop(name, None)
+                if not self.begun:
+                    self._begin_at_the_end()
             hook(*arguments, **keywords)
             for callback in self._callbacks:
                 callback.after_all(name, *arguments, *keywords.values())
@@ -603,7 +606,8 @@ class Fit:
         attributes.pop("evaluate", None)
         callback_list = self._callback_list()
         for name in _HOOKS if callback_list is not None else ():
-            vars(callback_list).pop(name, None)
+            if name != "on_train_end":
+                vars(callback_list).pop(name, None)
         for driven in self._driven:
             own = self._own_rates.get(id(driven.optimizer))
             if "learning_rate" in driven.schedules and own is not None:

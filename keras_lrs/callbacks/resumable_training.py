@@ -175,10 +175,8 @@ class ResumableTraining(FitCallback):
         if found["shapes"] != shapes or len(found["starts"]) != len(fit.optimizers):
             self._refuse("hold generations of this model and optimizer, or none")
         if found["batch"] and found["steps"] != fit.steps_per_epoch:
-            bound = (
-                f"hold generations of {fit.steps_per_epoch} steps per epoch, or none"
-            )
-            self._refuse(bound, f" of {found['steps']}")
+            bound = "hold generations of as many steps per epoch, or none"
+            self._refuse(bound, f" of {found['steps']}, for {fit.steps_per_epoch}")
         if found["batch"] and reason is not None:
             bound = "hold a generation of an epoch's end, or none"
             self._refuse(bound, f" of a batch within one, and the data {reason}")
