@@ -45,9 +45,10 @@ def main(mode, folder, kills=2, seed=0):
     whole = time.monotonic() - started
     expected = result(folder / "straight")
     choose = random.Random(seed)
-    report = {"kills": 0, "hits": {}, "trainings": 0, "differences": []}
+    report = {"kills": 0, "survived": 0, "hits": {}, "trainings": 0, "differences": []}
     while report["kills"] < kills:
         again = folder / f"killed-{report['trainings']}"
+        before = report["kills"]
         while report["kills"] < kills:
             if report["kills"] % 2:
                 moment = {"operation": choose.randrange(1, 60)}
@@ -60,7 +61,9 @@ def main(mode, folder, kills=2, seed=0):
             report["hits"][where] = report["hits"].get(where, 0) + 1
         run(mode, again)
         report["trainings"] += 1
-        report["differences"] += differences(expected, result(again), mode)
+        different = differences(expected, result(again), mode)
+        report["differences"] += different
+        report["survived"] += 0 if different else report["kills"] - before
         shutil.rmtree(again)
     print("REPORT" + json.dumps(report))
 

@@ -1,0 +1,106 @@
+"""Kills trainings at random moments, and looks whether they end the same.
+
+    python benchmarks/reliability.py [--kills 30] [--backends tensorflow jax torch]
+                                     [--output docs/reliability.md]
+
+What is trained, and what is compared, is in `benchmarks/interrupted.py`.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+
+import keras
+from interrupted import EPOCHS, MODES, STEPS
+from report import table, write_part
+
+TITLE = "# Killed and resumed"
+NAMES = {
+    "epoch": "`ResumableTraining`",
+    "steps": "`ResumableTraining(every=5)`",
+    "backup": "`BackupAndRestore`",
+}
+TEXT = """\
+A training of {epochs} epochs of {steps} steps, with schedules of the rate and of
+momentum, `WeightAveraging`, `SnapshotEnsemble`, `ReduceOnPlateau`, `EarlyStopping`,
+`ModelCheckpoint` and batch normalization, is killed (SIGKILL) again and again, and made
+to go on by the same call. Half of the kills are at random times, half in the middle of
+random operations on files. In the end its weights, averages, statistics, optimizer,
+plateau state and snapshots (files and manifest) are compared with those of a training
+that was not killed, bit for bit; with `ResumableTraining` also the history of all
+epochs, under dropout and shuffled data. A training that differs counts none of its kills
+as survived."""
+PROGRAM = pathlib.Path(__file__).with_name("interrupted.py")
+
+
+def main(arguments=None):
+    """Prints the table, and writes it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=30, help="of each, per backend")
+    backends = ["tensorflow", "jax", "torch"]
+    parser.add_argument("--backends", nargs="+", choices=backends, default=backends)
+    parser.add_argument("--output", help="the report to write into")
+    options = parser.parse_args(arguments)
+    found = {
+        (mode, backend): measured(mode, backend, options.kills)
+        for mode in MODES
+        for backend in options.backends
+    }
+    text = report(found)
+    print(text)
+    if options.output is not None:
+        write_part(pathlib.Path(options.output), text)
+
+
+def measured(mode, backend, kills):
+    """What `interrupted.py` reports."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = subprocess.run(
+            [sys.executable, PROGRAM, mode, folder, str(kills)],
+            env={
+                **os.environ,
+                "KERAS_BACKEND": backend,
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+                "PYTHONWARNINGS": "ignore",
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    return json.loads(result.stdout.split("REPORT")[1])
+
+
+def report(found):
+    """The page's part, in Markdown."""
+    rows = []
+    for (mode, backend), one in found.items():
+        hits = ", ".join(f"{count} in {where}" for where, count in one["hits"].items())
+        row = [NAMES[mode], backend, f"{one['survived']} of {one['kills']}"]
+        rows.append([*row, str(one["trainings"]), hits])
+    differences = [text for one in found.values() for text in one["differences"]]
+    return "\n".join(
+        [
+            TITLE,
+            "",
+            TEXT.format(epochs=EPOCHS, steps=STEPS),
+            "",
+            f"Keras {keras.__version__}, Python {platform.python_version()}, "
+            f"{platform.system()}. Written by `benchmarks/reliability.py`.",
+            "",
+            table(
+                ["goes on with", "backend", "survived", "trainings", "where they hit"],
+                rows,
+            ),
+            "",
+            "What differed: " + ("; ".join(differences) or "nothing."),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

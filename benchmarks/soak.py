@@ -1,0 +1,165 @@
+"""Trains for an hour with everything on, and looks for what grows or drifts.
+
+    python benchmarks/soak.py [--minutes 60] [--output docs/reliability.md]
+
+One `fit`, of as many epochs as it takes: a schedule of the rate and one of momentum,
+averages, snapshots, a plateau rule, logs of every step, and generations to resume from.
+Every epoch it notes the memory of the process, the rate that was used, and the size of
+the files. Uses the backend that Keras is set to.
+"""
+
+import argparse
+import pathlib
+import platform
+import tempfile
+import time
+
+import keras
+import numpy as np
+from report import table, write_part
+
+from keras_lrs import callbacks
+from keras_lrs import schedules as S  # noqa: N812
+
+TITLE = "# An hour of training"
+STEPS, BATCH = 200, 32
+
+
+def main(arguments=None):
+    """Trains, prints what it found, and writes it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--output", help="the report to write into")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        seconds = train(folder / "short", 20)[0]
+        again = train(folder / "again", 40)[0]
+        # Without the time that it takes to begin.
+        pace = (again - seconds) / 20
+        epochs = max(int(60 * options.minutes / pace), 40)
+        found = train(folder / "long", epochs)
+    text = report(*found)
+    print(text)
+    if options.output is not None:
+        write_part(pathlib.Path(options.output), text)
+
+
+class Watch(keras.callbacks.Callback):
+    """Notes memory, rate and files at the ends of epochs."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+        self.memory, self.rates, self.sizes = [], [], []
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Notes them."""
+        self.memory.append(resident())
+        self.rates.append(logs["learning_rate"])
+        if epoch % 50 == 0:
+            self.sizes.append(sizes(self.folder))
+
+
+def resident():
+    """The memory of this process, in MB."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+
+def sizes(folder):
+    """Bytes in each of the folders."""
+    return {
+        each.name: sum(f.stat().st_size for f in each.rglob("*") if f.is_file())
+        for each in sorted(folder.iterdir())
+    }
+
+
+def train(folder, epochs):
+    """Trains for so many epochs; the seconds, what was seen, and the true rates."""
+    folder.mkdir()
+    keras.utils.set_random_seed(0)
+    numbers = np.random.default_rng(0)
+    x = numbers.normal(size=(STEPS * BATCH, 16)).astype("float32")
+    y = numbers.integers(0, 4, len(x))
+    model = keras.Sequential(
+        [
+            keras.Input((16,)),
+            keras.layers.Dense(64, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.2),
+            keras.layers.Dense(4, activation="softmax"),
+        ]
+    )
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy"
+    )
+    schedule = S.CosineRestarts(0.05, num_cycles=10, t_mul=1.0, end_learning_rate=1e-4)
+    watch = Watch(folder)
+    started = time.monotonic()
+    model.fit(
+        x,
+        y,
+        BATCH,
+        epochs,
+        verbose=0,
+        validation_data=(x[:256], y[:256]),
+        callbacks=[
+            callbacks.HyperparameterScheduler(
+                learning_rate=schedule, momentum=S.LinearDecay(0.95, None, 0.8)
+            ),
+            callbacks.ReduceOnPlateau("loss", patience=10**9, state_path=folder / "p"),
+            callbacks.WeightAveraging(),
+            callbacks.SnapshotEnsemble(folder / "snapshots", keep_last=3),
+            callbacks.HyperparameterLogger(every=1, log_dir=folder / "logs"),
+            callbacks.ResumableTraining(folder / "generations", delete_at_end=False),
+            watch,
+        ],
+    )
+    seconds = time.monotonic() - started
+    steps = epochs * STEPS
+    last = np.arange(STEPS - 1, steps, STEPS)
+    return seconds, watch, schedule.bind(steps, STEPS)(last), epochs, sizes(folder)
+
+
+def report(seconds, watch, rates, epochs, last):
+    """The page's part, in Markdown."""
+    memory = np.array(watch.memory)
+    # What is built in the beginning is no growth.
+    tenth = len(memory) // 10
+    tenths = [memory[i * tenth : (i + 1) * tenth].mean() for i in range(10)]
+    settled = memory[tenth:]
+    slope = np.polyfit(np.arange(len(settled)), settled, 1)[0] * len(settled)
+    error = np.max(np.abs(np.array(watch.rates) / rates - 1.0))
+    steps = epochs * STEPS
+    logs = last["logs"] / steps
+    rows = [
+        [f"{t * 10} to {t * 10 + 10} %", f"{mb:.1f}"] for t, mb in enumerate(tenths)
+    ]
+    files = [[name, f"{size / 1e6:.2f}"] for name, size in last.items() if name != "p"]
+    return "\n".join(
+        [
+            TITLE,
+            "",
+            f"One `fit` of {epochs:,} epochs, {steps:,} steps, {seconds / 60:.0f} "
+            f"minutes, with {keras.backend.backend()}, Keras {keras.__version__} and "
+            f"Python {platform.python_version()}. Written by `benchmarks/soak.py`.",
+            "",
+            f"- Memory: {slope:+.1f} MB over the last nine tenths (a line through "
+            f"{len(settled):,} measurements), of {memory[-1]:.0f} MB. The history of "
+            "`fit`, which Keras keeps, is part of it.",
+            f"- The rate of every epoch's last step was at most {error:.1e} off the "
+            "schedule's value in float64, as a fraction of it.",
+            f"- Logs of two hyperparameters at every step: {logs:.0f} bytes per step. "
+            f"All else is bounded: three snapshots, two generations, and "
+            f"{last['p'] / 1e3:.0f} kB of the plateau's states.",
+            "",
+            table(["part of the time", "memory, MB"], rows),
+            "",
+            table(["files at the end", "MB"], files),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
