@@ -33,8 +33,8 @@ to go on by the same call. Half of the kills are at random times, half in the mi
 random operations on files. In the end its weights, averages, statistics, optimizer,
 plateau state and snapshots (files and manifest) are compared with those of a training
 that was not killed, bit for bit; with `ResumableTraining` also the history of all
-epochs, under dropout and shuffled data. A training that differs counts none of its kills
-as survived."""
+epochs, under dropout and shuffled data. A training that differs counts none of its
+kills as survived."""
 PROGRAM = pathlib.Path(__file__).with_name("interrupted.py")
 
 
