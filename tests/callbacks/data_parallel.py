@@ -35,7 +35,7 @@ def main():
 
     model = references.linear_model(keras.optimizers.SGD(0.05))
     devices.check_norms_and_range_test(model)
-    print("every number is that of one device")
+    print(devices.SAME)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from keras_lrs.callbacks import GradientNormRecorder, WeightAveraging
 from keras_lrs.tuning import range_test
 from tests.callbacks import references
 
+SAME = "every number is that of one device"
+
 
 def check_average(model, update_every):
     """The average is that of one device; it is put in and taken out."""

@@ -1,41 +1,67 @@
 """Several devices give the numbers of one."""
 
+import contextlib
+import json
 import os
+import socket
 import subprocess
 import sys
 
 import keras
 import pytest
 
+from tests.callbacks import devices
+
 BACKEND = keras.backend.backend()
 
 
-def run(module, **environment):
-    """Runs a program of its own, which may say what devices there are."""
+def start(module, **environment):
+    """Starts a program of its own, which may say what devices there are."""
     # The threads of one device wait for those of the other.
     ours = {k: v for k, v in os.environ.items() if not k.endswith("_THREADS")}
-    return subprocess.run(
-        [sys.executable, "-m", module],
+    return subprocess.Popen(
+        [sys.executable, "-m", f"tests.callbacks.{module}"],
         env={**ours, "KERAS_BACKEND": BACKEND, **environment},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
     )
+
+
+def check(*programs):
+    try:
+        for program in programs:
+            output, errors = program.communicate(timeout=400)
+            assert program.returncode == 0, errors[-3000:]
+            assert devices.SAME in output, output
+    finally:
+        for program in programs:
+            with program:
+                program.kill()
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
 def test_a_mirrored_strategy():
-    result = run("tests.callbacks.mirrored")
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "every number is that of one device" in result.stdout
+    check(start("mirrored"))
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="a distribution of JAX")
-def test_a_data_parallel_distribution():
-    result = run(
-        "tests.callbacks.data_parallel",
-        XLA_FLAGS="--xla_force_host_platform_device_count=4",
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "every number is that of one device" in result.stdout
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
+def test_several_workers():
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        workers = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    programs = []
+    for index in range(2):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": {"worker": workers}, "task": task})
+        programs.append(start("workers", TF_CONFIG=config))
+    check(*programs)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="distributions of JAX")
+@pytest.mark.parametrize("program", ["data_parallel", "model_parallel"])
+def test_a_distribution(program):
+    flags = "--xla_force_host_platform_device_count=4"
+    check(start(program, XLA_FLAGS=flags))
