@@ -4,7 +4,7 @@
     python examples/cifar10_resnet.py --schedule one_cycle --rate 0.4 --epochs 30
     python examples/cifar10_resnet.py --schedule rex linear cosine --log-dir logs
     python examples/cifar10_resnet.py --snapshots --cycles 5 --epochs 200
-    python examples/cifar10_resnet.py --schedule "FlatCosine(0.1, Fraction(0.5))"
+    python examples/cifar10_resnet.py --schedule "Warmup(REXDecay(0.1), Epochs(5))"
     python examples/cifar10_resnet.py --mixed-precision bfloat16 --depth 38
     python examples/cifar10_resnet.py --resume
 
@@ -59,7 +59,7 @@ def named_schedules(rate, cycles):
         "polynomial": schedules.PolynomialDecay(rate, power=2.0),
         "tanh": schedules.TanhDecay(rate),
         "one_minus_sqrt": schedules.OneMinusSqrtDecay(rate),
-        "flat_cosine": schedules.FlatCosine(rate, Fraction(0.7)),
+        "flat_cosine": schedules.FlatCosine(rate),
     }
 
 
@@ -69,16 +69,21 @@ def make_schedule(text, rate, cycles):
     Raises:
         ValueError: If it is neither.
     """
+    from keras_lrs import schedules
+
     named = named_schedules(rate, cycles)
     if text in named:
         return named[text]
     try:
-        return evaluated(ast.parse(text, mode="eval").body)
+        schedule = evaluated(ast.parse(text, mode="eval").body)
+        if not isinstance(schedule, schedules.Schedule):
+            raise ValueError("it is no call of one")
     except (SyntaxError, TypeError, ValueError) as error:
         raise ValueError(
             f"{text!r} is no schedule: {error}. Give a call, or one of "
             f"{', '.join(sorted(named))}"
         ) from error
+    return schedule
 
 
 def evaluated(node):
@@ -92,6 +97,8 @@ def evaluated(node):
         arguments = [evaluated(argument) for argument in node.args]
         named = {each.arg: evaluated(each.value) for each in node.keywords}
         return getattr(schedules, name)(*arguments, **named)
+    if isinstance(node, ast.Name):
+        raise ValueError("there is none of this name")
     if isinstance(node, (ast.List, ast.Tuple)):
         return [evaluated(item) for item in node.elts]
     return ast.literal_eval(node)

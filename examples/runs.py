@@ -202,6 +202,8 @@ def run_all(parser, options, names, train):
 
     What is finished is read from a file, if the program is to resume.
     """
+    if len({file_name(name) for name in names}) < len(names):
+        parser.error(f"all names must differ. Received: {', '.join(names)}")
     root = Path(options.directory)
     prepare(parser, options, root)
     found = {}
