@@ -13,7 +13,7 @@ batches, once; validation, and what is printed, is of the average where there is
 What one training shows may be luck: `averaging.py` compares over seeds.
 
 All state is in `--directory`: after an interruption the same call with `--resume` goes
-on at the last completed epoch, and skips the methods that are finished. With `--log-dir`
+on at the last completed epoch, and skips what is finished. With `--log-dir`
 TensorBoard shows how each method does at any time.
 
 `--dataset digits` runs the same on 1,797 scans of handwritten digits, with a smaller

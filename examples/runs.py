@@ -183,6 +183,7 @@ def fit(model, data, options, epochs, callbacks, folder):
             *callbacks,
             *loggers(options.log_dir, folder.name),
         ],
+        shuffle=False,  # Keras's order of the batches could not be had again.
         verbose=2,
     )
     model.save(folder / "model.keras")
