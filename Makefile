@@ -40,6 +40,8 @@ bench: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.peers
 	$(BIN)/python benchmarks/ensembles.py $(ARGS)
 	$(BIN)/python benchmarks/steps.py $(ARGS)
 	$(BIN)/python benchmarks/averaging.py $(ARGS)
+	$(BIN)/python benchmarks/growth.py $(ARGS)
+	$(BIN)/python benchmarks/device.py $(ARGS)
 
 gallery: $(VENV)/.tensorflow $(VENV)/.plot
 	$(BIN)/python docs/gallery.py

@@ -135,7 +135,7 @@ def markdown(results):
         [
             TITLE,
             "What `model.fit` takes per step for the network of "
-            "`examples/cifar10_resnet.py`, as a ratio to the same with a constant rate: "
+            "`examples/cifar10_resnet.py`, over that with a constant rate: "
             "medians of the ratios within a round (ratios of the fastest epochs in "
             "parentheses). The second row shows the noise. SGD with momentum, batches "
             f"of {' and '.join(batches)}, images in memory; `benchmarks/device.py`. "

@@ -151,7 +151,7 @@ def measured(name, quick):
 
 def step_seconds(name, axis, count, backend, size):
     # Few where a step takes a tenth of a second or longer.
-    length = min(STEPS[backend], max(4 * 10**8 // count // 5, 4))
+    length = min(STEPS[backend], max(8 * 10**7 // count, 4))
     configuration = dataclasses.replace(steps.CONFIGURATIONS[name], steps=length)
     chosen = contenders(axis, count, backend)
     key = chosen[0].workload
