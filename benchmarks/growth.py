@@ -1,12 +1,15 @@
 """Measures how the cost of a training step grows with the size of what is in it.
 
     python benchmarks/growth.py [--backends tensorflow jax torch] [--quick]
-                                [--output docs/performance.md]
+                                [--axes boundaries variables parameters]
+                                [--results results.json] [--output docs/performance.md]
 
 With the number of boundaries of a piecewise constant rate, with the number of variables
 of the model, and with the number of its parameters. Models that differ in nothing else
 are trained turn and turn about, as in `benchmarks/steps.py`; a second model with a
-constant rate shows the noise. Every backend is measured in a process of its own.
+constant rate shows the noise. Every backend and axis is measured in a process of its
+own. With `--results` what was measured is added to a file, and the tables are of all
+that is in it.
 """
 
 import argparse
@@ -36,7 +39,7 @@ QUICK_COUNTS = {BOUNDARIES: (10, 1_000), VARIABLES: (10,), PARAMETERS: (10**5,)}
 # minutes to compile, or seconds to evaluate.
 MOST_OF_KERAS = {"tensorflow": 1_000, "jax": 1_000, "torch": 10_000}
 STEPS = {"tensorflow": 64, "jax": 64, "torch": 16}
-SIZES = {False: Size(8.0, 7, 0), True: Size(0.0, 2, 0)}
+SIZES = {False: Size(5.0, 5, 0), True: Size(0.0, 2, 0)}
 FLOATS = 100  # In each of many variables.
 
 KERAS_PIECEWISE, PIECEWISE = "Keras's `PiecewiseConstantDecay`", "`PiecewiseConstant`"
@@ -137,15 +140,13 @@ ABOUT = {
 # --- Measuring, in a process per backend ----------------------------------------------
 
 
-def measured(name, quick):
-    """Seconds per step: `{axis: {count: {contender: one per round}}}`."""
+def measured(name, axis, quick):
+    """Seconds per step: `{count: {contender: one per round}}`."""
     backend = CONFIGURATIONS[name]
     found = {}
-    for axis, counts in (QUICK_COUNTS if quick else COUNTS).items():
-        found[axis] = {}
-        for count in counts:
-            print(f"{name}: {count:,} {axis}", file=sys.stderr)
-            found[axis][count] = step_seconds(name, axis, count, backend, SIZES[quick])
+    for count in (QUICK_COUNTS if quick else COUNTS)[axis]:
+        print(f"{name}: {count:,} {axis}", file=sys.stderr)
+        found[count] = step_seconds(name, axis, count, backend, SIZES[quick])
     return found
 
 
@@ -175,25 +176,31 @@ def markdown(results):
         "without XLA; `benchmarks/growth.py`.",
     ]
     for axis, rows in ROWS.items():
-        counts = list(next(iter(results.values()))[axis])
-        header = [axis, *(f"{int(count):,}" for count in counts)]
+        by_name = {name: found.get(axis, {}) for name, found in results.items()}
+        counts = sorted({int(count) for found in by_name.values() for count in found})
+        header = [axis, *(f"{count:,}" for count in counts)]
         lines = []
-        for name, found in results.items():
-            by_count = [found[axis][count] for count in counts]
+        for name, found in by_name.items():
+            by_count = [found.get(str(count)) for count in counts]
             lines.append(
                 [f"**{name}: {REFERENCE}, ms**", *map(reference_cell, by_count)]
             )
             lines += [[row, *(ratio_cell(c, row) for c in by_count)] for row in rows]
-        parts += [f"## {axis.capitalize()}", table(header, lines), ABOUT[axis]]
+        if counts:
+            parts += [f"## {axis.capitalize()}", table(header, lines), ABOUT[axis]]
     return "\n\n".join(parts)
 
 
 def reference_cell(found):
+    if found is None:
+        return "not measured"
     seconds = found[REFERENCE]
     return f"{1e3 * statistics.median(seconds):.3g} ({1e3 * min(seconds):.3g})"
 
 
 def ratio_cell(found, row):
+    if found is None:
+        return "not measured"
     if row not in found:
         return "not run"
     return Ratio.of(found[row], found[REFERENCE]).cell(verbose=False)
@@ -205,15 +212,23 @@ def ratio_cell(found, row):
 def main(arguments=None):
     arguments = parsed_arguments(arguments)
     if arguments.measure:
-        print(json.dumps(measured(arguments.measure, arguments.quick)))
+        found = measured(arguments.measure, *arguments.axes, arguments.quick)
+        print(json.dumps(found))
         return
-    results = {
-        name: steps.run(
-            __file__, backend, ["--measure", name] + ["--quick"] * arguments.quick
-        )
-        for name, backend in CONFIGURATIONS.items()
-        if backend in arguments.backends
-    }
+    results = {}
+    if arguments.results and arguments.results.exists():
+        results = json.loads(arguments.results.read_text(encoding="utf-8"))
+    for axis in arguments.axes:
+        for name, backend in CONFIGURATIONS.items():
+            if backend not in arguments.backends:
+                continue
+            quick = ["--quick"] * arguments.quick
+            asked = ["--measure", name, "--axes", axis, *quick]
+            found = steps.run(__file__, backend, asked)
+            results.setdefault(name, {}).setdefault(axis, {}).update(found)
+            if arguments.results:
+                text = json.dumps(results)
+                arguments.results.write_text(f"{text}\n", encoding="utf-8")
     part = markdown(results)
     print(part)
     if arguments.output:
@@ -226,6 +241,8 @@ def parsed_arguments(arguments):
         "--backends", nargs="+", choices=steps.BACKENDS, default=steps.BACKENDS
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes")
+    parser.add_argument("--axes", nargs="+", choices=list(COUNTS), default=list(COUNTS))
+    parser.add_argument("--results", type=pathlib.Path, help="a file to add them to")
     parser.add_argument("--output", type=pathlib.Path, help="a file for the tables")
     parser.add_argument("--measure", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

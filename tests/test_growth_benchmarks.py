@@ -78,31 +78,33 @@ def test_tables_of_growth_have_a_column_for_every_count():
     assert finished == [3, 3, 4]
 
 
-def test_each_backend_has_a_process_of_its_own(monkeypatch, tmp_path, capsys):
+def test_each_backend_and_axis_has_a_process_of_its_own(monkeypatch, tmp_path, capsys):
     asked = []
 
     def run(program, backend, arguments):
         asked.append((backend, arguments))
-        return {
-            axis: {
-                "10": {
-                    name: [1.0, 2.0] for name in (growth.REFERENCE, *growth.ROWS[axis])
-                }
-            }
-            for axis in growth.COUNTS
-        }
+        rows = growth.ROWS[arguments[3]]
+        return {"10": {name: [1.0, 2.0] for name in (growth.REFERENCE, *rows)}}
 
     monkeypatch.setattr(growth.steps, "run", run)
-    path = tmp_path / "performance.md"
+    path, file = tmp_path / "performance.md", tmp_path / "results.json"
     path.write_text("# Top\n", encoding="utf-8")
-    growth.main(["--quick", "--backends", "jax", "torch", "--output", str(path)])
+    options = ["--quick", "--results", str(file)]
+    growth.main([*options, "--backends", "jax", "--axes", "boundaries", "variables"])
+    growth.main([*options, "--backends", "torch", "--axes", "boundaries"])
     assert asked == [
-        ("jax", ["--measure", "JAX", "--quick"]),
-        ("torch", ["--measure", "PyTorch", "--quick"]),
+        ("jax", ["--measure", "JAX", "--axes", "boundaries", "--quick"]),
+        ("jax", ["--measure", "JAX", "--axes", "variables", "--quick"]),
+        ("torch", ["--measure", "PyTorch", "--axes", "boundaries", "--quick"]),
     ]
+    capsys.readouterr()
+    growth.main([*options, "--axes", "parameters", "--output", str(path)])
     written = path.read_text(encoding="utf-8")
     assert written.startswith(f"# Top\n\n{growth.TITLE}\n")
     assert capsys.readouterr().out.strip() in written
+    rows = rows_of(written)
+    assert rows.count(["**PyTorch: constant, ms**", "1.5e+03 (1e+03)"]) == 2
+    assert rows.count(["**PyTorch: constant, ms**", "not measured"]) == 1
 
 
 # --- Devices --------------------------------------------------------------------------
