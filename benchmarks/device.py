@@ -194,9 +194,9 @@ def main(arguments=None):
         found = steps.run(__file__, backend, ["--measure", *quick], environment={})
         kind = CPU if found["device"] == CPU else GPU
         results[f"{BACKENDS[backend]}, {kind}"] = found
-    if arguments.results:
-        text = json.dumps(results)
-        arguments.results.write_text(f"{text}\n", encoding="utf-8")
+        if arguments.results:
+            text = json.dumps(results)
+            arguments.results.write_text(f"{text}\n", encoding="utf-8")
     part = markdown(results)
     print(part)
     if arguments.output:

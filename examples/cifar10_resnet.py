@@ -20,7 +20,7 @@ training ends with the weights and rates of one that was not interrupted. Images
 moved by up to 4 pixels and mirrored, in NumPy.
 
 `--dataset digits` runs the same on 1,797 scans of handwritten digits, with a small
-network, in less than a minute on two cores. `benchmarks/device.py` measures what
+network: half a minute of computing without a GPU. `benchmarks/device.py` measures what
 schedules and averages add to a step of this network.
 
 The defaults are those of the literature (He et al., 2015, arXiv:1512.03385, section

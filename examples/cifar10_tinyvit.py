@@ -17,7 +17,7 @@ on at the last completed epoch, and skips what is finished. With `--log-dir`
 TensorBoard shows how each method does at any time.
 
 `--dataset digits` runs the same on 1,797 scans of handwritten digits, with a smaller
-transformer, in less than a minute on two cores.
+transformer: half a minute of computing without a GPU.
 
 The rate of 1e-3 is a usual one for Adam and a transformer of this size; nothing was
 tuned. `averaging.py --tune` does that.
