@@ -389,10 +389,7 @@ def stopwatch_of(model):
 
         def on_epoch_end(self, epoch, logs=None):
             model.train_function = self.function
-            if keras.backend.backend() == "jax":
-                import jax
-
-                jax.block_until_ready([v.value for v in model.trainable_variables])
+            synchronize(model)
             self.end = time.perf_counter()
 
         def seconds(self, interval):
@@ -405,21 +402,39 @@ def stopwatch_of(model):
     return Stopwatch()
 
 
-def data(steps):
+def synchronize(model):
+    """Waits until the device has made the last step.
+
+    TensorFlow has, once the metrics have been read.
+    """
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.block_until_ready([v.value for v in model.trainable_variables])
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+
+def data(steps, shape=(NUM_FEATURES,), batch_size=BATCH_SIZE):
     """What `fit` is given; where there is a choice, the input that costs least."""
     import keras
 
     random = np.random.default_rng(0)
-    size = steps * BATCH_SIZE
-    x = random.normal(size=(size, NUM_FEATURES)).astype("float32")
+    size = steps * batch_size
+    x = random.normal(size=(size, *shape)).astype("float32")
     y = random.integers(0, NUM_CLASSES, size)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        batch = x[:BATCH_SIZE], y[:BATCH_SIZE]
+        batch = x[:batch_size], y[:batch_size]
         dataset = tf.data.Dataset.from_tensors(batch).repeat(steps)
         return {"x": dataset, "shuffle": False}
-    return {"x": x, "y": y, "batch_size": BATCH_SIZE, "shuffle": False}
+    return {"x": x, "y": y, "batch_size": batch_size, "shuffle": False}
 
 
 def measured(configuration, size, contenders=CONTENDERS, fits=FITS):
@@ -432,13 +447,17 @@ def measured(configuration, size, contenders=CONTENDERS, fits=FITS):
         }
 
 
-def step_seconds(configuration, size, contenders, folder):
-    """All contenders once per round, in another order each time."""
+def step_seconds(configuration, size, contenders, folder, inputs=None):
+    """All contenders once per round, in another order each time.
+
+    `inputs` are what `fit` is given, unless the data are those of this program.
+    """
     trainees = [
         Trainee(contender, configuration, folder / str(index))
         for index, contender in enumerate(contenders)
     ]
-    inputs = data(configuration.steps)
+    if inputs is None:
+        inputs = data(configuration.steps)
     for trainee in trainees:
         for _ in range(NUM_WARMUPS):
             trainee.fit(inputs)
@@ -480,13 +499,16 @@ def fit_seconds(configuration, size, contenders, folder):
 
 def measured_in_a_process(name, quick):
     print(f"Measuring training steps on {name} ...", file=sys.stderr)
-    backend = {
-        "KERAS_BACKEND": CONFIGURATIONS[name].backend,
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
+    arguments = ["--measure", name] + ["--quick"] * quick
+    return run(__file__, CONFIGURATIONS[name].backend, arguments)
+
+
+def run(program, backend, arguments, environment=ONE_THREAD):
+    """What a program measures in a process of its own, with one backend."""
+    own = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
-        [sys.executable, __file__, "--measure", name] + ["--quick"] * quick,
-        env={**os.environ, **ONE_THREAD, **backend},
+        [sys.executable, program, *arguments],
+        env={**os.environ, **environment, **own},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

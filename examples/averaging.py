@@ -51,7 +51,7 @@ from pathlib import Path
 from typing import Any
 
 import program
-from one_cycle import hold_out, load_cifar10
+from images import hold_out, load_cifar10, make_vit
 from quickstart import load_data
 
 BUDGETS = (25, 50, 75, 100)  # Percent of the training.
@@ -161,35 +161,6 @@ def make_mlp(shape, width, dropout):
     )
 
 
-def make_vit(shape, patch, width, depth, heads, dropout):
-    """A vision transformer (Dosovitskiy et al., 2020, arXiv:2010.11929), pooled."""
-    import keras
-    from keras import layers
-
-    height, side, channels = shape[0] // patch, shape[1] // patch, shape[2]
-    tokens = height * side
-    image = keras.Input(shape)
-    x = layers.Reshape((height, patch, side, patch, channels))(image)
-    x = layers.Permute((1, 3, 2, 4, 5))(x)
-    x = layers.Reshape((tokens, patch * patch * channels))(x)
-    # Its bias, one vector per patch, is the embedding of the positions.
-    x = layers.EinsumDense(
-        "btp,pw->btw",
-        (tokens, width),
-        bias_axes="tw",
-        bias_initializer=keras.initializers.RandomNormal(stddev=0.02),
-    )(x)
-    for _ in range(depth):
-        y = layers.LayerNormalization()(x)
-        y = layers.MultiHeadAttention(heads, width // heads, dropout=dropout)(y, y)
-        x = x + layers.Dropout(dropout)(y)
-        y = layers.LayerNormalization()(x)
-        y = layers.Dense(2 * width, activation="gelu")(y)
-        x = x + layers.Dropout(dropout)(layers.Dense(width)(y))
-    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
-    return keras.Model(image, layers.Dense(10)(x))
-
-
 NETWORKS = {"mlp": make_mlp, "vit": make_vit}
 
 
@@ -205,7 +176,7 @@ class Trainer:
         whole = len(x) - len(x) % setting.batch_size
         self.train = x[:whole], y[:whole]
         self.steps = setting.epochs * whole // setting.batch_size
-        self.progress = tqdm(total=total, unit="epoch")
+        self.progress = tqdm(total=total, unit="epoch", disable=total is None)
 
     def make_model(self, method):
         """A network that is ready to train; the rate it is given is never used."""
@@ -223,10 +194,9 @@ class Trainer:
             optimizer,
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
-            # For networks this small, TensorFlow's own kernels are faster on a CPU.
-            jit_compile=keras.backend.backend() == "jax",
+            jit_compile=program.jit_compile(),
         )
-        optimizer.build(model.trainable_variables)
+        model.optimizer.build(model.trainable_variables)
         return model
 
     def make_callbacks(self, method, rate):

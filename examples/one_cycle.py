@@ -24,6 +24,8 @@ import argparse
 import os
 import statistics
 
+import program
+from images import hold_out, load_cifar10, make_resnet
 from quickstart import load_data, make_model
 
 EPOCHS = {"digits": (2, 3, 5, 8, 12, 20, 30), "cifar10": (5, 10, 20, 40, 80)}
@@ -52,61 +54,16 @@ def make_callback(method, rate):
     )
 
 
-def load_cifar10():
-    import keras
-
-    train, test = (
-        (images.astype("float32") / 127.5 - 1.0, labels[:, 0])
-        for images, labels in keras.datasets.cifar10.load_data()
-    )
-    return train, test
-
-
-def hold_out(data):
-    """Training data in two parts, the second in the place of the test data."""
-    from sklearn.model_selection import train_test_split
-
-    x, y = data[0]
-    x_train, x_valid, y_train, y_valid = train_test_split(
-        x, y, test_size=0.25, stratify=y, random_state=0
-    )
-    return (x_train, y_train), (x_valid, y_valid)
-
-
-def make_resnet(size=None):
-    """A residual network for color images of 32 x 32 pixels."""
-    import keras
-    from keras import layers
-
-    size = size or RESNET
-
-    def convolve(x, width, kernel, strides=1):
-        x = layers.Conv2D(width, kernel, strides, padding="same", use_bias=False)(x)
-        return layers.BatchNormalization(momentum=0.9)(x)
-
-    image = keras.Input((32, 32, 3))
-    x = layers.ReLU()(convolve(image, size["widths"][0], 3))
-    for stage, width in enumerate(size["widths"]):
-        for block in range(size["blocks"]):
-            strides = 2 if stage > 0 and block == 0 else 1
-            y = layers.ReLU()(convolve(x, width, 3, strides))
-            shortcut = x if strides == 1 else convolve(x, width, 1, strides)
-            x = layers.ReLU()(shortcut + convolve(y, width, 3))
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(image, layers.Dense(10)(x))
-
-
 def make_network(dataset):
     """A network that is ready to train; the rate it is given here is never used."""
     import keras
 
-    model = make_model(0.1) if dataset == "digits" else make_resnet()
+    model = make_model(0.1) if dataset == "digits" else make_resnet(**RESNET)
     model.compile(
         optimizer=keras.optimizers.SGD(0.1, momentum=MOMENTUM, nesterov=True),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        # For a network this small, TensorFlow's own kernels are faster on a CPU.
-        jit_compile=keras.backend.backend() == "jax",
+        jit_compile=program.jit_compile(),
     )
     model.optimizer.build(model.trainable_variables)
     return model

@@ -5,10 +5,16 @@ import os
 import statistics
 
 
-def make_parser(description, output, seeds=5):
-    """A parser with the options that every program has."""
+def base_parser(description):
+    """A parser with the one option that every program has."""
     parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     parser.add_argument("--backend", choices=["tensorflow", "jax", "torch"])
+    return parser
+
+
+def make_parser(description, output, seeds=5):
+    """A parser with the options of every program that runs all more than once."""
+    parser = base_parser(description)
     parser.add_argument("--seeds", type=int, default=seeds, help="runs of everything")
     parser.add_argument("--output", default=output, help="the picture's path")
     return parser
@@ -31,6 +37,20 @@ def parse(parser, arguments):
 def spread(runs):
     """The mean of runs and their standard deviation."""
     return f"{statistics.mean(runs):.2f} ± {statistics.pstdev(runs):.2f}"
+
+
+def jit_compile():
+    """Whether XLA is to compile the training step.
+
+    For small networks TensorFlow's own kernels are faster on a CPU.
+    """
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU"))
+    return keras.backend.backend() == "jax"
 
 
 def restart(model, new):

@@ -20,22 +20,22 @@ BATCH_SIZE = 32
 TIMING_ROUNDS = 25
 
 
-def make_schedules():
+def make_schedules(peak=PEAK):
     """The schedules by name. Their lengths are open: `bind` fills them in."""
     from keras_lrs import Epochs, Fraction, schedules
 
     return {
-        "constant": schedules.Constant(PEAK),
-        "step": schedules.MultiStepDecay(PEAK, [Fraction(0.5), Fraction(0.75)]),
+        "constant": schedules.Constant(peak),
+        "step": schedules.MultiStepDecay(peak, [Fraction(0.5), Fraction(0.75)]),
         "exponential": schedules.BoundedExponentialDecay(
-            PEAK, end_learning_rate=PEAK / 100
+            peak, end_learning_rate=peak / 100
         ),
-        "linear": schedules.LinearDecay(PEAK),
-        "cosine": schedules.CosineAnnealing(PEAK),
-        "rex": schedules.REXDecay(PEAK),
-        "1cycle": schedules.OneCycle(PEAK),
-        "sgdr": schedules.CosineRestarts(PEAK, num_cycles=2),
-        "wsd": schedules.WarmupStableDecay(PEAK, Epochs(0.5), Fraction(0.2)),
+        "linear": schedules.LinearDecay(peak),
+        "cosine": schedules.CosineAnnealing(peak),
+        "rex": schedules.REXDecay(peak),
+        "1cycle": schedules.OneCycle(peak),
+        "sgdr": schedules.CosineRestarts(peak, num_cycles=2),
+        "wsd": schedules.WarmupStableDecay(peak, Epochs(0.5), Fraction(0.2)),
     }
 
 

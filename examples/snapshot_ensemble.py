@@ -34,7 +34,9 @@ import os
 import statistics
 import tempfile
 
-from one_cycle import load_cifar10, make_resnet, state
+import program
+from images import load_cifar10, make_resnet
+from one_cycle import state
 from quickstart import load_data, make_model
 
 PEAK = 0.1
@@ -75,13 +77,12 @@ class Trainer:
         import keras
 
         digits = self.dataset == "digits"
-        model = make_model(PEAK) if digits else make_resnet(RESNET20)
+        model = make_model(PEAK) if digits else make_resnet(**RESNET20)
         model.compile(
             keras.optimizers.SGD(PEAK, momentum=0.9, nesterov=True),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
-            # For a network this small, TensorFlow's own kernels are faster on a CPU.
-            jit_compile=keras.backend.backend() == "jax",
+            jit_compile=program.jit_compile(),
         )
         model.optimizer.build(model.trainable_variables)
         return model

@@ -196,7 +196,7 @@ def test_color_images_train_the_residual_network(monkeypatch, tmp_path, capsys):
         assert labels.shape == (len(images),)
     convolutions = [
         layer
-        for layer in one_cycle.make_resnet().layers
+        for layer in one_cycle.make_resnet(**one_cycle.RESNET).layers
         if isinstance(layer, keras.layers.Conv2D)
     ]
     assert len(convolutions) == 6  # The first, two per block, one in a shortcut.

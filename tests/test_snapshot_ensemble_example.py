@@ -87,7 +87,7 @@ def test_color_images_train_a_resnet_20(monkeypatch, tmp_path, capsys):
     )
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: made)
     monkeypatch.setitem(example.BATCH_SIZE, "cifar10", 16)
-    resnet = example.make_resnet(example.RESNET20)
+    resnet = example.make_resnet(**example.RESNET20)
     weighted = [
         layer
         for layer in resnet.layers

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lrs.schedules import durations, fields, numerics
+from keras_lrs.schedules import durations, fields, numerics, sparkline
 from keras_lrs.schedules.durations import Window
 
 T = TypeVar("T")
@@ -130,6 +130,10 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
             steps_per_epoch = fields.count("steps_per_epoch", steps_per_epoch, 1)
         total_steps = fields.count("total_steps", total_steps, 1)
         return self._bind(Window(total_steps, steps_per_epoch))
+
+    def _repr_html_(self) -> str:
+        """The call and the curve, where a notebook shows a schedule."""
+        return sparkline.markup(self)
 
     # --- For schedules that contain or play others ---
 
