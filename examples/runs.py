@@ -113,9 +113,9 @@ def make_clock():
 
 def resuming(folder):
     """The callback that takes up a training where it was interrupted."""
-    import keras
+    from keras_lrs.callbacks import ResumableTraining
 
-    return keras.callbacks.BackupAndRestore(folder / "backup")
+    return ResumableTraining(folder / "backup")
 
 
 def loggers(log_dir, name):
