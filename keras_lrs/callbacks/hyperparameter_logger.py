@@ -64,9 +64,9 @@ class HyperparameterLogger(FitCallback):
             if log_dir is None:
                 fields.refuse("every", "be 'epoch' without `log_dir`", every)
         self.every: Any = every
-        self.log_dir = log_dir
+        self.log_dir = None if log_dir is None else fields.path("log_dir", log_dir)
         self.every_step = every != "epoch"
-        self._writer: Any = None if log_dir is None else _Writer(log_dir)
+        self._writer: Any = None if log_dir is None else _Writer(self.log_dir)
 
     def fit_begins(self, epoch: int) -> None:
         """Notes where the optimizers are."""

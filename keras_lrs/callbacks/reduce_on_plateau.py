@@ -103,7 +103,7 @@ class ReduceOnPlateau(FitCallback):
         super().__init__()
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
-        if mode == "auto":
+        if fields.one_of("mode", mode, ("auto", "min", "max")) == "auto":
             mode = monitors.mode_of(monitor)
         self.rule = PlateauRule(
             factor,
@@ -128,7 +128,7 @@ class ReduceOnPlateau(FitCallback):
         if state_path is not None and not isinstance(state_path, (str, os.PathLike)):
             fields.refuse("state_path", "be a path", state_path, TypeError)
         self.state_path = None if state_path is None else pathlib.Path(state_path)
-        self.verbose = verbose
+        self.verbose = fields.verbosity("verbose", verbose)
         self._state = PlateauState()
         self._records: list[_Record] = []
         self._seen = False

@@ -402,11 +402,12 @@ class BoundedExponentialDecay(Decay):
         time, length = numerics.capped(step, self.decay_steps), self.decay_steps
         if self.updates is not None:
             time, length = numerics.share(time, self.updates, length), self.updates
-        rate = numerics.exponential(self._log_ratio(), time, length)
+        # By its root: the ratio itself may be too large for a float32.
+        root = numerics.exponential(0.5 * self._log_ratio(), time, length)
         return numerics.where(
             numerics.reached(step, self.decay_steps),
             self.end_learning_rate,
-            self.initial_learning_rate * rate,
+            self.initial_learning_rate * root * root,
         )
 
     def _log_ratio(self):

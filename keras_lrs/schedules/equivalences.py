@@ -11,6 +11,9 @@ from keras_lrs.schedules.base import Schedule
 from keras_lrs.schedules.open_ended import Constant, ExponentialGrowth
 from keras_lrs.schedules.piecewise import PiecewiseConstant, PiecewiseInterpolation
 
+MOST_STEPS = 2**26
+"""Of all steps there are arrays in memory, 3 GB at this number."""
+
 FORMS = ("decoupled", "l2")
 
 
@@ -85,7 +88,7 @@ def without_weight_decay(
     2019, arXiv:1910.07454, theorems 1 and 2, for Keras's SGD, whose velocity holds the
     rate.
     """
-    num_steps = fields.count("num_steps", num_steps, 1)
+    num_steps = fields.count("num_steps", num_steps, 1, MOST_STEPS)
     start_step = fields.count("start_step", start_step, 0)
     if start_step >= num_steps:
         fields.refuse("start_step", f"be < num_steps={num_steps}", start_step)
@@ -93,8 +96,7 @@ def without_weight_decay(
         fields.refuse("weight_decay", "be >= 0", weight_decay)
     if not 0.0 <= (gamma := fields.real("momentum", momentum)) < 1.0:
         fields.refuse("momentum", "be in [0, 1)", momentum)
-    if form not in FORMS:
-        fields.refuse("form", f"be one of {', '.join(map(repr, FORMS))}", form)
+    fields.one_of("form", form, FORMS)
     rates = _rates(schedule, num_steps)
     _check_decay(decay, rates, gamma, form)
 

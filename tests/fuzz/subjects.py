@@ -117,7 +117,7 @@ def check_schedule(schedule):
         try:
             schedule = schedule.bind(1000, 10)
         except ValueError as error:
-            assert "Argument `" in str(error), error
+            assert "Received: " in str(error), error
             return
     assert_values(schedule)
 
@@ -152,8 +152,6 @@ def train(callback):
         references.fit(model, [callback], epochs=2)
     except (ValueError, TypeError) as error:
         assert "Received: " in str(error) or "`" in str(error), error
-    else:
-        assert np.all(np.isfinite(references.weights(model)))
 
 
 def compile_and_run(schedule):
@@ -346,13 +344,13 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "plot_disagreement": Subject(
         lrs.ensembles.plot_disagreement,
-        [{"ensemble": Made(ensemble), "x": X}],
+        [{"ensemble": Made(ensemble), "x": X, "verbose": 0}],
         is_costly=True,
         unchecked=("x",),
     ),
     "plot_sizes": Subject(
         lrs.ensembles.plot_sizes,
-        [{"ensemble": Made(ensemble), "x": X, "y": Y, "metric": "mse"}],
+        [{"ensemble": Made(ensemble), "x": X, "y": Y, "metric": "mse", "verbose": 0}],
         is_costly=True,
         unchecked=("x", "y"),
     ),
@@ -363,7 +361,7 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "range_test": Subject(
         T.range_test,
-        [{"model": Made(linear_model), "x": X, "y": Y, "num_steps": 5, "batch_size": 4}],
+        [{"model": Made(linear_model), "x": X, "y": Y, "num_steps": 5, "verbose": 0}],
         check_range_test,
         is_costly=True,
         unchecked=("x", "y"),
@@ -385,6 +383,7 @@ SUBJECTS: dict[str, Subject] = {
         T.sweep,
         [{"build_model": build_model, "fit": fit, "num_trials": 3}],
         keywords=("learning_rate",),
+        unchecked=("num_trials",),
         is_costly=True,
     ),
     "plot_schedules": Subject(

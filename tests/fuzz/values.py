@@ -31,7 +31,7 @@ class Unhelpful:
 
 
 NASTY = [
-    *(0, 1, -1, 2, 10**400, 2**31, 2**63, -(2**31), 2**20 + 1),
+    *(0, 1, -1, 2, 10**400, 10**5000, 2**31, 2**63, -(2**31), 2**20 + 1),
     *(math.nan, math.inf, -math.inf, -0.0, 0.5, -0.5, 1.5, 1e39, 1e300, 5e-324, 1e-45),
     *(True, False, None, 1j, ...),
     *("", "0.1", "linear", "epoch", "nan", "None", "\x00", "é", b"bytes", "a" * 1000),
@@ -43,7 +43,7 @@ NASTY = [
     *({}, {"a": 1}, {1, 2}, frozenset(), range(3), range(0), iter([1, 2])),
     *(fractions.Fraction(1, 3), decimal.Decimal("0.1"), decimal.Decimal("NaN")),
     *(object(), object, int, len, lambda step: 0.1, Unhelpful(), pathlib.Path("x")),
-    *(S.Epochs(2), S.Epochs(0), S.Epochs(1e300), S.Fraction(0.5), S.Fraction(1)),
+    *(S.Epochs(2), S.Epochs(0), S.Epochs(1e30), S.Fraction(0.5), S.Fraction(1)),
     *(S.Fraction(0), [S.Fraction(0.5), S.Epochs(1)], S.Constant(0.1), S.LinearDecay),
     *(S.LinearDecay(0.1), S.Warmup(S.REXDecay(0.1), S.Epochs(1)), catalogue.Foreign(1)),
     *(catalogue.KERAS_COSINE, [S.Constant(0.1), 0.1], catalogue.inverse),
