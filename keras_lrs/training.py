@@ -148,6 +148,11 @@ def callback_list() -> keras.callbacks.CallbackList | None:
     return None
 
 
+def layers(model: Any) -> list:
+    """All layers of a model, also those inside others."""
+    return list(model._flatten_layers())
+
+
 def strategy_scope(model: Any) -> contextlib.AbstractContextManager:
     """Where variables are made that a model's functions use."""
     # The public property gives TensorFlow's default strategy, which has no scope.
@@ -1078,7 +1083,7 @@ def batch_norms(model: Any) -> list:
     """The layers of batch normalization that are not frozen, however deep."""
     return [
         layer
-        for layer in model._flatten_layers()
+        for layer in layers(model)
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
     ]
 

@@ -117,13 +117,13 @@ class ReduceOnPlateau(FitCallback):
             max_factor,
         )
         self.every: Any = every
-        if every != "epoch":
+        self.every_step = not (isinstance(every, str) and every == "epoch")
+        if self.every_step:
             self.every = fields.count("every", every, 1)
             if monitor.startswith("val_"):
                 bound = f"be a training metric with every={every}, such as 'loss'"
                 fields.refuse("monitor", bound, monitor)
         self.monitor = monitor
-        self.every_step = every != "epoch"
         self.warmup = durations.check("warmup", warmup)
         if state_path is not None and not isinstance(state_path, (str, os.PathLike)):
             fields.refuse("state_path", "be a path", state_path, TypeError)

@@ -615,7 +615,7 @@ class _Joint(keras.Model):
             super().make_predict_function(force)
         elif force or self.predict_function is None:
             has_convolutions = any(
-                isinstance(layer, _CONVOLUTIONS) for layer in self.one._flatten_layers()
+                isinstance(layer, _CONVOLUTIONS) for layer in training.layers(self.one)
             )
             self.predict_function = training.jax_predict_function(
                 self, has_convolutions

@@ -141,8 +141,8 @@ class PolynomialDecay(Decay):
     Schedule", 2020, arXiv:2004.05909.
     """
 
-    power: float = fields.number(default=1.0, above=0.0)
-    k: float = fields.number(default=1.0, above=0.0)
+    power: float = fields.number(default=1.0, at_least=1e-6)
+    k: float = fields.number(default=1.0, at_least=1e-6)
 
     def profile(self, progress, remaining):
         return numerics.raised(_bent(progress, remaining, self.k)[1], self.power)
@@ -187,7 +187,7 @@ class CosineAnnealing(Decay):
     2020, arXiv:2004.05909.
     """
 
-    k: float = fields.number(default=1.0, above=0.0)
+    k: float = fields.number(default=1.0, at_least=1e-6)
 
     def profile(self, progress, remaining):
         return numerics.half_cosine(_bent(progress, remaining, self.k)[1])

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_lrs.schedules import base, fields, numerics
 from keras_lrs.schedules.base import Schedule
+from keras_lrs.schedules.durations import Epochs
 from keras_lrs.schedules.open_ended import Constant, ExponentialGrowth
 from keras_lrs.schedules.piecewise import PiecewiseConstant, PiecewiseInterpolation
 
@@ -120,6 +121,8 @@ def _rates(schedule, num_steps):
     if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
         schedule = Constant(fields.rate().metadata["check"]("schedule", schedule))
     if isinstance(schedule, Schedule) and schedule._unbound:
+        if any(isinstance(value, Epochs) for _, value in schedule._open()):
+            fields.refuse("schedule", "have no lengths in `Epochs`: bind it", schedule)
         schedule = schedule.bind(num_steps)
     return np.array(base.evaluate(schedule, np.arange(num_steps)))
 

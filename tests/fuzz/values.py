@@ -47,7 +47,7 @@ NASTY = [
     *(S.Fraction(0), [S.Fraction(0.5), S.Epochs(1)], S.Constant(0.1), S.LinearDecay),
     *(S.LinearDecay(0.1), S.Warmup(S.REXDecay(0.1), S.Epochs(1)), catalogue.Foreign(1)),
     *(catalogue.KERAS_COSINE, [S.Constant(0.1), 0.1], catalogue.inverse),
-    *(lrs.averages.UniformAverage(), lrs.averages.Average(), S.Schedule()),
+    lrs.averages.UniformAverage(),
     *(keras.ops.convert_to_tensor(0.1), keras.ops.convert_to_tensor([1, 2])),
     *(keras.ops.convert_to_tensor(3), keras.Variable(0.1), keras.optimizers.SGD()),
     *(keras.layers.Dense(1), keras.Sequential(), keras.callbacks.Callback()),
