@@ -60,6 +60,17 @@ def leaves(optimizer: Any) -> list:
     return [leaf for one in several for leaf in leaves(one)]
 
 
+def portable_config(optimizer: Any) -> dict[str, Any]:
+    """An optimizer serialized such that it loads on every backend.
+
+    On PyTorch those of Keras are of classes of its own, whose steps are PyTorch's.
+    """
+    config = keras.saving.serialize_keras_object(optimizer)
+    if config["module"].startswith("keras.src.backend."):
+        config["module"], config["registered_name"] = "keras.optimizers", None
+    return config
+
+
 def labels(optimizers: list) -> list[str]:
     """A name for each of several optimizers, no two the same."""
     names = [optimizer.name for optimizer in optimizers]
