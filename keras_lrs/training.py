@@ -132,6 +132,8 @@ def assign(variables: list, values: list[np.ndarray]) -> None:
             with tf.init_scope():
                 variable._value.assign(tf.cast(value, variable.dtype))
         elif _IS_TORCH:
+            if value.dtype.name == "bfloat16":  # Which PyTorch takes from no array.
+                value = value.astype("float32")
             with torch.no_grad():
                 variable._value.copy_(torch.as_tensor(value))
         else:
