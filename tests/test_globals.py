@@ -92,9 +92,10 @@ def trainings(folder):
         keras.optimizers.SGD(0.01, momentum=0.9),
         [C.OneCycleScheduler(0.05), C.PosthocAveraging(folder / "averages")],
     )
-    yield lrs.optimizers.ScheduleFree(keras.optimizers.SGD(0.1)), [
-        C.AveragedEvaluation()
-    ]
+    yield (
+        lrs.optimizers.ScheduleFree(keras.optimizers.SGD(0.1)),
+        [C.AveragedEvaluation()],
+    )
 
 
 class Break(keras.callbacks.Callback):
@@ -144,7 +145,6 @@ def test_searches_and_pictures_change_nothing(tmp_path):
 
     model = references.linear_model(keras.optimizers.SGD(0.01))
     references.fit(model, epochs=1)
-
 
     def search():
         def fit(model, callbacks):

@@ -46,7 +46,9 @@ def posthoc_coefficients(
         bound = f"have as many elements as `steps`: {len(steps)}"
         fields.refuse("sigma_rels", bound, sigma_rels)
     stored_times = np.array([fields.count("steps", s, 1) for s in steps], np.float64)
-    stored = np.array([power_function("sigma_rels", sigma).gamma for sigma in sigma_rels])
+    stored = np.array(
+        [power_function("sigma_rels", sigma).gamma for sigma in sigma_rels]
+    )
     time = float(fields.count("step", step, 1))
     wanted = power_function("sigma_rel", sigma_rel).gamma
     if len(set(zip(stored_times, stored, strict=True))) < len(stored):

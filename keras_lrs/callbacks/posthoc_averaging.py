@@ -1,7 +1,6 @@
 """`PosthocAveraging`: averages from which those of any length can be made later."""
 
 import os
-import pathlib
 from collections.abc import Sequence
 
 import keras

@@ -3,7 +3,6 @@
 import bisect
 import concurrent.futures
 import os
-import pathlib
 import sys
 import warnings
 from typing import Any

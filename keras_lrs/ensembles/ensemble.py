@@ -178,7 +178,7 @@ class Ensemble:
         activation: str | Callable | None = None,
     ):
         self.model = fields.model("model", model)
-        self.activation = activation
+        self.activation: Any = activation
         if activation is not None:
             get = keras.activations.get
             self.activation = _found("activation", activation, get)
@@ -695,7 +695,7 @@ def _found(name, value, get):
 def _checked_members(members):
     found = fields.items("members", members)
     if not found or not all(isinstance(member, Member) for member in found):
-        fields.refuse("members", "hold `Member`s, one at least", members)
+        fields.refuse("members", "hold a member or several, each a `Member`", members)
     return found
 
 

@@ -159,8 +159,7 @@ def number(
     below: float = math.inf,
     at_most: float = numerics.LARGEST,
 ) -> Any:
-    """A float within bounds, finite as a float32; or None, where that is the default.
-    """
+    """A float within bounds, finite as a float32; or None, where that is the default."""
 
     def check(name, value):
         if value is None and default is None:
@@ -198,9 +197,7 @@ def rates(default: Any = REQUIRED) -> Any:
     return checked(default, check)
 
 
-def integer(
-    default: Any = REQUIRED, *, at_least: int, at_most: int = LONGEST
-) -> Any:
+def integer(default: Any = REQUIRED, *, at_least: int, at_most: int = LONGEST) -> Any:
     """A whole number within bounds; or None, where that is the default."""
 
     def check(name, value):
@@ -218,13 +215,11 @@ def integer(
 
 def choice(options: Sequence[str], default: Any = REQUIRED) -> Any:
     """One of a few strings."""
-
     return checked(default, lambda name, value: one_of(name, value, options))
 
 
 def flag(default: Any = REQUIRED) -> Any:
     """True or False."""
-
     return checked(default, truth)
 
 

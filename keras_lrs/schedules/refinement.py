@@ -66,7 +66,9 @@ def refined_from_gradient_norms(
     peak = _checked("learning_rate", learning_rate, fields.rate(positive=True))
     if total_steps is None:
         total_steps = len(given)
-    steps = _checked("total_steps", total_steps, fields.integer(at_least=2, at_most=fields.LONGEST))
+    steps = _checked(
+        "total_steps", total_steps, fields.integer(at_least=2, at_most=fields.LONGEST)
+    )
     share = _checked("smoothing", smoothing, fields.number(at_least=0.0, at_most=1.0))
     power = _checked("power", power, fields.number(above=0.0))
 

@@ -286,7 +286,9 @@ def range_test(
     Reference: Smith, "Cyclical Learning Rates for Training Neural Networks", 2015,
     arXiv:1506.01186, section 3.3.
     """
-    num_steps = _checked("num_steps", num_steps, fields.integer(at_least=2, at_most=2**20))
+    num_steps = _checked(
+        "num_steps", num_steps, fields.integer(at_least=2, at_most=2**20)
+    )
     schedule = _growth(min_learning_rate, max_learning_rate, num_steps, shape)
     smoothing = _checked("smoothing", smoothing, _SMOOTHING)
     stop_factor = _checked("stop_factor", stop_factor, fields.number(above=1.0))

@@ -202,6 +202,7 @@ class TestModels:
             np.testing.assert_array_equal(one, other)
 
     @pytest.mark.filterwarnings("ignore:The model does not have any trainable")
+    @pytest.mark.filterwarnings("ignore:`SnapshotEnsemble` took no snapshot")
     def test_all_layers_frozen(self, name, callback):
         model = linear(name)
         model.trainable = False

@@ -324,7 +324,10 @@ SUBJECTS: dict[str, Subject] = {
         lrs.optimizers.ScheduleFree,
         [
             {"optimizer": Made(keras.optimizers.SGD)},
-            {"optimizer": Made(keras.optimizers.SGD), "average": A.ExponentialAverage(0.9)},
+            {
+                "optimizer": Made(keras.optimizers.SGD),
+                "average": A.ExponentialAverage(0.9),
+            },
         ],
     ),
     "Ensemble": Subject(

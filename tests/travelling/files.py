@@ -127,7 +127,10 @@ def write(folder):
     path = folder / "open.json"
     path.write_text(
         json.dumps(
-            [keras.saving.serialize_keras_object(schedule) for schedule in catalogue.OPEN]
+            [
+                keras.saving.serialize_keras_object(schedule)
+                for schedule in catalogue.OPEN
+            ]
         )
     )
     (folder / "numbers.json").write_text(json.dumps(found))

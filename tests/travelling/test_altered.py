@@ -1,4 +1,4 @@
-"""A file that somebody altered is refused, or loads to what is valid; it runs nothing."""
+"""An altered file is refused, or loads to what is valid; it runs nothing."""
 
 import copy
 import io
@@ -26,7 +26,11 @@ EXAMPLES = int(ASKED or 100)
 
 SERIALIZED = [
     keras.saving.serialize_keras_object(one)
-    for one in [*catalogue.SCHEDULES[::3], *catalogue.OPEN[::3], lrs.averages.UniformAverage()]
+    for one in [
+        *catalogue.SCHEDULES[::3],
+        *catalogue.OPEN[::3],
+        lrs.averages.UniformAverage(),
+    ]
 ]
 
 TRAP = pathlib.Path("trap")
@@ -52,7 +56,12 @@ MALICIOUS = [
         "registered_name": None,
     },
     {"class_name": "Lambda", "module": "keras.layers", "config": {"function": "exec"}},
-    {"class_name": "__typespec__", "module": "os", "spec_name": "system", "config": [1]},
+    {
+        "class_name": "__typespec__",
+        "module": "os",
+        "spec_name": "system",
+        "config": [1],
+    },
     {"class_name": "__numpy__", "config": {"value": [1, 2], "dtype": "O"}},
     {"class_name": "__bytes__", "config": {"value": "x"}},
     {
