@@ -220,8 +220,8 @@ class PowerFunctionAverage(Average):
 
     Args:
         sigma_rel: The width of the average as a fraction of the training, in
-            [1e-6, 0.288675): the standard deviation of a step's number under the weights
-            over the number of steps. 0.05 to 0.15 are in use.
+            [1e-6, 0.288675): the standard deviation of a step's number under the
+            weights over the number of steps. 0.05 to 0.15 are in use.
 
     Returns:
         A schedule: called with a number of updates, the share that is kept.

@@ -1,4 +1,4 @@
-"""Trainings as they should not be, or seldom are: each goes right or says what is wrong."""
+"""Trainings as they seldom are: each goes right or says what is wrong."""
 
 import keras
 import numpy as np
@@ -147,7 +147,7 @@ class TestCompiling:
 
 
 class Subclassed(keras.Model):
-    """A model whose layers are made in its constructor, and built by its first batch."""
+    """A model that its first batch builds."""
 
     def __init__(self):
         super().__init__()
