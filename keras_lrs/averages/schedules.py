@@ -63,7 +63,7 @@ class ExponentialAverage(Average):
         decay: The share that each update keeps, in [0, 1).
         debias: Whether to leave the initial weights out.
         half_life: Instead of `decay`: the number of updates after which weights count
-            half, > 0.
+            half, >= 1e-6.
 
     Returns:
         A schedule: called with a number of updates, the share that is kept.
@@ -83,7 +83,7 @@ class ExponentialAverage(Average):
 
     decay: float = fields.number(default=0.999, at_least=0.0, below=1.0)
     debias: bool = fields.flag(default=True)
-    half_life: float | None = fields.number(default=None, above=0.0)
+    half_life: float | None = fields.number(default=None, at_least=1e-6)
 
     def check(self):
         if self.half_life is not None and self.decay != 0.999:
@@ -106,7 +106,8 @@ class ExponentialAverage(Average):
     def thinned(self, every):
         super().thinned(every)
         if self.half_life is not None:
-            return type(self)(debias=self.debias, half_life=self.half_life / every)
+            half_life = max(self.half_life / every, 1e-6)
+            return type(self)(debias=self.debias, half_life=half_life)
         return type(self)(self.decay**every, self.debias)
 
 

@@ -159,7 +159,7 @@ def number(
     below: float = math.inf,
     at_most: float = numerics.LARGEST,
 ) -> Any:
-    """A float within bounds and those of float32; or None, where that is the default."""
+    """A float within bounds, also of float32; None where that is the default."""
 
     def check(name, value):
         if value is None and default is None:

@@ -15,7 +15,7 @@ CALLBACKS = {
     "GradientNormRecorder": lambda folder: C.GradientNormRecorder(),
     "HyperparameterLogger": lambda folder: C.HyperparameterLogger(),
     "HyperparameterScheduler": lambda folder: C.HyperparameterScheduler(
-        learning_rate=S.LinearDecay(0.05)
+        learning_rate=S.LinearDecay(0.01)
     ),
     "OneCycleScheduler": lambda folder: C.OneCycleScheduler(0.01),
     "PosthocAveraging": lambda folder: C.PosthocAveraging(folder / "averages"),
@@ -73,12 +73,20 @@ class TestData:
         if name == "ReduceOnPlateau":  # Which are not better than any.
             assert callback.state["best"] is None
 
-    def test_no_data_is_refused_and_leaves_nothing(self, name, callback):
+    @pytest.mark.filterwarnings("ignore:Your input ran out of data")
+    @pytest.mark.filterwarnings("ignore:`SnapshotEnsemble` took no snapshot")
+    @pytest.mark.filterwarnings("ignore:The training ended before an update")
+    def test_no_data_ends_as_without_us_or_is_refused(self, name, callback):
+        def ending(model, callbacks):
+            x, y = references.X[:0], references.Y[:0]
+            try:
+                model.fit(x, y, verbose=0, callbacks=callbacks)
+            except Exception as error:
+                return type(error)
+
         model = linear(name)
-        x, y = references.X[:0], references.Y[:0]
-        # Keras or its backend says so; it is the first to know.
-        with pytest.raises(ValueError, match=r"num_samples|empty|data|batch"):
-            model.fit(x, y, verbose=0, callbacks=[callback])
+        # Keras ends in another way on each backend, on TensorFlow without an error.
+        assert ending(model, [callback]) in (ending(linear(name), []), ValueError)
         references.fit(model, epochs=1)
         assert finite(model)
 
