@@ -136,7 +136,10 @@ def own_names(files=""):
                 owner = node.value
                 if isinstance(owner, ast.Name) and owner.id == "self":
                     found.add(node.attr)
-            elif ast.unparse(node).startswith("self.__dict__['"):
+            elif (
+                isinstance(node, ast.Subscript)
+                and ast.unparse(node.value) == "self.__dict__"
+            ):
                 found.add(ast.literal_eval(node.slice))
     return found
 
