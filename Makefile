@@ -9,7 +9,8 @@ TORCH ?= torch==2.13.0
 TIMM ?= timm==1.0.31
 PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses=auto
 
-.PHONY: run test test-jax test-torch test-all lint format bench reliability gallery docs clean
+.PHONY: run test test-jax test-torch test-all fuzz lint format bench reliability gallery \
+	docs clean
 
 run: $(VENV)/.tensorflow $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -25,6 +26,10 @@ test-torch: $(VENV)/.torch $(VENV)/.peers $(VENV)/.test
 	KERAS_BACKEND=torch $(PYTEST) $(ARGS)
 
 test-all: test test-jax test-torch
+
+# Arguments and altered files, with 10,000 examples each; takes about an hour.
+fuzz: $(VENV)/.tensorflow $(VENV)/.torch $(VENV)/.test
+	KERAS_LRS_FUZZ=10000 KERAS_BACKEND=torch $(PYTEST) tests/fuzz tests/travelling/test_altered.py $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
+from keras_lrs.schedules import fields
 from keras_lrs.schedules.base import Schedule, evaluate
 from keras_lrs.schedules.fields import count, refuse
 
@@ -67,10 +68,9 @@ def plot_schedules(
     """
     named = _named(schedules)
     num_steps = count("num_steps", num_steps, 1)
-    if path is not None and not isinstance(path, (str, os.PathLike)):
-        refuse("path", "be a path or None", path, TypeError)
-    if not isinstance(log_scale, (bool, np.bool_)):
-        refuse("log_scale", "be True or False", log_scale, TypeError)
+    if path is not None:
+        path = fields.path("path", path)
+    log_scale = fields.truth("log_scale", log_scale)
     names = [name for name, _ in named]
     columns = max(1, 90 // (max(map(len, names)) + 8))
     rows = -(-len(names) // columns)

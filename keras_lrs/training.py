@@ -60,6 +60,17 @@ def leaves(optimizer: Any) -> list:
     return [leaf for one in several for leaf in leaves(one)]
 
 
+def portable_config(optimizer: Any) -> dict[str, Any]:
+    """An optimizer serialized such that it loads on every backend.
+
+    On PyTorch those of Keras are of classes of its own, whose steps are PyTorch's.
+    """
+    config = keras.saving.serialize_keras_object(optimizer)
+    if config["module"].startswith("keras.src.backend."):
+        config["module"], config["registered_name"] = "keras.optimizers", None
+    return config
+
+
 def labels(optimizers: list) -> list[str]:
     """A name for each of several optimizers, no two the same."""
     names = [optimizer.name for optimizer in optimizers]
@@ -121,6 +132,8 @@ def assign(variables: list, values: list[np.ndarray]) -> None:
             with tf.init_scope():
                 variable._value.assign(tf.cast(value, variable.dtype))
         elif _IS_TORCH:
+            if value.dtype.name == "bfloat16":  # Which PyTorch takes from no array.
+                value = value.astype("float32")
             with torch.no_grad():
                 variable._value.copy_(torch.as_tensor(value))
         else:
@@ -146,6 +159,11 @@ def callback_list() -> keras.callbacks.CallbackList | None:
             return caller
         frame = frame.f_back
     return None
+
+
+def layers(model: Any) -> list:
+    """All layers of a model, also those inside others."""
+    return list(model._flatten_layers())
 
 
 def strategy_scope(model: Any) -> contextlib.AbstractContextManager:
@@ -1078,7 +1096,7 @@ def batch_norms(model: Any) -> list:
     """The layers of batch normalization that are not frozen, however deep."""
     return [
         layer
-        for layer in model._flatten_layers()
+        for layer in layers(model)
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
     ]
 

@@ -183,7 +183,10 @@ def test_the_paper_s_setting_overflows_after_232_epochs():
         ({"schedule": math.inf}, "`schedule` must be finite"),
         ({"start_step": 10}, "`start_step` must be < num_steps=10"),
         ({"start_step": -1}, "`start_step` must be >= 0"),
-        ({"schedule": S.StepDecay(0.1, S.Epochs(1))}, "`steps_per_epoch` must be"),
+        (
+            {"schedule": S.StepDecay(0.1, S.Epochs(1))},
+            "`schedule` must have no lengths",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

@@ -63,6 +63,8 @@ def recalibrate_batch_norm(
         steps = fields.count("steps", steps, 1)
     if batch_size is not None:
         batch_size = fields.count("batch_size", batch_size, 1)
+    if not isinstance(model, keras.Model):
+        fields.refuse("model", "be a `keras.Model`", model, TypeError)
     layers = training.batch_norms(model)
     if not layers:
         return

@@ -40,12 +40,17 @@ def posthoc_coefficients(
     Reference: Karras et al., "Analyzing and Improving the Training Dynamics of
     Diffusion Models", 2024, arXiv:2312.02696, algorithm 3.
     """
+    steps = fields.items("steps", steps)
+    sigma_rels = fields.items("sigma_rels", sigma_rels)
     if len(steps) != len(sigma_rels):
-        fields.refuse("sigma_rels", f"have {len(steps)} elements", sigma_rels)
+        bound = f"have as many elements as `steps`: {len(steps)}"
+        fields.refuse("sigma_rels", bound, sigma_rels)
     stored_times = np.array([fields.count("steps", s, 1) for s in steps], np.float64)
-    stored = np.array([_exponent("sigma_rels", sigma) for sigma in sigma_rels])
+    stored = np.array(
+        [power_function("sigma_rels", sigma).gamma for sigma in sigma_rels]
+    )
     time = float(fields.count("step", step, 1))
-    wanted = _exponent("sigma_rel", sigma_rel)
+    wanted = power_function("sigma_rel", sigma_rel).gamma
     if len(set(zip(stored_times, stored, strict=True))) < len(stored):
         fields.refuse("steps", "not name one snapshot twice", list(steps))
     early = stored_times <= time
@@ -89,7 +94,9 @@ def posthoc(
     Reference: Karras et al., "Analyzing and Improving the Training Dynamics of
     Diffusion Models", 2024, arXiv:2312.02696, section 3.2.
     """
-    paths = snapshots.paths(directory)
+    if model is not None:
+        fields.model("model", model)
+    paths = snapshots.paths(fields.path("directory", directory))
     if not paths:
         raise FileNotFoundError(f"There are no snapshots of averages in {directory}")
     step = max(paths) if step is None else fields.count("step", step, 1)
@@ -116,11 +123,12 @@ def posthoc(
     return total
 
 
-def _exponent(name, sigma_rel):
+def power_function(name: str, sigma_rel: Any) -> schedules.PowerFunctionAverage:
+    """The average of a width; a refusal has the name of the caller's argument."""
     try:
-        return schedules.PowerFunctionAverage(sigma_rel).gamma
-    except ValueError as error:
-        raise ValueError(str(error).replace("sigma_rel", name)) from None
+        return schedules.PowerFunctionAverage(sigma_rel)
+    except (ValueError, TypeError) as error:
+        raise type(error)(str(error).replace("sigma_rel", name)) from None
 
 
 def _product(time_a, gamma_a, time_b, gamma_b) -> Any:

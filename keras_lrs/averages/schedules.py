@@ -63,7 +63,7 @@ class ExponentialAverage(Average):
         decay: The share that each update keeps, in [0, 1).
         debias: Whether to leave the initial weights out.
         half_life: Instead of `decay`: the number of updates after which weights count
-            half, > 0.
+            half, >= 1e-6.
 
     Returns:
         A schedule: called with a number of updates, the share that is kept.
@@ -83,7 +83,7 @@ class ExponentialAverage(Average):
 
     decay: float = fields.number(default=0.999, at_least=0.0, below=1.0)
     debias: bool = fields.flag(default=True)
-    half_life: float | None = fields.number(default=None, above=0.0)
+    half_life: float | None = fields.number(default=None, at_least=1e-6)
 
     def check(self):
         if self.half_life is not None and self.decay != 0.999:
@@ -100,12 +100,14 @@ class ExponentialAverage(Average):
         if not self.debias or latest == 1.0:
             return numerics.full(step, latest)
         seen = numerics.to_float(step) + 1.0
-        return -latest / numerics.expm1(self._log_decay * seen)
+        # The first weight is 1, which rounding may exceed.
+        return numerics.minimum(-latest / numerics.expm1(self._log_decay * seen), 1.0)
 
     def thinned(self, every):
         super().thinned(every)
         if self.half_life is not None:
-            return type(self)(debias=self.debias, half_life=self.half_life / every)
+            half_life = max(self.half_life / every, 1e-6)
+            return type(self)(debias=self.debias, half_life=half_life)
         return type(self)(self.decay**every, self.debias)
 
 
@@ -144,13 +146,13 @@ class PolynomialAverage(Average):
     with the training. `power=0` is the uniform mean.
 
     Args:
-        power: >= 0; 3 or 8 are in use.
+        power: In [0, 1e6]; 3 or 8 are in use.
 
     Returns:
         A schedule: called with a number of updates, the share that is kept.
 
     Raises:
-        ValueError: If `power` is negative or not finite.
+        ValueError: If `power` is out of range.
         TypeError: If `power` is not a number.
 
     Example:
@@ -162,7 +164,7 @@ class PolynomialAverage(Average):
     Optimization", 2012, arXiv:1212.1824.
     """
 
-    power: float = fields.number(at_least=0.0)
+    power: float = fields.number(at_least=0.0, at_most=1e6)
 
     def weight(self, step):
         return (self.power + 1.0) / (numerics.to_float(step) + (self.power + 1.0))
@@ -219,8 +221,8 @@ class PowerFunctionAverage(Average):
 
     Args:
         sigma_rel: The width of the average as a fraction of the training, in
-            (0, 0.288675): the standard deviation of a step's number under the weights
-            over the number of steps. 0.05 to 0.15 are in use.
+            [1e-6, 0.288675): the standard deviation of a step's number under the
+            weights over the number of steps. 0.05 to 0.15 are in use.
 
     Returns:
         A schedule: called with a number of updates, the share that is kept.
@@ -241,7 +243,7 @@ class PowerFunctionAverage(Average):
     """
 
     # Above, the exponent would be negative: early weights would count more.
-    sigma_rel: float = fields.number(above=0.0, below=12.0**-0.5)
+    sigma_rel: float = fields.number(at_least=1e-6, below=12.0**-0.5)
 
     @functools.cached_property
     def gamma(self) -> float:

@@ -34,10 +34,8 @@ class ExchangingCallback(FitCallback):
         batch_norm_steps: int | None,
     ):
         super().__init__()
-        if at_end not in ("average", "raw"):
-            fields.refuse("at_end", "be 'average' or 'raw'", at_end)
-        if batch_norm not in ("keep", "recalibrate"):
-            fields.refuse("batch_norm", "be 'keep' or 'recalibrate'", batch_norm)
+        fields.one_of("at_end", at_end, ("average", "raw"))
+        fields.one_of("batch_norm", batch_norm, ("keep", "recalibrate"))
         if (batch_norm == "recalibrate") != (batch_norm_data is not None):
             fields.refuse(
                 "batch_norm_data",

@@ -57,9 +57,9 @@ class GradientNormRecorder(FitCallback):
     def __init__(self, every: int = 1, order: int = 2):
         super().__init__()
         self.every = fields.count("every", every, 1)
-        if isinstance(order, bool) or order not in (1, 2):
+        self.order = fields.whole("order", order)
+        if self.order not in (1, 2):
             fields.refuse("order", "be 1 or 2", order)
-        self.order = int(order)
         self._forget()
 
     def _forget(self):

@@ -7,6 +7,7 @@ import keras
 from keras_lrs import training
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.fit import Fit
+from keras_lrs.schedules import fields
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
@@ -74,11 +75,7 @@ class HyperparameterScheduler(FitCallback):
 
     def __init__(self, *, momentum_correction: bool = False, **schedules: Any):
         super().__init__()
-        if not isinstance(momentum_correction, bool):
-            raise TypeError(
-                "Argument `momentum_correction` must be True or False. Received: "
-                f"momentum_correction={momentum_correction!r}"
-            )
+        fields.truth("momentum_correction", momentum_correction)
         if momentum_correction and "learning_rate" not in schedules:
             raise ValueError(
                 "Argument `momentum_correction` needs a schedule of `learning_rate`. "
@@ -118,10 +115,11 @@ def _checked(schedules):
         values = list(given.values()) if isinstance(given, dict) else [given]
         for value in values or [given]:
             if not isinstance(value, Schedule):
-                raise TypeError(
-                    f"Argument `{name}` must be a `LearningRateSchedule`; for a number "
-                    f"it is `keras_lrs.schedules.Constant`. Received: {name}={given!r}"
+                bound = (
+                    "be a `LearningRateSchedule`; for a number it is "
+                    "`keras_lrs.schedules.Constant`"
                 )
+                fields.refuse(name, bound, given, TypeError)
     return schedules
 
 

@@ -1,14 +1,14 @@
 """`PosthocAveraging`: averages from which those of any length can be made later."""
 
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_lrs import files, training
-from keras_lrs.averages import schedules, snapshots
+from keras_lrs.averages import snapshots
+from keras_lrs.averages.posthoc import power_function
 from keras_lrs.callbacks import fit as fits
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.fit import Fit, build_to_average
@@ -68,7 +68,7 @@ class PosthocAveraging(FitCallback):
         every: int = 1,
     ):
         super().__init__()
-        self.directory = pathlib.Path(directory)
+        self.directory = fields.path("directory", directory)
         self.sigma_rels = tuple(
             fields.real("sigma_rels", sigma)
             for sigma in fields.items("sigma_rels", sigma_rels)
@@ -76,7 +76,7 @@ class PosthocAveraging(FitCallback):
         if len(set(self.sigma_rels)) != len(self.sigma_rels) or not self.sigma_rels:
             fields.refuse("sigma_rels", "be different widths", sigma_rels)
         self.averagings = tuple(
-            training.Averaging(schedules.PowerFunctionAverage(sigma))
+            training.Averaging(power_function("sigma_rels", sigma))
             for sigma in self.sigma_rels
         )
         self.every = fields.count("every", every, 1)

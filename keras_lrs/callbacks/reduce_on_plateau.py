@@ -104,7 +104,7 @@ class ReduceOnPlateau(FitCallback):
         super().__init__()
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
-        if mode == "auto":
+        if fields.one_of("mode", mode, ("auto", "min", "max")) == "auto":
             mode = monitors.mode_of(monitor)
         self.rule = PlateauRule(
             factor,
@@ -118,18 +118,18 @@ class ReduceOnPlateau(FitCallback):
             max_factor,
         )
         self.every: Any = every
-        if every != "epoch":
+        self.every_step = not (isinstance(every, str) and every == "epoch")
+        if self.every_step:
             self.every = fields.count("every", every, 1)
             if monitor.startswith("val_"):
                 bound = f"be a training metric with every={every}, such as 'loss'"
                 fields.refuse("monitor", bound, monitor)
         self.monitor = monitor
-        self.every_step = every != "epoch"
         self.warmup = durations.check("warmup", warmup)
         if state_path is not None and not isinstance(state_path, (str, os.PathLike)):
             fields.refuse("state_path", "be a path", state_path, TypeError)
         self.state_path = None if state_path is None else pathlib.Path(state_path)
-        self.verbose = verbose
+        self.verbose = fields.verbosity("verbose", verbose)
         self._state = PlateauState()
         self._records: list[_Record] = []
         self._seen = False

@@ -4,7 +4,6 @@ import bisect
 import concurrent.futures
 import contextlib
 import os
-import pathlib
 import sys
 import warnings
 from collections.abc import Iterator
@@ -102,22 +101,18 @@ class SnapshotEnsemble(FitCallback):
         verbose: int = 0,
     ):
         super().__init__()
-        if not isinstance(directory, (str, os.PathLike)):
-            fields.refuse("directory", "be a path", directory, TypeError)
-        self.directory = pathlib.Path(directory)
+        self.directory = fields.path("directory", directory)
         self.keep_last = keep_last
         if keep_last is not None:
             self.keep_last = fields.count("keep_last", keep_last, 1)
         self.schedule = _checked(schedule)
-        if partial not in ("drop", "keep"):
-            fields.refuse("partial", "be 'drop' or 'keep'", partial)
-        self.partial = partial
+        self.partial = fields.one_of("partial", partial, ("drop", "keep"))
         if not isinstance(restore_last_completed, bool):
             bound = "be True or False"
             name = "restore_last_completed"
             fields.refuse(name, bound, restore_last_completed, TypeError)
         self.restore_last_completed = restore_last_completed
-        self.verbose = verbose
+        self.verbose = fields.verbosity("verbose", verbose)
         self._ends: Any = None
         self._store: Any = None  # Of the chief, in a distributed training.
         self._thread: Any = None

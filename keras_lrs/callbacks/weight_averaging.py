@@ -100,10 +100,11 @@ class WeightAveraging(ExchangingCallback):
             fields.refuse("start_step", "be a length", start_step)
         self.average = average
         self.start_step = durations.check("start_step", start_step)
-        if update_every not in ("epoch", "cycle"):
-            if isinstance(update_every, str) or update_every is None:
+        if isinstance(update_every, str) or update_every is None:
+            if update_every not in ("epoch", "cycle"):
                 constraint = "be a number of updates, `Epochs`, 'epoch' or 'cycle'"
                 fields.refuse("update_every", constraint, update_every)
+        else:
             update_every = durations.check("update_every", update_every, 1)
         self.update_every = update_every
         self._slots: list[training.Slots] = []

@@ -66,16 +66,15 @@ def load(
         >>> [member["step"] for member in ensemble.members]
         [5, 10, 15, 20]
     """
-    store = Store(directory)
+    store = Store(fields.path("directory", directory))
+    strict = fields.truth("strict", strict)
     manifest = store.directory / MANIFEST
     if not manifest.exists():
         raise FileNotFoundError(
             f"There is no `{manifest}`: no `SnapshotEnsemble` has begun to write to "
             "this directory."
         )
-    if not isinstance(model, keras.Model) or not model.built:
-        bound = "be a built `keras.Model`: call it on a batch, or give it an `Input`"
-        fields.refuse("model", bound, model)
+    fields.model("model", model)
     if not store.records:
         raise ValueError(f"`{manifest}` names no member: no cycle was over yet.")
     _check_shapes(store, model)
@@ -178,11 +177,12 @@ class Ensemble:
         members: Sequence[Member],
         activation: str | Callable | None = None,
     ):
-        if not members:
-            fields.refuse("members", "hold a member", members)
-        self.model = model
-        self.activation = keras.activations.get(activation) if activation else None
-        self._members = list(members)
+        self.model = fields.model("model", model)
+        self.activation: Any = activation
+        if activation is not None:
+            get = keras.activations.get
+            self.activation = _found("activation", activation, get)
+        self._members = list(_checked_members(members))
         self._variables: dict[int, list] = {}
         self._joints: dict[Any, _Joint] = {}
 
@@ -615,7 +615,7 @@ class _Joint(keras.Model):
             super().make_predict_function(force)
         elif force or self.predict_function is None:
             has_convolutions = any(
-                isinstance(layer, _CONVOLUTIONS) for layer in self.one._flatten_layers()
+                isinstance(layer, _CONVOLUTIONS) for layer in training.layers(self.one)
             )
             self.predict_function = training.jax_predict_function(
                 self, has_convolutions
@@ -666,7 +666,8 @@ def _shares(weights, count):
 
 def measure(metric: Any) -> Callable[[Any, np.ndarray], float]:
     """A function of targets and outputs, of what `Ensemble.greedy` takes."""
-    found = metric if metric in ("acc", "accuracy") else keras.metrics.get(metric)
+    is_accuracy = isinstance(metric, str) and metric in ("acc", "accuracy")
+    found = metric if is_accuracy else _found("metric", metric, keras.metrics.get)
 
     def measured(y, outputs):
         kind = _accuracy(y, outputs) if isinstance(found, str) else found
@@ -679,9 +680,27 @@ def measure(metric: Any) -> Callable[[Any, np.ndarray], float]:
     return measured
 
 
+def _found(name, value, get):
+    """What Keras finds for a name or a function."""
+    try:
+        found = get(value)
+    except Exception as error:  # Whatever a class raises that is called.
+        bound = f"be known to Keras, which says: {error}"
+        fields.refuse(name, bound, value)
+    if not callable(found):
+        fields.refuse(name, "be a name known to Keras, or a function", value)
+    return found
+
+
+def _checked_members(members):
+    found = fields.items("members", members)
+    if not found or not all(isinstance(member, Member) for member in found):
+        fields.refuse("members", "hold a member or several, each a `Member`", members)
+    return found
+
+
 def _is_maximized(metric, mode):
-    if mode not in ("auto", "min", "max"):
-        fields.refuse("mode", "be 'auto', 'min' or 'max'", mode)
+    fields.one_of("mode", mode, ("auto", "min", "max"))
     name = getattr(metric, "name", None) or getattr(metric, "__name__", metric)
     return (monitors.mode_of(str(name)) if mode == "auto" else mode) == "max"
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_lrs import plotting
 from keras_lrs.ensembles import ensemble as ensembles
+from keras_lrs.schedules import fields
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,13 @@ def disagreement(outputs: np.ndarray) -> np.ndarray:
         >>> disagreement(outputs).tolist()
         [[0.0, 0.5], [0.5, 0.0]]
     """
-    outputs = np.asarray(outputs)
+    try:
+        outputs = np.asarray(outputs)
+    except ValueError:  # Lists of different lengths.
+        outputs = np.array(None)
+    if outputs.ndim < 2 or outputs.dtype.kind not in "fiu":
+        bound = "be numbers of shape (members, samples, ...)"
+        fields.refuse("outputs", bound, outputs)
     if outputs.shape[-1] > 1 and outputs.ndim > 2:
         classes = outputs.argmax(-1).reshape(len(outputs), -1)
         return np.mean(classes[:, None] != classes[None], axis=-1)
@@ -62,6 +69,7 @@ def plot_sizes(
     Raises:
         ImportError: If matplotlib is not installed.
     """
+    path = _checked(ensemble, path)
     figure, axes = plotting.new_figure("plot_sizes")
     measure = ensembles.measure(metric)
     outputs = ensemble.predict_members(x, **predict_arguments)
@@ -104,6 +112,7 @@ def plot_disagreement(
     Raises:
         ImportError: If matplotlib is not installed.
     """
+    path = _checked(ensemble, path)
     figure, axes = plotting.new_figure("plot_disagreement")
     matrix = disagreement(ensemble.predict_members(x, **predict_arguments))
     image = axes.imshow(matrix, vmin=0.0, cmap="viridis")
@@ -113,3 +122,9 @@ def plot_disagreement(
     axes.set(xlabel="step of the member", ylabel="step of the member")
     figure.colorbar(image, label="disagreement")
     return plotting.finished(figure, path)
+
+
+def _checked(ensemble, path):
+    if not isinstance(ensemble, ensembles.Ensemble):
+        fields.refuse("ensemble", "be an `Ensemble`", ensemble, TypeError)
+    return None if path is None else fields.path("path", path)

@@ -396,9 +396,8 @@ class ScheduleFree(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, as JSON."""
-        inner = keras.saving.serialize_keras_object(self.inner_optimizer)
         return {
-            "optimizer": inner,
+            "optimizer": training.portable_config(self.inner_optimizer),
             **self.arguments.get_config(),
             "name": self.name,
         }

@@ -59,7 +59,7 @@ class Warmup(Schedule):
     shape: str = fields.choice(
         ("linear", "cosine", "exponential", "polynomial", "constant"), default="linear"
     )
-    power: float = fields.number(default=2.0, above=0.0)
+    power: float = fields.number(default=2.0, at_least=1e-6)
 
     def check(self):
         if self.shape == "exponential" and self.initial_fraction == 0.0:

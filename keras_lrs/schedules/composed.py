@@ -65,13 +65,17 @@ class CosineRestarts(Composition):
     t_mul: float = fields.number(default=2.0, at_least=1.0)
     m_mul: float = fields.number(default=1.0, above=0.0)
     end_learning_rate: float = fields.rate(default=0.0)
-    num_cycles: int | None = fields.integer(default=None, at_least=1)
+    num_cycles: int | None = fields.integer(default=None, at_least=1, at_most=2**31 - 1)
     total_steps: Duration = durations.length(default=None, optional=True)
 
     _restarts = True
 
     def check(self):
-        self._composed  # noqa: B018 (refuses what `Restarts` refuses)
+        try:
+            self._composed  # noqa: B018 (refuses what `Restarts` refuses)
+        except ValueError as error:
+            message = str(error).replace("first_cycle_steps", "first_decay_steps")
+            raise ValueError(message) from None
 
     def compose(self):
         return Restarts(

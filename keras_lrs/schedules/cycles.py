@@ -113,14 +113,14 @@ class Restarts(Schedule):
     first_cycle_steps: Duration = durations.length(default=None)
     t_mul: float = fields.number(default=1.0, at_least=1.0)
     m_mul: float = fields.number(default=1.0, above=0.0)
-    num_cycles: int | None = fields.integer(default=None, at_least=1)
+    num_cycles: int | None = fields.integer(default=None, at_least=1, at_most=2**31 - 1)
     total_steps: Duration = durations.length(default=None, optional=True)
 
     _restarts = True
 
     def check(self):
         if self.total_steps is not None and not self._fills:
-            bound = "only be given with `num_cycles` and without a first length"
+            bound = "only be given with `num_cycles` and no `first_cycle_steps`"
             fields.refuse("total_steps", bound, self.total_steps)
         if self.t_mul != 1.0 or (self._fills and self.num_cycles != 1):
             self._refuse_restarts_inside()
@@ -152,7 +152,9 @@ class Restarts(Schedule):
         if isinstance(floor, np.ndarray):
             floor = numerics.gather(floor, index)
         scale = numerics.geometric(1.0, math.log(self.m_mul), index)
-        return numerics.minimum(floor + (value - floor) * scale, numerics.LARGEST)
+        value = numerics.minimum(floor + (value - floor) * scale, numerics.LARGEST)
+        # Where a schedule ends higher than it was, growing would make that negative.
+        return numerics.maximum(value, 0.0)
 
     # --- The cycles ---
 

@@ -141,8 +141,8 @@ class PolynomialDecay(Decay):
     Schedule", 2020, arXiv:2004.05909.
     """
 
-    power: float = fields.number(default=1.0, above=0.0)
-    k: float = fields.number(default=1.0, above=0.0)
+    power: float = fields.number(default=1.0, at_least=1e-6)
+    k: float = fields.number(default=1.0, at_least=1e-6)
 
     def profile(self, progress, remaining):
         return numerics.raised(_bent(progress, remaining, self.k)[1], self.power)
@@ -187,7 +187,7 @@ class CosineAnnealing(Decay):
     2020, arXiv:2004.05909.
     """
 
-    k: float = fields.number(default=1.0, above=0.0)
+    k: float = fields.number(default=1.0, at_least=1e-6)
 
     def profile(self, progress, remaining):
         return numerics.half_cosine(_bent(progress, remaining, self.k)[1])
@@ -402,11 +402,12 @@ class BoundedExponentialDecay(Decay):
         time, length = numerics.capped(step, self.decay_steps), self.decay_steps
         if self.updates is not None:
             time, length = numerics.share(time, self.updates, length), self.updates
-        rate = numerics.exponential(self._log_ratio(), time, length)
+        # By its root: the ratio itself may be too large for a float32.
+        root = numerics.exponential(0.5 * self._log_ratio(), time, length)
         return numerics.where(
             numerics.reached(step, self.decay_steps),
             self.end_learning_rate,
-            self.initial_learning_rate * rate,
+            self.initial_learning_rate * root * root,
         )
 
     def _log_ratio(self):

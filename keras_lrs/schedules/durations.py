@@ -128,6 +128,8 @@ def _duration(name, value, at_least):
         )
     if result < at_least:
         fields.refuse(name, "be > 0" if at_least == 1 else f"be >= {at_least}", value)
+    if result > fields.LONGEST:
+        fields.refuse(name, f"be <= {fields.LONGEST}", value)
     return result
 
 

@@ -8,8 +8,12 @@ import numpy as np
 
 from keras_lrs.schedules import base, fields, numerics
 from keras_lrs.schedules.base import Schedule
+from keras_lrs.schedules.durations import Epochs
 from keras_lrs.schedules.open_ended import Constant, ExponentialGrowth
 from keras_lrs.schedules.piecewise import PiecewiseConstant, PiecewiseInterpolation
+
+MOST_STEPS = 2**26
+"""Of all steps there are arrays in memory, 3 GB at this number."""
 
 FORMS = ("decoupled", "l2")
 
@@ -85,7 +89,7 @@ def without_weight_decay(
     2019, arXiv:1910.07454, theorems 1 and 2, for Keras's SGD, whose velocity holds the
     rate.
     """
-    num_steps = fields.count("num_steps", num_steps, 1)
+    num_steps = fields.count("num_steps", num_steps, 1, MOST_STEPS)
     start_step = fields.count("start_step", start_step, 0)
     if start_step >= num_steps:
         fields.refuse("start_step", f"be < num_steps={num_steps}", start_step)
@@ -93,8 +97,7 @@ def without_weight_decay(
         fields.refuse("weight_decay", "be >= 0", weight_decay)
     if not 0.0 <= (gamma := fields.real("momentum", momentum)) < 1.0:
         fields.refuse("momentum", "be in [0, 1)", momentum)
-    if form not in FORMS:
-        fields.refuse("form", f"be one of {', '.join(map(repr, FORMS))}", form)
+    fields.one_of("form", form, FORMS)
     rates = _rates(schedule, num_steps)
     _check_decay(decay, rates, gamma, form)
 
@@ -118,6 +121,8 @@ def _rates(schedule, num_steps):
     if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
         schedule = Constant(fields.rate().metadata["check"]("schedule", schedule))
     if isinstance(schedule, Schedule) and schedule._unbound:
+        if any(isinstance(value, Epochs) for _, value in schedule._open()):
+            fields.refuse("schedule", "have no lengths in `Epochs`: bind it", schedule)
         schedule = schedule.bind(num_steps)
     return np.array(base.evaluate(schedule, np.arange(num_steps)))
 

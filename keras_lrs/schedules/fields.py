@@ -8,7 +8,9 @@ to write configs and to compare; `durations` reads it to bind lengths.
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Sequence
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
 import keras
@@ -18,11 +20,24 @@ from keras_lrs.schedules import numerics
 
 T = TypeVar("T")
 REQUIRED: Any = dataclasses.MISSING
+LONGEST = 2**53
+"""No length is longer: time in int64 has room for a few of them, and a float for one.
+
+A training of a million steps per second would take 285 years."""
 
 
 def refuse(name: str, constraint: str, value: Any, error: type = ValueError):
     """Raises `error`, naming the argument, what it must satisfy, and what came."""
-    raise error(f"Argument `{name}` must {constraint}. Received: {name}={value!r}")
+    received = f"{name}={_shown(value)}"
+    raise error(f"Argument `{name}` must {constraint}. Received: {received}")
+
+
+def _shown(value):
+    try:
+        text = repr(value)
+    except Exception:  # An int of thousands of digits has none.
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 1000 else f"{text[:1000]}..."
 
 
 def real(name: str, value: Any) -> float:
@@ -47,11 +62,13 @@ def whole(name: str, value: Any) -> int:
     return int(value)
 
 
-def count(name: str, value: Any, at_least: int) -> int:
+def count(name: str, value: Any, at_least: int, at_most: int = LONGEST) -> int:
     """`value` as an int, if it is a whole number of steps, from 0 or from 1 on."""
     result = whole(name, value)
     if result < at_least:
         refuse(name, f"be >= {at_least}" if at_least == 0 else "be > 0", value)
+    if result > at_most:
+        refuse(name, f"be <= {at_most}", value)
     return result
 
 
@@ -62,6 +79,42 @@ def items(name: str, value: Any) -> tuple:
     if isinstance(value, str) or not isinstance(value, Sequence):
         refuse(name, "be a list", value, TypeError)
     return tuple(value)
+
+
+def one_of(name: str, value: Any, options: Iterable[str]) -> str:
+    """`value`, if it is one of a few strings."""
+    if not isinstance(value, str) or value not in options:
+        refuse(name, f"be one of {', '.join(map(repr, options))}", value)
+    return value
+
+
+def truth(name: str, value: Any) -> bool:
+    """`value` as a bool, if it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        refuse(name, "be True or False", value, TypeError)
+    return bool(value)
+
+
+def verbosity(name: str, value: Any) -> int:
+    """`value` as an int, if it is one that says how much to print."""
+    return int(value) if isinstance(value, bool) else count(name, value, 0)
+
+
+def path(name: str, value: Any) -> pathlib.Path:
+    """`value` as a path, if it is one."""
+    if not isinstance(value, (str, os.PathLike)):
+        refuse(name, "be a path", value, TypeError)
+    return pathlib.Path(value)
+
+
+def model(name: str, value: Any) -> keras.Model:
+    """`value`, if it is a built model of Keras."""
+    if not isinstance(value, keras.Model):
+        refuse(name, "be a `keras.Model`", value, TypeError)
+    if not value.built:
+        bound = "be a built `keras.Model`: call it on a batch, or give it an `Input`"
+        refuse(name, bound, value)
+    return value
 
 
 class Table(np.ndarray):
@@ -102,11 +155,11 @@ def number(
     default: Any = REQUIRED,
     *,
     above: float = -math.inf,
-    at_least: float = -math.inf,
+    at_least: float = -numerics.LARGEST,
     below: float = math.inf,
-    at_most: float = math.inf,
+    at_most: float = numerics.LARGEST,
 ) -> Any:
-    """A finite float within bounds; or None, where that is the default."""
+    """A float within bounds, also of float32; None where that is the default."""
 
     def check(name, value):
         if value is None and default is None:
@@ -131,7 +184,6 @@ def rate(default: Any = REQUIRED, *, positive: bool = False) -> Any:
         default,
         above=0.0 if positive else -math.inf,
         at_least=-math.inf if positive else 0.0,
-        at_most=numerics.LARGEST,
     )
 
 
@@ -145,9 +197,7 @@ def rates(default: Any = REQUIRED) -> Any:
     return checked(default, check)
 
 
-def integer(
-    default: Any = REQUIRED, *, at_least: int, at_most: float = math.inf
-) -> Any:
+def integer(default: Any = REQUIRED, *, at_least: int, at_most: int = LONGEST) -> Any:
     """A whole number within bounds; or None, where that is the default."""
 
     def check(name, value):
@@ -165,24 +215,12 @@ def integer(
 
 def choice(options: Sequence[str], default: Any = REQUIRED) -> Any:
     """One of a few strings."""
-
-    def check(name, value):
-        if not isinstance(value, str) or value not in options:
-            refuse(name, f"be one of {', '.join(map(repr, options))}", value)
-        return value
-
-    return checked(default, check)
+    return checked(default, lambda name, value: one_of(name, value, options))
 
 
 def flag(default: Any = REQUIRED) -> Any:
     """True or False."""
-
-    def check(name, value):
-        if not isinstance(value, (bool, np.bool_)):
-            refuse(name, "be True or False", value, TypeError)
-        return bool(value)
-
-    return checked(default, check)
+    return checked(default, truth)
 
 
 # --- Objects made of checked fields ---------------------------------------------------

@@ -458,10 +458,14 @@ def geometric(initial: float, log_base: float, count):
     coarse = _rounded(exponent, 4096)
     # Count them from where the value is about 1, if it ever is: the exponential by
     # itself would overflow where a tiny or huge `initial` still makes up for it.
-    offset = max(0, round(-math.log(initial) / exponent))
+    offset = 0
+    if coarse != 0.0:
+        offset = max(0, round(min(-math.log(initial), 700.0) / exponent))
     start = initial * math.exp(offset * coarse)
     chunks, rest = divided(count, chunk)
-    chunks = to_float(minimum(chunks, offset + math.ceil(104.0 / abs(exponent))))
+    if coarse != 0.0:  # Otherwise time ends before the value has changed much.
+        chunks = minimum(chunks, offset + math.ceil(104.0 / abs(exponent)))
+    chunks = to_float(chunks)
     fine = chunks * (exponent - coarse) + to_float(rest) * log_base
     value = start * exp((chunks - offset) * coarse) * (1.0 + expm1(fine))
     return where(count > 0, minimum(value, LARGEST), initial)

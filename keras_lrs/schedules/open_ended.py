@@ -373,7 +373,7 @@ class ChebyshevFractal(Schedule):
     2021, arXiv:2103.01338.
     """
 
-    min_learning_rate: float = fields.rate()
+    min_learning_rate: float = fields.number(at_least=1e-37)
     max_learning_rate: float = fields.rate()
     cycle_steps: int = fields.integer(at_least=1, at_most=2**20)
 

@@ -66,7 +66,9 @@ def refined_from_gradient_norms(
     peak = _checked("learning_rate", learning_rate, fields.rate(positive=True))
     if total_steps is None:
         total_steps = len(given)
-    steps = _checked("total_steps", total_steps, fields.integer(at_least=2))
+    steps = _checked(
+        "total_steps", total_steps, fields.integer(at_least=2, at_most=fields.LONGEST)
+    )
     share = _checked("smoothing", smoothing, fields.number(at_least=0.0, at_most=1.0))
     power = _checked("power", power, fields.number(above=0.0))
 
@@ -75,6 +77,9 @@ def refined_from_gradient_norms(
     later = np.cumsum(weights[::-1])[::-1] - weights
     later[-1] = 0.0
     rates = weights * later
+    if not rates.max() > 0.0:
+        bound = f"differ less for `power={power:g}`: all weights but one vanish"
+        fields.refuse("norms", bound, given.tolist())
     rates = peak * rates / rates.max()
     positions = np.linspace(0, steps - 1, len(rates))
     if steps < len(rates):  # Two norms cannot share a step.

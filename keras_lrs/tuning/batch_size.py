@@ -78,8 +78,7 @@ def scale_learning_rate(
         * fields.count("gradient_accumulation_steps", gradient_accumulation_steps, 1)
     )
     base_batch_size = fields.count("base_batch_size", base_batch_size, 1)
-    if rule not in RULES:
-        fields.refuse("rule", f"be one of {', '.join(map(repr, RULES))}", rule)
+    fields.one_of("rule", rule, RULES)
     factor = RULES[rule](global_batch_size / base_batch_size)
     if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
         scaled: Any = Scaled(learning_rate, factor)

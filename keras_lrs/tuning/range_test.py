@@ -30,6 +30,9 @@ _REFUSED = {
 }
 
 
+_SMOOTHING = fields.number(at_least=0.0, below=1.0)
+
+
 class Suggestions(dict[str, float | None]):
     """The rates that the methods suggest, by name; None where there is none."""
 
@@ -68,6 +71,20 @@ class RangeTest:
     smoothing: float = 0.98
     diverged: bool = False
 
+    def __post_init__(self):
+        shapes = []
+        for name in ("learning_rates", "losses"):
+            values = getattr(self, name)
+            if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+                fields.refuse(name, "be an array of numbers", values, TypeError)
+            shapes.append(values.shape)
+        if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
+            bound = f"be as many numbers as `learning_rates`: {shapes[0]}"
+            fields.refuse("losses", bound, self.losses)
+        fields.count("num_steps", self.num_steps, 1)
+        _checked("smoothing", self.smoothing, _SMOOTHING)
+        fields.truth("diverged", self.diverged)
+
     @property
     def smoothed(self) -> np.ndarray:
         """The exponential average of the losses, with its bias corrected."""
@@ -99,10 +116,7 @@ class RangeTest:
 
         Reference: fastai, `fastai.callback.schedule` (the four methods).
         """
-        if method not in METHODS:
-            fields.refuse(
-                "method", f"be one of {', '.join(map(repr, METHODS))}", method
-            )
+        fields.one_of("method", method, METHODS)
         rates, losses = self._readable
         if len(losses) < 2 or not losses.min() < losses[0]:
             return None
@@ -272,9 +286,11 @@ def range_test(
     Reference: Smith, "Cyclical Learning Rates for Training Neural Networks", 2015,
     arXiv:1506.01186, section 3.3.
     """
-    num_steps = _checked("num_steps", num_steps, fields.integer(at_least=2))
+    num_steps = _checked(
+        "num_steps", num_steps, fields.integer(at_least=2, at_most=2**20)
+    )
     schedule = _growth(min_learning_rate, max_learning_rate, num_steps, shape)
-    smoothing = _checked("smoothing", smoothing, fields.number(at_least=0.0, below=1.0))
+    smoothing = _checked("smoothing", smoothing, _SMOOTHING)
     stop_factor = _checked("stop_factor", stop_factor, fields.number(above=1.0))
     verbose = fit_arguments.pop("verbose", "auto")
     _check_fit_arguments(fit_arguments)

@@ -292,8 +292,8 @@ def sweep(
         if not isinstance(value, str) or not value:
             fields.refuse(argument, "be a name", value, TypeError)
     search = _checked_search(search, len(ranges), num_trials)
-    if mode not in ("auto", "min", "max"):
-        fields.refuse("mode", "be one of 'auto', 'min', 'max'", mode)
+    fields.one_of("mode", mode, ("auto", "min", "max"))
+    extend = fields.truth("extend", extend)
     mode = monitors.mode_of(monitor) if mode == "auto" else mode
     objective = studies.Objective(build_model, fit, tuple(ranges), monitor, mode)
     store = studies.Store(optuna, storage, _pruner(optuna, pruner), mode)
@@ -369,7 +369,7 @@ def _checked_ranges(ranges):
 def _checked_search(search, num_ranges, num_trials):
     if search is None:
         search = "grid" if num_ranges == 1 else "random"
-    if search not in ("grid", "random"):
+    if not isinstance(search, str) or search not in ("grid", "random"):
         fields.refuse("search", "be 'grid', 'random' or None", search)
     if search == "grid" and num_ranges > 1:
         fields.refuse("search", "be 'random' for several parameters", search)

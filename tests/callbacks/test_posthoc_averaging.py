@@ -122,7 +122,7 @@ class TestRefusals:
         [
             ({"sigma_rels": ()}, "sigma_rels"),
             ({"sigma_rels": (0.1, 0.1)}, "sigma_rels"),
-            ({"sigma_rels": (0.1, 0.5)}, "sigma_rel"),
+            ({"sigma_rels": (0.1, 0.5)}, "sigma_rels"),
             ({"every": 0}, "every"),
         ],
     )

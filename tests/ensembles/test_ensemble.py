@@ -391,7 +391,9 @@ class TestGreedy:
 
     def test_refuses_modes_and_metrics_that_are_none(self):
         x = np.zeros((2, 1))
-        with pytest.raises(ValueError, match="`mode` must be 'auto', 'min' or 'max'"):
+        with pytest.raises(
+            ValueError, match="`mode` must be one of 'auto', 'min', 'max'"
+        ):
             linear([1.0]).greedy(x, x, "mse", "best", verbose=0)
         with pytest.raises(ValueError, match="NaN for every member"):
             linear([np.nan]).greedy(x, x, "mse", verbose=0)

@@ -653,6 +653,10 @@ class TestArguments:
         assert again.name == "free"
         assert again.arguments == optimizer.arguments
 
+    def test_the_config_names_no_class_of_one_backend(self):
+        inner = ScheduleFree(SGD()).get_config()["optimizer"]
+        assert inner["module"] == "keras.optimizers"
+
     def test_the_rate_is_that_of_the_optimizer_inside(self):
         optimizer = ScheduleFree(SGD(0.1))
         optimizer.learning_rate = 0.3

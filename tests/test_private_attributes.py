@@ -1,0 +1,225 @@
+"""What the library relies on in Keras that Keras does not promise to keep.
+
+When one of these tests fails after an upgrade of Keras, its message names what moved.
+"""
+
+import ast
+import functools
+import importlib
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_lrs
+
+BACKEND = keras.backend.backend()
+PACKAGE = Path(keras_lrs.__file__).parent
+_PRIVATE = re.compile(r"_[a-z]\w*[a-z]_?")
+
+
+@functools.cache
+def model():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(np.ones((2, 3)), np.ones((2, 1)), verbose=0)
+    return model
+
+
+def sgd():
+    return model().optimizer
+
+
+def averaging():
+    optimizer = keras.optimizers.SGD(0.1, use_ema=True)
+    optimizer.build(model().trainable_variables)
+    return optimizer
+
+
+def accumulating():
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    optimizer.build(model().trainable_variables)
+    return optimizer
+
+
+def library(name):
+    return lambda: importlib.import_module(f"keras.src.{name}")
+
+
+ANY = ("tensorflow", "jax", "torch")
+
+# Each attribute, what has it, and the backends on which it is used.
+RELIED_ON = {
+    # Of an optimizer.
+    "_accumulated_gradients": (accumulating, ANY),
+    "_all_reduce_sum_gradients": (sgd, ("tensorflow",)),
+    "_apply_weight_decay": (sgd, ANY),
+    "_backend_apply_gradients": (sgd, ANY),
+    "_backend_update_step": (sgd, ANY),
+    "_distribution_strategy": (sgd, ("tensorflow",)),
+    "_get_variable_index": (sgd, ANY),
+    "_iterations": (sgd, ANY),
+    "_learning_rate": (sgd, ANY),
+    "_model_variables_moving_average": (averaging, ANY),
+    "_overwrite_variable_with_gradient": (sgd, ANY),
+    "_tracker": (sgd, ANY),
+    "_trainable_variables": (sgd, ANY),
+    "_use_weight_decay": (sgd, ANY),
+    "_variables": (sgd, ANY),
+    # Of a model.
+    "_compile_config": (model, ANY),
+    "_compile_loss": (model, ANY),
+    "_compile_metrics": (model, ANY),
+    "_distribute_strategy": (model, ("tensorflow",)),
+    "_eval_epoch_iterator": (model, ()),  # Only put back, if it is there.
+    "_flatten_layers": (model, ANY),
+    "_initial_epoch": (model, ANY),
+    "_maybe_symbolic_build": (model, ("tensorflow",)),
+    "_symbolic_build": (model, ("tensorflow",)),
+    # Of a variable.
+    "_direct_assign": (lambda: keras.Variable(0.0), ("jax",)),
+    "_layout": (lambda: keras.Variable(0.0), ("jax",)),
+    "_value": (lambda: keras.Variable(0.0), ANY),
+    # Of `keras.src.saving.saving_lib`.
+    "_load_state": (library("saving.saving_lib"), ANY),
+    "_raise_loading_failure": (library("saving.saving_lib"), ANY),
+    "_save_state": (library("saving.saving_lib"), ANY),
+    # Of a callback.
+    "_model": (keras.callbacks.Callback, ANY),
+}
+
+# What does not belong to Keras: to PyTorch, TensorFlow, Optuna and notebooks.
+OTHERS = {
+    *("_foreach_add_", "_foreach_copy_", "_foreach_lerp_", "_foreach_mul_"),
+    *("_foreach_sub", "_rng", "_trial_id", "_repr_png_"),
+}
+
+# Parts of names, in strings.
+PARTS = {"_average", "_backend_"}
+
+# What subclasses of Keras's classes use of themselves.
+INHERITED = {
+    "optimizers/schedule_free.py": {
+        *("_learning_rate", "_trainable_variables", "_variables"),
+    },
+    "callbacks/": {"_model"},
+    "tuning/range_test.py": {"_model"},
+}
+
+# Of `keras.src`, and of `_jax_state`, which a model has while it trains on JAX only.
+MODULES = {
+    "keras.src.saving": "saving_lib",
+    "keras.src.trainers": "data_adapters",
+    "keras.src.backend.common": "global_state",
+}
+
+
+def trees():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text())
+
+
+def own_names(files=""):
+    """All that the library, or a file of it, defines."""
+    found = set()
+    for file, tree in trees():
+        if not file.startswith(files):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                found.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                owner = node.value
+                if isinstance(owner, ast.Name) and owner.id == "self":
+                    found.add(node.attr)
+            elif (
+                isinstance(node, ast.Subscript)
+                and ast.unparse(node.value) == "self.__dict__"
+            ):
+                found.add(ast.literal_eval(node.slice))
+    return found
+
+
+def accesses(tree, strings):
+    """Private names that are read or set, and those in strings, by line."""
+    for node in ast.walk(tree):
+        name = None
+        if isinstance(node, ast.Attribute):
+            name, of_self = node.attr, ast.unparse(node.value) == "self"
+        elif strings and isinstance(node, ast.Constant):
+            name, of_self = node.value, False
+        if isinstance(name, str) and _PRIVATE.fullmatch(name):
+            yield name, of_self, node.lineno
+
+
+def test_only_training_touches_what_is_private_in_keras():
+    own = own_names() - RELIED_ON.keys()
+    for file, tree in trees():
+        if file == "training.py":
+            continue
+        by_self = own_names(file)
+        by_self.update(*(v for k, v in INHERITED.items() if file.startswith(k)))
+        for name, of_self, line in accesses(tree, strings=False):
+            known = name in own or name in OTHERS or (of_self and name in by_self)
+            assert known, f"{file}:{line} touches `{name}`: do so in training.py"
+        for node in ast.walk(tree):
+            modules = [getattr(node, "module", None) or ""]
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            private = [m for m in modules if m.startswith("keras.src")]
+            assert not private, f"{file}:{node.lineno} imports {private}"
+
+
+def test_all_that_training_touches_is_listed_here():
+    own = own_names() - RELIED_ON.keys()
+    tree = dict(trees())["training.py"]
+    touched = {name for name, _, _ in accesses(tree, strings=True)}
+    unknown = touched - own - RELIED_ON.keys() - OTHERS - PARTS - {"_jax_state"}
+    assert not unknown, f"List {unknown} in RELIED_ON, with what has it."
+    imported = {
+        node.module: node.names[0].name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("keras.src")
+    }
+    assert imported == MODULES
+    inherited = set().union(*INHERITED.values())
+    stale = RELIED_ON.keys() - touched - inherited
+    assert not stale, f"Nothing touches {stale} any more: take it out of RELIED_ON."
+
+
+@pytest.mark.parametrize("name", RELIED_ON)
+def test_keras_still_has(name):
+    make, backends = RELIED_ON[name]
+    if BACKEND not in backends:
+        pytest.skip("not used on this backend")
+    owner = make()
+    assert hasattr(owner, name), (
+        f"Keras {keras.__version__} has no `{name}` on {type(owner).__name__}, which "
+        "keras_lrs/training.py relies on."
+    )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_keras_still_has_the_module(module):
+    found = importlib.import_module(f"{module}.{MODULES[module]}")
+    assert found.__name__.endswith(MODULES[module])
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the state of JAX's `fit`")
+def test_jax_still_keeps_the_state_of_a_fit_in_the_model():
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append(hasattr(self.model, "_jax_state"))
+
+    trained = model()
+    trained.fit(np.ones((4, 3)), np.ones((4, 1)), 2, verbose=0, callbacks=[Look()])
+    assert seen == [True, True], (
+        f"Keras {keras.__version__} has no `_jax_state` on a model that trains, which "
+        "keras_lrs/training.py relies on."
+    )
