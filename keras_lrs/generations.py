@@ -23,7 +23,6 @@ MANIFEST = "manifest.json"
 _FILES = "generation-*.npz"
 _KEPT = 2
 _ARRAY = "__array__"
-_TREE = "tree"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +141,7 @@ def _write(path, tree):
     arrays: dict[str, np.ndarray] = {}
     content = json.dumps(_packed(tree, arrays))
     with open(path, "xb") as file:
-        np.savez(file, **{_TREE: np.array(content)}, **arrays)
+        np.savez(file, **arrays, tree=np.array(content))  # type: ignore[arg-type]
 
 
 def _packed(tree, arrays):
@@ -168,7 +167,7 @@ def _packed(tree, arrays):
 
 def _read(content):
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return _unpacked(json.loads(str(arrays[_TREE])), arrays)
+        return _unpacked(json.loads(str(arrays["tree"])), arrays)
 
 
 def _unpacked(tree, arrays):

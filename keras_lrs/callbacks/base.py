@@ -87,7 +87,7 @@ class FitCallback(keras.callbacks.Callback):
 
     # --- What a training that goes on gives back ---
 
-    def saving(self) -> contextlib.AbstractContextManager:
+    def saving(self, within_epoch: bool) -> contextlib.AbstractContextManager:
         """Within it the model holds what it trains, and files are on the disk."""
         return contextlib.nullcontext()
 

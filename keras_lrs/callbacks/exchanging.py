@@ -146,10 +146,12 @@ class ExchangingCallback(FitCallback):
         self._backups.append(backup)
 
     @contextlib.contextmanager
-    def saving(self) -> Iterator[None]:
+    def saving(self, within_epoch: bool = False) -> Iterator[None]:
         """Within it the model holds the training's own weights."""
-        was_in = self.exchanged
-        self.take_out()
+        # Within an epoch it does anyway, and on JAX cannot be looked at.
+        was_in = not within_epoch and self.exchanged
+        if was_in:
+            self.take_out()
         try:
             yield
         finally:

@@ -523,14 +523,14 @@ class Fit:
 
         No callback is told of them.
         """
-        assert self._train_function is not None
-        self._train_function.skip = skip
+        train_function: Any = self._train_function
+        train_function.skip = skip
         callback_list: Any = self._callback_list()
         hooks = vars(callback_list)
         own = {name: hooks[name] for name in _BATCH_HOOKS if name in hooks}
 
         def on_train_batch_begin(batch, logs=None):
-            if self._train_function.skip is not None:
+            if train_function.skip is not None:
                 return
             for name in _BATCH_HOOKS:
                 del hooks[name]

@@ -96,7 +96,7 @@ class HyperparameterLogger(FitCallback):
             self._writer.flush()
 
     @contextlib.contextmanager
-    def saving(self) -> Iterator[None]:
+    def saving(self, within_epoch: bool = False) -> Iterator[None]:
         """What is saved within it goes on with the scalars up to here."""
         if self.every_step:
             self._write_steps()

@@ -118,7 +118,7 @@ class ResumableTraining(FitCallback):
         self.every_step = every != "epoch"
         self.resumed_from: generations.Generation | None = None
         self._generations: Any = None
-        self._found: dict[str, Any] | None = None
+        self._found: Any = None
         self._states: list[tuple[Any, dict[str, Any]]] = []
 
     def __getstate__(self):
@@ -304,7 +304,7 @@ class ResumableTraining(FitCallback):
         fit, model = self._fit, self._fit.model
         with contextlib.ExitStack() as stack:
             for callback in fit.callbacks:
-                stack.enter_context(callback.saving())
+                stack.enter_context(callback.saving(within_epoch=batch > 0))
             variables = training.state_variables(model)
             tree = {
                 "backend": keras.backend.backend(),

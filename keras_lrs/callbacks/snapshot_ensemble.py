@@ -193,7 +193,7 @@ class SnapshotEnsemble(FitCallback):
                 )
 
     @contextlib.contextmanager
-    def saving(self) -> Iterator[None]:
+    def saving(self, within_epoch: bool = False) -> Iterator[None]:
         """What is saved within it goes on with the snapshots up to here."""
         self._surface(wait=True)
         yield

@@ -310,6 +310,9 @@ SUBJECTS: dict[str, Subject] = {
         {"monitor": "loss"},
         {"monitor": "loss", "every": 3, "raise_factor": 2.0, "max_factor": 4.0},
     ),
+    "ResumableTraining": _callback(
+        C.ResumableTraining, {"directory": Made(directory), "every": 3}
+    ),
     "SnapshotEnsemble": _callback(
         C.SnapshotEnsemble, {"directory": Made(directory), "schedule": [3, 5]}
     ),
