@@ -52,6 +52,7 @@ from typing import Any
 
 import program
 from one_cycle import hold_out, load_cifar10
+from program import half_interval, table
 from quickstart import load_data
 
 BUDGETS = (25, 50, 75, 100)  # Percent of the training.
@@ -361,17 +362,6 @@ class Results:
         return ratio, f"{name} has {100.0 * ratio:.0f} % of the gain of {other}"
 
 
-def half_interval(values):
-    """Of the mean of values, at 95 % (Student); of one value it is nan."""
-    import numpy as np
-    from scipy import stats
-
-    if len(values) == 1:
-        return np.nan
-    error = values.std(ddof=1) / len(values) ** 0.5
-    return stats.t.ppf(0.975, len(values) - 1) * error
-
-
 NEAR = 0.75  # The share of a gain that is nearly all of it.
 
 
@@ -482,16 +472,6 @@ def rows(results, rates):
             else:
                 cells.append("")
         yield cells
-
-
-def table(header, rows):
-    """A table in Markdown, of columns that are as wide as their widest cell."""
-    cells = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    cells.insert(1, ["-" * width for width in widths])
-    for row in cells:
-        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield f"| {' | '.join(padded)} |"
 
 
 def draw(results, path):
