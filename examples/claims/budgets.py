@@ -255,8 +255,8 @@ def tables(results):
             rows.append(cells)
         yield from program.table(["method", *(f"{b} %" for b in budgets)], rows)
     yield ""
-    yield "How much higher the test error is than that of REX at every step, mean over the"
-    yield "optimizers, ± half the 95 % interval of the mean difference within seeds:"
+    yield "How much higher the test error is than that of REX at every step, mean over"
+    yield "the optimizers, ± half the 95 % interval of the difference within seeds:"
     yield ""
     rows = []
     for name in every:

@@ -32,6 +32,7 @@ class Part(NamedTuple):
 
     @property
     def word(self):
+        """Of the page."""
         return "cannot be told" if self.holds is None else "yes" if self.holds else "no"
 
 
@@ -79,13 +80,17 @@ def spread(runs, digits=2):
 
 
 class Gap:
-    """The mean of differences within seeds, with its 95 % interval (Student)."""
+    """The mean of differences within seeds, with its 95 % interval (Student).
+
+    With one seed there is no interval, and neither `above` nor `below` can be told.
+    """
 
     def __init__(self, ours, theirs):
         import numpy as np
 
         differences = np.subtract(ours, theirs)
-        self.mean = float(differences.mean())
+        # Equal accuracies may differ by a rounding.
+        self.mean = round(float(differences.mean()), 9)
         self.half = float(program.half_interval(differences))
 
     def __str__(self):
@@ -94,12 +99,12 @@ class Gap:
     @property
     def above(self):
         """Whether the whole interval lies above 0."""
-        return self.mean > self.half
+        return None if self.half != self.half else self.mean > self.half
 
     @property
     def below(self):
         """Whether the whole interval lies below 0."""
-        return self.mean < -self.half
+        return None if self.half != self.half else self.mean < -self.half
 
 
 def better(claim, ours, theirs, unit="points"):
@@ -111,7 +116,8 @@ def better(claim, ours, theirs, unit="points"):
 def no_worse(claim, ours, theirs, unit="points"):
     """Whether accuracies are not lower than others of the same seeds, beyond noise."""
     gap = Gap(ours, theirs)
-    return Part(claim, not gap.below, f"{gap} {unit}")
+    below = gap.below
+    return Part(claim, None if below is None else not below, f"{gap} {unit}")
 
 
 def load_parts():
@@ -168,6 +174,7 @@ class Trainer:
         self.score()  # Builds what the first `fit` would otherwise build.
 
     def make_network(self):
+        """One that is ready to train."""
         import keras
         from keras import layers
 
@@ -213,8 +220,17 @@ class Trainer:
             variable.assign(fresh.copy())
         keras.utils.set_random_seed(seed)  # The order of the data.
 
-    def fit(self, schedule, epochs, seed, callbacks=(), validate=False):
-        """The history of a training from scratch; `validate` looks at the test data."""
+    def fit(self, schedule, epochs, seed, callbacks=(), validate=False, **others):
+        """The history of a training from scratch.
+
+        Args:
+            schedule: Of the rate.
+            epochs: The length.
+            seed: Of the weights and the order of the data.
+            callbacks: More of them.
+            validate: Whether to look at the test data after each epoch.
+            **others: Schedules of other hyperparameters.
+        """
         from keras_lrs.callbacks import HyperparameterScheduler
 
         self.restart(seed)
@@ -222,7 +238,10 @@ class Trainer:
             *self.data,
             batch_size=BATCH_SIZE,
             epochs=epochs,
-            callbacks=[HyperparameterScheduler(learning_rate=schedule), *callbacks],
+            callbacks=[
+                HyperparameterScheduler(learning_rate=schedule, **others),
+                *callbacks,
+            ],
             validation_data=self.others[1] if validate else None,
             validation_batch_size=len(self.others[1][0]),
             verbose=0,

@@ -15,10 +15,21 @@ import program
 
 from claims import harness
 
-MODULES = ("budgets",)
+MODULES = (
+    "rate_search",
+    "lecture_notes",
+    "batch_sizes",
+    "triangular",
+    "snapshots",
+    "super_convergence",
+    "budgets",
+    "fractals",
+    "averages",
+    "growth",
+    "bounded",
+)
 EXPERIMENTS = [importlib.import_module(f"claims.{name}").EXPERIMENT for name in MODULES]
 PACKAGES = ("keras", "numpy", "scikit-learn", "optuna")
-HOST = {"jax": "jax", "tensorflow": "tensorflow", "torch": "torch"}
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "evidence.md"
 
@@ -176,8 +187,6 @@ def main(arguments=None, description=""):
     if importlib.util.find_spec("jax"):
         os.environ.setdefault("KERAS_BACKEND", "jax")
     options = program.parse(parser, arguments)
-    if options.seeds < 2:
-        parser.error("--seeds must be at least 2")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
