@@ -101,7 +101,8 @@ def about(kept, command):
     quick = " In the quick size, which shows nothing." if first["quick"] else ""
     return (
         f"Made by `{command}` in {minutes:.0f} minutes on {first['cores']} cores with "
-        f"{' and '.join(backends)} (Python {first['python']}, {names}).{quick}"
+        f"{' and '.join(backends)} (Python {first['python']}, {names}). Minutes are "
+        f"those of the clock, whatever else ran on the machine.{quick}"
     )
 
 
