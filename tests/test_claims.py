@@ -48,6 +48,7 @@ def less(monkeypatch):
     monkeypatch.setattr(growth, "EPSILONS", (1e-3,))
     monkeypatch.setattr(growth, "COLUMNS", ("float64", "BN, 0.001"))
     monkeypatch.setitem(harness.GRIDS, harness.SGD, (0.1,))
+    monkeypatch.setattr(harness, "EXTENSIONS", 0)
     monkeypatch.setattr(module_of("fractals").example, "GRID", 2)
 
 
@@ -163,6 +164,26 @@ def test_the_rate_is_chosen_on_the_data_held_out():
         0.4: [[3.0, 0.1, 9.0, 9.0], [3.0, np.nan, 9.0, 9.0]],
     }
     assert harness.best_rate(scores) == 0.3
+
+
+def test_the_grid_goes_on_where_the_best_rate_is_at_its_edge(monkeypatch):
+    trainer = object.__new__(harness.Trainer)
+    trainer.optimizer = harness.SGD
+    rates = []
+    monkeypatch.setattr(
+        trainer, "fit", lambda rate, epochs, seed: rates.append(rate), raising=False
+    )
+    error = {0.001: 4.0, 0.003: 1.0, 0.01: 2.0}
+    monkeypatch.setattr(
+        trainer, "score", lambda: [error.get(rates[-1], 5.0)] * 4, raising=False
+    )
+    found = trainer.run(lambda rate: rate, epochs=1, seeds=7)
+    assert found["rate"] == 0.003
+    assert found["scores"] == [[1.0] * 4] * 7
+    tried = (0.01, 0.03, 0.1, 0.3, 0.003, 0.001)
+    assert rates == [rate for rate in tried for _ in range(5)] + [0.003] * 2
+    assert harness.next_rate(0.3, (0.03, 0.1, 0.3)) == 1.0
+    assert harness.next_rate(1.0, (0.1, 0.3, 1.0)) == 3.0
 
 
 def test_the_three_parts_of_the_digits_share_no_image():

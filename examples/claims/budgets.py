@@ -7,8 +7,6 @@ import program
 from claims.harness import (
     ADAM,
     BATCH_SIZE,
-    CHOOSING,
-    GRIDS,
     NETWORK,
     SGD,
     Experiment,
@@ -16,6 +14,7 @@ from claims.harness import (
     Part,
     Row,
     Trainer,
+    grid_of,
     spread,
 )
 
@@ -105,18 +104,14 @@ def run(size):
 def setting(results):
     optimizers = results["optimizers"]
     budgets = list(next(iter(optimizers.values())))
-    grids = "; ".join(
-        f"{', '.join(f'{rate:g}' for rate in GRIDS[name])} for {name}"
-        for name in optimizers
-    )
+    grids = "; ".join(f"with {name} {grid_of(name)}" for name in optimizers)
     total = results["epochs"] * 640 // BATCH_SIZE
     return (
         f"{NETWORK}. Optimizers: {' and '.join(optimizers)}. A "
         f"full training has {results['epochs']} epochs ({total} steps); budgets are "
         f"{', '.join(budgets)} % of it, and every schedule is as long as its training. "
         f"{results['seeds']} seeds: a setting is an optimizer, a budget and a seed. "
-        "Each method has, at each budget, the rate of one grid whose mean error on the "
-        f"data held out is the least in {CHOOSING} seeds ({grids})."
+        f"Each method has, at each budget, {grids}."
     )
 
 

@@ -146,6 +146,7 @@ def load_parts():
 
 BATCH_SIZE = 32
 CHOOSING = 5  # Seeds that a rate is chosen with.
+EXTENSIONS = 3  # How often a grid goes on at most.
 SGD, ADAM = "SGD with momentum 0.9", "Adam"
 GRIDS = {
     SGD: (0.01, 0.03, 0.1, 0.3),
@@ -259,7 +260,7 @@ class Trainer:
         """The scores of every seed, at the rate that is best on the data held out.
 
         It is the one of the grid with the least mean error of the first `CHOOSING`
-        seeds.
+        seeds. While that is at the grid's edge, the grid goes on there.
 
         Args:
             make_schedule: A function from the rate to the schedule.
@@ -277,6 +278,11 @@ class Trainer:
         few = range(min(seeds, CHOOSING))
         scores = {rate: train(rate, few) for rate in GRIDS[self.optimizer]}
         rate = best_rate(scores)
+        for _ in range(EXTENSIONS):
+            if (beyond := next_rate(rate, scores)) is None:
+                break
+            scores[beyond] = train(beyond, few)
+            rate = best_rate(scores)
         return {
             "rate": rate,
             "scores": scores[rate] + train(rate, range(len(few), seeds)),
@@ -285,6 +291,25 @@ class Trainer:
                 for each, found in scores.items()
             },
         }
+
+
+def next_rate(best, rates):
+    """Beyond the edge of rates that go 1, 3, 10, 30 ..., if the best is there."""
+    rates = sorted(rates)
+    if best == rates[0]:
+        return round(rates[1] / 10.0, 9)
+    if best == rates[-1]:
+        return round(rates[-2] * 10.0, 9)
+    return None
+
+
+def grid_of(optimizer):
+    """How a rate is chosen, in words."""
+    rates = ", ".join(f"{rate:g}" for rate in GRIDS[optimizer])
+    return (
+        f"the rate of {rates} (and on, where the best is at the edge) whose error on "
+        f"the data held out is the least in {CHOOSING} seeds"
+    )
 
 
 def best_rate(scores):

@@ -6,8 +6,6 @@ import tempfile
 import program
 
 from claims.harness import (
-    CHOOSING,
-    GRIDS,
     NETWORK,
     SGD,
     Experiment,
@@ -15,6 +13,7 @@ from claims.harness import (
     Row,
     Trainer,
     better,
+    grid_of,
     spread,
 )
 
@@ -152,12 +151,10 @@ def tables(results):
 def setting(results):
     unit = results["epochs"] // sum(PHASES)
     lengths = ", ".join(str(unit * length) for length in PHASES)
-    grid = ", ".join(f"{rate:g}" for rate in GRIDS[SGD])
     return (
         f"{NETWORK}. {SGD}, {results['epochs']} epochs, phases of {lengths} that begin "
         "at the rate, a half and a quarter of it and end at a hundredth; "
-        f"{results['seeds']} seeds. Each schedule has the rate of {grid} with the "
-        f"least error on the data held out in {CHOOSING} seeds."
+        f"{results['seeds']} seeds. Each schedule has {grid_of(SGD)}."
     )
 
 
