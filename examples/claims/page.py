@@ -34,9 +34,9 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "evidence.md"
 
 
-def all_rows(experiments=None):
+def all_rows():
     """Each row and its experiment, in the order of their names."""
-    pairs = [(row, one) for one in experiments or EXPERIMENTS for row in one.rows]
+    pairs = [(row, one) for one in EXPERIMENTS for row in one.rows]
     return sorted(pairs, key=lambda pair: pair[0].name)
 
 
@@ -62,7 +62,7 @@ def versions():
 
 
 def run(experiment, size, page):
-    """Runs an experiment; writes its results, then draws them."""
+    """Runs an experiment and writes its results."""
     print(f"\n{experiment.name}: {', '.join(row.name for row in experiment.rows)}")
     start = time.perf_counter()
     results = experiment.run(size)
@@ -76,22 +76,16 @@ def run(experiment, size, page):
     }
     path = path_of(experiment, page, ".json")
     unfinished = path.with_suffix(".part")
-    text = json.dumps(kept, indent=None, separators=(",", ":"))
+    text = json.dumps(kept, separators=(",", ":"))
     unfinished.write_text(f"{text}\n", encoding="utf-8")
     unfinished.replace(path)
 
 
-def wrap(text, indent=""):
-    return textwrap.wrap(
-        text,
-        88,
-        subsequent_indent=indent,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
+def wrap(text):
+    return textwrap.wrap(text, 88, break_on_hyphens=False, break_long_words=False)
 
 
-def about(kept, command):
+def about(kept):
     """How the runs were made: a sentence for all of them."""
     first = next(iter(kept.values()))
     minutes = sum(one["seconds"] for one in kept.values()) / 60.0
@@ -100,15 +94,15 @@ def about(kept, command):
     names = ", ".join(f"{name} {version}" for name, version in found.items())
     quick = " In the quick size, which shows nothing." if first["quick"] else ""
     return (
-        f"Made by `{command}` in {minutes:.0f} minutes on {first['cores']} cores with "
+        f"Made by `make claims` in {minutes:.0f} minutes on {first['cores']} cores with "
         f"{' and '.join(backends)} (Python {first['python']}, {names}). Minutes are "
         f"those of the clock, whatever else ran on the machine.{quick}"
     )
 
 
-def write(page, kept, experiments=None):
+def write(page, kept):
     """The page of what was kept, by the experiment's name, as lines of Markdown."""
-    rows = [pair for pair in all_rows(experiments) if pair[1].name in kept]
+    rows = [pair for pair in all_rows() if pair[1].name in kept]
     yield "# Evidence"
     yield ""
     yield from wrap(
@@ -120,14 +114,17 @@ def write(page, kept, experiments=None):
         "figures as JSON, and a test writes the page again from them."
     )
     yield ""
-    yield from wrap(about(kept, "make claims"))
+    yield from wrap(about(kept))
     yield ""
-    parts = {row.name: judged(row, kept[one.name]["results"]) for row, one in rows}
     yield from program.table(
         ["row", "claim", "here"],
         (
-            [f"[{row.name}](#{row.name.lower()})", row.claim, harness.verdict(found)]
-            for (row, _), found in zip(rows, parts.values(), strict=True)
+            [
+                f"[{row.name}](#{row.name.lower()})",
+                row.claim,
+                harness.verdict(judged(row, kept[one.name]["results"])),
+            ]
+            for row, one in rows
         ),
     )
     yield ""
@@ -158,7 +155,11 @@ def section(row, experiment, kept, page):
         f'{row.name}"`'
     )
     yield ""
-    yield from row.tables(results)
+    first = next(one for one in experiment.rows if one.tables is row.tables)
+    if first is row:
+        yield from row.tables(results)
+    else:
+        yield f"The numbers are those of [{first.name}](#{first.name.lower()})."
     yield ""
     yield from wrap(f"**Judged by.** {row.criterion}")
     yield ""
