@@ -4,6 +4,7 @@ import argparse
 import datetime
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -92,12 +93,14 @@ def about(kept):
     backends = sorted({one["backend"] for one in kept.values()})
     found = {n: v for one in kept.values() for n, v in one["versions"].items()}
     names = ", ".join(f"{name} {version}" for name, version in found.items())
-    quick = " In the quick size, which shows nothing." if first["quick"] else ""
-    return (
-        f"Made by `make claims` in {minutes:.0f} minutes on {first['cores']} cores with "
-        f"{' and '.join(backends)} (Python {first['python']}, {names}). Minutes are "
-        f"those of the clock, whatever else ran on the machine.{quick}"
-    )
+    lines = [
+        f"Made by `make claims` in {minutes:.0f} minutes on {first['cores']} cores",
+        f"with {' and '.join(backends)} (Python {first['python']}, {names}).",
+        "Minutes are those of the clock, whatever else ran on the machine.",
+    ]
+    if first["quick"]:
+        lines.append("This is the quick size, which shows nothing.")
+    return " ".join(lines)
 
 
 def write(page, kept):
