@@ -387,8 +387,8 @@ def made_up_averages(good):
             mean = 0.8
         elif name == example.POLYAK:
             mean = flat + (0.1 if good else -0.2)
-        elif name in (example.COSINE, example.LATE_STEP) and not good:
-            mean = 0.7  # As good as nothing that the decays gain.
+        elif name == example.FREE and not good:
+            mean = 1.2
         else:
             mean = flat
         if not good and name == example.linear(100):
