@@ -438,3 +438,11 @@ def test_judges_say_both(name):
         for results in (make(True), make(False)):
             assert "| " in "\n".join(row.tables(results))
             assert EXPERIMENTS[name].setting(results)
+
+
+def test_the_choice_of_a_schedule_quotes_the_verdicts_of_the_page():
+    text = (PAGE.parent / "which_schedule.md").read_text(encoding="utf-8")
+    quoted = re.findall(rf"\[(S\d\w)\]\(evidence\.md#\w+\) {VERDICTS}", text)
+    found = re.findall(rf"^\| \[(S\d\w)\].*\| {VERDICTS} +\|$", PAGE.read_text(), re.M)
+    assert len({name for name, _ in quoted}) >= 8
+    assert set(quoted) <= set(found)
