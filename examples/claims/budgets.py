@@ -250,6 +250,8 @@ def tables(results):
             rows.append(cells)
         yield from program.table(["method", *(f"{b} %" for b in budgets)], rows)
     yield ""
+    yield edges(results)
+    yield ""
     yield "How much higher the test error is than that of REX at every step, mean over"
     yield "the optimizers, ± half the 95 % interval of the difference within seeds:"
     yield ""
@@ -263,6 +265,21 @@ def tables(results):
             rows.append([name, *(str(gap) for gap in gaps)])
     header = ["method", *(f"{b} %" for b in budgets), "all budgets"]
     yield from program.table(header, rows)
+
+
+def edges(results):
+    """How often the best rate was the last one tried: a better one may lie beyond."""
+    found = [
+        one
+        for by_budget in results["optimizers"].values()
+        for by_method in by_budget.values()
+        for one in by_method.values()
+    ]
+    at = 0
+    for one in found:
+        tried = [float(rate) for rate in one["errors held out"]]
+        at += one["rate"] in (min(tried), max(tried))
+    return f"{at} of the {len(found)} rates are at an edge of what was tried."
 
 
 def shares_table(results, methods):
