@@ -95,7 +95,7 @@ def run(size):
                 for name, make_schedule in methods.items():
                     progress.set_description(f"{optimizer}, {budget} %, {name}")
                     found[optimizer][str(budget)][name] = trainer.run(
-                        make_schedule, epochs * budget // 100, seeds
+                        make_schedule, epochs * budget // 100, seeds, extend=False
                     )
                     progress.update()
     return {"epochs": epochs, "seeds": seeds, "optimizers": found}
@@ -104,7 +104,10 @@ def run(size):
 def setting(results):
     optimizers = results["optimizers"]
     budgets = list(next(iter(optimizers.values())))
-    grids = "; ".join(f"with {name} {grid_of(name)}" for name in optimizers)
+    grids = "; ".join(
+        f"with {name} {grid_of(name, extend=False)}" for name in optimizers
+    )
+    short = [b for b in budgets if results["epochs"] * int(b) == 1000]
     total = results["epochs"] * 640 // BATCH_SIZE
     return (
         f"{NETWORK}. Optimizers: {' and '.join(optimizers)}. A "
@@ -112,6 +115,7 @@ def setting(results):
         f"{', '.join(budgets)} % of it, and every schedule is as long as its training. "
         f"{results['seeds']} seeds: a setting is an optimizer, a budget and a seed. "
         f"Each method has, at each budget, {grids}."
+        + "".join(f" At {b} %, every epoch is every 10 %." for b in short)
     )
 
 

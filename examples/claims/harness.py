@@ -256,16 +256,17 @@ class Trainer:
             found += [round(100.0 - 100.0 * accuracy, 4), round(loss, 5)]
         return found
 
-    def run(self, make_schedule, epochs, seeds):
+    def run(self, make_schedule, epochs, seeds, extend=True):
         """The scores of every seed, at the rate that is best on the data held out.
 
         It is the one of the grid with the least mean error of the first `CHOOSING`
-        seeds. While that is at the grid's edge, the grid goes on there.
+        seeds.
 
         Args:
             make_schedule: A function from the rate to the schedule.
             epochs: The length of the training.
             seeds: How many.
+            extend: Whether the grid goes on while the best is at its edge.
         """
 
         def train(rate, chosen):
@@ -278,7 +279,7 @@ class Trainer:
         few = range(min(seeds, CHOOSING))
         scores = {rate: train(rate, few) for rate in GRIDS[self.optimizer]}
         rate = best_rate(scores)
-        for _ in range(EXTENSIONS):
+        for _ in range(EXTENSIONS if extend else 0):
             if (beyond := next_rate(rate, scores)) is None:
                 break
             scores[beyond] = train(beyond, few)
@@ -303,12 +304,13 @@ def next_rate(best, rates):
     return None
 
 
-def grid_of(optimizer):
+def grid_of(optimizer, extend=True):
     """How a rate is chosen, in words."""
     rates = ", ".join(f"{rate:g}" for rate in GRIDS[optimizer])
+    more = " (and on, where the best is at the edge)" if extend else ""
     return (
-        f"the rate of {rates} (and on, where the best is at the edge) whose error on "
-        f"the data held out is the least in {CHOOSING} seeds"
+        f"the rate of {rates}{more} whose error on the data held out is the least in "
+        f"{CHOOSING} seeds"
     )
 
 
