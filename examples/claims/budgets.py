@@ -300,6 +300,7 @@ def draw(results, path):
     """Errors against REX by budget, and finishes, of those that people choose from."""
     import numpy as np
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator
 
     methods = present(results, EVERY_STEP_METHODS)
     optimizers = list(results["optimizers"])
@@ -322,8 +323,8 @@ def draw(results, path):
         panel.set(xscale="log", yscale="log", title=optimizer)
         panel.set(xlabel="budget (% of a full training)", ylabel="test error (%)")
         panel.set_xticks([float(b) for b in budgets], labels=budgets)
+        panel.yaxis.set_major_locator(FixedLocator([5, 6, 7, 8, 10, 15, 20, 30, 50]))
         panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter("{x:g}")
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0].legend(fontsize="small")
