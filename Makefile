@@ -9,8 +9,8 @@ TORCH ?= torch==2.13.0
 TIMM ?= timm==1.0.31
 PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses=auto
 
-.PHONY: run test test-jax test-torch test-all fuzz lint format bench reliability gallery \
-	docs clean
+.PHONY: run test test-jax test-torch test-all fuzz lint format bench reliability claims \
+	gallery docs clean
 
 run: $(VENV)/.tensorflow $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -52,6 +52,11 @@ bench: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.peers
 reliability: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.examples
 	$(BIN)/python benchmarks/reliability.py --output docs/reliability.md $(ARGS)
 	$(BIN)/python benchmarks/soak.py --output docs/reliability.md $(ARGS)
+
+# Every published claim, run and judged: docs/evidence.md. On JAX, the fastest here.
+# `make claims ARGS=--resume` goes on where it was interrupted.
+claims: $(VENV)/.jax $(VENV)/.examples
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python examples/claims --backend jax $(ARGS)
 
 gallery: $(VENV)/.tensorflow $(VENV)/.plot
 	$(BIN)/python docs/gallery.py

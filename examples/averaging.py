@@ -52,6 +52,7 @@ from typing import Any
 
 import program
 from images import hold_out, load_cifar10, make_vit
+from program import half_interval, table
 from quickstart import load_data
 
 BUDGETS = (25, 50, 75, 100)  # Percent of the training.
@@ -331,17 +332,6 @@ class Results:
         return ratio, f"{name} has {100.0 * ratio:.0f} % of the gain of {other}"
 
 
-def half_interval(values):
-    """Of the mean of values, at 95 % (Student); of one value it is nan."""
-    import numpy as np
-    from scipy import stats
-
-    if len(values) == 1:
-        return np.nan
-    error = values.std(ddof=1) / len(values) ** 0.5
-    return stats.t.ppf(0.975, len(values) - 1) * error
-
-
 NEAR = 0.75  # The share of a gain that is nearly all of it.
 
 
@@ -355,35 +345,48 @@ def judge(results):
     form of a decay matters little if they do not have more than 125 % either. Where the
     decay gains nothing that can be told from noise, this cannot be told.
     """
+    for claim, comparisons, by in compare_claims(results):
+        yield claim, grade(comparisons.values()), by
+
+
+def compare_claims(results):
+    """Claims, their comparisons by what is compared, and what was found: see `judge`.
+
+    A comparison is None where it cannot be told.
+    """
+
+    def at_budgets(chosen):
+        return {f"at {budget} %": budget in chosen for budget in BUDGETS}
+
     full, ema = linear(100), EMAS[1]
     helps = [b for b in BUDGETS if results.worse(CONSTANT, linear(b), b)]
     yield (
         "decay helps at every budget",
-        grade(b in helps for b in BUDGETS),
+        at_budgets(helps),
         f"a constant rate is worse than the linear decay at {listed(helps)}",
     )
     form, by = results.share(COSINE, full)
     near = form and NEAR <= form <= 2.0 - NEAR
-    yield "the form of the decay matters little", grade([near]), by
+    yield "the form of the decay matters little", {COSINE: near}, by
     late, by = results.share(LATE_STEP, full)
-    yield "a late step decay is nearly as good", grade([late and late >= NEAR]), by
-    shares = [results.share(name, COSINE) for name in EMAS]
+    yield "a late step decay is nearly as good", {LATE_STEP: late and late >= NEAR}, by
+    shares = {name: results.share(name, COSINE) for name in EMAS}
     yield (
         "an EMA matches the cosine at the end",
-        grade(share and share >= NEAR for share, _ in shares),
-        "; ".join(dict.fromkeys(by for _, by in shares)),
+        {name: share and share >= NEAR for name, (share, _) in shares.items()},
+        "; ".join(dict.fromkeys(by for _, by in shares.values())),
     )
     lags = [b for b in BUDGETS if results.worse(POLYAK, ema, b)]
     yield (
         "a Polyak average lags",
-        grade(b in lags for b in BUDGETS),
+        at_budgets(lags),
         f"it is worse than {ema} at {listed(lags)}",
     )
     above = [b for b in BUDGETS if results.worse(FREE, linear(b), b)]
     below = [b for b in BUDGETS if results.worse(linear(b), FREE, b)]
     yield (
         "schedule-free, exponential, lies on or below all linear decays",
-        grade(b not in above for b in BUDGETS),
+        at_budgets(set(BUDGETS) - set(above)),
         f"below at {listed(below)}, above at {listed(above)}, else within noise",
     )
 
@@ -452,16 +455,6 @@ def rows(results, rates):
             else:
                 cells.append("")
         yield cells
-
-
-def table(header, rows):
-    """A table in Markdown, of columns that are as wide as their widest cell."""
-    cells = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    cells.insert(1, ["-" * width for width in widths])
-    for row in cells:
-        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield f"| {' | '.join(padded)} |"
 
 
 def draw(results, path):

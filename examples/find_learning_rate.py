@@ -26,6 +26,8 @@ from one_cycle import BATCH_SIZE, hold_out, load_data, make_network, state
 GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 RANGE = (GRID[0], GRID[-1])
 TOO_LOW = (1e-5, 1e-3)
+LOG_GRID, RANDOM = "A grid", "At random"
+LOW, EXTENDED = "Too low a range", "The same, extending itself"
 FIXED, CYCLES, ONE_CYCLE = "fixed rate", "triangular cycles", "1cycle"
 METHODS = (FIXED, CYCLES, ONE_CYCLE)
 
@@ -123,41 +125,44 @@ def sweep(trainer, search, num_trials, ends, extend=False):
     return found, [str(warning.message) for warning in caught]
 
 
-def run_sweeps(data, epochs):
-    """Sweeps on held-out training data; prints them, gives the grid's best rate."""
+def run_sweeps(data, epochs, grid=None):
+    """Sweeps on held-out training data and the warnings that they gave, by title."""
     trainer = Trainer(hold_out(data), epochs)
+    number = len(grid or GRID)
     asked = {
-        "A grid": ("grid", len(GRID), RANGE),
-        "At random": ("random", len(GRID), RANGE),
-        "Too low a range": ("grid", 4, TOO_LOW),
-        "The same, extending itself": ("grid", 4, TOO_LOW, True),
+        LOG_GRID: ("grid", number, RANGE),
+        RANDOM: ("random", number, RANGE),
+        LOW: ("grid", 4, TOO_LOW),
+        EXTENDED: ("grid", 4, TOO_LOW, True),
     }
-    best = {}
-    for title, arguments in asked.items():
-        found, messages = sweep(trainer, *arguments)
-        best[title] = found.best_parameters["learning_rate"]
+    return {title: sweep(trainer, *arguments) for title, arguments in asked.items()}
+
+
+def print_sweeps(sweeps):
+    for title, (found, messages) in sweeps.items():
         low, high = found.ranges["learning_rate"]
         print(
             f"{title}: {len(found.trials)} rates in [{low:.3g}, {high:.3g}]; best "
-            f"{best[title]:.3g}, {100 * found.best.value:.2f} % on held-out data"
+            f"{found.best_parameters['learning_rate']:.3g}, "
+            f"{100 * found.best.value:.2f} % on held-out data"
         )
         for message in messages:
             print(f"  warned: {message}")
-    return best["A grid"]
 
 
-def compare(trainer, seeds):
+def compare(trainer, seeds, grid=None, methods=METHODS):
     """Range tests by seed; accuracies of each method, and by rate of the grid."""
     from tqdm import tqdm
 
+    grid = grid or GRID
     tests = [trainer.range_test(seed) for seed in range(seeds)]
     asked = {
         **{
             (reading, method): [test.suggestion(reading) for test in tests]
             for reading in tests[0].suggestions()
-            for method in METHODS
+            for method in methods
         },
-        **{rate: [rate] * seeds for rate in GRID},
+        **{rate: [rate] * seeds for rate in grid},
     }
     found = {}
     with tqdm(total=len(asked) * seeds, unit="training") as progress:
@@ -168,8 +173,7 @@ def compare(trainer, seeds):
                 if rate is not None:
                     found[name].append(trainer.run(method, rate, seed))
                 progress.update()
-    grid = {rate: found.pop(rate) for rate in GRID}
-    return tests, found, grid
+    return tests, found, {rate: found.pop(rate) for rate in grid}
 
 
 def print_suggestions(tests):
@@ -233,7 +237,7 @@ def draw(tests, suggested, grid, path):
         for method, marker in zip(METHODS, "x^*", strict=True):
             rates = [test.suggestion(reading) for test in tests]
             rates = [rate for rate in rates if rate is not None]
-            runs = suggested[reading, method]
+            runs = suggested.get((reading, method))
             if runs:
                 right.plot(
                     statistics.geometric_mean(rates),
@@ -270,7 +274,9 @@ def main(arguments=None):
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     data = load_data()
-    swept = run_sweeps(data, options.epochs)
+    sweeps = run_sweeps(data, options.epochs)
+    print_sweeps(sweeps)
+    swept = sweeps[LOG_GRID][0].best_parameters["learning_rate"]
     trainer = Trainer(data, options.epochs)
     tests, suggested, grid = compare(trainer, options.seeds)
     runs = [trainer.run(FIXED, swept, seed) for seed in range(options.seeds)]

@@ -1,4 +1,4 @@
-"""What the programs of this folder have in common: options, backend, and runs."""
+"""What the programs of this folder have in common: options, backend, runs, tables."""
 
 import argparse
 import os
@@ -51,6 +51,27 @@ def jit_compile():
 
         return bool(tf.config.list_physical_devices("GPU"))
     return keras.backend.backend() == "jax"
+
+
+def half_interval(values):
+    """Of the mean of values, at 95 % (Student); of one value it is nan."""
+    import numpy as np
+    from scipy import stats
+
+    if len(values) == 1:
+        return np.nan
+    error = values.std(ddof=1) / len(values) ** 0.5
+    return stats.t.ppf(0.975, len(values) - 1) * error
+
+
+def table(header, rows):
+    """A table in Markdown, of columns that are as wide as their widest cell."""
+    cells = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ["-" * width for width in widths])
+    for row in cells:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield f"| {' | '.join(padded)} |"
 
 
 def restart(model, new):

@@ -13,7 +13,8 @@ with step decay, to 24.19 % (their table 1, five cycles of 40 epochs).
 This asks the same of a small network on 1,797 handwritten digits. All methods have the
 same number of epochs in total:
 
-- step decay, and one cosine: a single model each;
+- step decay, and one cosine: a single model each; and cycles that double in length, the
+  form of SGDR whose accuracy at any time was praised;
 - snapshots: the last m = 1 .. M of the ends of M equal cycles of one training;
 - independent: m = 1 .. M models, each from scratch with a cosine of its own for a
   cycle's epochs.
@@ -44,6 +45,7 @@ EPOCHS = {"digits": 40, "cifar10": 200}
 BATCH_SIZE = {"digits": 64, "cifar10": 128}
 RESNET20 = {"widths": (16, 32, 64), "blocks": 3}
 STEP, COSINE, CYCLES = "step decay", "one cosine", "cycles"
+GROWING = "growing cycles"
 SNAPSHOTS, INDEPENDENT = "last snapshots", "independent"
 
 
@@ -55,6 +57,8 @@ def make_schedule(method, cycles):
         return schedules.MultiStepDecay(PEAK, [Fraction(0.5), Fraction(0.75)])
     if method == COSINE:
         return schedules.CosineAnnealing(PEAK)
+    if method == GROWING:  # Of 1, 2 and 4 sevenths of the training.
+        return schedules.CosineRestarts(PEAK, t_mul=2.0, num_cycles=3)
     return schedules.CosineRestarts(PEAK, t_mul=1.0, num_cycles=cycles)
 
 
@@ -145,15 +149,16 @@ def compare(dataset, data, epochs, cycles, seeds):
     from keras_lrs import ensembles
     from keras_lrs.callbacks import SnapshotEnsemble
 
-    trainer = Trainer(dataset, data, total=4 * epochs * seeds)
+    trainer = Trainer(dataset, data, total=5 * epochs * seeds)
     scores = {name: [] for name in (SNAPSHOTS, INDEPENDENT, STEP, COSINE)}
-    curves = {name: [] for name in (STEP, COSINE, CYCLES)}
+    curves = {name: [] for name in (STEP, COSINE, CYCLES, GROWING)}
     disagreement = {name: [] for name in (SNAPSHOTS, INDEPENDENT)}
     part = epochs // cycles
     for seed in range(seeds):
         for method in (STEP, COSINE):
             curves[method].append(trainer.run(method, epochs, seed))
             scores[method].append([values[-1] for values in curves[method][-1]])
+        curves[GROWING].append(trainer.run(GROWING, epochs, seed))
         with tempfile.TemporaryDirectory() as directory:
             snapshots = SnapshotEnsemble(directory)
             curves[CYCLES].append(
@@ -277,7 +282,7 @@ def draw(found, epochs, cycles, path):
             panel.axhline(mean, color=color, linestyle="--", label=f"single, {method}")
         panel.set(xlabel="members", ylabel=label, xticks=sizes)
     for color, (method, runs) in zip(
-        ("C2", "C3", "C0"), found["curves"].items(), strict=True
+        ("C2", "C3", "C0", "C4"), found["curves"].items(), strict=True
     ):
         mean = runs[:, 0].mean(0)
         time.plot(range(1, epochs + 1), mean, color=color, label=method)

@@ -1311,6 +1311,13 @@ class Skip:
     logs: dict[str, float]
     over: Callable[[], None]
 
+    def failed(self) -> ValueError:
+        """What to raise when the data is over first."""
+        return ValueError(
+            f"The data ended {self.batches} batches before the one with which this "
+            "training goes on. It is not the data that it began with."
+        )
+
 
 class TrainFunction:
     """What stands in the place of `model.train_function` from `install` to `remove`."""
@@ -1363,6 +1370,8 @@ class TrainFunction:
     def end_epoch(self) -> None:
         """Does so, too; and sees whether schedules had an effect."""
         self._jax_variables = self._jax_weights = None
+        if self.skip is not None:  # PyTorch's loop has found the end of the data.
+            raise self.skip.failed()
         if not self._checked and self._executed:
             self._check()
 
@@ -1473,12 +1482,10 @@ class TrainFunction:
                 try:
                     next(iterator)
                 except _END_OF_DATA as error:
-                    raise ValueError(
-                        f"The data ended {skip.batches} batches before the one with "
-                        "which this training goes on. It is not the data that it "
-                        "began with."
-                    ) from error
-        skip.batches -= wanted
+                    raise skip.failed() from error
+                skip.batches -= 1
+        else:
+            skip.batches -= wanted
         if skip.batches == 0:
             self.skip = None
             skip.over()

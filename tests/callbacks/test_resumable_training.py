@@ -663,17 +663,23 @@ def test_another_training_is_refused(tmp_path):
 
 
 def test_data_that_became_shorter_is_refused(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+
+    def batches(count):
+        # Of unknown length.
+        dataset = tf.data.Dataset.from_tensor_slices(numbers()).batch(BATCH)
+        dataset = dataset.take(count).filter(lambda x, y: True)
+        return lambda: {"x": dataset, "shuffle": False}
+
+    options = {"more": lambda: [HyperparameterLogger()]}
     with pytest.raises(PowerCutError):
-        train(tmp_path, 4, 5)
-
-    class Short(Batches):
-        def __getitem__(self, index):
-            if index == 2:
-                raise StopIteration
-            return super().__getitem__(index)
-
-    with pytest.raises((ValueError, RuntimeError)):
-        train(tmp_path, data=lambda: {"x": Short()})
+        train(tmp_path, 4, 5, data=batches(STEPS), **options)
+    with pytest.raises(
+        ValueError, match="The data ended 2 batches before the one with"
+    ):
+        train(tmp_path, data=batches(2), **options)
+    found = train(tmp_path, 4, data=batches(STEPS), **options)
+    assert_same(found, train(data=batches(STEPS), **options))
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the others build it from the data")

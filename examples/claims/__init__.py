@@ -1,0 +1,1 @@
+"""The published claims of docs/evidence.md: one module per experiment."""

@@ -1,0 +1,268 @@
+"""S0a: tune on a log scale, inside of the range; S1e: a range test finds the bounds."""
+
+import statistics
+import warnings
+
+import find_learning_rate as example
+import numpy as np
+import program
+
+from claims.harness import (
+    NETWORK,
+    Experiment,
+    Gap,
+    Part,
+    Row,
+    Trainer,
+    spread,
+)
+
+POINT = 1.0  # Of accuracy: what is lost at most where bounds are usable.
+# The rate, and one minus the momentum: the step that a gradient makes in the end is
+# their ratio.
+RATES, FRICTIONS = (0.001, 1.0), (0.01, 1.0)
+GRID_SIDE = 3
+
+
+def search_two(size):
+    """Test accuracies where a grid and a random search of two parameters end."""
+    from tqdm import tqdm
+
+    from keras_lrs import tuning
+    from keras_lrs.schedules import Constant
+
+    trainer, epochs = Trainer(), size.pick(10, 1)
+    side = size.pick(GRID_SIDE, 2)
+    found = {"grid": [], "random": []}
+
+    def fit(rate, friction, seed):
+        momentum = Constant(1.0 - friction)
+        trainer.fit(Constant(rate), epochs, seed, momentum=momentum)
+        return trainer.score()
+
+    for seed in tqdm(range(size.seeds), desc="two parameters", unit="seed"):
+        scores = [
+            fit(rate, friction, seed)
+            for rate in np.geomspace(*RATES, side).tolist()
+            for friction in np.geomspace(*FRICTIONS, side).tolist()
+        ]
+        found["grid"].append(100.0 - min(scores)[2])
+        scores = []
+
+        def train(model, callbacks, learning_rate, friction, scores=scores, seed=seed):
+            scores.append(fit(learning_rate, friction, seed))
+            return scores[-1][0]
+
+        with warnings.catch_warnings():
+            # Here a best rate at the edge is as good as any.
+            warnings.filterwarnings("ignore", ".* edge", UserWarning)
+            tuning.sweep(
+                lambda: trainer.model,
+                train,
+                search="random",
+                num_trials=side**2,
+                seed=seed,
+                learning_rate=RATES,
+                friction=FRICTIONS,
+            )
+        found["random"].append(100.0 - min(scores)[2])
+    return {"trials": side**2, "epochs": epochs, **found}
+
+
+def run(size):
+    epochs = size.pick(8, 1)
+    grid = size.pick(example.GRID, (0.1, 0.3))
+    data = example.load_data()
+    sweeps = example.run_sweeps(data, epochs, grid)
+    tests, suggested, fixed = example.compare(
+        example.Trainer(data, epochs),
+        size.seeds,
+        grid,
+        size.pick(example.METHODS, (example.CYCLES,)),
+    )
+    return {
+        "epochs": epochs,
+        "seeds": size.seeds,
+        "sweeps": {title: describe(*pair) for title, pair in sweeps.items()},
+        "two": search_two(size),
+        "tests": [
+            {
+                "learning_rates": test.learning_rates.tolist(),
+                "losses": test.losses.tolist(),
+                "num_steps": test.num_steps,
+                "smoothing": test.smoothing,
+            }
+            for test in tests
+        ],
+        "suggested": [[*key, runs] for key, runs in suggested.items()],
+        "grid": [[rate, runs] for rate, runs in fixed.items()],
+    }
+
+
+def describe(found, messages):
+    return {
+        "asked": example.TOO_LOW if found.ranges["learning_rate"][0] < 1e-4 else None,
+        "range": found.ranges["learning_rate"],
+        "trials": [
+            [trial.parameters["learning_rate"], trial.value] for trial in found.trials
+        ],
+        "best": [found.best_parameters["learning_rate"], found.best.value],
+        "at edge": found.at_edge.get("learning_rate"),
+        "warnings": messages,
+    }
+
+
+def range_tests(results):
+    """The curves, their ways to read them, and the accuracies; as of the example."""
+    from keras_lrs.tuning import RangeTest
+
+    tests = [
+        RangeTest(
+            np.array(test["learning_rates"]),
+            np.array(test["losses"]),
+            test["num_steps"],
+            test["smoothing"],
+        )
+        for test in results["tests"]
+    ]
+    suggested = {(reading, m): runs for reading, m, runs in results["suggested"]}
+    return tests, suggested, dict(results["grid"])
+
+
+def judge_sweeps(results):
+    sweeps, two = results["sweeps"], results["two"]
+    for title in (example.LOG_GRID, example.RANDOM):
+        found = sweeps[title]
+        rate, value = found["best"]
+        yield Part(
+            f"{title.lower()} on a log scale, the best rate is inside of the range",
+            not found["at edge"],
+            f"best {rate:.3g} in [{found['range'][0]:g}, {found['range'][1]:g}], "
+            f"{100.0 * value:.2f} %",
+        )
+    low, extended = sweeps[example.LOW], sweeps[example.EXTENDED]
+    yield Part(
+        "a range that is too low says so",
+        low["at edge"] == "high" and bool(low["warnings"]),
+        f"best {low['best'][0]:.3g} at the edge, {len(low['warnings'])} warning",
+    )
+    yield Part(
+        "it extends itself until the best rate is inside, and a better one is found",
+        not extended["at edge"] and extended["best"][1] > low["best"][1],
+        f"best {extended['best'][0]:.3g}, {100.0 * extended['best'][1]:.2f} % instead "
+        f"of {100.0 * low['best'][1]:.2f} %",
+    )
+    gap = Gap(two["random"], two["grid"])
+    yield Part(
+        f"with two parameters, {two['trials']} random trials find more than a grid",
+        gap.above,
+        f"{gap} points",
+    )
+
+
+def sweep_tables(results):
+    rows = [
+        [
+            title,
+            f"{len(found['trials'])}",
+            f"[{found['range'][0]:.3g}, {found['range'][1]:.3g}]",
+            f"{found['best'][0]:.3g}",
+            f"{100.0 * found['best'][1]:.2f} %",
+            found["at edge"] or "inside",
+        ]
+        for title, found in results["sweeps"].items()
+    ]
+    header = ["search", "rates", "range at last", "best", "held out", "where"]
+    yield from program.table(header, rows)
+    two = results["two"]
+    yield ""
+    yield f"Rate and momentum together, {two['trials']} trials: test accuracy where"
+    yield "the data held out say best, ± the standard deviation over seeds:"
+    yield ""
+    yield from program.table(
+        ["search", "accuracy (%)"],
+        [[name, spread(two[name])] for name in ("grid", "random")],
+    )
+
+
+def judge_bounds(results):
+    _, suggested, grid = range_tests(results)
+    best = max(grid, key=lambda rate: statistics.mean(grid[rate]))
+    target = statistics.mean(grid[best]) - POINT
+    for (reading, method), runs in suggested.items():
+        if method == example.FIXED:
+            continue
+        complete = len(runs) == results["seeds"]
+        mean = f"{statistics.mean(runs):.2f} %" if runs else "no suggestion"
+        yield Part(
+            f"`{reading}` for {method}",
+            complete and statistics.mean(runs) >= target,
+            f"{mean} in {len(runs)} of {results['seeds']} seeds; asked: {target:.2f} %",
+        )
+
+
+def bound_tables(results):
+    tests, suggested, grid = range_tests(results)
+    yield "Test accuracy (%) with the suggested rate used as it is, ± the standard"
+    yield "deviation over seeds:"
+    yield ""
+    rows = []
+    for reading in tests[0].suggestions():
+        rates = [test.suggestion(reading) for test in tests]
+        rates = [rate for rate in rates if rate is not None]
+        middle = f"{statistics.geometric_mean(rates):.2g}" if rates else "none"
+        cells = [suggested.get((reading, method)) for method in example.METHODS]
+        rows.append([reading, middle, *(spread(c) if c else "none" for c in cells)])
+    yield from program.table(["reading", "rate", *example.METHODS], rows)
+    yield ""
+    yield from program.table(
+        ["fixed rate", "accuracy (%)"],
+        [[f"{rate:g}", spread(runs)] for rate, runs in grid.items()],
+    )
+
+
+def setting(results):
+    two = results["two"]
+    return (
+        f"The convolutional network of `examples/quickstart.py` with SGD and momentum "
+        f"0.9 on 1,347 handwritten digits, {results['epochs']} epochs, "
+        f"{results['seeds']} seeds; sweeps on a quarter of them held out, tests on 450 "
+        f"others, by `examples/find_learning_rate.py`. For two parameters: "
+        f"{NETWORK[0].lower()}{NETWORK[1:]}; {two['epochs']} epochs."
+    )
+
+
+def draw(results, path):
+    example.draw(*range_tests(results), path)
+
+
+EXPERIMENT = Experiment(
+    "rate_search",
+    (
+        Row(
+            "S0a",
+            "Cutkosky, Lecture Notes 5: tuning and learning rate schedules",
+            "Tune on a log scale; the best rate must not lie on the edge of the range; "
+            "random search when several parameters interact.",
+            "Each comparison is one of the searches in the table. With two parameters, "
+            "random search must be better than the grid: the 95 % interval (Student) "
+            "of the differences within seeds lies above 0.",
+            judge_sweeps,
+            sweep_tables,
+        ),
+        Row(
+            "S1e",
+            "Wolfe, The Best Learning Rate Schedules; Smith, 2015, arXiv:1506.01186",
+            "A range test before the training finds usable bounds for cyclical rates "
+            "and for 1cycle.",
+            "For each way to read its curve: the mean accuracy is at most one point "
+            "below that of the best fixed rate of the grid, which is chosen on the "
+            "test data, and every seed's test suggests a rate.",
+            judge_bounds,
+            bound_tables,
+        ),
+    ),
+    run,
+    setting,
+    draw,
+)

@@ -1,0 +1,170 @@
+"""S1a: triangular cycles are good at any time, and best at the end of each."""
+
+import program
+
+from claims.harness import (
+    NETWORK,
+    SGD,
+    Experiment,
+    Row,
+    Trainer,
+    better,
+    grid_of,
+    no_worse,
+    spread,
+)
+
+EPOCHS, CYCLES = 40, 5
+TRIANGULAR, STEP = "triangular cycles", "step decay"
+
+
+def make_methods(half):
+    """A function from the rate to the schedule, by name; half of a cycle in epochs."""
+    from keras_lrs import Epochs, Fraction, schedules
+
+    return {
+        TRIANGULAR: lambda rate: schedules.CyclicalLearningRate(
+            rate / 10.0, rate, Epochs(half)
+        ),
+        STEP: lambda rate: schedules.MultiStepDecay(
+            rate, [Fraction(0.5), Fraction(0.75)]
+        ),
+    }
+
+
+def run(size):
+    """The rates, and test accuracies (%) by seed and epoch."""
+    from tqdm import tqdm
+
+    epochs, cycles = size.pick((EPOCHS, CYCLES), (8, 2))
+    seeds = size.seeds * size.pick(2, 1)
+    trainer, found = Trainer(), {}
+    methods = make_methods(epochs // cycles // 2)
+    for name, make_schedule in tqdm(methods.items(), unit="schedule"):
+        rate = trainer.run(make_schedule, epochs, size.seeds)["rate"]
+        schedule, accuracies = make_schedule(rate), []
+        for seed in range(seeds):
+            history = trainer.fit(schedule, epochs, seed, validate=True)
+            accuracies.append([100.0 * value for value in history["val_accuracy"]])
+        found[name] = {"rate": rate, "accuracies": accuracies}
+    return {"epochs": epochs, "cycles": cycles, "seeds": seeds, "methods": found}
+
+
+def points(results):
+    """The epochs, from 0, at which cycles end, and at whose end the rate is highest."""
+    length = results["epochs"] // results["cycles"]
+    ends = [length * (number + 1) - 1 for number in range(results["cycles"])]
+    return ends, [end - length // 2 for end in ends]
+
+
+def mean_at(results, name, epochs=None):
+    """The mean over epochs of each seed's accuracy; None takes all of them."""
+    import numpy as np
+
+    runs = np.array(results["methods"][name]["accuracies"])
+    return runs[:, epochs if epochs is not None else slice(None)].mean(1).tolist()
+
+
+def judge(results):
+    ends, middles = points(results)
+    yield better(
+        "better at the end of a cycle than in its middle",
+        mean_at(results, TRIANGULAR, ends),
+        mean_at(results, TRIANGULAR, middles),
+    )
+    yield better(
+        "better at the end of a cycle than in the middle of the next",
+        mean_at(results, TRIANGULAR, ends[:-1]),
+        mean_at(results, TRIANGULAR, middles[1:]),
+    )
+    yield no_worse(
+        "at any time (mean over all epochs) no worse than step decay",
+        mean_at(results, TRIANGULAR),
+        mean_at(results, STEP),
+    )
+    yield no_worse(
+        "at the ends of cycles, mean over them, no worse than step decay there",
+        mean_at(results, TRIANGULAR, ends),
+        mean_at(results, STEP, ends),
+    )
+    yield no_worse(
+        "at the end of the last cycle no worse than step decay at its end",
+        mean_at(results, TRIANGULAR, ends[-1:]),
+        mean_at(results, STEP, ends[-1:]),
+    )
+
+
+def tables(results):
+    ends, middles = points(results)
+    yield "Test accuracy (%), ± the standard deviation over seeds:"
+    yield ""
+    rows = []
+    for name in (TRIANGULAR, STEP):
+        for what, epochs in (("middle", middles), ("end", ends)):
+            cells = [spread(mean_at(results, name, [epoch])) for epoch in epochs]
+            rows.append([f"{name}, {what} of the cycle", *cells])
+        cells = [spread(mean_at(results, name))] + [""] * (len(ends) - 1)
+        rows.append([f"{name}, mean over all epochs", *cells])
+    header = ["", *(f"cycle {number + 1}" for number in range(len(ends)))]
+    yield from program.table(header, rows)
+
+
+def setting(results):
+    rates = ", ".join(
+        f"{found['rate']:g} for {name}" for name, found in results["methods"].items()
+    )
+    length = results["epochs"] // results["cycles"]
+    return (
+        f"{NETWORK}. {SGD}, {results['epochs']} epochs: {results['cycles']} cycles of "
+        f"{length} between a tenth of the rate and the rate, or step decay at 50 and "
+        f"75 %; {results['seeds']} seeds. Each has {grid_of(SGD)}: {rates}."
+    )
+
+
+def draw(results, path):
+    """Accuracies by epoch; the ends of cycles are marked."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    epochs = np.arange(1, results["epochs"] + 1)
+    ends, _ = points(results)
+    for name, found in results["methods"].items():
+        runs = np.array(found["accuracies"])
+        mean, deviation = runs.mean(0), runs.std(0)
+        (line,) = axes.plot(epochs, mean, label=name)
+        color = line.get_color()
+        low, high = mean - deviation, mean + deviation
+        axes.fill_between(epochs, low, high, color=color, alpha=0.15)
+    mean = np.mean(results["methods"][TRIANGULAR]["accuracies"], axis=0)
+    axes.plot(epochs[ends], mean[ends], "C0o", label="ends of cycles")
+    lowest = min(
+        np.mean(found["accuracies"], axis=0)[len(epochs) // 8]
+        for found in results["methods"].values()
+    )
+    axes.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(lowest - 2.0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path)
+
+
+EXPERIMENT = Experiment(
+    "triangular",
+    (
+        Row(
+            "S1a",
+            "Wolfe, The Best Learning Rate Schedules; Smith, 2015, arXiv:1506.01186",
+            "Triangular cycles are good at any time, and best at the end of each "
+            "cycle.",
+            "Better means that the 95 % interval (Student) of the differences of test "
+            "accuracies within seeds lies above 0, no worse that it does not lie "
+            "below.",
+            judge,
+            tables,
+        ),
+    ),
+    run,
+    setting,
+    draw,
+)
