@@ -56,7 +56,9 @@ class Watch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Notes them."""
         self.memory.append(resident())
-        self.rates.append(logs["learning_rate"])
+        # What the compiled step has put there.
+        rate = self.model.optimizer.learning_rate
+        self.rates.append(keras.ops.convert_to_numpy(rate).item())
         if epoch % 50 == 0:
             self.sizes.append(sizes(self.folder))
 
@@ -70,9 +72,14 @@ def resident():
 def sizes(folder):
     """Bytes in each of the folders."""
     return {
-        each.name: sum(f.stat().st_size for f in each.rglob("*") if f.is_file())
+        each.name: sum(f.stat().st_size for f in files(each))
         for each in sorted(folder.iterdir())
     }
+
+
+def files(path):
+    """The file, or those in the folder."""
+    return [f for f in [path, *path.rglob("*")] if f.is_file()]
 
 
 def train(folder, epochs):
@@ -136,7 +143,7 @@ def report(seconds, watch, rates, epochs, last):
     rows = [
         [f"{t * 10} to {t * 10 + 10} %", f"{mb:.1f}"] for t, mb in enumerate(tenths)
     ]
-    files = [[name, f"{size / 1e6:.2f}"] for name, size in last.items() if name != "p"]
+    rest = [[name, f"{size / 1e6:.2f}"] for name, size in last.items() if name != "p"]
     return "\n".join(
         [
             TITLE,
@@ -156,7 +163,7 @@ def report(seconds, watch, rates, epochs, last):
             "",
             table(["part of the time", "memory, MB"], rows),
             "",
-            table(["files at the end", "MB"], files),
+            table(["files at the end", "MB"], rest),
         ]
     )
 
