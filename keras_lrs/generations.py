@@ -155,7 +155,7 @@ def _packed(tree, arrays):
     if isinstance(tree, np.ndarray):
         name = f"array-{len(arrays)}"
         # As bytes: the format knows only NumPy's own types.
-        arrays[name] = np.frombuffer(tree.tobytes(), np.uint8)
+        arrays[name] = np.ascontiguousarray(tree).reshape(-1).view(np.uint8)
         return {_ARRAY: name, "dtype": tree.dtype.name, "shape": tree.shape}
     if tree is None or isinstance(tree, (str, int, float)):
         return tree
@@ -176,6 +176,5 @@ def _unpacked(tree, arrays):
     if not isinstance(tree, dict):
         return tree
     if _ARRAY in tree:
-        array = np.frombuffer(arrays[tree[_ARRAY]].tobytes(), np.dtype(tree["dtype"]))
-        return array.reshape(tree["shape"]).copy()
+        return arrays[tree[_ARRAY]].view(tree["dtype"]).reshape(tree["shape"])
     return {key: _unpacked(value, arrays) for key, value in tree.items()}

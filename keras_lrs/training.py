@@ -1839,20 +1839,33 @@ class State:
 
     def __init__(self, model: Any):
         build_optimizer(model)
+        self.model = model
         self.values = _copies(state_variables(model))
-        # Modules of PyTorch inside the model keep some of their state in buffers.
-        layers = model._flatten_layers() if _IS_TORCH else []
-        buffers = {id(b): b for layer in layers for b in layer.buffers()}.values()
-        self.buffers = [(buffer, buffer.clone()) for buffer in buffers]
+        self.buffers = buffer_values(model)
         self.random = random_state()
 
     def restore(self) -> None:
         """Puts everything back, bit for bit."""
         for variable, value in self.values:
             variable.assign(value)
-        for buffer, value in self.buffers:
-            buffer.copy_(value)
+        set_buffers(self.model, self.buffers)
         set_random_state(self.random)
+
+
+def buffer_values(model: Any) -> list[np.ndarray]:
+    """Copies of the buffers of PyTorch's modules in a model: they are no variables."""
+    return [ops.convert_to_numpy(buffer).copy() for buffer in _buffers(model)]
+
+
+def set_buffers(model: Any, values: list[np.ndarray]) -> None:
+    """Gives them back what they were."""
+    for buffer, value in zip(_buffers(model), values, strict=True):
+        buffer.copy_(torch.as_tensor(value))
+
+
+def _buffers(model):
+    layers = model._flatten_layers() if _IS_TORCH else []
+    return list({id(b): b for layer in layers for b in layer.buffers()}.values())
 
 
 def state_variables(model: Any) -> list:

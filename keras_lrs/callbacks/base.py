@@ -79,6 +79,9 @@ class FitCallback(keras.callbacks.Callback):
     def step_ends(self, logs: Any) -> None:
         """After an execution; reading its `logs` waits for the device."""
 
+    def before_all(self, hook: str, *arguments: Any) -> None:
+        """Before any callback is told one of the `fit.OUTER` hooks."""
+
     def after_all(self, hook: str, *arguments: Any) -> None:
         """After all callbacks, Keras's too, were told one of the `fit.OUTER` hooks."""
 

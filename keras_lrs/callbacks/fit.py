@@ -23,7 +23,7 @@ _HOOKS = (
     "on_test_end",
     "on_train_end",
 )
-# After which callbacks are told `after_all`.
+# Around which callbacks are told `before_all` and `after_all`.
 OUTER = ("on_epoch_begin", "on_epoch_end", "on_train_end")
 _BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end")
 _ATTRIBUTE = "_keras_lrs_fit"  # In the model's `__dict__`, past Keras's tracking.
@@ -485,9 +485,7 @@ class Fit:
         """Takes up a training that was killed when all its epochs were over."""
         epoch = training.first_epoch(self.model)
         if epoch:
-            self.begin_epoch(epoch)
-            for callback in self._callbacks:
-                callback.after_all("on_epoch_begin", epoch)
+            self._announced("on_epoch_begin", self.begin_epoch)(epoch)
 
     def _guarded(self, function):
         def call(*arguments, **keywords):
@@ -506,9 +504,12 @@ class Fit:
                 vars(self._callback_list()).pop(name, None)
                 if not self.begun:
                     self._begin_at_the_end()
+            given = (*arguments, *keywords.values())
+            for callback in self._callbacks:
+                callback.before_all(name, *given)
             hook(*arguments, **keywords)
             for callback in self._callbacks:
-                callback.after_all(name, *arguments, *keywords.values())
+                callback.after_all(name, *given)
 
         return call
 

@@ -202,15 +202,23 @@ class ResumableTraining(FitCallback):
 
     # --- Going on ---
 
+    def before_all(self, hook: str, *arguments: Any) -> None:
+        """Sets or notes the random numbers of an epoch before any callback draws."""
+        if hook == "on_epoch_begin":
+            if self._found is not None:
+                # If within an epoch, its batches come in the order that they had.
+                training.set_random_state(
+                    self._found["random_at_epoch"] or self._found["random"]
+                )
+            self._random = training.random_state()
+
     def after_all(self, hook: str, *arguments: Any) -> None:
         """Acts after all other callbacks have."""
         fit = self._fit
         if hook == "on_epoch_begin":
+            self._batch = 0
             if self._found is not None:
                 self._take_up()
-            else:
-                self._batch = 0
-            self._random = training.random_state()
         elif hook == "on_train_batch_end":
             self._batch_ends(*arguments)
         elif hook == "on_epoch_end":
@@ -221,6 +229,7 @@ class ResumableTraining(FitCallback):
     def _set_variables(self):
         variables = training.state_variables(self._fit.model)
         training.set_values_of(variables, self._found["values"])
+        training.set_buffers(self._fit.model, self._found["buffers"])
 
     def _set_states_of_ours(self):
         training.set_products(self._fit.optimizers, self._found["products"])
@@ -256,11 +265,7 @@ class ResumableTraining(FitCallback):
                 vars(callback).update(state)
         self._batch = found["batch"]
         self._say(found["batch"])
-        if not found["batch"]:
-            training.set_random_state(found["random"])
-        else:
-            # The epoch's batches come in the order that they had.
-            training.set_random_state(found["random_at_epoch"])
+        if found["batch"]:
             self._pass_over(fit, found)
         self._found = None
 
@@ -288,7 +293,8 @@ class ResumableTraining(FitCallback):
         batch = min(index + 1, steps or index + 1)
         self._since += batch - self._batch
         self._batch = batch
-        if self._since >= self.every and batch != steps:
+        over = batch == steps or self._model.stop_training
+        if self._since >= self.every and not over:
             self._save(self._epoch, batch, list(logs))
 
     def epoch_begins(self, epoch: int) -> None:
@@ -316,6 +322,7 @@ class ResumableTraining(FitCallback):
                 "products": training.products(fit.optimizers),
                 "shapes": training.shapes(variables),
                 "values": fit.values_of(variables),
+                "buffers": training.buffer_values(model),
                 "metrics": fit.values_of(model.metrics_variables) if batch else [],
                 "logs": metrics,
                 "callbacks": [

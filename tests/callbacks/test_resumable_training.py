@@ -386,6 +386,56 @@ def test_a_callback_that_is_gone_is_named(tmp_path):
     )
 
 
+def test_random_numbers_that_callbacks_draw_go_on(tmp_path):
+    """Data that a callback shuffles with NumPy, in place, has the order that it had."""
+
+    def run(directory, cut=None):
+        x, y = numbers()
+
+        class Order(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch, logs=None):
+                np.random.shuffle(order)  # noqa: NPY002
+                drawn.append(order.copy())
+
+        class Shuffled(Batches):
+            def __getitem__(self, index):
+                rows = order[index * BATCH : (index + 1) * BATCH]
+                return x[rows], y[rows]
+
+        order, drawn = np.arange(len(x)), []
+        options = {"more": lambda: [HyperparameterLogger(), Order()]}
+        options["data"] = lambda: {"x": Shuffled(), "shuffle": False}
+        # The order within an epoch depends on those before: begin each one anew.
+        Order.on_epoch_end = lambda self, epoch, logs=None: order.sort()
+        return train(directory, 4, cut, **options)
+
+    with pytest.raises(PowerCutError):
+        run(tmp_path, 2 * STEPS + 5)
+    assert_same(run(tmp_path), run(None))
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="modules of PyTorch")
+def test_buffers_of_modules_go_on(tmp_path):
+    import torch
+
+    def run(directory, cut=None):
+        keras.utils.set_random_seed(3)
+        module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+        layer = keras.layers.TorchModuleWrapper(module)
+        model = keras.Sequential([keras.Input((3,)), layer, keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.02, momentum=0.9), "mse")
+        more = [] if directory is None else [ResumableTraining(directory, 4, verbose=0)]
+        more += [] if cut is None else [PowerCut(cut)]
+        model.fit(**arrays(), epochs=EPOCHS, verbose=0, callbacks=more)
+        return [buffer.clone() for buffer in module.buffers()], model.get_weights()
+
+    with pytest.raises(PowerCutError):
+        run(tmp_path, 2 * STEPS + 5)
+    for ours, theirs in zip(run(tmp_path), run(None), strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 # --- How it trains --------------------------------------------------------------------
 
 
@@ -675,9 +725,7 @@ def test_data_that_became_shorter_is_refused(tmp_path):
     options = {"more": lambda: [HyperparameterLogger()]}
     with pytest.raises(PowerCutError):
         train(tmp_path, 4, 5, data=batches(STEPS), **options)
-    with pytest.raises(
-        ValueError, match="The data ended 2 batches before the"
-    ):
+    with pytest.raises(ValueError, match="The data ended 2 batches before the"):
         train(tmp_path, data=batches(2), **options)
     found = train(tmp_path, 4, data=batches(STEPS), **options)
     assert_same(found, train(data=batches(STEPS), **options))
