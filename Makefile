@@ -9,8 +9,8 @@ TORCH ?= torch==2.13.0
 TIMM ?= timm==1.0.31
 PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses=auto
 
-.PHONY: run test test-jax test-torch test-all fuzz lint format bench reliability claims \
-	gallery docs clean
+.PHONY: run test test-jax test-torch test-all test-oldest test-newest fuzz lint format \
+	bench reliability claims gallery docs clean
 
 run: $(VENV)/.tensorflow $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -26,6 +26,24 @@ test-torch: $(VENV)/.torch $(VENV)/.peers $(VENV)/.test
 	KERAS_BACKEND=torch $(PYTEST) $(ARGS)
 
 test-all: test test-jax test-torch
+
+# What depends most on Keras, with the oldest that is supported, in a folder of its own;
+# and with the newest Python, if it is there.
+MATRIX := tests/test_private_attributes.py tests/test_training.py tests/test_saving.py \
+	tests/callbacks/test_hyperparameter_scheduler.py tests/callbacks/test_fit.py \
+	tests/callbacks/test_weight_averaging.py tests/callbacks/test_snapshot_ensemble.py \
+	tests/callbacks/test_resumable_training.py tests/optimizers
+OLDEST ?= keras==3.12.0
+NEWEST ?= python3.13
+
+test-oldest: $(VENV)/oldest $(VENV)/.torch $(VENV)/.test
+	PYTHONPATH=$(VENV)/oldest KERAS_BACKEND=torch $(PYTEST) $(MATRIX) $(ARGS)
+
+$(VENV)/oldest: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ "$(OLDEST)"
+
+test-newest:
+	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-$(NEWEST) ARGS="$(MATRIX) $(ARGS)" test-jax
 
 # Arguments and altered files, with 10,000 examples each; takes about an hour.
 fuzz: $(VENV)/.tensorflow $(VENV)/.torch $(VENV)/.test
@@ -66,7 +84,7 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -4,7 +4,6 @@ A generation is one file. The manifest is replaced whole after it, so at every m
 names files that are there and complete, the newest first, with their hashes.
 """
 
-import contextlib
 import dataclasses
 import io
 import json
@@ -114,12 +113,10 @@ class Generations:
         return None
 
     def remove(self) -> None:
-        """Removes the files, the manifest first; the folder, if it is empty then."""
+        """Removes the files, the manifest first."""
         self.found = []
         files.remove([self.manifest] if self.manifest.exists() else [])
         self._clean()
-        with contextlib.suppress(OSError):
-            self.directory.rmdir()
 
     def _clean(self):
         """Removes what the manifest does not name: dropped, or left by a crash."""

@@ -2118,7 +2118,9 @@ def not_to_be_read_again() -> str | None:
         # The threads of a `PyDataset` begin with an epoch, and read in order.
         data = iterator._get_iterator() if dataset is None else (dataset[0],)
         # As bytes: there may be NaN among them.
-        batches.append([_array(leaf).tobytes() for leaf in _leaves(next(iter(data)))])
+        batches.append(
+            [_array(leaf).tobytes() for leaf in _leaves(next(iter(data), None))]
+        )
         set_random_state(state)
     if batches[0] == batches[1]:
         return None

@@ -6,3 +6,28 @@ import os
 for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# What takes long and depends little on the backend is tested on one of them: programs,
+# and searches for bad input. With `EVERYWHERE=1` all is tested on each.
+_ON = {
+    "test_averaging_example.py": "tensorflow",
+    "test_find_learning_rate_example.py": "tensorflow",
+    "test_one_cycle_example.py": "tensorflow",
+    "test_quickstart.py": "tensorflow",
+    "test_snapshot_ensemble_example.py": "tensorflow",
+    "test_altered.py": "tensorflow",
+    "test_claims.py": "jax",
+    "test_theory_examples.py": "jax",
+    "test_cifar10_examples.py": "torch",
+    "test_growth_benchmarks.py": "torch",
+    "test_step_benchmarks.py": "torch",
+    "test_benchmark.py": "torch",
+    "test_arguments.py": "torch",
+}
+
+
+def pytest_ignore_collect(collection_path):
+    """Leaves out what is tested on another backend."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    elsewhere = _ON.get(collection_path.name, backend) != backend
+    return True if elsewhere and "EVERYWHERE" not in os.environ else None

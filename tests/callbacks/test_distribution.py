@@ -20,7 +20,7 @@ def start(module, **environment):
     # The threads of one device wait for those of the other.
     ours = {k: v for k, v in os.environ.items() if not k.endswith("_THREADS")}
     return subprocess.Popen(
-        [sys.executable, "-m", f"tests.callbacks.{module}"],
+        [sys.executable, "-m", module],
         env={**ours, "KERAS_BACKEND": BACKEND, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -42,7 +42,7 @@ def check(*programs):
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
 def test_a_mirrored_strategy():
-    check(start("mirrored"))
+    check(start("tests.callbacks.mirrored"))
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
@@ -56,7 +56,7 @@ def test_several_workers():
     for index in range(2):
         task = {"type": "worker", "index": index}
         config = json.dumps({"cluster": {"worker": workers}, "task": task})
-        programs.append(start("workers", TF_CONFIG=config))
+        programs.append(start("tests.callbacks.workers", TF_CONFIG=config))
     check(*programs)
 
 
@@ -64,4 +64,4 @@ def test_several_workers():
 @pytest.mark.parametrize("program", ["data_parallel", "model_parallel"])
 def test_a_distribution(program):
     flags = "--xla_force_host_platform_device_count=4"
-    check(start(program, XLA_FLAGS=flags))
+    check(start(f"tests.callbacks.{program}", XLA_FLAGS=flags))

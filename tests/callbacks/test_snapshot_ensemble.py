@@ -251,7 +251,7 @@ class TestWhatIsRefused:
             ({"directory": 3}, "`directory` must be a path"),
             ({"keep_last": 0}, "`keep_last` must be > 0"),
             ({"keep_last": 1.5}, "`keep_last` must be a whole number"),
-            ({"partial": "maybe"}, "`partial` must be 'drop' or 'keep'"),
+            ({"partial": "maybe"}, "`partial` must be one of 'drop', 'keep'"),
             ({"schedule": "sgdr"}, "`schedule` must be a list"),
             ({"schedule": []}, "`schedule` must have a step"),
             ({"schedule": [0, 4]}, "`schedule` must be > 0"),

@@ -178,11 +178,11 @@ def linear_model():
 
 
 def build_model(learning_rate):
-    return None
+    return learning_rate
 
 
 def fit(model, callbacks):
-    return 0.5
+    return abs(model - 0.01)  # The best rate is not at an edge.
 
 
 @functools.cache

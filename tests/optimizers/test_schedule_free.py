@@ -20,7 +20,7 @@ from keras_lrs.callbacks import (
 )
 from keras_lrs.optimizers import ScheduleFree
 from tests.callbacks import references
-from tests.callbacks.test_distribution import run
+from tests.callbacks.test_distribution import check, start
 from tests.optimizers import loops
 
 S = lrs.schedules
@@ -394,9 +394,7 @@ class TestPrecision:
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
 def test_a_mirrored_strategy():
-    result = run("tests.optimizers.mirrored")
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "every number is that of one device" in result.stdout
+    check(start("tests.optimizers.mirrored"))
 
 
 @pytest.mark.parametrize("variant", [{}, {"beta": 0.0}], ids=str)
