@@ -7,6 +7,7 @@ What is trained, and what is compared, is in `benchmarks/interrupted.py`.
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -46,11 +47,10 @@ def main(arguments=None):
     parser.add_argument("--backends", nargs="+", choices=backends, default=backends)
     parser.add_argument("--output", help="the report to write into")
     options = parser.parse_args(arguments)
-    found = {
-        (mode, backend): measured(mode, backend, options.kills)
-        for mode in MODES
-        for backend in options.backends
-    }
+    cases = [(mode, backend) for mode in MODES for backend in options.backends]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        reports = pool.map(lambda case: measured(*case, options.kills), cases)
+        found = dict(zip(cases, reports, strict=True))
     text = report(found)
     print(text)
     if options.output is not None:
