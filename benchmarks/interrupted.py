@@ -48,20 +48,23 @@ def main(mode, folder, kills=2, seed=0):
     report = {"kills": 0, "survived": 0, "hits": {}, "trainings": 0, "differences": []}
     while report["kills"] < kills:
         again = folder / f"killed-{report['trainings']}"
-        before = report["kills"]
-        while report["kills"] < kills:
-            if report["kills"] % 2:
-                moment = {"operation": choose.randrange(1, 60)}
-            else:
-                moment = {"seconds": choose.uniform(0.0, whole)}
-            where = run(mode, again, **moment)
-            if where is None:  # It was over before.
-                break
-            report["kills"] += 1
-            report["hits"][where] = report["hits"].get(where, 0) + 1
-        run(mode, again)
+        before, where = report["kills"], "nothing"
+        try:
+            while report["kills"] < kills:
+                if report["kills"] % 2:
+                    moment = {"operation": choose.randrange(1, 60)}
+                else:
+                    moment = {"seconds": choose.uniform(0.0, whole)}
+                where = run(mode, again, **moment)
+                if where is None:  # It was over before.
+                    break
+                report["kills"] += 1
+                report["hits"][where] = report["hits"].get(where, 0) + 1
+            run(mode, again)
+            different = differences(expected, result(again), mode)
+        except FailedError:
+            different = [f"{mode}: after a kill in {where} it could not go on"]
         report["trainings"] += 1
-        different = differences(expected, result(again), mode)
         report["differences"] += different
         report["survived"] += 0 if different else report["kills"] - before
         shutil.rmtree(again)
@@ -101,8 +104,12 @@ def run(mode, folder, seconds=None, operation=None):
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return (folder / "where").read_text().strip()
     if status:
-        raise RuntimeError(f"The training of {folder} failed.")
+        raise FailedError(f"The training of {folder} failed.")
     return None
+
+
+class FailedError(Exception):
+    """A training ended with an error."""
 
 
 class Where(keras.callbacks.Callback):

@@ -115,8 +115,8 @@ def main():
     expected = everything(lambda model: None)
     mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"])
     layout = keras.distribution.LayoutMap(mesh)
-    layout["hidden/kernel"] = (None, "model")
-    layout["hidden/bias"] = ("model",)
+    layout[".*hidden/kernel"] = (None, "model")
+    layout[".*hidden/bias"] = ("model",)
     keras.distribution.set_distribution(
         keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
     )
