@@ -37,15 +37,15 @@ OLDEST ?= keras==3.12.0
 NEWEST ?= python3.13
 
 test-oldest: $(VENV)/oldest $(VENV)/.torch $(VENV)/.test
-	PYTHONPATH=$(VENV)/oldest KERAS_BACKEND=torch $(PYTEST) $(MATRIX) $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/oldest KERAS_BACKEND=torch $(PYTEST) $(MATRIX) $(ARGS)
 
 $(VENV)/oldest: | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ "$(OLDEST)"
 
 test-newest:
-	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-$(NEWEST) ARGS="$(MATRIX) $(ARGS)" test-jax
+	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-newest ARGS="$(MATRIX) $(ARGS)" test-jax
 
-# Arguments and altered files, with 10,000 examples each; takes about an hour.
+# Arguments and altered files, with 10,000 examples each; takes hours.
 fuzz: $(VENV)/.tensorflow $(VENV)/.torch $(VENV)/.test
 	KERAS_LRS_FUZZ=10000 KERAS_BACKEND=torch $(PYTEST) tests/fuzz tests/travelling/test_altered.py $(ARGS)
 
@@ -84,7 +84,7 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-* build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-newest build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
