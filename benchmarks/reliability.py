@@ -1,6 +1,6 @@
 """Kills trainings at random moments, and looks whether they end the same.
 
-    python benchmarks/reliability.py [--kills 30] [--backends tensorflow jax torch]
+    python benchmarks/reliability.py [--kills 12] [--backends tensorflow jax torch]
                                      [--output docs/reliability.md]
 
 What is trained, and what is compared, is in `benchmarks/interrupted.py`.
@@ -42,7 +42,7 @@ PROGRAM = pathlib.Path(__file__).with_name("interrupted.py")
 def main(arguments=None):
     """Prints the table, and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=30, help="of each, per backend")
+    parser.add_argument("--kills", type=int, default=12, help="of each, per backend")
     backends = ["tensorflow", "jax", "torch"]
     parser.add_argument("--backends", nargs="+", choices=backends, default=backends)
     parser.add_argument("--output", help="the report to write into")

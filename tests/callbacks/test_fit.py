@@ -377,6 +377,7 @@ class TestCompilations:
         assert len(model.train_function.keras_lrs_compiled) <= 8
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Keras 3.12.
 def test_threads_of_compiled_pytorch():
     if BACKEND != "torch":
         pytest.skip("a compiler of PyTorch")

@@ -316,6 +316,9 @@ class TestOtherModels:
             losses = references.fit(model).history["loss"]
             assert losses[-1] < losses[0], inner.name
 
+    @pytest.mark.skipif(
+        not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras has none"
+    )
     def test_several_optimizers(self):
         model = keras.Sequential(
             [keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)]
