@@ -23,7 +23,7 @@ import sys
 import tempfile
 
 import steps
-from report import table, write_part
+from report import read_results, table, write_part, write_results
 from steps import CONTROL, REFERENCE, Contender, Ratio, Size
 
 TITLE = "# A training step of a ResNet-20"
@@ -182,9 +182,7 @@ def main(arguments=None):
     if arguments.measure:
         print(json.dumps(measured(SIZES[arguments.quick])))
         return
-    results = {}
-    if arguments.results and arguments.results.exists():
-        results = json.loads(arguments.results.read_text(encoding="utf-8"))
+    results = read_results(arguments.results)
     for backend in arguments.backends:
         if importlib.util.find_spec(backend) is None:
             print(f"{BACKENDS[backend]} is not installed.", file=sys.stderr)
@@ -194,9 +192,7 @@ def main(arguments=None):
         found = steps.run(__file__, backend, ["--measure", *quick], environment={})
         kind = CPU if found["device"] == CPU else GPU
         results[f"{BACKENDS[backend]}, {kind}"] = found
-        if arguments.results:
-            text = json.dumps(results)
-            arguments.results.write_text(f"{text}\n", encoding="utf-8")
+        write_results(arguments.results, results)
     part = markdown(results)
     print(part)
     if arguments.output:

@@ -23,7 +23,7 @@ import tempfile
 import numpy as np
 import steps
 from contenders import boundaries
-from report import table, write_part
+from report import read_results, table, write_part, write_results
 from steps import CONTROL, NUM_CLASSES, NUM_FEATURES, REFERENCE, Contender, Ratio, Size
 
 TITLE = "# How the cost of a training step grows"
@@ -215,9 +215,7 @@ def main(arguments=None):
         found = measured(arguments.measure, *arguments.axes, arguments.quick)
         print(json.dumps(found))
         return
-    results = {}
-    if arguments.results and arguments.results.exists():
-        results = json.loads(arguments.results.read_text(encoding="utf-8"))
+    results = read_results(arguments.results)
     for axis in arguments.axes:
         for name, backend in CONFIGURATIONS.items():
             if backend not in arguments.backends:
@@ -226,9 +224,7 @@ def main(arguments=None):
             asked = ["--measure", name, "--axes", axis, *quick]
             found = steps.run(__file__, backend, asked)
             results.setdefault(name, {}).setdefault(axis, {}).update(found)
-            if arguments.results:
-                text = json.dumps(results)
-                arguments.results.write_text(f"{text}\n", encoding="utf-8")
+            write_results(arguments.results, results)
     part = markdown(results)
     print(part)
     if arguments.output:

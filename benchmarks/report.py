@@ -1,5 +1,6 @@
 """The tables, made from what the processes measured."""
 
+import json
 import re
 import statistics
 from dataclasses import dataclass
@@ -90,6 +91,19 @@ def write_part(path, part):
         if found.strip():
             parts[found.splitlines()[0]] = found.strip()
     path.write_text("\n\n".join(parts.values()) + "\n", encoding="utf-8")
+
+
+def read_results(path):
+    """What earlier processes, or other machines, have measured."""
+    if path is None or not path.exists():
+        return {}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_results(path, results):
+    """Keeps what has been measured so far, if there is a file for it."""
+    if path is not None:
+        path.write_text(f"{json.dumps(results)}\n", encoding="utf-8")
 
 
 def table(header, rows):
