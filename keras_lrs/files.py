@@ -137,6 +137,15 @@ def remove(paths: list[pathlib.Path]) -> None:
         _sync_folder(paths[0].parent)
 
 
+def keep_only(folder: pathlib.Path, kept: list[pathlib.Path], *patterns: str) -> None:
+    """Removes all other files with such names: dropped, or left by a crash."""
+    left = [p for pattern in patterns for p in sorted(folder.glob(pattern))]
+    left = [path for path in left if path not in kept]
+    for pattern in patterns:
+        left += temporaries(folder, pattern)
+    remove(left)
+
+
 def temporaries(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     """What killed processes left of writing files with such names."""
     return sorted(folder.glob(f".{pattern}.{'[0-9a-f]' * 8}"))

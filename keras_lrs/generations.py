@@ -119,12 +119,9 @@ class Generations:
         self._clean()
 
     def _clean(self):
-        """Removes what the manifest does not name: dropped, or left by a crash."""
+        """Removes what the manifest does not name."""
         kept = [self.directory / generation.file for generation in self.found]
-        left = [p for p in sorted(self.directory.glob(_FILES)) if p not in kept]
-        for pattern in (MANIFEST, _FILES):
-            left += files.temporaries(self.directory, pattern)
-        files.remove(left)
+        files.keep_only(self.directory, [self.manifest, *kept], MANIFEST, _FILES)
 
 
 def _generation(manifest, item):

@@ -210,7 +210,8 @@ class ResumableTraining(FitCallback):
                 training.set_random_state(
                     self._found["random_at_epoch"] or self._found["random"]
                 )
-            self._random = training.random_state()
+            # What a generation within the epoch needs to read its batches again.
+            self._random = training.random_state() if self._within_epochs else None
 
     def after_all(self, hook: str, *arguments: Any) -> None:
         """Acts after all other callbacks have."""

@@ -125,13 +125,10 @@ class Store:
         files.write_manifest(self.directory / MANIFEST, content)
 
     def _clean(self):
-        """Removes what the manifest does not name: dropped, or left by a crash."""
-        kept = [self.path(record) for record in self.records]
-        found = sorted(self.directory.glob(_FILES))
-        left = [path for path in found if path not in kept]
-        for pattern in (MANIFEST, _FILES):
-            left += files.temporaries(self.directory, pattern)
-        files.remove(left)
+        """Removes what the manifest does not name."""
+        manifest = self.directory / MANIFEST
+        kept = [manifest, *map(self.path, self.records)]
+        files.keep_only(self.directory, kept, MANIFEST, _FILES)
 
 
 def _record(directory, member):
