@@ -58,13 +58,15 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# What everything costs, beside the peers: docs/performance.md. Wants a quiet machine.
+REPORT ?= docs/performance.md
 bench: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.peers
-	$(BIN)/python benchmarks/schedules.py $(ARGS)
-	$(BIN)/python benchmarks/ensembles.py $(ARGS)
-	$(BIN)/python benchmarks/steps.py $(ARGS)
-	$(BIN)/python benchmarks/averaging.py $(ARGS)
-	$(BIN)/python benchmarks/growth.py $(ARGS)
-	$(BIN)/python benchmarks/device.py $(ARGS)
+	$(BIN)/python benchmarks/schedules.py --output $(REPORT) $(ARGS)
+	$(BIN)/python benchmarks/ensembles.py --output $(REPORT) $(ARGS)
+	$(BIN)/python benchmarks/steps.py --output $(REPORT) $(ARGS)
+	$(BIN)/python benchmarks/averaging.py --output $(REPORT) $(ARGS)
+	$(BIN)/python benchmarks/growth.py --output $(REPORT) $(ARGS)
+	$(BIN)/python benchmarks/device.py --output $(REPORT) $(ARGS)
 
 # An hour and a half: trainings that are killed, and one that is not.
 reliability: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.examples

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_EXTENSIONS = 5
+MAX_TRIALS = 10_000  # All are queued before the first begins.
 _BEYOND = {"low": "below", "high": "above"}
 
 
@@ -234,8 +235,8 @@ def sweep(
         search: `"grid"`: evenly spaced on the log scale, both ends included, for one
             parameter; `"random"`: drawn from it. None is `"grid"` for one parameter and
             `"random"` for several.
-        num_trials: How many points, > 0; > 1 for `"grid"`. An extension has half as
-            many.
+        num_trials: How many points, 1 to 10,000; > 1 for `"grid"`. An extension has half
+            as many.
         monitor: The metric that says which value is best: its value after the last
             epoch of a trial.
         mode: `"min"`, `"max"`, or `"auto"`: `"max"` for accuracies and their like.
@@ -286,7 +287,7 @@ def sweep(
     """
     optuna = _import_optuna()
     ranges = _checked_ranges(ranges or {"learning_rate": (1e-4, 1.0)})
-    num_trials = fields.count("num_trials", num_trials, 1)
+    num_trials = fields.count("num_trials", num_trials, 1, MAX_TRIALS)
     seed = None if seed is None else fields.count("seed", seed, 0)
     for argument, value in (("monitor", monitor), ("name", name)):
         if not isinstance(value, str) or not value:

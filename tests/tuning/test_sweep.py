@@ -546,6 +546,7 @@ def test_the_picture_has_a_panel_for_each_parameter(tmp_path):
         ({"learning_rate": (0.1, 0.1)}, "`learning_rate` must have 0 < lower end"),
         ({"learning_rate": (0.1, math.inf)}, "`learning_rate` must be finite"),
         ({"learning_rate": (0.1, 0.2, 0.3)}, "`learning_rate` must have a lower"),
+        ({"num_trials": 2**40}, "`num_trials` must be <= 10000"),
         ({"num_trials": 0}, "`num_trials` must be > 0"),
         ({"num_trials": 1}, "`num_trials` must be > 1 for a grid"),
         ({"search": "bayes"}, "`search` must be 'grid', 'random' or None"),
