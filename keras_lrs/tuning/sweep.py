@@ -235,8 +235,8 @@ def sweep(
         search: `"grid"`: evenly spaced on the log scale, both ends included, for one
             parameter; `"random"`: drawn from it. None is `"grid"` for one parameter and
             `"random"` for several.
-        num_trials: How many points, 1 to 10,000; > 1 for `"grid"`. An extension has half
-            as many.
+        num_trials: How many points, 1 to 10,000; > 1 for `"grid"`. An extension has
+            half as many.
         monitor: The metric that says which value is best: its value after the last
             epoch of a trial.
         mode: `"min"`, `"max"`, or `"auto"`: `"max"` for accuracies and their like.
