@@ -130,8 +130,9 @@ ABOUT = {
     BOUNDARIES: "A piecewise constant rate, given to Adam: dense layers 64-128-10. "
     "Keras's schedule has operations for every boundary; where it takes minutes to "
     "compile, or a step seconds, it was not run.",
-    VARIABLES: f"AdamW, tensors of {FLOATS} floats each. Keras evaluates a schedule in "
-    "the optimizer for every variable; a `HyperparameterScheduler` evaluates it once.",
+    VARIABLES: f"AdamW, tensors of {FLOATS} floats each. On TensorFlow, Keras "
+    "evaluates a schedule in the optimizer once more for every variable that decays; a "
+    "`HyperparameterScheduler` evaluates it once.",
     PARAMETERS: "SGD with momentum, one tensor. An average is as large as the weights: "
     "it is read and written in every step, beside what the step itself has to.",
 }

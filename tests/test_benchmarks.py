@@ -42,6 +42,6 @@ def test_a_part_of_a_report_replaces_the_one_of_its_title(tmp_path):
 
 def test_the_report_in_the_repository_has_all_parts():
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    for name in ("averaging", "ensembles", "steps"):
+    for name in ("averaging", "device", "ensembles", "growth", "steps"):
         program = load_program(f"benchmarks/{name}")
         assert f"{program.TITLE}\n" in text
