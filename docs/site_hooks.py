@@ -1,12 +1,23 @@
-"""What the site does beyond MkDocs: the list of guides, links to the repository."""
+"""What the site does beyond MkDocs: guides, links to the repository, code to paste."""
 
+import html
 import re
 from pathlib import Path
 
+import sessions
 from mkdocs.structure.files import File
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 
 # A link to a file outside of docs, such as `](../tests/test_laws.py)`.
 LINK = re.compile(r"(\]\((?:\.\./)*)\.\./((?:tests|examples|benchmarks)/[^)#]+)")
+
+# A block of code that is highlighted; a session in Python has prompts (`gp`).
+BLOCK = re.compile(
+    r'(<div class="highlight"><pre><span></span><code>)(.*?)(</code></pre></div>)',
+    re.DOTALL,
+)
 
 
 def on_config(config):
@@ -37,3 +48,18 @@ def on_files(files, config):
 def on_page_markdown(markdown, **arguments):
     """Lets links to the repository point to these copies."""
     return LINK.sub(r"\1repository/\2", markdown)
+
+
+def on_page_content(content, **arguments):
+    """Shows doctests without prompts, so that what is copied runs."""
+    return BLOCK.sub(_without_prompts, content)
+
+
+def _without_prompts(match):
+    before, code, after = match.groups()
+    if '<span class="gp">' not in code:
+        return match[0]
+    program = sessions.program(html.unescape(re.sub(r"<[^>]+>", "", code)))
+    return (
+        before + highlight(program, PythonLexer(), HtmlFormatter(nowrap=True)) + after
+    )

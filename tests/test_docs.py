@@ -9,6 +9,7 @@ import tomllib
 import pytest
 
 import keras_lrs as lrs
+from tests.programs import load_program
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -64,6 +65,10 @@ def test_every_link_within_a_page_leads_to_a_heading(page):
             assert anchor in headings(target), anchor
 
 
+def blocks(page):
+    return re.findall(r"```py\w*\n(.*?)```", page.read_text(), re.DOTALL)
+
+
 @pages
 def test_every_block_of_code_is_run(page):
     """As doctests; those of the gallery by its own tests."""
@@ -72,10 +77,60 @@ def test_every_block_of_code_is_run(page):
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     patterns = settings["tool"]["pytest"]["ini_options"]["testpaths"]
     tested = {path for pattern in patterns for path in ROOT.glob(pattern)}
-    blocks = re.findall(r"```py\w*\n(.*?)```", page.read_text(), re.DOTALL)
-    for block in blocks:
+    for block in blocks(page):
         assert block.startswith(">>> "), block
         assert page in tested or page.parent in tested
+
+
+@pages
+def test_every_block_of_code_can_be_pasted(page):
+    """The site shows it without prompts, and what it prints as comments."""
+    if page == DOCS / "gallery" / "index.md":
+        return
+    program = load_program("docs/sessions").program
+    code = "".join(program(block) for block in blocks(page))
+    compile(code, page.name, "exec")
+    pasted = [line for line in code.splitlines() if line and not line.startswith("#")]
+    shown = re.findall(r"^(?:>>>|\.\.\.) (.+)$", page.read_text(), re.MULTILINE)
+    assert pasted == [line for line in shown if not line.startswith("#")]
+
+
+def test_what_a_session_prints_becomes_comments():
+    session = """\
+>>> for name in "ab":
+...     print(name)
+a
+b
+>>> def double(x):
+...     return 2 * x
+>>> double(
+...     4,
+... )  # Twice.
+8
+>>> 1 + 1
+2
+
+"""
+    assert (
+        load_program("docs/sessions").program(session)
+        == """\
+for name in "ab":
+    print(name)
+# a
+# b
+
+def double(x):
+    return 2 * x
+
+double(
+    4,
+)  # Twice.
+# 8
+
+1 + 1
+# 2
+"""
+    )
 
 
 def cells(line):

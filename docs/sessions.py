@@ -1,0 +1,14 @@
+"""Doctests as programs."""
+
+import doctest
+
+
+def program(session: str) -> str:
+    """The code of a doctest, to be pasted; what it prints is in comments."""
+    lines: list[str] = []
+    for example in doctest.DocTestParser().get_examples(session):
+        source, printed = example.source.splitlines(), example.want.splitlines()
+        lines += [*source, *(f"# {line}".rstrip() for line in printed)]
+        if printed or source[-1].startswith(" "):  # Ends what is indented.
+            lines.append("")
+    return "\n".join(lines).rstrip("\n") + "\n"
