@@ -63,7 +63,7 @@ def main(mode, folder, kills=2, seed=0):
             run(mode, again)
             different = differences(expected, result(again), mode)
         except FailedError:
-            different = [f"{mode}: after a kill in {where} it could not go on"]
+            different = [f"killed in {where}, it could not be resumed"]
         report["trainings"] += 1
         report["differences"] += different
         report["survived"] += 0 if different else report["kills"] - before

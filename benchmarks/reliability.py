@@ -7,6 +7,7 @@ What is trained, and what is compared, is in `benchmarks/interrupted.py`.
 """
 
 import argparse
+import collections
 import concurrent.futures
 import json
 import os
@@ -29,8 +30,8 @@ NAMES = {
 TEXT = """\
 A training of {epochs} epochs of {steps} steps, with schedules of the rate and of
 momentum, `WeightAveraging`, `SnapshotEnsemble`, `ReduceOnPlateau`, `EarlyStopping`,
-`ModelCheckpoint` and batch normalization, is killed (SIGKILL) again and again, and made
-to go on by the same call. Half of the kills are at random times, half in the middle of
+`ModelCheckpoint` and batch normalization, is killed (SIGKILL) again and again, and resumed
+by the same call. Half of the kills are at random times, half in the middle of
 random operations on files. In the end its weights, averages, statistics, optimizer,
 plateau state and snapshots (files and manifest) are compared with those of a training
 that was not killed, bit for bit; with `ResumableTraining` also the history of all
@@ -82,7 +83,11 @@ def report(found):
         hits = ", ".join(f"{count} in {where}" for where, count in one["hits"].items())
         row = [NAMES[mode], backend, f"{one['survived']} of {one['kills']}"]
         rows.append([*row, str(one["trainings"]), hits])
-    differences = [text for one in found.values() for text in one["differences"]]
+    differences = [
+        f"- {NAMES[mode]}, {backend}, {count} x: {text}"
+        for (mode, backend), one in found.items()
+        for text, count in collections.Counter(one["differences"]).items()
+    ]
     return "\n".join(
         [
             TITLE,
@@ -93,11 +98,15 @@ def report(found):
             f"{platform.system()}. Written by `benchmarks/reliability.py`.",
             "",
             table(
-                ["goes on with", "backend", "survived", "trainings", "where they hit"],
+                ["resumes with", "backend", "survived", "trainings", "where they hit"],
                 rows,
             ),
             "",
-            "What differed: " + ("; ".join(differences) or "nothing."),
+            *(
+                ["What differed:", "", *differences]
+                if differences
+                else ["Nothing differed."]
+            ),
         ]
     )
 
