@@ -30,8 +30,8 @@ NAMES = {
 TEXT = """\
 A training of {epochs} epochs of {steps} steps, with schedules of the rate and of
 momentum, `WeightAveraging`, `SnapshotEnsemble`, `ReduceOnPlateau`, `EarlyStopping`,
-`ModelCheckpoint` and batch normalization, is killed (SIGKILL) again and again, and resumed
-by the same call. Half of the kills are at random times, half in the middle of
+`ModelCheckpoint` and batch normalization, is killed (SIGKILL) again and again, and
+resumed by the same call. Half of the kills are at random times, half in the middle of
 random operations on files. In the end its weights, averages, statistics, optimizer,
 plateau state and snapshots (files and manifest) are compared with those of a training
 that was not killed, bit for bit; with `ResumableTraining` also the history of all
