@@ -24,7 +24,9 @@ def test_the_code_runs_as_one_program(tmp_path, monkeypatch):
     assert names["schedule"].boundaries == (45 * 391,)
     # The last step of 80: 71 of the 72 that follow the warmup.
     last = lrs.schedules.CosineAnnealing(1e-2, 72).curve(72)[-1]
-    assert names["history"].history["learning_rate"][-1] == pytest.approx(last)
+    rate = names["history"].history["learning_rate"][-1]
+    # With some initial weights the loss stalls, and the plateau halves the rate.
+    assert rate == pytest.approx(last) or rate == pytest.approx(last / 2)
     assert names["sgdr"].cycle_ends(100) == [10, 30, 70]
     loss = names["model"].evaluate(names["x"], names["y"], verbose=0)
     measured = names["averaged"].history["val_loss"][-1]
