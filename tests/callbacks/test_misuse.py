@@ -182,7 +182,7 @@ class TestCompiling:
             C.WeightAveraging(update_every="cycle"),
         ):
             model = references.linear_model(keras.optimizers.SGD(rate))
-            with pytest.raises(ValueError, match="`total_steps`.* is open"):
+            with pytest.raises(ValueError, match=r"`total_steps`.* is open"):
                 references.fit(model, [callback], 1)
 
     def test_running_eagerly(self, name, callback):
