@@ -2124,7 +2124,12 @@ def not_to_be_read_again() -> str | None:
         set_random_state(state)
     if batches[0] == batches[1]:
         return None
-    return "comes in another order, or altered, every time"
+    reason = "comes in another order, or altered, every time"
+    arrays = isinstance(adapter, data_adapters.ArrayDataAdapter)
+    if arrays and BACKEND == "tensorflow" and state["tensorflow"]["seed"] is None:
+        # TensorFlow draws a new seed for each order that it shuffles arrays in.
+        reason += " (unless you call `keras.utils.set_random_seed(...)` before `fit`)"
+    return reason
 
 
 def _epoch_iterator():

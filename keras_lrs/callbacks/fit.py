@@ -550,6 +550,9 @@ class Fit:
             for (key, name), (_, schedule) in self._drives.items()
             if key == id(optimizer)
         }
+        if "learning_rate" not in schedules:
+            # Nothing binds the optimizer's own: said before anything evaluates it.
+            base.check_bound(training.rate_source(optimizer))
         own = self._own_rates.get(id(optimizer))
         if self._scaled_by is not None and own is not None:
             schedules.setdefault("learning_rate", Constant(own))

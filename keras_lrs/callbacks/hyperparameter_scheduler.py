@@ -32,16 +32,18 @@ class HyperparameterScheduler(FitCallback):
     product of the betas used so far, also in earlier fits of this process; Keras's
     takes a power of the current one, as it does in a later `fit` without the schedule.
 
+    Schedules are ours, Keras's or your own. For a `MultiOptimizer`, give one schedule
+    for all optimizers, or a dictionary from the names of optimizers to schedules.
+
     Args:
+        learning_rate: The schedule of the learning rate; None does not schedule it.
         momentum_correction: Whether to multiply SGD's velocity by the ratio of
             successive rates. Keras keeps the rate inside the velocity, so that after a
             drop the old step size lives on for about `1 / (1 - momentum)` steps. Needs
             `learning_rate`.
-        **schedules: The schedule of each hyperparameter: `learning_rate`, `momentum`,
-            `beta_1`, `weight_decay`, `clipnorm` or any other number that is an argument
-            of the optimizer. For a `MultiOptimizer`, one schedule for all optimizers,
-            or a dictionary from the names of optimizers to schedules. Ours, Keras's or
-            your own.
+        **schedules: The schedules of other hyperparameters: `momentum`, `beta_1`,
+            `weight_decay`, `clipnorm` or any other number that is an argument of the
+            optimizer.
 
     Raises:
         TypeError: If a schedule is none.
@@ -73,8 +75,16 @@ class HyperparameterScheduler(FitCallback):
     "Adam: A Method for Stochastic Optimization", 2014, arXiv:1412.6980, section 3.
     """
 
-    def __init__(self, *, momentum_correction: bool = False, **schedules: Any):
+    def __init__(
+        self,
+        learning_rate: Any = None,
+        *,
+        momentum_correction: bool = False,
+        **schedules: Any,
+    ):
         super().__init__()
+        if learning_rate is not None:
+            schedules = {"learning_rate": learning_rate, **schedules}
         fields.truth("momentum_correction", momentum_correction)
         if momentum_correction and "learning_rate" not in schedules:
             raise ValueError(
@@ -117,7 +127,8 @@ def _checked(schedules):
             if not isinstance(value, Schedule):
                 bound = (
                     "be a `LearningRateSchedule`; for a number it is "
-                    "`keras_lrs.schedules.Constant`"
+                    "`keras_lrs.schedules.Constant`, for a function of the step "
+                    "`FunctionSchedule`"
                 )
                 fields.refuse(name, bound, given, TypeError)
     return schedules

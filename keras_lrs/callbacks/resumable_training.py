@@ -42,6 +42,12 @@ class ResumableTraining(FitCallback):
     generations are written at the ends of epochs only: it goes on from the epoch's
     start. What such data yields then is its own affair.
 
+    At an epoch's end a training may go on with other data or another batch size. With
+    another number of steps per epoch, schedules of a `HyperparameterScheduler` are
+    bound to it and go on at the same epoch: lengths in `Epochs`, `Fraction`s and None
+    are the same part of the training, lengths in steps are other epochs than before. A
+    schedule in the optimizer goes on with its `iterations`.
+
     A training that is over removes its generations. What callbacks have written to
     files of their own after the last generation is written once more: a `CSVLogger`
     needs `append=True`, or it begins anew.
@@ -60,8 +66,9 @@ class ResumableTraining(FitCallback):
 
     Raises:
         ValueError: If an argument is out of range; and before the first step, if the
-            model is not built, if the generations are of another model, backend or
-            number of steps per epoch, or all damaged, or beside Keras's
+            model is not built, if the generations are of another model or backend, or
+            all damaged, if the last is of a batch within an epoch that had another
+            number of steps or of data that cannot be read again, or beside Keras's
             `BackupAndRestore`, another of these, or `SwapEMAWeights(swap_on_epoch)`.
         TypeError: If an argument has the wrong type.
         OSError: If a generation cannot be written.
@@ -190,10 +197,19 @@ class ResumableTraining(FitCallback):
 
     @property
     def _starts(self):
-        """Where the schedules begin, if an epoch has as many steps as it had."""
-        found = self._found
-        same = found["steps"] == self._fit.steps_per_epoch
-        return [int(start) for start in found["starts"]] if same else None
+        """Where the schedules begin; None if that follows from the epoch."""
+        starts = [int(start) for start in self._found["starts"]]
+        before, now = self._found["steps"], self._fit.steps_per_epoch
+        if before == now:
+            return starts
+        if before is None or now is None:
+            return None
+        # At the same fraction of the training, whatever updates were skipped.
+        counts = map(training.iterations, self._fit.optimizers)
+        return [
+            count - (count - start) * now // before
+            for count, start in zip(counts, starts, strict=True)
+        ]
 
     @property
     def _first_epoch(self):

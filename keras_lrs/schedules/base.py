@@ -43,8 +43,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
             ValueError: If the schedule is not bound, or a step is NaN or infinite.
             TypeError: If `step` is not a number.
         """
-        if self._unbound:
-            raise ValueError(self._unbound)
+        check_bound(self)
         if isinstance(step, np.ndarray) and step.ndim == 0:
             return self(step[None])[0, ...]
         step = numerics.to_steps(step)
@@ -98,8 +97,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
             >>> CosineRestarts(1.0, 10, t_mul=2.0).cycle_ends(100)
             [10, 30, 70]
         """
-        if self._unbound:
-            raise ValueError(self._unbound)
+        check_bound(self)
         return sorted(self._cycle_ends(fields.count("num_steps", num_steps, 0)))
 
     def bind(self, total_steps: int, steps_per_epoch: int | None = None) -> "Schedule":
@@ -343,6 +341,12 @@ def evaluate_foreign(function: Any, step: Any) -> Any:
 def bind(schedule: Any, window: Window) -> Any:
     """Any schedule, bound to a window if it is one of ours."""
     return schedule._bind(window) if isinstance(schedule, Schedule) else schedule
+
+
+def check_bound(schedule: Any) -> None:
+    """Raises `ValueError` if a schedule is one of ours and not bound."""
+    if isinstance(schedule, Schedule) and schedule._unbound:
+        raise ValueError(schedule._unbound)
 
 
 def cycle_ends(schedule: Any, num_steps: int) -> set[int]:

@@ -8,12 +8,18 @@ import numpy as np
 _LAST = 2**31 - 2
 # Steps at which a rate that goes on and on would be seen to.
 _LATE = np.random.default_rng(0).integers(2**30, _LAST, 64)
+_COARSE = np.unique(np.append(2.0 ** (np.arange(248) / 8) - 1.0, _LAST).astype(int))
 _NEAR = 1e-12  # Of the range of the values: as good as the value that is held.
+_CYCLES = 4  # As many are drawn of those that never end,
+_LONGEST = 2**24  # if they take no longer than this.
+_EPOCHS, _STEPS_PER_EPOCH = 100, 100  # The training that an open schedule is drawn in.
 _WIDTH, _HEIGHT, _POINTS = 320, 64, 321
 
 
 def markup(schedule: Any) -> str:
-    """The call in HTML, and the curve of a schedule that is bound and comes to an end.
+    """The call in HTML, and the curve of a schedule that is not flat.
+
+    An open schedule is drawn as in a training of 100 epochs of 100 steps.
 
     Args:
         schedule: One of ours.
@@ -22,16 +28,18 @@ def markup(schedule: Any) -> str:
         HTML, all of it in the text: no script, no style sheet, no file.
     """
     call = f"<code>{html.escape(repr(schedule))}</code>"
-    num_steps = own_length(schedule) if _is_ready(schedule) else 0
+    drawn, num_steps, length = _drawn(schedule)
     if num_steps < 2:
         return call
     steps = np.linspace(0, num_steps, _POINTS).astype(np.int64)
-    values = schedule(steps)
+    values = drawn(steps)
     low, high = values.min(), values.max()
+    if low == high:
+        return call
     across = np.linspace(0.0, _WIDTH, _POINTS)
     down = _HEIGHT * (high - values) / (high - low)
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, down, strict=True))
-    title = f"from {low:.4g} to {high:.4g} in {num_steps:,} steps"
+    title = f"from {low:.4g} to {high:.4g} in {length}"
     return (
         f"{call}<div>"
         f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="-2 -2 {_WIDTH + 4} '
@@ -41,29 +49,77 @@ def markup(schedule: Any) -> str:
     )
 
 
-def _is_ready(schedule):
-    """Whether it is bound, and contains only ours: others take vectors step by step."""
-    inner = [inside for _, inside in schedule._inner()]
-    ours = all(hasattr(inside, "_inner") and _is_ready(inside) for inside in inner)
-    return ours and not schedule._unbound
+def _drawn(schedule):
+    """The schedule to draw, over how many steps, and that in words; 0 for none."""
+    if not _is_ours(schedule):
+        return schedule, 0, ""
+    if not schedule._unbound:
+        num_steps, ends = own_length(schedule)
+        return schedule, num_steps, f"{'' if ends else 'the first '}{num_steps:,} steps"
+    total = _EPOCHS * _STEPS_PER_EPOCH
+    try:
+        schedule = schedule.bind(total, _STEPS_PER_EPOCH)
+    except ValueError:  # Its lengths do not fit into that training.
+        return schedule, 0, ""
+    num_steps = (_first_cycles(schedule, total) or [total])[-1]
+    part = f"the first {num_steps / _STEPS_PER_EPOCH:g} of "
+    training = f"{_EPOCHS} epochs of {_STEPS_PER_EPOCH} steps, for example"
+    return schedule, num_steps, training if num_steps == total else part + training
 
 
-def own_length(schedule: Any) -> int:
-    """How many steps it takes until one value is held; 0 if that never happens.
+def _is_ours(schedule):
+    """Whether it contains only ours: others may be slow, or not know late steps."""
+    ours = hasattr(schedule, "_inner") and not hasattr(schedule, "function")
+    return ours and all(_is_ours(inside) for _, inside in schedule._inner())
 
-    Found by looking closer and closer. A schedule that only comes near to its end, as
-    an exponential one does, is taken to be there when it is very near.
+
+def own_length(schedule: Any) -> tuple[int, bool]:
+    """How many steps show the shape, and whether it stands still after them.
+
+    Until its last value is held; of cycles that never end, the first four; of a decay
+    that never ends, 99.5 % of the way, or 75 % of a slow one, such as an inverse root.
+
+    Args:
+        schedule: One of ours that is bound.
+
+    Returns:
+        The steps (0 if there is no such number), and False if values go on changing.
     """
-    steps = np.append(2 ** np.arange(31) - 1, _LAST)
-    held, *later = schedule(np.append(_LAST, _LATE))
-    if not np.isfinite(held) or any(value != held for value in later):
+    end, most = _settled(schedule, _NEAR), _settled(schedule, 0.005)
+    if 0 < end <= 4 * most:
+        return end, True
+    if cycles := _first_cycles(schedule, _LONGEST):
+        return cycles[-1], False
+    if most > 4 * _settled(schedule, 0.1):
+        most = _settled(schedule, 0.25)
+    return most or _settled(schedule, 0.25), False
+
+
+def _settled(schedule, share):
+    """The first step after which all values are near the last; 0 if there is none.
+
+    Found by looking closer and closer. Near is by a share of the range of all values.
+    """
+    values = schedule(_COARSE)
+    held, near = values[-1], share * np.ptp(values)
+    if not np.isfinite(values).all() or any(abs(schedule(_LATE) - held) > near):
         return 0
-    length, last = 0, -2
+    steps, length, last = _COARSE, 0, -2
     while length - last > 1:
-        values = schedule(steps)
-        apart = np.flatnonzero(abs(values - held) > _NEAR * np.ptp(values))
+        apart = np.flatnonzero(abs(schedule(steps) - held) > near)
         if len(apart) == 0 or apart[-1] == len(steps) - 1:
             return length
         last, length = int(steps[apart[-1]]), int(steps[apart[-1] + 1])
         steps = np.unique(np.linspace(last, length, 65).astype(np.int64))
     return length
+
+
+def _first_cycles(schedule, num_steps):
+    """The ends of the first four cycles; none if there are not as many."""
+    until = 1
+    ends: list[int] = []
+    while len(ends) < _CYCLES and until < num_steps:
+        # Not all at once: there may be very many.
+        until = min(4 * until, num_steps)
+        ends = schedule.cycle_ends(until)
+    return ends[:_CYCLES] if len(ends) >= _CYCLES else []

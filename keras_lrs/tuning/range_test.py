@@ -85,6 +85,17 @@ class RangeTest:
         _checked("smoothing", self.smoothing, _SMOOTHING)
         fields.truth("diverged", self.diverged)
 
+    def __repr__(self):
+        rates, suggestion = self.learning_rates, self.suggestion()
+        told = [f"{len(rates)} of {self.num_steps} steps"]
+        if len(rates) > 0:
+            told.append(f"learning rates from {rates[0]:.3g} to {rates[-1]:.3g}")
+        told.append("diverged" if self.diverged else "did not diverge")
+        told.append(
+            f"suggestion {'none' if suggestion is None else f'{suggestion:.3g}'}"
+        )
+        return f"<RangeTest: {', '.join(told)}>"
+
     @property
     def smoothed(self) -> np.ndarray:
         """The exponential average of the losses, with its bias corrected."""

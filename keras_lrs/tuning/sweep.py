@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,6 +106,18 @@ class Sweep:
     def is_complete(self) -> bool:
         """Whether every point has been tried."""
         return all(trial.state != "open" for trial in self.trials)
+
+    def __repr__(self):
+        searched = ", ".join(
+            f"{name} from {low:.3g} to {high:.3g}"
+            for name, (low, high) in self.ranges.items()
+        )
+        done = sum(trial.state != "open" for trial in self.trials)
+        best = "none complete"
+        if self.best is not None:
+            values = {**self.best.parameters, self.monitor: self.best.value}
+            best = "best: " + ", ".join(f"{k}={v:.4g}" for k, v in values.items())
+        return f"<Sweep: {searched}, {done} of {len(self.trials)} trials done, {best}>"
 
     def __str__(self):
         names = list(self.ranges)
@@ -357,9 +369,14 @@ def _import_optuna():
 def _checked_ranges(ranges):
     checked = {}
     for name, ends in ranges.items():
+        bound = "be a lower and an upper end, as in `learning_rate=(1e-4, 1.0)`"
+        if name != "learning_rate":
+            bound += "; `sweep` has no option of that name"
+        if isinstance(ends, str) or not isinstance(ends, (Sequence, np.ndarray)):
+            fields.refuse(name, bound, ends, TypeError)
         items = fields.items(name, ends)
         if len(items) != 2:
-            fields.refuse(name, "have a lower and an upper end", ends)
+            fields.refuse(name, bound, ends)
         low, high = (fields.real(name, end) for end in items)
         if not 0.0 < low < high:
             fields.refuse(name, "have 0 < lower end < upper end", ends)

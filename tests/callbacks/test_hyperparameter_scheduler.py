@@ -470,6 +470,18 @@ class TestBinding:
         rates = self.rates(2, schedule=theirs)
         np.testing.assert_allclose(rates, self.expected(16, 8), rtol=1e-5)
 
+    def test_the_schedule_of_the_rate_may_be_given_without_a_name(self):
+        x = np.zeros((8, 1), "float32")
+        scheduler = HyperparameterScheduler(S.LinearDecay(0.1), momentum=MOMENTUM)
+        model = ramp(keras.optimizers.SGD(0.3, momentum=0.9))
+        model.fit(x, x, 1, 3, verbose=0, callbacks=[scheduler])
+        assert scheduler.bound["learning_rate"] == S.LinearDecay(0.1, 24)
+        assert scheduler.schedules == {
+            "learning_rate": S.LinearDecay(0.1),
+            "momentum": MOMENTUM,
+        }
+        HyperparameterScheduler(S.LinearDecay(0.1), momentum_correction=True)
+
     def test_what_was_bound_can_be_looked_at(self):
         scheduler = HyperparameterScheduler(learning_rate=S.LinearDecay(0.1))
         assert scheduler.bound == {}
@@ -645,6 +657,10 @@ class TestRefusals:
             HyperparameterScheduler(momentum=0.9)
         with pytest.raises(ValueError, match="At least one"):
             HyperparameterScheduler()
+        with pytest.raises(ValueError, match="At least one"):
+            HyperparameterScheduler(None)
+        with pytest.raises(TypeError, match=r"`learning_rate`.*FunctionSchedule"):
+            HyperparameterScheduler(lambda epoch: 0.1)
 
     def test_a_step_that_does_not_call_apply(self):
         class Own(keras.Sequential):

@@ -151,6 +151,40 @@ class TestCompiling:
         assert finite(model)
         assert untouched(model)
 
+    @pytest.mark.parametrize(
+        "rate",
+        [
+            S.CosineRestarts(0.3, t_mul=1.0, num_cycles=5),
+            S.CosineRestarts(0.3, lrs.Epochs(1)),
+            S.Warmup(S.CosineRestarts(0.3, 5), lrs.Epochs(1)),
+            S.Sequential([S.Constant(0.1), S.Constant(0.3)], [lrs.Fraction(0.5)]),
+            S.CyclicalLearningRate(0.1, 0.3, lrs.Epochs(1)),
+            S.CosineAnnealing(0.3),
+        ],
+        ids=lambda rate: type(rate).__name__,
+    )
+    def test_an_open_schedule_in_the_optimizer(self, name, callback, rate):
+        message = r"is open\.(.|\n)*HyperparameterScheduler"
+        if name in ("HyperparameterScheduler", "OneCycleScheduler"):
+            message = "holds a schedule"  # They refuse any.
+        optimizer = optimizer_for(name)
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        inner.learning_rate = rate
+        model = references.linear_model(optimizer)
+        with pytest.raises(ValueError, match=message):
+            references.fit(model, [callback], 1)
+        assert int(optimizer.iterations) == 0
+
+    def test_the_ends_of_cycles_of_an_open_schedule_in_the_optimizer(self, tmp_path):
+        rate = S.CosineRestarts(0.3, t_mul=1.0, num_cycles=5)
+        for callback in (
+            C.SnapshotEnsemble(tmp_path),
+            C.WeightAveraging(update_every="cycle"),
+        ):
+            model = references.linear_model(keras.optimizers.SGD(rate))
+            with pytest.raises(ValueError, match=r"`total_steps`.* is open"):
+                references.fit(model, [callback], 1)
+
     def test_running_eagerly(self, name, callback):
         model = linear(name, run_eagerly=True)
         references.fit(model, [callback], epochs=1)

@@ -306,7 +306,7 @@ SUBJECTS: dict[str, Subject] = {
         C.HyperparameterScheduler,
         {"learning_rate": S.LinearDecay(0.1), "momentum": S.Constant(0.9)},
         {"learning_rate": {"SGD": S.REXDecay(0.1)}, "momentum_correction": True},
-        keywords=("learning_rate", "momentum"),
+        keywords=("momentum",),
     ),
     "OneCycleScheduler": _callback(
         C.OneCycleScheduler,

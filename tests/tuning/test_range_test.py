@@ -845,3 +845,22 @@ def test_the_progress_bar_is_shown_only_if_asked_for(capsys):
     assert capsys.readouterr().out == ""
     run_on(model, verbose=2)
     assert "12/12" in capsys.readouterr().out
+
+
+def test_a_result_is_shown_in_a_line():
+    rates = np.geomspace(1e-4, 1.0, 100)
+    losses = np.append(np.linspace(3.0, 1.0, 80), [9.0] * 6)
+    test = RangeTest(rates[:86], losses, 100, smoothing=0.0, diverged=True)
+    assert repr(test) == (
+        "<RangeTest: 86 of 100 steps, learning rates from 0.0001 to 0.272, diverged, "
+        f"suggestion {test.suggestion():.3g}>"
+    )
+    rising = RangeTest(rates, np.arange(100.0), 100)
+    assert repr(rising) == (
+        "<RangeTest: 100 of 100 steps, learning rates from 0.0001 to 1, "
+        "did not diverge, suggestion none>"
+    )
+    none = RangeTest(rates[:0], rates[:0], 100)
+    assert repr(none) == (
+        "<RangeTest: 0 of 100 steps, did not diverge, suggestion none>"
+    )

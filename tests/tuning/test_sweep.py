@@ -12,6 +12,7 @@ import pytest
 
 from keras_lrs import tuning
 from keras_lrs.tuning import studies
+from keras_lrs.tuning.sweep import Sweep, Trial
 from tests.tuning import sharing
 
 INTERRUPTED = "The sweep was interrupted"
@@ -545,7 +546,7 @@ def test_the_picture_has_a_panel_for_each_parameter(tmp_path):
         ({"learning_rate": (1.0, 0.1)}, "`learning_rate` must have 0 < lower end"),
         ({"learning_rate": (0.1, 0.1)}, "`learning_rate` must have 0 < lower end"),
         ({"learning_rate": (0.1, math.inf)}, "`learning_rate` must be finite"),
-        ({"learning_rate": (0.1, 0.2, 0.3)}, "`learning_rate` must have a lower"),
+        ({"learning_rate": (0.1, 0.2, 0.3)}, "`learning_rate` must be a lower"),
         ({"num_trials": 2**40}, "`num_trials` must be <= 10000"),
         ({"num_trials": 0}, "`num_trials` must be > 0"),
         ({"num_trials": 1}, "`num_trials` must be > 1 for a grid"),
@@ -582,7 +583,14 @@ def test_a_grid_takes_one_parameter():
         ({"build_model": lambda rate: None}, "`build_model` must be a function that"),
         ({"fit": lambda model, data: None}, "`fit` must be a function that can"),
         ({"fit": lambda: None}, "`fit` must be a function that can"),
-        ({"learning_rate": 0.1}, "`learning_rate` must be a list"),
+        ({"learning_rate": 0.1}, r"`learning_rate` must be a lower and an upper end"),
+        (
+            {"objective": "val_accuracy"},
+            r"`objective` must be a lower and an upper end, as in "
+            r"`learning_rate=\(1e-4, 1.0\)`; `sweep` has no option of that name. "
+            "Received: objective='val_accuracy'",
+        ),
+        ({"n_trials": 9}, "`sweep` has no option of that name. Received: n_trials=9"),
         ({"monitor": None}, "`monitor` must be a name"),
         ({"storage": 3}, "`storage` must be a path"),
     ],
@@ -590,6 +598,21 @@ def test_a_grid_takes_one_parameter():
 def test_wrong_types_are_refused(arguments, message):
     with pytest.raises(TypeError, match=message):
         tuning.sweep(**{"build_model": itself, "fit": parabola(0.01)} | arguments)
+
+
+def test_the_result_is_shown_in_a_line():
+    def trial(rate, value, state):
+        return Trial({"learning_rate": rate}, value, state, 1, 0.5, None)
+
+    ranges = {"learning_rate": (1e-3, 10.0)}
+    trials = [trial(0.001, None, "open"), trial(10.0, None, "diverged")]
+    result = Sweep(ranges, "val_loss", "min", trials, [])
+    searched = "<Sweep: learning_rate from 0.001 to 10, "
+    assert repr(result) == f"{searched}1 of 2 trials done, none complete>"
+    trials += [trial(0.1, 0.25, "complete"), trial(1.0, 0.5, "complete")]
+    assert repr(result) == (
+        f"{searched}3 of 4 trials done, best: learning_rate=0.1, val_loss=0.25>"
+    )
 
 
 def test_importing_the_package_does_not_import_optuna():
