@@ -92,7 +92,7 @@ class ResumableTraining(FitCallback):
         ...         weights = train(ResumableTraining(directory, 5), PowerCut())
         ...     except KeyboardInterrupt:
         ...         weights = train(ResumableTraining(directory, 5))
-        ResumableTraining: going on with epoch 3, after 4 of its batches
+        ResumableTraining: resuming in epoch 3, after 4 of its batches
         >>> bool(np.all(weights == train()))
         True
 
@@ -300,7 +300,7 @@ class ResumableTraining(FitCallback):
         if self.verbose:
             within = f", after {batch} of its batches" if batch else ""
             epoch = self._found["epoch"] + 1
-            print(f"ResumableTraining: going on with epoch {epoch}{within}")
+            print(f"ResumableTraining: resuming in epoch {epoch}{within}")
 
     # --- Saving ---
 

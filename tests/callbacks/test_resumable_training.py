@@ -164,7 +164,7 @@ def test_it_goes_on_from_the_exact_batch(tmp_path, capsys):
         train(tmp_path, 4, 2 * STEPS + 5)
     resumable = ResumableTraining(tmp_path, 4)
     train(tmp_path, resumable=resumable)
-    expected = "ResumableTraining: going on with epoch 3, after 4 of its batches\n"
+    expected = "ResumableTraining: resuming in epoch 3, after 4 of its batches\n"
     assert capsys.readouterr().out == expected
     found = resumable.resumed_from
     assert (found.epoch, found.batch, found.iterations) == (2, 4, 2 * STEPS + 4)

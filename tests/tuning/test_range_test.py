@@ -717,11 +717,12 @@ def test_suggestions_say_how_far_they_disagree():
     [
         np.linspace(1, 3, 100),
         np.full(100, 2.0),
+        np.full(100, 0.3),
         [2.0, np.nan],
         np.full(30, np.nan),
         [3.0, 2.0, 1.0],
     ],
-    ids=["rising", "flat", "two", "NaN", "too short"],
+    ids=["rising", "flat", "flat with rounding", "two", "NaN", "too short"],
 )
 def test_there_may_be_no_suggestion(losses, method):
     test = curve(losses)
