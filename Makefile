@@ -27,14 +27,12 @@ test-torch: $(VENV)/.torch $(VENV)/.peers $(VENV)/.test
 
 test-all: test test-jax test-torch
 
-# What depends most on Keras, with the oldest that is supported, in a folder of its own;
-# and with the newest Python, if it is there.
+# What depends most on Keras, with the oldest that is supported, in a folder of its own.
 MATRIX := tests/test_private_attributes.py tests/test_training.py tests/test_saving.py \
 	tests/callbacks/test_hyperparameter_scheduler.py tests/callbacks/test_fit.py \
 	tests/callbacks/test_weight_averaging.py tests/callbacks/test_snapshot_ensemble.py \
 	tests/callbacks/test_resumable_training.py tests/optimizers
 OLDEST ?= keras==3.12.0
-NEWEST ?= python3.13
 
 test-oldest: $(VENV)/oldest $(VENV)/.torch $(VENV)/.test
 	PYTHONPATH=$(CURDIR)/$(VENV)/oldest KERAS_BACKEND=torch $(PYTEST) $(MATRIX) $(ARGS)
@@ -42,8 +40,10 @@ test-oldest: $(VENV)/oldest $(VENV)/.torch $(VENV)/.test
 $(VENV)/oldest: | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ "$(OLDEST)"
 
+# All on JAX, with the newest Python that TensorFlow has wheels for.
+NEWEST ?= python3.13
 test-newest:
-	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-newest ARGS="$(MATRIX) $(ARGS)" test-jax
+	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-newest test-jax
 
 # Arguments and altered files, with 10,000 examples each; takes hours.
 fuzz: $(VENV)/.tensorflow $(VENV)/.torch $(VENV)/.test
