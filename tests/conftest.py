@@ -1,11 +1,18 @@
 """Settings shared by all tests."""
 
 import os
+import pathlib
 
 # Two workers on two cores: no library may start threads of its own for each.
 for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# JAX compiles what it has compiled before, in another test or process, only once.
+_CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 # What takes long and depends little on the backend is tested on one of them: programs,
 # and searches for bad input. With `EVERYWHERE=1` all is tested on each.

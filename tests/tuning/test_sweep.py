@@ -81,7 +81,9 @@ def test_the_seed_says_which_random_points():
 
     assert points(1) == points(1)
     assert points(1) != points(2)
-    assert points(None) != points(None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The best of some may lie at an edge.
+        assert points(None) != points(None)
 
 
 def test_several_parameters_are_searched_at_random():
