@@ -90,7 +90,7 @@ def test_a_schedule_is_as_long_as_it_takes_until_its_rate_is_held(schedule, leng
         CyclicalLearningRate(0.1, 0.2, 2**25),
         CosineRestarts(0.1, num_cycles=5, t_mul=1e4),
     ],
-    ids=repr,
+    ids=lambda schedule: type(schedule).__name__,
 )
 def test_what_is_flat_or_not_ours_or_takes_too_long_has_no_picture(schedule):
     assert SVG not in schedule._repr_html_()
