@@ -153,6 +153,13 @@ class Store:
         self.optuna, self.pruner, self.mode = optuna, pruner, mode
         self.states = optuna.trial.TrialState
         self.storage = self._open(storage)
+        self._is_own = self.storage is not storage
+
+    def close(self):
+        """Closes a database that was opened here; a later question opens it again."""
+        if self._is_own and isinstance(self.storage, self.optuna.storages.RDBStorage):
+            self.storage.remove_session()
+            self.storage.engine.dispose()
 
     def _open(self, storage):
         storages = self.optuna.storages

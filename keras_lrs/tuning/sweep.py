@@ -1,5 +1,6 @@
 """Searches for the learning rate, and for what goes with it, on a log scale."""
 
+import contextlib
 import dataclasses
 import os
 import warnings
@@ -309,44 +310,48 @@ def sweep(
     extend = fields.truth("extend", extend)
     mode = monitors.mode_of(monitor) if mode == "auto" else mode
     objective = studies.Objective(build_model, fit, tuple(ranges), monitor, mode)
-    store = studies.Store(optuna, storage, _pruner(optuna, pruner), mode)
-
     result = Sweep(dict(ranges), monitor, mode, [], [])
     part, count = ranges, num_trials
-    for extension in range(MAX_EXTENSIONS + 1 if extend else 1):
-        settings = {
-            "ranges": {key: list(ends) for key, ends in part.items()},
-            "search": search,
-            "num_trials": count,
-            "monitor": monitor,
-            "mode": mode,
-        }
-        sampler_seed = None if seed is None else seed + extension
-        points = _points(optuna, search, part, result, count, sampler_seed)
-        stage = f"{name}, extension {extension}" if extension else name
-        study = store.join(stage, points, settings)
-        store.work(study, objective)
-        result = dataclasses.replace(
-            result,
-            ranges={
-                key: (min(low, result.ranges[key][0]), max(high, result.ranges[key][1]))
-                for key, (low, high) in part.items()
-            },
-            trials=[*result.trials, *_trials(study)],
-            studies=[*result.studies, study],
-        )
-        if not result.is_complete:
-            done = sum(trial.state != "open" for trial in result.trials)
-            warnings.warn(
-                f"The sweep was interrupted: {done} of {len(result.trials)} trials are "
-                "done. With a `storage`, the same call goes on with the others.",
-                stacklevel=2,
+    store = studies.Store(optuna, storage, _pruner(optuna, pruner), mode)
+    with contextlib.closing(store):
+        for extension in range(MAX_EXTENSIONS + 1 if extend else 1):
+            settings = {
+                "ranges": {key: list(ends) for key, ends in part.items()},
+                "search": search,
+                "num_trials": count,
+                "monitor": monitor,
+                "mode": mode,
+            }
+            sampler_seed = None if seed is None else seed + extension
+            points = _points(optuna, search, part, result, count, sampler_seed)
+            stage = f"{name}, extension {extension}" if extension else name
+            study = store.join(stage, points, settings)
+            store.work(study, objective)
+            result = dataclasses.replace(
+                result,
+                ranges={
+                    key: (
+                        min(low, result.ranges[key][0]),
+                        max(high, result.ranges[key][1]),
+                    )
+                    for key, (low, high) in part.items()
+                },
+                trials=[*result.trials, *_trials(study)],
+                studies=[*result.studies, study],
             )
-            return result
-        if not result.at_edge:
-            break
-        count = -(-num_trials // 2)
-        part = _beyond(result, ranges, count / (num_trials - (search == "grid")))
+            if not result.is_complete:
+                done = sum(trial.state != "open" for trial in result.trials)
+                warnings.warn(
+                    f"The sweep was interrupted: {done} of {len(result.trials)} "
+                    "trials are done. With a `storage`, the same call goes on with the "
+                    "others.",
+                    stacklevel=2,
+                )
+                return result
+            if not result.at_edge:
+                break
+            count = -(-num_trials // 2)
+            part = _beyond(result, ranges, count / (num_trials - (search == "grid")))
     for remark in result._remarks():
         warnings.warn(remark, stacklevel=2)
     return result

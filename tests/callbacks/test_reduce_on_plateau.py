@@ -1209,12 +1209,11 @@ def test_corrected_momentum_is_resumed_with_the_factor_last_used(tmp_path):
             )
         return references.weights(model)
 
-    straight = trained((0, 4))
-    np.testing.assert_array_equal(trained((0, 2), (2, 4)), straight)
     loop = references.SGD(corrected=True)
     rates = S.LinearDecay(0.05, 40).curve(40) * np.repeat([1.0, 1.0, 0.5, 0.25], 10)
     loop.train(40, learning_rate=rates)
-    np.testing.assert_allclose(straight, loop.w, atol=1e-6)
+    np.testing.assert_allclose(trained((0, 4)), loop.w, atol=1e-6)
+    np.testing.assert_allclose(trained((0, 2), (2, 4)), loop.w, atol=1e-6)
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX must be told of 64 bits first")

@@ -1,5 +1,6 @@
 """Sweeps on functions whose best point is known, and in Keras."""
 
+import contextlib
 import math
 import multiprocessing
 import sys
@@ -44,6 +45,15 @@ def search(minimum, low, high, **arguments):
     return tuning.sweep(
         itself, parabola(minimum), learning_rate=(low, high), **arguments
     )
+
+
+@contextlib.contextmanager
+def opened(path):
+    """Optuna's own storage in a file."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    yield storage
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 def rates(result):
@@ -321,6 +331,8 @@ def test_any_storage_of_optuna_will_do(tmp_path, kind):
     (study,) = first.studies
     assert study.study_name == "sweep"
     assert study.best_value == first.best.value
+    if kind == "url":  # That opened it again.
+        study._storage._backend.engine.dispose()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal of POSIX")
@@ -375,12 +387,12 @@ def test_a_point_that_was_given_to_another_does_not_end_the_sweep(tmp_path):
     def fit(model):
         tried.append(model)
         if len(tried) == 2:  # As another process does, when it seems dead.
-            storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-            study = optuna.load_study(study_name="sweep", storage=storage)
-            running = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
-            (trial,) = running
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-            study.enqueue_trial(trial.params, trial.user_attrs)
+            with opened(path) as storage:
+                study = optuna.load_study(study_name="sweep", storage=storage)
+                running = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+                (trial,) = running
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                study.enqueue_trial(trial.params, trial.user_attrs)
         return parabola(0.01)(model)
 
     result = tuning.sweep(itself, fit, storage=path, num_trials=4)
@@ -398,17 +410,18 @@ def test_who_was_killed_between_taking_and_beginning_loses_the_point(
 
     with pytest.warns(UserWarning, match=INTERRUPTED):
         tuning.sweep(itself, interrupted, storage=path, num_trials=3)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-    optuna.load_study(study_name="sweep", storage=storage).ask()
+    with opened(path) as storage:
+        optuna.load_study(study_name="sweep", storage=storage).ask()
     result = search(0.01, 1e-4, 1.0, storage=path, num_trials=3)
     assert [trial.state for trial in result.trials] == ["complete"] * 3
 
 
 def test_who_was_killed_while_filling_a_study_is_stood_in_for(tmp_path, impatient):
     path = tmp_path / "sweep.db"
-    study = optuna.create_study(study_name="sweep", storage=f"sqlite:///{path}")
     point = {"learning_rate": 1e-4}
-    study.enqueue_trial(point, {"point": 0, "parameters": point})
+    with opened(path) as storage:
+        study = optuna.create_study(study_name="sweep", storage=storage)
+        study.enqueue_trial(point, {"point": 0, "parameters": point})
     result = search(0.01, 1e-4, 1.0, storage=path, num_trials=3)
     np.testing.assert_allclose(rates(result), [1e-4, 1e-2, 1.0])
 
