@@ -95,7 +95,7 @@ def run(size):
                 for name, make_schedule in methods.items():
                     progress.set_description(f"{optimizer}, {budget} %, {name}")
                     found[optimizer][str(budget)][name] = trainer.run(
-                        make_schedule, epochs * budget // 100, seeds, extend=False
+                        make_schedule, epochs * budget // 100, seeds
                     )
                     progress.update()
     return {"epochs": epochs, "seeds": seeds, "optimizers": found}
@@ -104,9 +104,7 @@ def run(size):
 def setting(results):
     optimizers = results["optimizers"]
     budgets = list(next(iter(optimizers.values())))
-    grids = "; ".join(
-        f"with {name} {grid_of(name, extend=False)}" for name in optimizers
-    )
+    grids = "; ".join(f"with {name} {grid_of(name)}" for name in optimizers)
     short = [b for b in budgets if results["epochs"] * int(b) == 1000]
     total = results["epochs"] * 640 // BATCH_SIZE
     return (

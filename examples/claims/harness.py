@@ -256,17 +256,16 @@ class Trainer:
             found += [round(100.0 - 100.0 * accuracy, 4), round(loss, 5)]
         return found
 
-    def run(self, make_schedule, epochs, seeds, extend=True):
+    def run(self, make_schedule, epochs, seeds):
         """The scores of every seed, at the rate that is best on the data held out.
 
         It is the one of the grid with the least mean error of the first `CHOOSING`
-        seeds.
+        seeds. While that is at the grid's edge, the grid goes on there.
 
         Args:
             make_schedule: A function from the rate to the schedule.
             epochs: The length of the training.
             seeds: How many.
-            extend: Whether the grid goes on while the best is at its edge.
         """
 
         def train(rate, chosen):
@@ -279,7 +278,7 @@ class Trainer:
         few = range(min(seeds, CHOOSING))
         scores = {rate: train(rate, few) for rate in GRIDS[self.optimizer]}
         rate = best_rate(scores)
-        for _ in range(EXTENSIONS if extend else 0):
+        for _ in range(EXTENSIONS):
             if (beyond := next_rate(rate, scores)) is None:
                 break
             scores[beyond] = train(beyond, few)
@@ -304,12 +303,11 @@ def next_rate(best, rates):
     return None
 
 
-def grid_of(optimizer, extend=True):
+def grid_of(optimizer):
     """How a rate is chosen, in words."""
     rates = ", ".join(f"{rate:g}" for rate in GRIDS[optimizer])
-    more = " (and on, where the best is at the edge)" if extend else ""
     return (
-        f"the rate of {rates}{more} whose error on the data held out is the least in "
+        f"the rate of {rates} (and on, where the best is at the edge) whose error on the data held out is the least in "
         f"{CHOOSING} seeds"
     )
 
