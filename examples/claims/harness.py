@@ -307,8 +307,8 @@ def grid_of(optimizer):
     """How a rate is chosen, in words."""
     rates = ", ".join(f"{rate:g}" for rate in GRIDS[optimizer])
     return (
-        f"the rate of {rates} (and on, where the best is at the edge) whose error on the data held out is the least in "
-        f"{CHOOSING} seeds"
+        f"the rate of {rates} (and on, where the best is at the edge) whose error on "
+        f"the data held out is the least in {CHOOSING} seeds"
     )
 
 
