@@ -285,3 +285,9 @@ def test_cycles_longer_than_int32_time():
     for compiler in compiled.compilers().values():
         values = compiled.values(sampled, [4, 5, 2**31 - 2], compiler)
         np.testing.assert_allclose(values, [1.0, 1 - 5 / 2**33, 1 - 5 / 2**33])
+
+
+def test_a_last_cycle_that_leaves_nothing_to_the_first_is_refused():
+    """Their ratio, 1e1800000, is beyond what decimal numbers hold by default."""
+    with pytest.raises(ValueError, match="`num_cycles` must leave no cycle empty"):
+        S.CosineRestarts(0.1, t_mul=1e9, num_cycles=200_000, total_steps=50)

@@ -261,7 +261,7 @@ class Restarts(Schedule):
         return base.cycle_ends(base.bind(self.schedule, Window(length, None)), length)
 
 
-_PRECISE = decimal.Context(prec=120)
+_PRECISE = decimal.Context(120, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX)
 
 
 def _sums(first: Any, factor: float, count: int | None):
