@@ -16,14 +16,14 @@ from typing import Any, TypeVar, dataclass_transform
 import keras
 import numpy as np
 
-from keras_lrs.schedules import numerics
-
 T = TypeVar("T")
 REQUIRED: Any = dataclasses.MISSING
 LONGEST = 2**53
 """No length is longer: time in int64 has room for a few of them, and a float for one.
 
 A training of a million steps per second would take 285 years."""
+LARGEST = 3.4e38
+"""No number is larger: a float32 ends at 3.4028e38, and sums may round up."""
 
 
 def refuse(name: str, constraint: str, value: Any, error: type = ValueError):
@@ -155,11 +155,11 @@ def number(
     default: Any = REQUIRED,
     *,
     above: float = -math.inf,
-    at_least: float = -numerics.LARGEST,
+    at_least: float = -LARGEST,
     below: float = math.inf,
-    at_most: float = numerics.LARGEST,
+    at_most: float = LARGEST,
 ) -> Any:
-    """A float within bounds, also of float32; None where that is the default."""
+    """A float within bounds; None where that is the default."""
 
     def check(name, value):
         if value is None and default is None:
@@ -179,7 +179,7 @@ def number(
 
 
 def rate(default: Any = REQUIRED, *, positive: bool = False) -> Any:
-    """A learning rate: >= 0 (or > 0) and finite as a float32."""
+    """A learning rate: >= 0 (or > 0) and at most `LARGEST`."""
     return number(
         default,
         above=0.0 if positive else -math.inf,
