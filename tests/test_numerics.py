@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_lrs.schedules import numerics
+from keras_lrs.schedules import ExponentialGrowth, numerics
 from tests import compiled
 
 
@@ -126,3 +126,11 @@ def test_float_steps_beyond_every_integer_saturate():
     if keras.backend.backend() == "torch":
         large = ops.convert_to_tensor(np.array([2**40, 3]), dtype="int64")
         assert array(numerics.to_steps(large)).tolist() == [2**31 - 1, 3]
+
+
+def test_a_tiny_rate_that_hardly_grows_stays_finite():
+    schedule = ExponentialGrowth(2.717312643641716e-44, 1.1758053127792153e-13)
+    steps = [0, 1, 2**24, 2**31 - 2]
+    for compiler in compiled.compilers().values():
+        values = compiled.values(schedule, np.array(steps), compiler)
+        assert np.all((values >= 0.0) & (values < 1e-43)), values
