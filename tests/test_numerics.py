@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_lrs.schedules import ExponentialGrowth, numerics
+from keras_lrs.schedules import (
+    Constant,
+    ExponentialDecay,
+    ExponentialGrowth,
+    Product,
+    numerics,
+)
 from tests import compiled
 
 
@@ -134,3 +140,11 @@ def test_a_tiny_rate_that_hardly_grows_stays_finite():
     for compiler in compiled.compilers().values():
         values = compiled.values(schedule, np.array(steps), compiler)
         assert np.all((values >= 0.0) & (values < 1e-43)), values
+
+
+def test_what_has_saturated_times_zero_is_zero():
+    growing = ExponentialDecay(0.1, 10, 1.1)
+    schedule = Product([growing, growing, Constant(0.0)])
+    for compiler in compiled.compilers().values():
+        values = compiled.values(schedule, np.array([0, 2**20, 2**31 - 2]), compiler)
+        np.testing.assert_array_equal(values, 0.0)

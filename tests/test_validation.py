@@ -24,8 +24,8 @@ REFUSED = [
         "end_learning_rate": NOT_A_RATE,
     }),
     (S.PolynomialDecay, {"initial_learning_rate": 0.1}, {
-        "power": [0, -1, NAN, INF, "2", None, True],
-        "k": [0, -1, NAN, INF, "2", None, True],
+        "power": [0, -1, 1001, NAN, INF, "2", None, True],
+        "k": [0, -1, 1001, NAN, INF, "2", None, True],
     }),
     (S.CosineAnnealing, {"initial_learning_rate": 0.1}, {"k": [0, -1, NAN, "2"]}),
     (S.REXDecay, {"initial_learning_rate": 0.1}, {"beta": [-0.1, 1, 1.5, NAN, "1"]}),
@@ -74,7 +74,7 @@ REFUSED = [
     }),
     (S.PiecewiseInterpolation,
      {"boundaries": [3, 5], "values": [0.1, 0.2], "interpolation": "exponential"},
-     {"values": [[0.0, 0.1], [0.1, 0.0]]}),
+     {"values": [[0.0, 0.1], [0.1, 0.0], [1e-249, 1.0]]}),
     (S.InverseSqrtDecay, {"initial_learning_rate": 0.1}, {
         "timescale": [*NOT_A_LENGTH, None],
     }),

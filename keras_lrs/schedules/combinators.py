@@ -34,7 +34,7 @@ class Warmup(Schedule):
         initial_fraction: The first rate over the schedule's first rate, in [0, 1];
             > 0 for `"exponential"`.
         shape: One of the five above.
-        power: The exponent of `"polynomial"`, > 0.
+        power: The exponent of `"polynomial"`, > 0, at most 1000.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -59,7 +59,7 @@ class Warmup(Schedule):
     shape: str = fields.choice(
         ("linear", "cosine", "exponential", "polynomial", "constant"), default="linear"
     )
-    power: float = fields.number(default=2.0, at_least=1e-6)
+    power: float = fields.exponent(default=2.0)
 
     def check(self):
         if self.shape == "exponential" and self.initial_fraction == 0.0:
@@ -370,8 +370,9 @@ class Product(Schedule):
     def call(self, step):
         value = evaluate(self.schedules[0], step)
         for schedule in self.schedules[1:]:
-            value = value * evaluate(schedule, step)
-        return numerics.minimum(value, numerics.LARGEST)
+            product = value * evaluate(schedule, step)
+            value = numerics.minimum(product, numerics.LARGEST)
+        return value
 
 
 @serializable

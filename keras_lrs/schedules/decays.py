@@ -121,9 +121,9 @@ class PolynomialDecay(Decay):
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
             rest of the training.
         end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
-        power: The exponent, > 0. 1 is linear.
-        k: The exponent of progress, > 0. 1 is plain polynomial decay; larger keeps the
-            rate high for longer.
+        power: The exponent, > 0, at most 1000. 1 is linear.
+        k: The exponent of progress, > 0, at most 1000. 1 is plain polynomial decay;
+            larger keeps the rate high for longer.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -141,8 +141,8 @@ class PolynomialDecay(Decay):
     Schedule", 2020, arXiv:2004.05909.
     """
 
-    power: float = fields.number(default=1.0, at_least=1e-6)
-    k: float = fields.number(default=1.0, at_least=1e-6)
+    power: float = fields.exponent(default=1.0)
+    k: float = fields.exponent(default=1.0)
 
     def profile(self, progress, remaining):
         return numerics.raised(_bent(progress, remaining, self.k)[1], self.power)
@@ -168,7 +168,8 @@ class CosineAnnealing(Decay):
             rest of the training.
         end_learning_rate: The rate at step `decay_steps` and ever after, >= 0. An
             absolute rate, not a fraction of the initial one.
-        k: The exponent of progress, > 0; larger keeps the rate high for longer.
+        k: The exponent of progress, > 0, at most 1000; larger keeps the rate high for
+            longer.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -187,7 +188,7 @@ class CosineAnnealing(Decay):
     2020, arXiv:2004.05909.
     """
 
-    k: float = fields.number(default=1.0, at_least=1e-6)
+    k: float = fields.exponent(default=1.0)
 
     def profile(self, progress, remaining):
         return numerics.half_cosine(_bent(progress, remaining, self.k)[1])

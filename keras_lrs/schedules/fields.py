@@ -178,6 +178,11 @@ def number(
     return checked(default, check)
 
 
+def exponent(default: Any) -> Any:
+    """An exponent of a fraction, > 0; so large that float32 loses it is refused."""
+    return number(default, at_least=1e-6, at_most=1000.0)
+
+
 def rate(default: Any = REQUIRED, *, positive: bool = False) -> Any:
     """A learning rate: >= 0 (or > 0) and at most `LARGEST`."""
     return number(

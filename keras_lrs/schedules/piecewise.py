@@ -12,6 +12,7 @@ from keras_lrs.schedules.base import Composition, Schedule, serializable
 from keras_lrs.schedules.combinators import Delayed, Sequential
 from keras_lrs.schedules.cycles import Segments
 from keras_lrs.schedules.decays import (
+    SMALLEST_RATE,
     BoundedExponentialDecay,
     CosineAnnealing,
     LinearDecay,
@@ -146,7 +147,7 @@ class PiecewiseInterpolation(Composition):
     Args:
         boundaries: The n >= 2 steps of the points, >= 0 and increasing; also `Epochs`
             or `Fraction`s.
-        values: n rates, >= 0; > 0 for `"exponential"`.
+        values: n rates, >= 0; >= 2**-126 for `"exponential"`.
         interpolation: `"linear"`, `"cosine"` or `"exponential"`.
 
     Returns:
@@ -176,8 +177,8 @@ class PiecewiseInterpolation(Composition):
         if len(self.values) != n:
             bound = f"have as many elements as `boundaries` ({n})"
             fields.refuse("values", bound, self.values)
-        if self.interpolation == "exponential" and min(self.values) <= 0.0:
-            bound = 'be > 0 with interpolation="exponential"'
+        if self.interpolation == "exponential" and min(self.values) < SMALLEST_RATE:
+            bound = f'be >= {SMALLEST_RATE} with interpolation="exponential"'
             fields.refuse("values", bound, self.values)
 
     def compose(self):
