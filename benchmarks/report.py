@@ -86,11 +86,14 @@ def write_part(path, part):
     A title is the first line, a heading of the first level.
     """
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    parts = {}
-    for found in [*re.split(r"(?m)^(?=# )", text), part]:
-        if found.strip():
-            parts[found.splitlines()[0]] = found.strip()
+    parts = parts_of(text) | parts_of(part)
     path.write_text("\n\n".join(parts.values()) + "\n", encoding="utf-8")
+
+
+def parts_of(text):
+    """The parts of a report, by their titles."""
+    parts = [part.strip() for part in re.split(r"(?m)^(?=# )", text)]
+    return {part.splitlines()[0]: part for part in parts if part}
 
 
 def read_results(path):

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import re
 
 import keras
 import numpy as np
@@ -200,9 +199,7 @@ def test_the_program_measures_each_configuration_by_itself(
 
 def test_the_report_in_the_repository_is_of_these_contenders():
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    parts = re.split(r"(?m)^(?=# )", text)
-    (part,) = (part for part in parts if part.startswith(f"{steps.TITLE}\n"))
-    rows = rows_of(part)
+    rows = rows_of(load_program("benchmarks/report").parts_of(text)[steps.TITLE])
     for each in steps.CONTENDERS:
         if each.name != steps.REFERENCE:
             assert len(rows[each.name]) == len(steps.CONFIGURATIONS) + 2

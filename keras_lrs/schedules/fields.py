@@ -22,7 +22,7 @@ LONGEST = 2**53
 """No length is longer: time in int64 has room for a few of them, and a float for one.
 
 A training of a million steps per second would take 285 years."""
-LARGEST = 3.4e38
+LARGEST_NUMBER = 3.4e38
 """No number is larger: a float32 ends at 3.4028e38, and sums may round up."""
 
 
@@ -72,12 +72,12 @@ def count(name: str, value: Any, at_least: int, at_most: int = LONGEST) -> int:
     return result
 
 
-def items(name: str, value: Any) -> tuple:
+def items(name: str, value: Any, bound: str = "be a list") -> tuple:
     """`value` as a tuple, if it is a list, a tuple or a one-dimensional array."""
     if isinstance(value, np.ndarray) and value.ndim == 1:
         return tuple(value.tolist())
     if isinstance(value, str) or not isinstance(value, Sequence):
-        refuse(name, "be a list", value, TypeError)
+        refuse(name, bound, value, TypeError)
     return tuple(value)
 
 
@@ -155,9 +155,9 @@ def number(
     default: Any = REQUIRED,
     *,
     above: float = -math.inf,
-    at_least: float = -LARGEST,
+    at_least: float = -LARGEST_NUMBER,
     below: float = math.inf,
-    at_most: float = LARGEST,
+    at_most: float = LARGEST_NUMBER,
 ) -> Any:
     """A float within bounds; None where that is the default."""
 
@@ -184,7 +184,7 @@ def exponent(default: Any) -> Any:
 
 
 def rate(default: Any = REQUIRED, *, positive: bool = False) -> Any:
-    """A learning rate: >= 0 (or > 0) and at most `LARGEST`."""
+    """A learning rate: >= 0 (or > 0) and at most `LARGEST_NUMBER`."""
     return number(
         default,
         above=0.0 if positive else -math.inf,

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,19 +106,23 @@ class Sweep:
     @property
     def is_complete(self) -> bool:
         """Whether every point has been tried."""
-        return all(trial.state != "open" for trial in self.trials)
+        return self._num_done == len(self.trials)
+
+    @property
+    def _num_done(self):
+        return sum(trial.state != "open" for trial in self.trials)
 
     def __repr__(self):
         searched = ", ".join(
             f"{name} from {low:.3g} to {high:.3g}"
             for name, (low, high) in self.ranges.items()
         )
-        done = sum(trial.state != "open" for trial in self.trials)
+        done = f"{self._num_done} of {len(self.trials)} trials done"
         best = "none complete"
         if self.best is not None:
             values = {**self.best.parameters, self.monitor: self.best.value}
             best = "best: " + ", ".join(f"{k}={v:.4g}" for k, v in values.items())
-        return f"<Sweep: {searched}, {done} of {len(self.trials)} trials done, {best}>"
+        return f"<Sweep: {searched}, {done}, {best}>"
 
     def __str__(self):
         names = list(self.ranges)
@@ -340,11 +344,10 @@ def sweep(
                 studies=[*result.studies, study],
             )
             if not result.is_complete:
-                done = sum(trial.state != "open" for trial in result.trials)
+                done = f"{result._num_done} of {len(result.trials)} trials are done"
                 warnings.warn(
-                    f"The sweep was interrupted: {done} of {len(result.trials)} "
-                    "trials are done. With a `storage`, the same call goes on with the "
-                    "others.",
+                    f"The sweep was interrupted: {done}. With a `storage`, the same "
+                    "call goes on with the others.",
                     stacklevel=2,
                 )
                 return result
@@ -377,9 +380,7 @@ def _checked_ranges(ranges):
         bound = "be a lower and an upper end, as in `learning_rate=(1e-4, 1.0)`"
         if name != "learning_rate":
             bound += "; `sweep` has no option of that name"
-        if isinstance(ends, str) or not isinstance(ends, (Sequence, np.ndarray)):
-            fields.refuse(name, bound, ends, TypeError)
-        items = fields.items(name, ends)
+        items = fields.items(name, ends, bound)
         if len(items) != 2:
             fields.refuse(name, bound, ends)
         low, high = (fields.real(name, end) for end in items)
