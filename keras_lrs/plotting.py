@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_lrs.schedules import fields
-from keras_lrs.schedules.base import Schedule, evaluate
+from keras_lrs.schedules import base, fields
 from keras_lrs.schedules.fields import count, refuse
 
 if TYPE_CHECKING:
@@ -129,9 +128,8 @@ def _points(schedule, num_steps):
     """Steps, evenly spaced from the first to the last, and the rates there."""
     points = min(num_steps, MAX_POINTS)
     steps = np.linspace(0, num_steps - 1, points).round().astype(np.int64)
-    if isinstance(schedule, Schedule):
-        return steps, schedule.bind(num_steps)(steps)
-    return steps, evaluate(schedule, steps)
+    bound = base.bind_to_steps("schedules", schedule, num_steps)
+    return steps, base.evaluate(bound, steps)
 
 
 def _named(schedules) -> list[tuple[str, LearningRateSchedule]]:

@@ -174,6 +174,7 @@ def test_the_paper_s_setting_overflows_after_232_epochs():
         ({"weight_decay": -1.0}, "`weight_decay` must be >= 0"),
         ({"weight_decay": math.nan}, "`weight_decay` must be finite"),
         ({"num_steps": 0}, "`num_steps` must be > 0"),
+        ({"num_steps": 2**22 + 1}, "`num_steps` must be <= 4194304"),
         ({"num_steps": 1.5}, "`num_steps` must be a whole number"),
         ({"momentum": 1.0}, r"`momentum` must be in \[0, 1\)"),
         ({"momentum": -0.1}, r"`momentum` must be in \[0, 1\)"),
@@ -185,7 +186,11 @@ def test_the_paper_s_setting_overflows_after_232_epochs():
         ({"start_step": -1}, "`start_step` must be >= 0"),
         (
             {"schedule": S.StepDecay(0.1, S.Epochs(1))},
-            "`schedule` must have no lengths",
+            "`schedule` cannot be bound to 10 steps. .*`steps_per_epoch` must be given",
+        ),
+        (
+            {"schedule": S.PiecewiseConstant([S.Epochs(1)], [0.1, 0.01])},
+            "`schedule` cannot be bound to 10 steps. .*`steps_per_epoch` must be given",
         ),
     ],
 )

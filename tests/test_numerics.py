@@ -1,5 +1,7 @@
 """The integer arithmetic under the schedules, checked against Python's own."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -140,6 +142,16 @@ def test_a_tiny_rate_that_hardly_grows_stays_finite():
     for compiler in compiled.compilers().values():
         values = compiled.values(schedule, np.array(steps), compiler)
         assert np.all((values >= 0.0) & (values < 1e-43)), values
+
+
+def test_growth_by_a_huge_factor_saturates():
+    schedule = ExponentialGrowth(2.225073858507203e-309, 10.0**22.5)
+    steps = np.array([0, 13, 14, 15, 16, 2**31 - 2])
+    exponents = math.log(2.225073858507203e-309) + 22.5 * math.log(10.0) * steps
+    expected = np.exp(np.minimum(exponents, math.log(numerics.LARGEST)))
+    for compiler in compiled.compilers().values():
+        values = compiled.values(schedule, steps, compiler)
+        np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-44)
 
 
 def test_what_has_saturated_times_zero_is_zero():

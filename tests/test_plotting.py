@@ -313,7 +313,10 @@ def test_log_scale_must_be_true_or_false():
 
 
 def test_lengths_in_epochs_must_have_been_bound():
-    with pytest.raises(ValueError, match="`steps_per_epoch` must be given"):
+    message = (
+        "`schedules` cannot be bound to 10 steps. .*`steps_per_epoch` must be given"
+    )
+    with pytest.raises(ValueError, match=message):
         lrs.plot_schedules(Warmup(REXDecay(0.1), Epochs(1)), 10)
 
 

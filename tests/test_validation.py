@@ -33,6 +33,10 @@ REFUSED = [
         "lower": [NAN, INF, "1", -50, 3.0, 4.0],
         "upper": [NAN, INF, "1", 50, -6.0, -7.0],
     }),
+    (S.TanhDecay, {"initial_learning_rate": 0.1, "lower": -1e-6, "upper": 0.0}, {
+        "lower": [-1e-7, -1e-277],
+        "upper": [-1e-7],
+    }),
     (S.BoundedExponentialDecay,
      {"initial_learning_rate": 0.1, "decay_steps": 9, "end_learning_rate": 0.01}, {
         "initial_learning_rate": [*NOT_A_RATE, 0, 1e-40],
@@ -106,7 +110,7 @@ REFUSED = [
     }),
     (S.Warmup, {"schedule": S.Constant(0.1), "warmup_steps": 3,
                 "shape": "exponential", "initial_fraction": 0.1},
-     {"initial_fraction": [0, -1]}),
+     {"initial_fraction": [0, -1, 1e-38, 6e-201]}),
     (S.Delayed, {"schedule": S.Constant(0.1), "delay_steps": 3}, {
         "schedule": NOT_A_SCHEDULE,
         "delay_steps": [-1, 1.5, NAN, "3", None, True],
@@ -206,8 +210,8 @@ REFUSED = [
     (S.WarmupStableDecay, {"peak_learning_rate": 0.1, "warmup_steps": 1,
                            "decay_steps": 1, "shape": "exponential",
                            "end_learning_rate": 0.01}, {
-        "end_learning_rate": [0.0],
-        "peak_learning_rate": [0.0],
+        "end_learning_rate": [0.0, 5e-324, 1e-38],
+        "peak_learning_rate": [0.0, 5e-324, 1e-38],
     }),
     (S.FlatCosine, {"initial_learning_rate": 0.1}, {
         "decay_steps": NOT_A_LENGTH,

@@ -59,16 +59,11 @@ class HyperparameterLogger(FitCallback):
         self, every: str | int = "epoch", log_dir: str | os.PathLike | None = None
     ):
         super().__init__()
-        is_word = isinstance(every, str)
-        if is_word and every != "epoch":
-            fields.refuse("every", "be 'epoch' or a number of steps", every)
-        if not is_word:
-            every = fields.count("every", every, 1)
-            if log_dir is None:
-                fields.refuse("every", "be 'epoch' without `log_dir`", every)
-        self.every: Any = every
+        self.every = fields.cadence("every", every)
+        self.every_step = self.every != "epoch"
+        if self.every_step and log_dir is None:
+            fields.refuse("every", "be 'epoch' without `log_dir`", every)
         self.log_dir = None if log_dir is None else fields.path("log_dir", log_dir)
-        self.every_step = not is_word
         self._writer: Any = None if log_dir is None else _Writer(self.log_dir)
 
     def fit_begins(self, epoch: int) -> None:

@@ -117,18 +117,16 @@ class ReduceOnPlateau(FitCallback):
             raise_factor,
             max_factor,
         )
-        self.every: Any = every
-        self.every_step = not (isinstance(every, str) and every == "epoch")
-        if self.every_step:
-            self.every = fields.count("every", every, 1)
-            if monitor.startswith("val_"):
-                bound = f"be a training metric with every={every}, such as 'loss'"
-                fields.refuse("monitor", bound, monitor)
+        self.every = fields.cadence("every", every)
+        self.every_step = self.every != "epoch"
+        if self.every_step and monitor.startswith("val_"):
+            bound = f"be a training metric with every={every}, such as 'loss'"
+            fields.refuse("monitor", bound, monitor)
         self.monitor = monitor
         self.warmup = durations.check("warmup", warmup)
-        if state_path is not None and not isinstance(state_path, (str, os.PathLike)):
-            fields.refuse("state_path", "be a path", state_path, TypeError)
-        self.state_path = None if state_path is None else pathlib.Path(state_path)
+        self.state_path = None
+        if state_path is not None:
+            self.state_path = fields.path("state_path", state_path)
         self.verbose = fields.verbosity("verbose", verbose)
         self._state = PlateauState()
         self._records: list[_Record] = []

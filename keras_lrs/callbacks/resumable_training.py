@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import warnings
 from typing import Any
 
@@ -110,19 +109,11 @@ class ResumableTraining(FitCallback):
         verbose: int = 1,
     ):
         super().__init__()
-        if not isinstance(directory, (str, os.PathLike)):
-            fields.refuse("directory", "be a path", directory, TypeError)
-        self.directory = pathlib.Path(directory)
-        self.every: Any = every
-        if every != "epoch":
-            if isinstance(every, str):
-                fields.refuse("every", "be 'epoch' or a number of steps", every)
-            self.every = fields.count("every", every, 1)
-        if not isinstance(delete_at_end, bool):
-            fields.refuse("delete_at_end", "be True or False", delete_at_end, TypeError)
-        self.delete_at_end = delete_at_end
-        self.verbose = verbose
-        self.every_step = every != "epoch"
+        self.directory = fields.path("directory", directory)
+        self.every = fields.cadence("every", every)
+        self.delete_at_end = fields.truth("delete_at_end", delete_at_end)
+        self.verbose = fields.verbosity("verbose", verbose)
+        self.every_step = self.every != "epoch"
         self.resumed_from: generations.Generation | None = None
         self._generations: Any = None
         self._found: Any = None
@@ -137,7 +128,7 @@ class ResumableTraining(FitCallback):
         """Reads the last generation, gives its values to the variables."""
         self._check_siblings(fit)
         fits.build_optimizer(self, fit.model)
-        self._within_epochs = self.every != "epoch"
+        self._within_epochs = self.every_step
         self._batch = self._since = 0
         self._generations = generations.Generations(self.directory)
         newest = self._generations.newest()

@@ -343,6 +343,16 @@ def bind(schedule: Any, window: Window) -> Any:
     return schedule._bind(window) if isinstance(schedule, Schedule) else schedule
 
 
+def bind_to_steps(name: str, schedule: Any, num_steps: int) -> Any:
+    """Any schedule, bound to a training of so many steps for the argument `name`."""
+    try:
+        return bind(schedule, Window(num_steps, None))
+    except ValueError as error:
+        raise ValueError(
+            f"Argument `{name}` cannot be bound to {num_steps} steps. {error}"
+        ) from None
+
+
 def check_bound(schedule: Any) -> None:
     """Raises `ValueError` if a schedule is one of ours and not bound."""
     if isinstance(schedule, Schedule) and schedule._unbound:

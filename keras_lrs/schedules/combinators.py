@@ -32,7 +32,7 @@ class Warmup(Schedule):
         warmup_steps: The length of the warmup, >= 0; also `Epochs` or a `Fraction`.
             0 means no warmup.
         initial_fraction: The first rate over the schedule's first rate, in [0, 1];
-            > 0 for `"exponential"`.
+            >= 2**-126 for `"exponential"`.
         shape: One of the five above.
         power: The exponent of `"polynomial"`, > 0, at most 1000.
 
@@ -62,9 +62,9 @@ class Warmup(Schedule):
     power: float = fields.exponent(default=2.0)
 
     def check(self):
-        if self.shape == "exponential" and self.initial_fraction == 0.0:
-            bound = 'be > 0 with shape="exponential"'
-            fields.refuse("initial_fraction", bound, self.initial_fraction)
+        if self.shape == "exponential":
+            condition = ' with shape="exponential"'
+            fields.check_positive("initial_fraction", self.initial_fraction, condition)
 
     def call(self, step):
         if isinstance(self.warmup_steps, int) and self.warmup_steps == 0:

@@ -413,7 +413,8 @@ class WarmupStableDecay(Composition):
         decay_steps: The length of the cooldown, > 0, counted from the end; also
             `Epochs` or a `Fraction`. The paper recommends a fifth of the training.
         total_steps: The length of everything, > 0; None is the rest of the training.
-        end_learning_rate: The rate at the end, >= 0; > 0 for `"exponential"`.
+        end_learning_rate: The rate at the end, >= 0; `"exponential"` has both rates
+            >= 2**-126.
         shape: The cooldown's: `"1-sqrt"`, `"linear"`, `"cosine"`, `"exponential"` or
             `"rex"`.
 
@@ -443,8 +444,8 @@ class WarmupStableDecay(Composition):
     def check(self):
         if self.shape == "exponential":
             for name in ("peak_learning_rate", "end_learning_rate"):
-                if getattr(self, name) == 0.0:
-                    fields.refuse(name, 'be > 0 with shape="exponential"', 0.0)
+                condition = ' with shape="exponential"'
+                fields.check_positive(name, getattr(self, name), condition)
         lengths: tuple = (self.warmup_steps, self.decay_steps, self.total_steps)
         if all(isinstance(length, (int, np.ndarray)) for length in lengths):
             warmup, decay, total = lengths

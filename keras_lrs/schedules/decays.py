@@ -6,9 +6,6 @@ from keras_lrs.schedules import durations, fields, numerics
 from keras_lrs.schedules.base import Schedule, serializable
 from keras_lrs.schedules.durations import Duration
 
-SMALLEST_RATE = 2.0**-126
-"""The smallest normal float32: below it a geometric decay has no digits left."""
-
 
 @serializable
 class Decay(Schedule):
@@ -259,7 +256,7 @@ class TanhDecay(Decay):
             rest of the training.
         end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
         lower: The argument of tanh at the beginning, in [-40, 40].
-        upper: The argument of tanh at the end, in [-40, 40], > `lower`.
+        upper: The argument of tanh at the end, in [-40, 40], > `lower` by 1e-6 or more.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -283,6 +280,9 @@ class TanhDecay(Decay):
     def check(self):
         if self.upper <= self.lower:
             fields.refuse("upper", f"be > lower={self.lower}", self.upper)
+        if self.upper - self.lower < 1e-6:  # All but a line, and lost in a float32.
+            bound = f"be > lower={self.lower} by 1e-6 or more"
+            fields.refuse("upper", bound, self.upper)
 
     def profile(self, progress, remaining):
         return _tanh_profile(progress, remaining, self.lower, self.upper)
@@ -352,10 +352,11 @@ class BoundedExponentialDecay(Decay):
     size of the step decay follow.
 
     Args:
-        initial_learning_rate: The rate at step 0, > 0.
+        initial_learning_rate: The rate at step 0, >= 2**-126.
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
             rest of the training.
-        end_learning_rate: The rate at step `decay_steps` and ever after, > 0.
+        end_learning_rate: The rate at step `decay_steps` and ever after, >=
+            2**-126.
         updates: The number of equal drops, in [1, 2**20]; the last one falls on step
             `decay_steps`, also where the length is not a multiple. None decays at every
             step.
@@ -383,9 +384,8 @@ class BoundedExponentialDecay(Decay):
     def check(self):
         for name in ("initial_learning_rate", "end_learning_rate"):
             value = getattr(self, name)
-            if not isinstance(value, fields.Table) and value < SMALLEST_RATE:
-                bound = "be > 0" if value == 0.0 else f"be >= {SMALLEST_RATE}"
-                fields.refuse(name, bound, value)
+            if not isinstance(value, fields.Table):
+                fields.check_positive(name, value)
 
     @property
     def decay_rate(self) -> float:

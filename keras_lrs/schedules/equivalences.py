@@ -8,11 +8,10 @@ import numpy as np
 
 from keras_lrs.schedules import base, fields, numerics
 from keras_lrs.schedules.base import Schedule
-from keras_lrs.schedules.durations import Epochs
 from keras_lrs.schedules.open_ended import Constant, ExponentialGrowth
 from keras_lrs.schedules.piecewise import PiecewiseConstant, PiecewiseInterpolation
 
-MOST_STEPS = 2**26
+MOST_STEPS = 2**22
 """Of all steps there are arrays in memory, 3 GB at this number."""
 
 FORMS = ("decoupled", "l2")
@@ -58,8 +57,8 @@ def without_weight_decay(
             Open lengths are bound to `num_steps`.
         weight_decay: What is `SGD(weight_decay=)` in the form `"decoupled"`; twice the
             factor of `keras.regularizers.L2` in the form `"l2"`. >= 0.
-        num_steps: The steps of the training, > 0. The schedules say nothing about
-            later ones.
+        num_steps: The steps of the training, > 0, at most 2**22. The schedules say
+            nothing about later ones.
         momentum: That of the training with weight decay, in [0, 1).
         form: `"decoupled"`: `SGD(weight_decay=)`, which shrinks the weights; `"l2"`: a
             regularizer on each kernel, whose gradient goes through the velocity.
@@ -120,10 +119,7 @@ def _rates(schedule, num_steps):
     """The float64 rates of the training with weight decay."""
     if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
         schedule = Constant(fields.rate().metadata["check"]("schedule", schedule))
-    if isinstance(schedule, Schedule) and schedule._unbound:
-        if any(isinstance(value, Epochs) for _, value in schedule._open()):
-            fields.refuse("schedule", "have no lengths in `Epochs`: bind it", schedule)
-        schedule = schedule.bind(num_steps)
+    schedule = base.bind_to_steps("schedule", schedule, num_steps)
     return np.array(base.evaluate(schedule, np.arange(num_steps)))
 
 

@@ -24,6 +24,8 @@ LONGEST = 2**53
 A training of a million steps per second would take 285 years."""
 LARGEST_NUMBER = 3.4e38
 """No number is larger: a float32 ends at 3.4028e38, and sums may round up."""
+SMALLEST_POSITIVE = 2.0**-126
+"""Exponentials begin and end at no less: a smaller float32 has few digits, or none."""
 
 
 def refuse(name: str, constraint: str, value: Any, error: type = ValueError):
@@ -51,6 +53,13 @@ def real(name: str, value: Any) -> float:
     if not math.isfinite(result):
         refuse(name, "be finite", value)
     return result
+
+
+def check_positive(name: str, value: float, condition: str = "") -> None:
+    """Refuses what an exponential cannot begin or end at; a condition is appended."""
+    if value < SMALLEST_POSITIVE:
+        bound = "be > 0" if value == 0.0 else f"be >= {SMALLEST_POSITIVE}"
+        refuse(name, bound + condition, value)
 
 
 def whole(name: str, value: Any) -> int:
@@ -86,6 +95,15 @@ def one_of(name: str, value: Any, options: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in options:
         refuse(name, f"be one of {', '.join(map(repr, options))}", value)
     return value
+
+
+def cadence(name: str, value: Any) -> Any:
+    """`"epoch"`, or a number of steps as an int."""
+    if isinstance(value, str):
+        if value != "epoch":
+            refuse(name, "be 'epoch' or a number of steps", value)
+        return value
+    return count(name, value, 1)
 
 
 def truth(name: str, value: Any) -> bool:
@@ -184,12 +202,17 @@ def exponent(default: Any) -> Any:
 
 
 def rate(default: Any = REQUIRED, *, positive: bool = False) -> Any:
-    """A learning rate: >= 0 (or > 0) and at most `LARGEST_NUMBER`."""
-    return number(
-        default,
-        above=0.0 if positive else -math.inf,
-        at_least=-math.inf if positive else 0.0,
-    )
+    """A learning rate: >= 0 and at most `LARGEST_NUMBER`; or one for exponentials."""
+    bounded = number(default, at_least=0.0)
+    if not positive:
+        return bounded
+
+    def check(name, value):
+        result = bounded.metadata["check"](name, value)
+        check_positive(name, result)
+        return result
+
+    return checked(default, check)
 
 
 def rates(default: Any = REQUIRED) -> Any:

@@ -460,8 +460,8 @@ def geometric(initial: float, log_base: float, count):
     # itself would overflow where a tiny or huge `initial` still makes up for it.
     offset = 0
     if coarse != 0.0:
-        offset = max(0, round(min(-math.log(initial), 700.0) / coarse))
-    start = initial * math.exp(offset * coarse)
+        offset = max(0, round(-math.log(initial) / coarse))
+    start = math.exp(math.log(initial) + offset * coarse)
     chunks, rest = divided(count, chunk)
     if coarse != 0.0:  # Otherwise time ends before the value has changed much.
         chunks = minimum(chunks, offset + math.ceil(104.0 / abs(exponent)))

@@ -12,7 +12,6 @@ from keras_lrs.schedules.base import Composition, Schedule, serializable
 from keras_lrs.schedules.combinators import Delayed, Sequential
 from keras_lrs.schedules.cycles import Segments
 from keras_lrs.schedules.decays import (
-    SMALLEST_RATE,
     BoundedExponentialDecay,
     CosineAnnealing,
     LinearDecay,
@@ -177,9 +176,9 @@ class PiecewiseInterpolation(Composition):
         if len(self.values) != n:
             bound = f"have as many elements as `boundaries` ({n})"
             fields.refuse("values", bound, self.values)
-        if self.interpolation == "exponential" and min(self.values) < SMALLEST_RATE:
-            bound = f'be >= {SMALLEST_RATE} with interpolation="exponential"'
-            fields.refuse("values", bound, self.values)
+        if self.interpolation == "exponential":
+            condition = ' with interpolation="exponential"'
+            fields.check_positive("values", min(self.values), condition)
 
     def compose(self):
         shape = _SHAPES[self.interpolation]

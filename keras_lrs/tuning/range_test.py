@@ -82,9 +82,13 @@ class RangeTest:
         if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
             bound = f"be as many numbers as `learning_rates`: {shapes[0]}"
             fields.refuse("losses", bound, self.losses)
-        fields.count("num_steps", self.num_steps, 1)
-        _checked("smoothing", self.smoothing, _SMOOTHING)
-        fields.truth("diverged", self.diverged)
+        given = {
+            "num_steps": fields.count("num_steps", self.num_steps, 1),
+            "smoothing": _checked("smoothing", self.smoothing, _SMOOTHING),
+            "diverged": fields.truth("diverged", self.diverged),
+        }
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
 
     def __repr__(self):
         rates, suggestion = self.learning_rates, self.suggestion()
@@ -261,7 +265,7 @@ def range_test(
         x: Input data, in any form that `fit` takes. Data that is shorter than
             `num_steps` batches is repeated; the test ends with a generator.
         y: Target data, as in `fit`.
-        min_learning_rate: The first rate, > 0; >= 0 with `"linear"`.
+        min_learning_rate: The first rate, >= 2**-126; >= 0 with `"linear"`.
         max_learning_rate: The last rate, > `min_learning_rate`.
         num_steps: How many steps, >= 2. Fewer than 30 leave little to read.
         shape: How the rate grows: `"exponential"` or `"linear"`.

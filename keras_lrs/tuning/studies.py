@@ -1,5 +1,6 @@
 """Points that are tried: by this process, or by several that share a study."""
 
+import contextlib
 import datetime
 import inspect
 import math
@@ -16,6 +17,8 @@ HEARTBEAT = 10
 """Seconds from one sign of life of a trial, in a database, to the next."""
 GRACE = 60
 """Seconds without one after which a trial counts as killed, and its point returns."""
+PATIENCE = 60
+"""Seconds to wait for an SQLite database that others write to."""
 POLL = 1.0
 """Seconds between looks at what other processes are doing."""
 RETRIES = 3
@@ -172,7 +175,32 @@ class Store:
             return storage
         url = os.fspath(storage)
         if "://" not in url:
-            url = f"sqlite:///{os.path.abspath(url)}"
+            path = os.path.abspath(url)
+            if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
+                fields.refuse("storage", "be a file in a folder that exists", storage)
+            url = f"sqlite:///{path}"
+        import sqlalchemy
+
+        errors = self.optuna.exceptions.StorageInternalError, ValueError
+        try:
+            database = self._open_database(url)
+        except (sqlalchemy.exc.SQLAlchemyError, *errors) as error:
+            raise ValueError(
+                "Argument `storage` must be a database that can be opened. "
+                f"Received: storage={storage!r} ({error})"
+            ) from error
+        record = database.record_heartbeat
+
+        def record_heartbeat(trial_id):
+            # Where others keep the database busy, the next sign of life will do.
+            with contextlib.suppress(self.optuna.exceptions.StorageInternalError):
+                record(trial_id)
+
+        database.record_heartbeat = record_heartbeat
+        return database
+
+    def _open_database(self, url):
+        storages = self.optuna.storages
         with warnings.catch_warnings():
             # Heartbeats are experimental, and have been for years.
             warnings.simplefilter("ignore", self.optuna.exceptions.ExperimentalWarning)
@@ -197,7 +225,7 @@ class Store:
         import sqlalchemy
 
         # Without an isolation level, Python leaves transactions to us.
-        options = {"connect_args": {"timeout": 60, "isolation_level": None}}
+        options = {"connect_args": {"timeout": PATIENCE, "isolation_level": None}}
         for attempts_left in reversed(range(5)):
             try:
                 storage = self.optuna.storages.RDBStorage(url, options, **arguments)

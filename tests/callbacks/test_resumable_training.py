@@ -676,16 +676,23 @@ def test_a_later_format_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((3,), TypeError, r"`directory` must be a path. Received: directory=3"),
-        (("d", 0), ValueError, r"`every` must be > 0. Received: every=0"),
-        (("d", "step"), ValueError, r"`every` must be 'epoch' or a number of steps"),
-        (("d", 1.5), ValueError, "`every` must be a whole number"),
-        (("d", "epoch", 1), TypeError, "positional"),
+        ({"directory": 3}, TypeError, "`directory` must be a path. Received: direct"),
+        ({"every": 0}, ValueError, "`every` must be > 0. Received: every=0"),
+        ({"every": "step"}, ValueError, "`every` must be 'epoch' or a number of steps"),
+        ({"every": 1.5}, ValueError, "`every` must be a whole number"),
+        ({"every": np.array([1, 2])}, TypeError, "`every` must be a number"),
+        ({"delete_at_end": 1}, TypeError, "`delete_at_end` must be True or False"),
+        ({"verbose": "auto"}, TypeError, "`verbose` must be a number"),
     ],
 )
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
-        ResumableTraining(*arguments)
+        ResumableTraining(**{"directory": "d"} | arguments)
+
+
+def test_options_are_given_by_name():
+    with pytest.raises(TypeError, match="positional"):
+        ResumableTraining("d", "epoch", True)
 
 
 @pytest.mark.parametrize(

@@ -780,6 +780,7 @@ def test_the_picture_of_a_curve_without_suggestions():
     ("arguments", "error", "message"),
     [
         ({"min_learning_rate": 0.0}, ValueError, "`min_learning_rate` must be > 0"),
+        ({"min_learning_rate": 1e-38}, ValueError, "`min_learning_rate` must be >= 1"),
         ({"min_learning_rate": -1.0, "shape": "linear"}, ValueError, "`min_learning"),
         ({"max_learning_rate": 1e-8}, ValueError, "`max_learning_rate` must be > `min"),
         ({"max_learning_rate": float("inf")}, ValueError, "`max_learning_rate`"),
@@ -846,6 +847,13 @@ def test_the_progress_bar_is_shown_only_if_asked_for(capsys):
     assert capsys.readouterr().out == ""
     run_on(model, verbose=2)
     assert "12/12" in capsys.readouterr().out
+
+
+def test_a_result_takes_whole_floats_and_numpy_s_numbers():
+    test = RangeTest(np.geomspace(0.1, 1, 50), np.arange(50.0), 50.0, np.float32(0.5))
+    assert type(test.num_steps) is int
+    assert type(test.smoothing) is float
+    assert test.suggestion() is None
 
 
 def test_a_result_is_shown_in_a_line():

@@ -3,7 +3,9 @@
 import contextlib
 import math
 import multiprocessing
+import sqlite3
 import sys
+import time
 import warnings
 
 import keras
@@ -381,6 +383,36 @@ def test_two_processes_share_a_study_without_repeating_a_trial(tmp_path):
     np.testing.assert_allclose([one["learning_rate"] for one in seen], expected)
 
 
+def test_a_busy_database_does_not_end_the_signs_of_life(
+    tmp_path, impatient, monkeypatch
+):
+    path = tmp_path / "sweep.db"
+    monkeypatch.setattr(studies, "PATIENCE", 0.1)
+
+    def last_sign(database):
+        ((sign,),) = database.execute(
+            "SELECT heartbeat FROM trial_heartbeats NATURAL JOIN trials "
+            "WHERE state = 'RUNNING'"
+        )
+        return sign
+
+    def fit(model):
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            time.sleep(3 * studies.HEARTBEAT)  # A sign is due, and cannot be written.
+            before = last_sign(other)
+            other.execute("ROLLBACK")
+            late = time.monotonic() + 30
+            while last_sign(other) == before:
+                assert time.monotonic() < late
+                time.sleep(0.1)
+        return parabola(0.01)(model)
+
+    # That a thread raises would be an error of the test.
+    result = tuning.sweep(itself, fit, storage=path, num_trials=3)
+    assert [trial.state for trial in result.trials] == ["complete"] * 3
+
+
 def test_a_point_that_was_given_to_another_does_not_end_the_sweep(tmp_path):
     path, tried = tmp_path / "sweep.db", []
 
@@ -578,6 +610,21 @@ def test_the_picture_has_a_panel_for_each_parameter(tmp_path):
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         tuning.sweep(itself, parabola(0.01), **arguments)
+
+
+@pytest.mark.parametrize("storage", ["", ".", "missing/sweep.db", "x\0/y", "sql://x"])
+def test_a_storage_that_cannot_be_opened_is_refused(tmp_path, monkeypatch, storage):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="`storage` must be a"):
+        search(0.01, 1e-4, 1.0, storage=storage)
+
+
+def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path, impatient):
+    path = tmp_path / "weights.h5"
+    path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(ValueError, match="`storage` must be a database that can be"):
+        search(0.01, 1e-4, 1.0, storage=path)
+    assert path.read_bytes() == b"not a database" * 1000
 
 
 def test_a_grid_takes_one_parameter():
