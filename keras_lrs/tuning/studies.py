@@ -86,7 +86,10 @@ def _accepted(argument, function, names, *first):
     """Which names a function has as arguments; it must not need others."""
     if not callable(function):
         fields.refuse(argument, "be a function", function, TypeError)
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # Of some classes that are written in C.
+        fields.refuse(argument, "be a function that shows its arguments", function)
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds:
         return tuple(names)

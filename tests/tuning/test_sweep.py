@@ -598,6 +598,7 @@ def test_the_picture_has_a_panel_for_each_parameter(tmp_path):
         ({"num_trials": 0}, "`num_trials` must be > 0"),
         ({"num_trials": 1}, "`num_trials` must be > 1 for a grid"),
         ({"search": "bayes"}, "`search` must be 'grid', 'random' or None"),
+        ({"build_model": int}, "`build_model` must be a function that shows its"),
         ({"mode": "up"}, "`mode` must be one of"),
         ({"pruner": "mean"}, "`pruner` must be 'median', 'halving'"),
         ({"seed": -1}, "`seed` must be >= 0"),
@@ -609,7 +610,7 @@ def test_the_picture_has_a_panel_for_each_parameter(tmp_path):
 )
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        tuning.sweep(itself, parabola(0.01), **arguments)
+        tuning.sweep(**{"build_model": itself, "fit": parabola(0.01)} | arguments)
 
 
 @pytest.mark.parametrize("storage", ["", ".", "missing/sweep.db", "x\0/y", "sql://x"])
