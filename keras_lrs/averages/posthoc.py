@@ -49,7 +49,7 @@ def posthoc_coefficients(
     stored = np.array(
         [power_function("sigma_rels", sigma).gamma for sigma in sigma_rels]
     )
-    time = float(fields.count("step", step, 1))
+    time = fields.count("step", step, 1)
     wanted = power_function("sigma_rel", sigma_rel).gamma
     if len(set(zip(stored_times, stored, strict=True))) < len(stored):
         fields.refuse("steps", "not name one snapshot twice", list(steps))
@@ -60,7 +60,8 @@ def posthoc_coefficients(
     products = _product(
         times[:, None], exponents[:, None], times[None, :], exponents[None, :]
     )
-    right = _product(times, exponents, time, wanted)
+    # The coefficients of a later average are the same, but its products may be 0.
+    right = _product(times, exponents, times.max(), wanted)
     found = np.linalg.solve(products, right)
     coefficients = np.zeros(len(stored))
     coefficients[early] = found / found.sum()

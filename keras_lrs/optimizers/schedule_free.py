@@ -106,6 +106,8 @@ class ScheduleFree(keras.optimizers.Optimizer):
     ):
         arguments = _Arguments(beta, weight_power, step_power, warmup_steps, average)
         _check_optimizer(optimizer)
+        if name is not None and not isinstance(name, str):
+            fields.refuse("name", "be a string or None", name, TypeError)
         # Its own rate is the one last used, warmup included.
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = optimizer

@@ -1,5 +1,6 @@
 """Averages that were not kept, from two that were."""
 
+import mpmath
 import numpy as np
 import pytest
 
@@ -53,6 +54,30 @@ def test_of_an_earlier_step(series, snapshots):
     expected = power_average(series[:2048], 0.075)
     found = reconstructed(snapshots, 2048, 0.075)
     assert np.linalg.norm(found - expected) / np.linalg.norm(expected) <= 1e-3
+
+
+@pytest.mark.parametrize(("step", "sigma"), [(9, 0.08), (20, 0.08), (2**31, 1 / 64)])
+def test_the_coefficients_are_those_of_the_least_squares(step, sigma):
+    """With 60 digits: `1e-500` is not 0 there."""
+    mp = mpmath.mp.clone()
+    mp.dps = 60
+    stored = [(5, 0.05), (9, 0.05), (9, 0.1)]
+
+    def product(a, b):
+        (t, g), (u, h) = (
+            (mp.mpf(t), mp.mpf(PowerFunctionAverage(sigma).gamma))
+            for t, sigma in (a, b)
+        )
+        area = min(t, u) ** (g + h + 1) / (g + h + 1)
+        return (g + 1) * (h + 1) * area / (t ** (g + 1) * u ** (h + 1))
+
+    products = mp.matrix([[product(a, b) for b in stored] for a in stored])
+    right = mp.matrix([product(a, (step, sigma)) for a in stored])
+    found = mp.lu_solve(products, right)
+    expected = [float(value / sum(found)) for value in found]
+    steps, sigmas = zip(*stored, strict=True)
+    coefficients = posthoc_coefficients(steps, sigmas, step, sigma)
+    np.testing.assert_allclose(coefficients, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_later_snapshots_do_not_count():

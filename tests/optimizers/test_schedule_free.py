@@ -628,6 +628,7 @@ class TestArguments:
             ({"warmup_steps": 1.5}, ValueError, "`warmup_steps` must be a whole"),
             ({"warmup_steps": lrs.Epochs(1)}, TypeError, "`warmup_steps` must be a"),
             ({"average": 0.9}, TypeError, "`average` must be one of"),
+            ({"name": 3}, TypeError, "`name` must be a string or None"),
             ({"average": S.Constant(0.9)}, TypeError, "`average` must be one of"),
         ],
     )
