@@ -292,7 +292,7 @@ SUBJECTS: dict[str, Subject] = {
         A.posthoc,
         [{"directory": Made(averages), "sigma_rel": 0.07, "model": Made(linear_model)}],
         lambda arrays: [check_finite(array) for array in arrays],
-        errors=(FileNotFoundError,),
+        errors=(OSError,),
         is_costly=True,
     ),
     "posthoc_coefficients": Subject(
@@ -362,7 +362,7 @@ SUBJECTS: dict[str, Subject] = {
     "load": Subject(
         lrs.ensembles.load,
         [{"directory": Made(snapshots), "model": Made(linear_model)}],
-        errors=(FileNotFoundError,),
+        errors=(OSError,),
         is_costly=True,
     ),
     "plot_disagreement": Subject(
