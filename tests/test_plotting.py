@@ -305,6 +305,8 @@ def test_only_schedules_are_drawn(schedules):
 def test_path_must_be_a_path():
     with pytest.raises(TypeError, match="Argument `path` must be a path"):
         lrs.plot_schedules(REXDecay(0.1), 10, path=3)
+    with pytest.raises(ValueError, match="Argument `path` must be a path, which holds"):
+        lrs.plot_schedules(REXDecay(0.1), 10, path="a\0b.png")
 
 
 def test_log_scale_must_be_true_or_false():

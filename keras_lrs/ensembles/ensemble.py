@@ -666,6 +666,8 @@ def _shares(weights, count):
 
 def measure(metric: Any) -> Callable[[Any, np.ndarray], float]:
     """A function of targets and outputs, of what `Ensemble.greedy` takes."""
+    if isinstance(metric, keras.Layer):  # Which can be called, too.
+        fields.refuse("metric", "be a metric, not a layer", metric, TypeError)
     is_accuracy = isinstance(metric, str) and metric in ("acc", "accuracy")
     found = metric if is_accuracy else _found("metric", metric, keras.metrics.get)
 

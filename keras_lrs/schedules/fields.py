@@ -122,6 +122,8 @@ def path(name: str, value: Any) -> pathlib.Path:
     """`value` as a path, if it is one."""
     if not isinstance(value, (str, os.PathLike)):
         refuse(name, "be a path", value, TypeError)
+    if "\0" in str(value):
+        refuse(name, "be a path, which holds no null character", value)
     return pathlib.Path(value)
 
 
