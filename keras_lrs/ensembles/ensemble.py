@@ -666,18 +666,22 @@ def _shares(weights, count):
 
 def measure(metric: Any) -> Callable[[Any, np.ndarray], float]:
     """A function of targets and outputs, of what `Ensemble.greedy` takes."""
-    if isinstance(metric, keras.Layer):  # Which can be called, too.
-        fields.refuse("metric", "be a metric, not a layer", metric, TypeError)
     is_accuracy = isinstance(metric, str) and metric in ("acc", "accuracy")
     found = metric if is_accuracy else _found("metric", metric, keras.metrics.get)
 
     def measured(y, outputs):
         kind = _accuracy(y, outputs) if isinstance(found, str) else found
-        if isinstance(kind, keras.Metric):
-            kind.reset_state()
-            kind.update_state(y, outputs)
-            return training.number(kind.result())
-        return float(np.mean(ops.convert_to_numpy(kind(y, outputs))))
+        try:
+            if isinstance(kind, keras.Metric):
+                kind.reset_state()
+                kind.update_state(y, outputs)
+                return training.number(kind.result())
+            return float(np.mean(ops.convert_to_numpy(kind(y, outputs))))
+        except Exception as error:  # Of something else that can be called, any.
+            raise ValueError(
+                "Argument `metric` must be one for these targets and outputs. "
+                f"Received: metric={metric!r}, {type(error).__name__}: {error}"
+            ) from error
 
     return measured
 

@@ -255,9 +255,11 @@ class Store:
             self._fill(study, points, settings)
         except self.optuna.exceptions.DuplicatedStudyError:
             study = self.optuna.load_study(**known)
-            begun = time.monotonic()
+            there, since = 0, time.monotonic()
             while _SETTINGS not in study.user_attrs:  # Its creator is still filling it,
-                if time.monotonic() > begun + GRACE:  # or was killed then.
+                if len(trials := study.get_trials(deepcopy=False)) > there:
+                    there, since = len(trials), time.monotonic()
+                if time.monotonic() > since + GRACE:  # or was killed then.
                     self._fill(study, points, settings)
                 else:
                     time.sleep(POLL)
@@ -271,9 +273,10 @@ class Store:
         return study
 
     def _fill(self, study, points, settings):
+        there = {t.user_attrs.get(_POINT) for t in study.get_trials(deepcopy=False)}
         for number, point in enumerate(points):
-            attributes = {_POINT: number, _PARAMETERS: point}
-            study.enqueue_trial(point, attributes, skip_if_exists=True)
+            if number not in there:
+                study.enqueue_trial(point, {_POINT: number, _PARAMETERS: point})
         study.set_user_attr(_SETTINGS, settings)
 
     def work(self, study, objective):

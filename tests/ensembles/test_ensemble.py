@@ -397,8 +397,9 @@ class TestGreedy:
             linear([1.0]).greedy(x, x, "mse", "best", verbose=0)
         with pytest.raises(ValueError, match="NaN for every member"):
             linear([np.nan]).greedy(x, x, "mse", verbose=0)
-        with pytest.raises(TypeError, match="`metric` must be a metric, not a layer"):
-            linear([1.0]).greedy(x, x, keras.layers.Dense(1), verbose=0)
+        for metric in (keras.layers.Dense(1), lambda x: 0.0, lambda y, x: None):
+            with pytest.raises(ValueError, match="`metric` must be one for these"):
+                linear([1.0]).greedy(x, x, metric, verbose=0)
 
 
 class TestAverageWeights:

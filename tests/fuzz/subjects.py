@@ -165,7 +165,8 @@ def compile_and_run(schedule):
 
 
 def check_range_test(result):
-    assert np.all(np.diff(result.learning_rates) > 0.0)
+    # Between ends that hardly differ there are fewer floats than steps.
+    assert np.all(np.diff(result.learning_rates) >= 0.0)
     str(result.suggestions())
 
 
@@ -368,12 +369,14 @@ SUBJECTS: dict[str, Subject] = {
     "plot_disagreement": Subject(
         lrs.ensembles.plot_disagreement,
         [{"ensemble": Made(ensemble), "x": X, "verbose": 0}],
+        errors=(OSError,),
         is_costly=True,
         unchecked=("x",),
     ),
     "plot_sizes": Subject(
         lrs.ensembles.plot_sizes,
         [{"ensemble": Made(ensemble), "x": X, "y": Y, "metric": "mse", "verbose": 0}],
+        errors=(OSError,),
         is_costly=True,
         unchecked=("x", "y"),
     ),
@@ -414,6 +417,7 @@ SUBJECTS: dict[str, Subject] = {
             {"schedules": S.LinearDecay(0.1), "num_steps": 9},
             {"schedules": [S.LinearDecay(0.1), S.REXDecay(0.1)], "num_steps": 9},
         ],
+        errors=(OSError,),
         is_costly=True,
     ),
 }
