@@ -1,9 +1,11 @@
 """Drawing schedules, with matplotlib imported only when that is asked for."""
 
+import contextlib
 import dataclasses
 import functools
 import io
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +53,8 @@ def plot_schedules(
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If `num_steps` is not > 0, there is no schedule, or one has lengths
-            in `Epochs`.
+        ValueError: If `num_steps` is not > 0, there is no schedule, one has lengths in
+            `Epochs`, or the suffix of `path` is not that of a picture.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -67,8 +69,7 @@ def plot_schedules(
     """
     named = _named(schedules)
     num_steps = count("num_steps", num_steps, 1)
-    if path is not None:
-        path = fields.path("path", path)
+    path = picture(path)
     log_scale = fields.truth("log_scale", log_scale)
     names = [name for name, _ in named]
     columns = max(1, 90 // (max(map(len, names)) + 8))
@@ -88,6 +89,22 @@ def plot_schedules(
     axes.grid(alpha=0.3)
     figure.legend(lines, names, loc="outside lower center", ncols=columns)
     return finished(figure, path)
+
+
+def picture(path: Any) -> pathlib.Path | None:
+    """Where to save a picture, if anywhere: checked before the work is done."""
+    if path is None:
+        return None
+    path = fields.path("path", path)
+    suffix = path.suffix[1:].lower()
+    with contextlib.suppress(ImportError):  # `empty_figure` says it.
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        known = FigureCanvasBase.get_supported_filetypes()
+        if suffix and suffix not in known:
+            bound = f"have the suffix of a picture ({', '.join(sorted(known))}) or none"
+            refuse("path", bound, path)
+    return path
 
 
 def new_figure(asked_by: str, height: float = 4.5) -> tuple["Figure", Any]:

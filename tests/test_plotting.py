@@ -307,6 +307,8 @@ def test_path_must_be_a_path():
         lrs.plot_schedules(REXDecay(0.1), 10, path=3)
     with pytest.raises(ValueError, match="Argument `path` must be a path, which holds"):
         lrs.plot_schedules(REXDecay(0.1), 10, path="a\0b.png")
+    with pytest.raises(ValueError, match=r"Argument `path` must have the suffix .*svg"):
+        lrs.plot_schedules(REXDecay(0.1), 10, path="rates.csv")
 
 
 def test_log_scale_must_be_true_or_false():

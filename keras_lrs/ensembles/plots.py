@@ -68,6 +68,7 @@ def plot_sizes(
 
     Raises:
         ImportError: If matplotlib is not installed.
+        ValueError: If the suffix of `path` is not that of a picture.
     """
     path = _checked(ensemble, path)
     figure, axes = plotting.new_figure("plot_sizes")
@@ -111,6 +112,7 @@ def plot_disagreement(
 
     Raises:
         ImportError: If matplotlib is not installed.
+        ValueError: If the suffix of `path` is not that of a picture.
     """
     path = _checked(ensemble, path)
     figure, axes = plotting.new_figure("plot_disagreement")
@@ -127,4 +129,4 @@ def plot_disagreement(
 def _checked(ensemble, path):
     if not isinstance(ensemble, ensembles.Ensemble):
         fields.refuse("ensemble", "be an `Ensemble`", ensemble, TypeError)
-    return None if path is None else fields.path("path", path)
+    return plotting.picture(path)

@@ -163,7 +163,9 @@ class RangeTest:
 
         Raises:
             ImportError: If matplotlib is not installed.
+            ValueError: If the suffix of `path` is not that of a picture.
         """
+        path = plotting.picture(path)
         figure, axes = plotting.new_figure("RangeTest.plot", 5.0)
         rates, smoothed = self.learning_rates, self.smoothed
         axes.plot(rates, self.losses, ".", color="C0", alpha=0.3, label="loss of batch")

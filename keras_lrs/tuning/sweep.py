@@ -179,7 +179,9 @@ class Sweep:
 
         Raises:
             ImportError: If matplotlib is not installed.
+            ValueError: If the suffix of `path` is not that of a picture.
         """
+        path = plotting.picture(path)
         width = 4.0 * max(len(self.ranges), 1.5)
         figure = plotting.empty_figure("Sweep.plot", width, 4.0)
         panels = figure.subplots(1, len(self.ranges), sharey=True, squeeze=False)[0]
