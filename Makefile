@@ -45,7 +45,7 @@ NEWEST ?= python3.13
 test-newest:
 	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-newest test-jax
 
-# Arguments and altered files, with 10,000 examples each; takes hours.
+# Arguments and altered files, with 10,000 examples each; takes an hour.
 fuzz: $(VENV)/.tensorflow $(VENV)/.torch $(VENV)/.test
 	KERAS_LRS_FUZZ=10000 KERAS_BACKEND=torch $(PYTEST) tests/fuzz tests/travelling/test_altered.py $(ARGS)
 
