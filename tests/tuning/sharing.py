@@ -37,7 +37,7 @@ def take_part(path, barrier, queue):
 
     def fit(model):
         if not tried:
-            barrier.wait(timeout=120)
+            barrier.wait(timeout=400)
         tried.append(model)
         return loss(model)
 

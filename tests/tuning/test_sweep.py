@@ -348,7 +348,7 @@ def test_a_killed_sweep_goes_on_with_the_point_it_was_killed_at(
         target=sharing.be_killed, args=(path, 1, thread_lives), daemon=True
     )
     process.start()
-    process.join(timeout=120)
+    process.join(timeout=400)
     assert process.exitcode < 0
     tried = []
 
@@ -371,9 +371,9 @@ def test_two_processes_share_a_study_without_repeating_a_trial(tmp_path):
     ]
     for process in processes:
         process.start()
-    (tried, seen), (others, seen_by_other) = (queue.get(timeout=120) for _ in processes)
+    (tried, seen), (others, seen_by_other) = (queue.get(timeout=400) for _ in processes)
     for process in processes:
-        process.join(timeout=120)
+        process.join(timeout=400)
     assert tried
     assert others
     expected = np.geomspace(*sharing.RANGE, sharing.NUM_TRIALS)
