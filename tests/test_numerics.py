@@ -152,6 +152,7 @@ def test_growth_by_a_huge_factor_saturates():
     for compiler in compiled.compilers().values():
         values = compiled.values(schedule, steps, compiler)
         np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-44)
+    np.testing.assert_allclose(schedule(steps), expected, rtol=1e-6, atol=1e-44)
 
 
 def test_what_has_saturated_times_zero_is_zero():

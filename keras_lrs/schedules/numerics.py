@@ -447,11 +447,15 @@ def geometric(initial: float, log_base: float, count):
     """
     if log_base == 0.0 or initial == 0.0:
         return full(count, initial)
-    if not is_tensor(count):
-        return minimum(initial * exp(log_base * count), LARGEST)
-    if BACKEND == "tensorflow":
-        value = initial * ops.exp(log_base * ops.cast(count, "float64"))
-        return ops.cast(minimum(value, LARGEST), float_dtype())
+    in_float64 = BACKEND == "tensorflow" and is_tensor(count)
+    if in_float64 or not is_tensor(count):
+        exponent = log_base * (ops.cast(count, "float64") if in_float64 else count)
+        if initial < 1e-200:  # The exponential by itself would overflow too soon.
+            value = exp(math.log(initial) + exponent)
+        else:
+            value = initial * exp(exponent)
+        value = minimum(value, LARGEST)
+        return ops.cast(value, float_dtype()) if in_float64 else value
     # Chunks of a power of two steps, each worth an exponent of at most 1 if it can be.
     chunk = 2 ** max(0, min(30, math.floor(-math.log2(abs(log_base)))))
     exponent = log_base * chunk

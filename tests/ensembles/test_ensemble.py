@@ -15,6 +15,13 @@ L = keras.layers
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """The same members and data, whatever was tested before."""
+    keras.utils.set_random_seed(0)
+    RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 def mlp():
     return keras.Sequential(
         [
