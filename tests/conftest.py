@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+import pytest
+
 # Two workers on two cores: no library may start threads of its own for each.
 for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -31,6 +33,14 @@ _ON = {
     "test_benchmark.py": "torch",
     "test_arguments.py": "torch",
 }
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """The same weights and batches every time, whatever was tested before."""
+    import keras  # Which reads the variables above.
+
+    keras.utils.set_random_seed(0)
 
 
 def pytest_ignore_collect(collection_path):

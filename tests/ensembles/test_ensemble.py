@@ -16,9 +16,8 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
-def seeded():
-    """The same members and data, whatever was tested before."""
-    keras.utils.set_random_seed(0)
+def members_and_data():
+    """The same, whatever was tested before."""
     RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
 
 
