@@ -454,8 +454,12 @@ def fail():
 
 
 def interrupt():
-    # Not to the process: another thread may be given it, and take its time.
-    signal.raise_signal(signal.SIGINT)
+    # Python does not listen where it was begun in the background.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
