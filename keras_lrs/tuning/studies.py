@@ -181,6 +181,9 @@ class Store:
             path = os.path.abspath(url)
             if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
                 fields.refuse("storage", "be a file in a folder that exists", storage)
+            # Optuna would try, and leave what it cannot read open.
+            if os.path.exists(path) and not _is_sqlite(path):
+                fields.refuse("storage", "be a database that can be opened", storage)
             url = f"sqlite:///{path}"
         import sqlalchemy
 
@@ -359,6 +362,12 @@ class Store:
             return False
         trial = study.get_trials(deepcopy=False)[current["number"]]
         return trial.state == self.states.FAIL and _ERROR not in trial.user_attrs
+
+
+def _is_sqlite(path):
+    """Whether a file is a database of SQLite, or may become one."""
+    with open(path, "rb") as file:
+        return file.read(16) in (b"", b"SQLite format 3\0")
 
 
 def outcomes(study: Any) -> list[tuple[Any, str, str | None]]:
