@@ -124,9 +124,9 @@ class ReduceOnPlateau(FitCallback):
             fields.refuse("monitor", bound, monitor)
         self.monitor = monitor
         self.warmup = durations.check("warmup", warmup)
-        self.state_path = None
-        if state_path is not None:
-            self.state_path = fields.path("state_path", state_path)
+        self.state_path = (
+            None if state_path is None else fields.path("state_path", state_path)
+        )
         self.verbose = fields.verbosity("verbose", verbose)
         self._state = PlateauState()
         self._records: list[_Record] = []

@@ -443,8 +443,8 @@ class WarmupStableDecay(Composition):
 
     def check(self):
         if self.shape == "exponential":
+            condition = ' with shape="exponential"'
             for name in ("peak_learning_rate", "end_learning_rate"):
-                condition = ' with shape="exponential"'
                 fields.check_positive(name, getattr(self, name), condition)
         lengths: tuple = (self.warmup_steps, self.decay_steps, self.total_steps)
         if all(isinstance(length, (int, np.ndarray)) for length in lengths):

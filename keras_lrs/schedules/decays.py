@@ -355,8 +355,8 @@ class BoundedExponentialDecay(Decay):
         initial_learning_rate: The rate at step 0, >= 2**-126.
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
             rest of the training.
-        end_learning_rate: The rate at step `decay_steps` and ever after, >=
-            2**-126.
+        end_learning_rate: The rate at step `decay_steps` and ever after, also
+            >= 2**-126.
         updates: The number of equal drops, in [1, 2**20]; the last one falls on step
             `decay_steps`, also where the length is not a multiple. None decays at every
             step.

@@ -447,15 +447,11 @@ def geometric(initial: float, log_base: float, count):
     """
     if log_base == 0.0 or initial == 0.0:
         return full(count, initial)
-    in_float64 = BACKEND == "tensorflow" and is_tensor(count)
-    if in_float64 or not is_tensor(count):
-        exponent = log_base * (ops.cast(count, "float64") if in_float64 else count)
-        if initial < 1e-200:  # The exponential by itself would overflow too soon.
-            value = exp(math.log(initial) + exponent)
-        else:
-            value = initial * exp(exponent)
-        value = minimum(value, LARGEST)
-        return ops.cast(value, float_dtype()) if in_float64 else value
+    if not is_tensor(count):
+        return _grown(initial, log_base * count)
+    if BACKEND == "tensorflow":
+        value = _grown(initial, log_base * ops.cast(count, "float64"))
+        return ops.cast(value, float_dtype())
     # Chunks of a power of two steps, each worth an exponent of at most 1 if it can be.
     chunk = 2 ** max(0, min(30, math.floor(-math.log2(abs(log_base)))))
     exponent = log_base * chunk
@@ -473,6 +469,13 @@ def geometric(initial: float, log_base: float, count):
     fine = chunks * (exponent - coarse) + to_float(rest) * log_base
     value = start * exp((chunks - offset) * coarse) * (1.0 + expm1(fine))
     return where(count > 0, minimum(value, LARGEST), initial)
+
+
+def _grown(initial, exponent):
+    """`initial * exp(exponent)` in float64, held at the largest float32."""
+    if initial < 1e-200:  # The exponential by itself would overflow too soon.
+        return minimum(exp(math.log(initial) + exponent), LARGEST)
+    return minimum(initial * exp(exponent), LARGEST)
 
 
 def power(step, exponent: float):

@@ -176,21 +176,16 @@ class Store:
                 bound = "be a path, a URL, a storage of Optuna or None"
                 fields.refuse("storage", bound, storage, TypeError)
             return storage
-        url = os.fspath(storage)
-        if "://" not in url:
-            path = os.path.abspath(url)
-            if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
-                fields.refuse("storage", "be a file in a folder that exists", storage)
-            # Optuna would try, and leave what it cannot read open.
-            if os.path.exists(path) and not _is_sqlite(path):
-                fields.refuse("storage", "be a database that can be opened", storage)
-            url = f"sqlite:///{path}"
         import sqlalchemy
 
-        errors = self.optuna.exceptions.StorageInternalError, ValueError
+        url = _url(storage)
         try:
             database = self._open_database(url)
-        except (sqlalchemy.exc.SQLAlchemyError, *errors) as error:
+        except (
+            sqlalchemy.exc.SQLAlchemyError,
+            self.optuna.exceptions.StorageInternalError,
+            ValueError,
+        ) as error:
             raise ValueError(
                 "Argument `storage` must be a database that can be opened. "
                 f"Received: storage={storage!r} ({error})"
@@ -362,6 +357,20 @@ class Store:
             return False
         trial = study.get_trials(deepcopy=False)[current["number"]]
         return trial.state == self.states.FAIL and _ERROR not in trial.user_attrs
+
+
+def _url(storage):
+    """The URL of a database; a path is one of SQLite, which need not exist yet."""
+    url = os.fspath(storage)
+    if "://" in url:
+        return url
+    path = os.path.abspath(url)
+    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
+        fields.refuse("storage", "be a file in a folder that exists", storage)
+    # Optuna would try, and leave what it cannot read open.
+    if os.path.exists(path) and not _is_sqlite(path):
+        fields.refuse("storage", "be a database that can be opened", storage)
+    return f"sqlite:///{path}"
 
 
 def _is_sqlite(path):
