@@ -112,13 +112,13 @@ def write_seconds(rounds):
     """Of a snapshot of 128 MiB: copying, writing behind; and of the bare minimum."""
     import keras
 
-    from keras_lrs import training
+    from keras_lrs._keras.weights import copied_weights
     from keras_lrs.ensembles import store
 
     layers = [keras.layers.Dense(LARGE) for _ in range(2)]
     model = keras.Sequential([keras.Input((LARGE,)), *layers])
     arrays = [keras.ops.convert_to_numpy(v.value) for v in model.variables]
-    weights = training.copied_weights(model)
+    weights = copied_weights(model)
     content = bytes(weights.content())
     record = store.Record(0, 1, 1, True, 0.1, {})
     with tempfile.TemporaryDirectory(dir=pathlib.Path.cwd()) as name:
@@ -133,7 +133,7 @@ def write_seconds(rounds):
 
         return interleaved(
             {
-                "copy": lambda: training.copied_weights(model),
+                "copy": lambda: copied_weights(model),
                 "bare copy": lambda: [np.array(array) for array in arrays],
                 "write": lambda: found.add(record, weights.write, keep_last=1),
                 "bare write": write_bare,

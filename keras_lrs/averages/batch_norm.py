@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs import training
+from keras_lrs._keras.batch_norm import batch_norms, batch_statistics, inputs
 from keras_lrs.schedules import fields
 
 
@@ -65,7 +65,7 @@ def recalibrate_batch_norm(
         batch_size = fields.count("batch_size", batch_size, 1)
     if not isinstance(model, keras.Model):
         fields.refuse("model", "be a `keras.Model`", model, TypeError)
-    layers = training.batch_norms(model)
+    layers = batch_norms(model)
     if not layers:
         return
     if not model.built:
@@ -81,8 +81,8 @@ def recalibrate_batch_norm(
             f"data={data!r}"
         )
     moments = [_Moments() for _ in layers]
-    with training.batch_statistics(model, layers) as statistics:
-        for x in training.inputs(data, batch_size, steps):
+    with batch_statistics(model, layers) as statistics:
+        for x in inputs(data, batch_size, steps):
             for index, calls in statistics(x).items():
                 for call in calls:
                     moments[index].add(*call)

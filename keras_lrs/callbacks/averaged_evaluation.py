@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from keras_lrs.callbacks.exchanging import ExchangingCallback
-from keras_lrs.callbacks.fit import Fit, build_optimizer
+from keras_lrs._fit.registry import build_optimizer
+from keras_lrs._fit.run import Run
+from keras_lrs._step.part import Wanted
+from keras_lrs.callbacks.swapping import SwappingCallback
 from keras_lrs.optimizers.schedule_free import ScheduleFree
 
 
-class AveragedEvaluation(ExchangingCallback):
+class AveragedEvaluation(SwappingCallback):
     """Puts the averages that `ScheduleFree` holds into the model, but for training.
 
     Validation, callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`,
@@ -29,7 +31,7 @@ class AveragedEvaluation(ExchangingCallback):
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range; and before the first step, if the
             model is not built, if no optimizer is a `ScheduleFree`, or beside another
-            callback that exchanges weights.
+            callback that swaps weights.
 
     Example:
         >>> import keras, numpy as np
@@ -57,21 +59,22 @@ class AveragedEvaluation(ExchangingCallback):
     ):
         super().__init__(at_end, batch_norm, batch_norm_data, batch_norm_steps)
 
-    def prepare(self, fit: Fit) -> None:
-        """Looks for the averages, and begins with the weights of the training."""
-        super().prepare(fit)
+    def prepare(self, run: Run) -> list[Wanted]:
+        """Looks for the averages, and begins with the raw weights."""
+        wanted = super().prepare(run)
         if not self._optimizers:
             raise ValueError(
                 "`AveragedEvaluation` needs `keras_lrs.optimizers.ScheduleFree`; for "
                 "other optimizers it is `WeightAveraging`. Received: "
-                f"`{type(fit.model.optimizer).__name__}`"
+                f"`{type(run.model.optimizer).__name__}`"
             )
-        build_optimizer(self, fit.model)
-        self.take_out()
+        build_optimizer(self, run.model)
+        self.swap_out()
+        return wanted
 
-    def exchange(self) -> None:
-        """Puts the averages into the model, or takes them out."""
-        into = not self.exchanged
+    def swap(self) -> None:
+        """Gives the model the averages, or the raw weights back."""
+        into = not self.swapped
         for optimizer in self._optimizers:
             if into:
                 optimizer.use_average()
@@ -79,7 +82,7 @@ class AveragedEvaluation(ExchangingCallback):
                 optimizer.use_training_weights()
 
     @property
-    def exchanged(self) -> bool:
+    def swapped(self) -> bool:
         """Whether the model holds the averages."""
         return any(optimizer.uses_average for optimizer in self._optimizers)
 

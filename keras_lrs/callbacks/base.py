@@ -1,15 +1,18 @@
-"""What our callbacks have in common: they take part in a `Fit`."""
+"""`FitCallback`: the base class of callbacks that act in the compiled step."""
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
-from keras_lrs.callbacks import fit as fits
+from keras_lrs._fit import registry
+from keras_lrs._fit.run import Run
+from keras_lrs._step.part import Wanted
 
 
 class FitCallback(keras.callbacks.Callback):
-    """A callback that hands Keras's hooks on to the `Fit` it is part of.
+    """A callback that takes part in a `Run` of `fit`.
 
     None of ours defines a batch hook: it would end Keras's asynchronous dispatch.
     """
@@ -24,48 +27,49 @@ class FitCallback(keras.callbacks.Callback):
     backs_up = False
     """Whether it comes after our others: it saves, with `saving`, what they are."""
 
-    fit: fits.Fit | None = None
+    run: Run | None = None
+    """The run that the callback takes part in, or took part in last."""
 
     def set_model(self, model: Any) -> None:
-        """Announces the callback, before any other has changed the model."""
+        """Registers the callback, before any other has changed the model."""
         super().set_model(model)
-        fits.announce(self, model)
+        registry.register(self, model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Joins the fit and says what it wants from it."""
-        self.fit = fits.begin(self, self._model)
-        self.prepare(self.fit)
+        """Joins the run, with the parts that it wants."""
+        self.run = registry.begin(self, self._model)
+        self.run.join(self)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Binds and installs, when it is the first epoch."""
-        self._fit.begin_epoch(epoch)
+        self._run.begin_epoch(epoch)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Acts, when what the model holds is that of the epoch's end."""
-        self._fit.end_epoch()
+        self._run.end_epoch()
         self.epoch_ends(epoch, {} if logs is None else logs)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Puts everything back."""
-        self._fit.close()
+        self._run.close()
 
     def __getstate__(self):
-        # A copy takes no part in the training.
-        return {**vars(self), "fit": None, "_model": None}
+        # A copy takes no part in the run.
+        return {**vars(self), "run": None, "_model": None}
 
     @property
-    def _fit(self):
-        if self.fit is None:
+    def _run(self):
+        if self.run is None:
             raise RuntimeError(
-                f"`{type(self).__name__}` was not told that a training begins. Pass it "
+                f"`{type(self).__name__}` was not told that training begins. Pass it "
                 "to `model.fit(callbacks=[...])`."
             )
-        return self.fit
+        return self.run
 
-    # --- What the `Fit` calls ---
+    # --- What the run calls ---
 
-    def prepare(self, fit: fits.Fit) -> None:
-        """Checks everything that can be checked, and asks the fit for what it needs."""
+    def prepare(self, run: Run) -> Iterable[Wanted] | None:
+        """Checks all that can be checked; returns the parts it wants in the step."""
 
     def fit_begins(self, epoch: int) -> None:
         """Before the first epoch, when all that is restored has been."""
@@ -80,15 +84,18 @@ class FitCallback(keras.callbacks.Callback):
         """After an execution; reading its `logs` waits for the device."""
 
     def before_all(self, hook: str, *arguments: Any) -> None:
-        """Before any callback is told one of the `fit.OUTER` hooks."""
+        """Before any callback is told of a hook.
+
+        `hook` is `"on_epoch_begin"`, `"on_epoch_end"` or `"on_train_end"`.
+        """
 
     def after_all(self, hook: str, *arguments: Any) -> None:
-        """After all callbacks, Keras's too, were told one of the `fit.OUTER` hooks."""
+        """After all callbacks, Keras's too, were told of it."""
 
     def fit_ends(self) -> None:
-        """Once, however the training ended."""
+        """Once, however the run ended."""
 
-    # --- What a training that goes on gives back ---
+    # --- What a run that resumes gives back ---
 
     def saving(self, within_epoch: bool) -> contextlib.AbstractContextManager:
         """Within it the model holds what it trains, and files are on the disk."""

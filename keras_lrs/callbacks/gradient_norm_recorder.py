@@ -4,8 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_lrs._fit.run import Run
+from keras_lrs._keras import optimizers
+from keras_lrs._step.gradient_norms import GradientNorms
+from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.base import FitCallback
-from keras_lrs.callbacks.fit import Fit
 from keras_lrs.schedules import fields
 
 
@@ -69,11 +72,6 @@ class GradientNormRecorder(FitCallback):
         self._waiting = 0
 
     @property
-    def norms_seen(self) -> tuple[int, int]:
-        """What the compiled step depends on."""
-        return self.every, self.order
-
-    @property
     def steps(self) -> np.ndarray:
         """The steps of the updates that were recorded."""
         return self._joined[0]
@@ -83,22 +81,25 @@ class GradientNormRecorder(FitCallback):
         """The norms of their gradients."""
         return self._joined[1]
 
-    def prepare(self, fit: Fit) -> None:
+    def prepare(self, run: Run) -> list[Wanted]:
         """Asks for the norms."""
-        fit.record_norms(self)
+        return [
+            Wanted(optimizer, GradientNorms, (self.every, self.order), slot=type(self))
+            for optimizer in run.optimizers
+        ]
 
     def fit_begins(self, epoch: int) -> None:
-        """Begins anew."""
+        """Starts over."""
         self._forget()
-        self._optimizers = self._fit.optimizers
+        self._optimizers = self._run.optimizers
         self._found = [[] for _ in self._optimizers]
         self._read = [self._updates(optimizer) for optimizer in self._optimizers]
 
     def step_ends(self, logs: Any) -> None:
         """Reads what there is before the step overwrites it."""
-        steps = self._fit.model.steps_per_execution
+        steps = self._run.model.steps_per_execution
         self._waiting += steps
-        if self._waiting + steps > self._fit.norms(self._optimizers[0]).size:
+        if self._waiting + steps > self._run.parts(self)[0].size:
             self._take()
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
@@ -115,23 +116,23 @@ class GradientNormRecorder(FitCallback):
         return {"found": self._found}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on with it."""
+        """Continues with it."""
         self._found = [[tuple(part) for part in found] for found in state["found"]]
 
     def _updates(self, optimizer):
-        return self._fit.count(optimizer) // (
-            optimizer.gradient_accumulation_steps or 1
+        return self._run.progress.iterations(optimizer) // optimizers.accumulated(
+            optimizer
         )
 
     def _take(self):
         self._waiting = 0
-        for index, optimizer in enumerate(self._optimizers):
-            end, norms = self._updates(optimizer), self._fit.norms(optimizer)
-            if norms is not None and end > self._read[index]:
-                updates, values = norms.take(self._read[index], end)
-                accumulated = optimizer.gradient_accumulation_steps or 1
+        # There are none if the run broke off before its first step.
+        for index, part in enumerate(self._run.parts(self)):
+            end = self._updates(self._optimizers[index])
+            if end > self._read[index]:
+                updates, values = part.take(self._read[index], end)
                 # The step of an update is that of its last micro-batch.
-                steps = (updates + 1) * accumulated - 1
+                steps = (updates + 1) * part.step.accumulated - 1
                 self._found[index].append((steps, values))
             self._read[index] = end
 

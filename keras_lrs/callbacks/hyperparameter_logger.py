@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lrs import training
+from keras_lrs._keras import optimizers
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
 
@@ -68,7 +68,8 @@ class HyperparameterLogger(FitCallback):
 
     def fit_begins(self, epoch: int) -> None:
         """Notes where the optimizers are."""
-        self._written = [self._fit.count(o) for o in self._fit.optimizers]
+        progress = self._run.progress
+        self._written = [progress.iterations(one) for one in progress.optimizers]
         self._looked = time.monotonic()
 
     def step_ends(self, logs: Any) -> None:
@@ -78,10 +79,10 @@ class HyperparameterLogger(FitCallback):
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Adds the values of the epoch's last update to its logs."""
-        fit = self._fit
+        run = self._run
         for optimizer, suffix in self._optimizers():
-            last = np.array([max(fit.count(optimizer) - 1, 0)])
-            values = _tagged(fit.values(optimizer, last), suffix)
+            last = np.array([max(run.progress.iterations(optimizer) - 1, 0)])
+            values = _tagged(run.used_values(optimizer, last), suffix)
             logs.update({tag: value.item() for tag, value in values.items()})
             if self._writer is not None and self.every == "epoch":
                 self._writer.write(last, values)
@@ -92,7 +93,7 @@ class HyperparameterLogger(FitCallback):
 
     @contextlib.contextmanager
     def saving(self, within_epoch: bool = False) -> Iterator[None]:
-        """What is saved within it goes on with the scalars up to here."""
+        """What is saved within it comes after the scalars up to here."""
         if self.every_step:
             self._write_steps()
         if self._writer is not None:
@@ -105,20 +106,20 @@ class HyperparameterLogger(FitCallback):
             self._writer.close()
 
     def _optimizers(self):
-        optimizers = self._fit.optimizers
-        if len(optimizers) == 1:
-            return [(optimizers[0], "")]
-        names = training.labels(optimizers)
-        suffixes = [f"/{name}" for name in names]
-        return list(zip(optimizers, suffixes, strict=True))
+        found = self._run.optimizers
+        if len(found) == 1:
+            return [(found[0], "")]
+        suffixes = [f"/{label}" for label in optimizers.labels(found)]
+        return list(zip(found, suffixes, strict=True))
 
     def _write_steps(self):
         self._looked = time.monotonic()
         for index, (optimizer, suffix) in enumerate(self._optimizers()):
-            first, end = self._written[index], self._fit.count(optimizer)
-            counts = np.arange(-(-first // self.every) * self.every, end, self.every)
-            values = _tagged(self._fit.values(optimizer, counts), suffix)
-            self._writer.write(counts, values)
+            first = self._written[index]
+            end = self._run.progress.iterations(optimizer)
+            past = np.arange(-(-first // self.every) * self.every, end, self.every)
+            values = _tagged(self._run.used_values(optimizer, past), suffix)
+            self._writer.write(past, values)
             self._written[index] = end
 
 

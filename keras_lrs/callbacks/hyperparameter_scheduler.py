@@ -4,9 +4,12 @@ from typing import Any
 
 import keras
 
-from keras_lrs import training
+from keras_lrs._fit.run import Run
+from keras_lrs._keras import optimizers
+from keras_lrs._step.hyperparameters import Hyperparameter, wanted
+from keras_lrs._step.momentum_correction import MomentumCorrection
+from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.base import FitCallback
-from keras_lrs.callbacks.fit import Fit
 from keras_lrs.schedules import fields
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
@@ -100,18 +103,39 @@ class HyperparameterScheduler(FitCallback):
 
         For a `MultiOptimizer`, dictionaries from the names of optimizers.
         """
-        if self.fit is None:
+        if self.run is None:
             return {}
-        return self.fit.bound(self)
+        several = len(self.run.optimizers) > 1
+        labels = dict(
+            zip(
+                map(id, self.run.optimizers),
+                optimizers.labels(self.run.optimizers),
+                strict=True,
+            )
+        )
+        found: dict[str, Any] = {}
+        for part in self.run.parts(self):
+            if isinstance(part, Hyperparameter) and several:
+                label = labels[id(part.step.optimizer)]
+                found.setdefault(part.name, {})[label] = part.schedule
+            elif isinstance(part, Hyperparameter):
+                found[part.name] = part.schedule
+        return found
 
-    def prepare(self, fit: Fit) -> None:
+    def prepare(self, run: Run) -> list[Wanted]:
         """Says which hyperparameter of which optimizer each schedule drives."""
-        optimizers = fit.optimizers
-        for name, given in self.schedules.items():
-            for optimizer, schedule in _assigned(name, given, optimizers):
-                fit.drive(self, optimizer, name, schedule)
+        found = [
+            wanted(optimizer, name, schedule)
+            for name, given in self.schedules.items()
+            for optimizer, schedule in _assigned(name, given, run.optimizers)
+        ]
         if self.momentum_correction:
-            fit.correct_momentum()
+            found += [
+                Wanted(one.optimizer, MomentumCorrection)
+                for one in found
+                if one.slot == "learning_rate"
+            ]
+        return found
 
 
 def _checked(schedules):
@@ -134,11 +158,11 @@ def _checked(schedules):
     return schedules
 
 
-def _assigned(name, given, optimizers):
+def _assigned(name, given, found):
     """Pairs of an optimizer and its schedule."""
     if not isinstance(given, dict):
-        return [(optimizer, given) for optimizer in optimizers]
-    by_name = dict(zip(training.labels(optimizers), optimizers, strict=True))
+        return [(optimizer, given) for optimizer in found]
+    by_name = dict(zip(optimizers.labels(found), found, strict=True))
     unknown = [key for key in given if key not in by_name]
     if unknown or not given:
         raise ValueError(

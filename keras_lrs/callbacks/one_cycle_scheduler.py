@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from keras_lrs.callbacks import hyperparameters
-from keras_lrs.callbacks.fit import Fit
+from keras_lrs._fit.run import Run
+from keras_lrs._step import hyperparameters
+from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.hyperparameter_scheduler import HyperparameterScheduler
 from keras_lrs.schedules.composed import MirroredOneCycle, OneCycle
 
@@ -61,10 +62,11 @@ class OneCycleScheduler(HyperparameterScheduler):
         self.mirrored = MirroredOneCycle(rate, base_momentum, max_momentum)
         super().__init__(learning_rate=rate, momentum_correction=momentum_correction)
 
-    def prepare(self, fit: Fit) -> None:
+    def prepare(self, run: Run) -> list[Wanted]:
         """Drives the other half as well, by the name the optimizer has for it."""
-        super().prepare(fit)
-        for optimizer in fit.optimizers:
+        found = super().prepare(run)
+        for optimizer in run.optimizers:
             names = hyperparameters.names(optimizer)
             name = "beta_1" if "beta_1" in names else "momentum"
-            fit.drive(self, optimizer, name, self.mirrored)
+            found.append(hyperparameters.wanted(optimizer, name, self.mirrored))
+        return found

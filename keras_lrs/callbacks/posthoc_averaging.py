@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from keras_lrs import files, training
+from keras_lrs import files
+from keras_lrs._fit import registry
+from keras_lrs._fit.run import Run
+from keras_lrs._step.averages import Averaging, FreeAverage
+from keras_lrs._step.part import Wanted
 from keras_lrs.averages import snapshots
 from keras_lrs.averages.posthoc import power_function
-from keras_lrs.callbacks import fit as fits
 from keras_lrs.callbacks.base import FitCallback
-from keras_lrs.callbacks.fit import Fit, build_to_average
 from keras_lrs.schedules import fields
 
 
@@ -76,20 +78,28 @@ class PosthocAveraging(FitCallback):
         if len(set(self.sigma_rels)) != len(self.sigma_rels) or not self.sigma_rels:
             fields.refuse("sigma_rels", "be different widths", sigma_rels)
         self.averagings = tuple(
-            training.Averaging(power_function("sigma_rels", sigma))
-            for sigma in self.sigma_rels
+            Averaging(power_function("sigma_rels", sigma)) for sigma in self.sigma_rels
         )
         self.every = fields.count("every", every, 1)
 
-    def prepare(self, fit: Fit) -> None:
+    def prepare(self, run: Run) -> list[Wanted]:
         """Asks for the averages."""
-        build_to_average(self, fit)
-        fit.average_besides(self)
+        registry.build_to_average(self, run)
+        return [
+            Wanted(
+                optimizer,
+                FreeAverage,
+                (index, averaging),
+                slot=(PosthocAveraging, index),
+            )
+            for optimizer in run.optimizers
+            for index, averaging in enumerate(self.averagings)
+        ]
 
     def fit_begins(self, epoch: int) -> None:
         """Looks at what there is from before."""
         found = snapshots.paths(self.directory)
-        resumable = any(fits.backs_up(other) for other in self._fit.siblings)
+        resumable = any(registry.backs_up(other) for other in self._run.siblings)
         if epoch == 0 and found and not resumable:
             fields.refuse(
                 "directory",
@@ -109,11 +119,24 @@ class PosthocAveraging(FitCallback):
 
     @property
     def _values(self):
-        return [[average.value for average in k] for k in self._fit.free_averages]
+        return [[average.read() for average in kind] for kind in self._averages]
+
+    @property
+    def _averages(self):
+        """For each width, the averages of all weights in the model's order."""
+        order = {id(v): i for i, v in enumerate(self._model.trainable_variables)}
+        found: list[list[tuple[int, Any]]] = [[] for _ in self.averagings]
+        for part in self._run.parts(self):
+            for weight, average in zip(part.weights, part.variables, strict=True):
+                found[part.index].append((order[id(weight)], average))
+        return [
+            [average for _, average in sorted(kind, key=lambda pair: pair[0])]
+            for kind in found
+        ]
 
     def epoch_begins(self, epoch: int) -> None:
         """Goes on from a snapshot, in the first epoch."""
-        updates = self._fit.updates
+        updates = self._run.progress.updates()
         paths = snapshots.paths(self.directory)
         files.remove([path for step, path in paths.items() if step > updates])
         if self._given is not None:
@@ -132,13 +155,13 @@ class PosthocAveraging(FitCallback):
         self._set([stored[sigma_rel] for sigma_rel in self.sigma_rels])
 
     def _set(self, values):
-        for averages, stored in zip(self._fit.free_averages, values, strict=True):
+        for averages, stored in zip(self._averages, values, strict=True):
             for average, value in zip(averages, stored, strict=True):
-                average.set(value)
+                average.write(value)
 
     def epoch_ends(self, epoch: int, logs: dict) -> None:
         """Writes a snapshot."""
-        last = epoch + 1 == self._fit.params["epochs"]
+        last = epoch + 1 == self._run.progress.epochs
         if (epoch + 1) % self.every == 0 or last or self._model.stop_training:
             snapshot = dict(zip(self.sigma_rels, self._values, strict=True))
-            snapshots.write(self.directory, self._fit.updates, snapshot)
+            snapshots.write(self.directory, self._run.progress.updates(), snapshot)

@@ -10,9 +10,17 @@ from typing import Any
 
 import keras
 
-from keras_lrs import files, monitors, training
+from keras_lrs import files, monitors
+from keras_lrs._fit.run import Run
+from keras_lrs._keras.variables import number
+from keras_lrs._step.part import Wanted
+from keras_lrs._step.rate_factor import RateFactor
 from keras_lrs.callbacks.base import FitCallback
-from keras_lrs.callbacks.fit import Fit
+from keras_lrs.callbacks.plateau_rule import (
+    PlateauRecord,
+    PlateauRule,
+    PlateauState,
+)
 from keras_lrs.schedules import durations, fields
 from keras_lrs.schedules.combinators import Clipped, Noisy, Product, Scaled
 
@@ -129,7 +137,7 @@ class ReduceOnPlateau(FitCallback):
         )
         self.verbose = fields.verbosity("verbose", verbose)
         self._state = PlateauState()
-        self._records: list[_Record] = []
+        self._records: list[PlateauRecord] = []
         self._seen = False
 
     @property
@@ -139,30 +147,44 @@ class ReduceOnPlateau(FitCallback):
 
     # --- Keeping the state ---
 
-    def prepare(self, fit: Fit) -> None:
+    def prepare(self, run: Run) -> list[Wanted]:
         """Asks for a factor on all rates."""
-        fit.scale(self)
+        return [
+            Wanted(optimizer, RateFactor, begins=self._factors, slot=ReduceOnPlateau)
+            for optimizer in run.optimizers
+        ]
 
     def fit_begins(self, epoch: int) -> None:
-        """Takes up the state of the training that goes on, or none."""
-        fit = self._fit
+        """Takes up the state of the run that resumes, or none."""
         self._seen = False
         self._steps = self._looked = 0
         self._carried = 0.0
         self._warmup_steps: Any = self.warmup
         if isinstance(self.warmup, (durations.Epochs, durations.Fraction)):
-            self._warmup_steps = fit.window().length(self.warmup)
+            self._warmup_steps = self._run.progress.window().length(self.warmup)
         self._take_up((self._records or self._read()) if epoch > 0 else [])
 
     def _take_up(self, records):
-        """Goes on with the state of the last record that is of an earlier update."""
-        fit = self._fit
-        count = fit.total_count
+        """Continues with the state of the last record that is of an earlier update."""
+        run = self._run
+        count = run.progress.iterations()
         self._records = [record for record in records if record.count <= count]
         self._state = self._records[-1].state if self._records else PlateauState()
-        fit.own_rates = self._rates_before(fit.own_rates)
         used = [r.state.factor for r in self._records if r.count < count]
-        fit.begin_with_factors(used[-1] if used else 1.0, self._state.factor)
+        self._used = used[-1] if used else 1.0
+        rates = self._rates_before(self._own_rates)
+        for optimizer, rate in zip(run.optimizers, rates, strict=True):
+            if rate is not None:
+                run.own_rates.set(optimizer, rate)
+
+    def _factors(self):
+        """The factors of the update before this run, and of the next."""
+        return {"used": self._used, "now": self._state.factor}
+
+    @property
+    def _own_rates(self):
+        run = self._run
+        return [run.own_rates.get(optimizer) for optimizer in run.optimizers]
 
     def get_state(self) -> dict[str, Any]:
         """The states so far, and where it is between looks."""
@@ -170,8 +192,8 @@ class ReduceOnPlateau(FitCallback):
         return {"records": [dataclasses.asdict(r) for r in self._records], **within}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on with them."""
-        self._take_up([_Record.parsed(item) for item in state["records"]])
+        """Continues with them."""
+        self._take_up([PlateauRecord.parsed(item) for item in state["records"]])
         for name in _WITHIN:
             setattr(self, name, state[name])
 
@@ -197,8 +219,10 @@ class ReduceOnPlateau(FitCallback):
         if path is None or not path.exists():
             return []
         try:
-            records = [_Record.parsed(item) for item in json.loads(path.read_bytes())]
-            count = len(self._fit.optimizers)
+            records = [
+                PlateauRecord.parsed(item) for item in json.loads(path.read_bytes())
+            ]
+            count = len(self._run.optimizers)
             if not records or any(len(record.rates) != count for record in records):
                 raise ValueError(f"It is not that of {count} optimizers.")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -209,7 +233,9 @@ class ReduceOnPlateau(FitCallback):
         return records
 
     def _write(self):
-        record = _Record(self._fit.total_count, self._fit.own_rates, self._state)
+        record = PlateauRecord(
+            self._run.progress.iterations(), self._own_rates, self._state
+        )
         self._records = [*self._records, record][-_KEPT:]
         path = self._path()
         if path is not None:
@@ -219,7 +245,7 @@ class ReduceOnPlateau(FitCallback):
     def _path(self):
         if self.state_path is not None:
             return self.state_path
-        for other in self._fit.siblings:
+        for other in self._run.siblings:
             if isinstance(other, keras.callbacks.BackupAndRestore):
                 return pathlib.Path(other.backup_dir, "reduce_on_plateau.json")
         return None
@@ -232,13 +258,13 @@ class ReduceOnPlateau(FitCallback):
 
     def step_ends(self, logs: Any) -> None:
         """Looks at the mean since the last look, if it is time."""
-        steps = self._steps + self._fit.model.steps_per_execution
+        steps = self._steps + self._run.model.steps_per_execution
         # The last execution of an epoch may have fewer.
-        self._steps = min(steps, self._fit.steps_per_epoch or steps)
+        self._steps = min(steps, self._run.progress.steps_per_epoch or steps)
         if self._steps - self._looked >= self.every:
             if self.monitor not in logs:
                 self._refuse(logs)
-            total = self._steps * training.number(logs[self.monitor])
+            total = self._steps * number(logs[self.monitor])
             mean = (total - self._carried) / (self._steps - self._looked)
             self._looked, self._carried = self._steps, total
             self._look(mean)
@@ -264,7 +290,7 @@ class ReduceOnPlateau(FitCallback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Says so if there was never anything to look at."""
         super().on_train_end(logs)
-        if self._fit.begun and not self._seen:
+        if self._run.begun and not self._seen:
             warnings.warn(
                 f"`ReduceOnPlateau` never saw `{self.monitor}`: the training had no "
                 "validation, or was over before the first look.",
@@ -277,7 +303,9 @@ class ReduceOnPlateau(FitCallback):
         if not self._is_warming_up():
             self._state = self.rule.next(before, value)
         if self._state.factor != before.factor:
-            self._fit.set_factor(self._state.factor)
+            for part in self._run.parts(self):
+                iterations = self._run.progress.iterations(part.step.optimizer)
+                part.change(self._state.factor, iterations)
             if self.verbose:
                 print(f"\nReduceOnPlateau: learning rate x {self._state.factor:g}")
         self._write()
@@ -285,9 +313,9 @@ class ReduceOnPlateau(FitCallback):
     def _is_warming_up(self):
         steps = self._warmup_steps
         if steps is None:
-            optimizers = self._fit.optimizers
-            steps = max(_warmup_of(self._fit.rate_schedule(o)) for o in optimizers)
-        return steps > 0 and self._fit.position <= steps
+            run = self._run
+            steps = max(_warmup_of(run.rate_schedule(o)) for o in run.optimizers)
+        return steps > 0 and self._run.progress.step() <= steps
 
 
 def _warmup_of(schedule):
@@ -295,73 +323,3 @@ def _warmup_of(schedule):
     if isinstance(schedule, (Clipped, Noisy, Product, Scaled)):
         return max(_warmup_of(inner) for _, inner in schedule._inner())
     return getattr(schedule, "warmup_steps", 0)
-
-
-@dataclasses.dataclass(frozen=True)
-class PlateauState:
-    """What the next decision depends on."""
-
-    factor: float = 1.0
-    best: float | None = None
-    wait: int = 0
-    good: int = 0
-    cooldown: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Record:
-    """The state after `count` updates, and the rates that the user gave."""
-
-    count: int
-    rates: list[float | None]
-    state: PlateauState
-
-    @classmethod
-    def parsed(cls, item):
-        return cls(int(item["count"]), item["rates"], PlateauState(**item["state"]))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PlateauRule(fields.Configured):
-    """When the factor changes, and to what; the arguments are `ReduceOnPlateau`'s."""
-
-    factor: float = fields.number(above=0.0, below=1.0)
-    patience: int = fields.integer(at_least=1)
-    mode: str = fields.choice(("auto", "min", "max"))
-    min_delta: float = fields.number(at_least=0.0)
-    cooldown: int = fields.integer(at_least=0)
-    min_factor: float = fields.number(at_least=0.0, at_most=1.0)
-    relative: bool = fields.flag()
-    raise_factor: float | None = fields.number(default=None, above=1.0)
-    max_factor: float | None = fields.number(default=None, at_least=1.0)
-
-    def check(self):
-        """Raises `ValueError` for a bound on what is never raised."""
-        if self.max_factor is not None and self.raise_factor is None:
-            fields.refuse("max_factor", "have a `raise_factor`", self.max_factor)
-
-    def next(self, state: PlateauState, value: float) -> PlateauState:
-        """The state after a look at a value of the metric."""
-        better = self.is_better(value, state.best)
-        best = value if better else state.best
-        if state.cooldown > 0:
-            return dataclasses.replace(state, best=best, cooldown=state.cooldown - 1)
-        wait = 0 if better else state.wait + 1
-        good = state.good + 1 if better else 0
-        factor = state.factor
-        if wait >= self.patience:
-            wait, factor = 0, max(factor * self.factor, self.min_factor)
-        elif good >= self.patience and self.raise_factor is not None:
-            highest = math.inf if self.max_factor is None else self.max_factor
-            good, factor = 0, min(factor * self.raise_factor, highest)
-        cooldown = self.cooldown if factor != state.factor else 0
-        return PlateauState(factor, best, wait, good, cooldown)
-
-    def is_better(self, value: float, best: float | None) -> bool:
-        """Whether a value beats the best; NaN does not."""
-        if best is None:
-            return not math.isnan(value)
-        delta = self.min_delta
-        if self.relative:
-            delta *= abs(best) if math.isfinite(best) else 0.0
-        return value < best - delta if self.mode == "min" else value > best + delta

@@ -7,10 +7,14 @@ from typing import Any
 
 import keras
 
-from keras_lrs import generations, training
-from keras_lrs.callbacks import fit as fits
+from keras_lrs import generations
+from keras_lrs._fit import registry
+from keras_lrs._fit.run import Resume, Run
+from keras_lrs._fit.train_function import Skip
+from keras_lrs._keras import fit_loop, models, optimizers, random, variables
+from keras_lrs._step import bias_correction
+from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.base import FitCallback
-from keras_lrs.callbacks.fit import Fit
 from keras_lrs.schedules import fields
 
 
@@ -124,24 +128,24 @@ class ResumableTraining(FitCallback):
 
     # --- Finding what there is ---
 
-    def prepare(self, fit: Fit) -> None:
+    def prepare(self, run: Run) -> list[Wanted]:
         """Reads the last generation, gives its values to the variables."""
-        self._check_siblings(fit)
-        fits.build_optimizer(self, fit.model)
+        self._check_siblings(run)
+        registry.build_optimizer(self, run.model)
         self._within_epochs = self.every_step
         self._batch = self._since = 0
         self._generations = generations.Generations(self.directory)
         newest = self._generations.newest()
         self.resumed_from, self._found = newest or (None, None)
         within = self._within_epochs or bool(self._found and self._found["batch"])
-        reason = training.not_to_be_read_again() if within else None
+        reason = fit_loop.why_not_read_again() if within else None
         if self._found is not None:
-            self._check(fit, self._found, reason)
+            self._check(run, self._found, reason)
             # Callbacks look at the optimizer's count when the first epoch begins.
             self._set_variables()
-            training.begin_at(fit.model, self._first_epoch)
-            self._states = self._matched(fit, self._found["callbacks"])
-            fit.go_on(fits.GoesOn(self._set_states_of_ours, self._starts))
+            fit_loop.begin_at(run.model, self._first_epoch)
+            self._states = self._matched(run, self._found["callbacks"])
+            run.resume(Resume(self._set_states_of_ours, self._starts))
         if reason is not None and self._within_epochs:
             warnings.warn(
                 f"`ResumableTraining(every={self.every})` saves this training at the "
@@ -151,12 +155,13 @@ class ResumableTraining(FitCallback):
             )
             self._within_epochs = False
         if self._within_epochs:
-            fit.announce_batches()
+            run.surround_batches()
+        return []
 
-    def _check_siblings(self, fit):
-        for other in fit.siblings:
+    def _check_siblings(self, run):
+        for other in run.siblings:
             swaps = isinstance(other, keras.callbacks.SwapEMAWeights)
-            if (fits.backs_up(other) and other is not self) or (
+            if (registry.backs_up(other) and other is not self) or (
                 swaps and other.swap_on_epoch
             ):
                 raise ValueError(
@@ -165,16 +170,17 @@ class ResumableTraining(FitCallback):
                     + (" Use `WeightAveraging` instead of it." if swaps else "")
                 )
 
-    def _check(self, fit, found, reason):
-        shapes = training.shapes(training.state_variables(fit.model))
+    def _check(self, run, found, reason):
+        shapes = variables.shapes(models.state_variables(run.model))
         if found["backend"] != keras.backend.backend():
             bound = f"hold generations of {keras.backend.backend()}, or none"
             self._refuse(bound, f" of {found['backend']}")
-        if found["shapes"] != shapes or len(found["starts"]) != len(fit.optimizers):
+        if found["shapes"] != shapes or len(found["starts"]) != len(run.optimizers):
             self._refuse("hold generations of this model and optimizer, or none")
-        if found["batch"] and found["steps"] != fit.steps_per_epoch:
+        steps = run.progress.steps_per_epoch
+        if found["batch"] and found["steps"] != steps:
             bound = "hold generations of as many steps per epoch, or none"
-            self._refuse(bound, f" of {found['steps']}, for {fit.steps_per_epoch}")
+            self._refuse(bound, f" of {found['steps']}, for {steps}")
         if found["batch"] and reason is not None:
             bound = "hold a generation of an epoch's end, or none"
             self._refuse(bound, f" of a batch within one, and the data {reason}")
@@ -190,13 +196,13 @@ class ResumableTraining(FitCallback):
     def _starts(self):
         """Where the schedules begin; None if that follows from the epoch."""
         starts = [int(start) for start in self._found["starts"]]
-        before, now = self._found["steps"], self._fit.steps_per_epoch
+        before, now = self._found["steps"], self._run.progress.steps_per_epoch
         if before == now:
             return starts
         if before is None or now is None:
             return None
         # At the same fraction of the training, whatever updates were skipped.
-        counts = map(training.iterations, self._fit.optimizers)
+        counts = map(optimizers.iterations, self._run.optimizers)
         return [
             count - (count - start) * now // before
             for count, start in zip(counts, starts, strict=True)
@@ -204,25 +210,24 @@ class ResumableTraining(FitCallback):
 
     @property
     def _first_epoch(self):
-        epochs = self._fit.params["epochs"]
+        epochs = self._run.progress.epochs
         return epochs if self._found["stopped"] else min(self._found["epoch"], epochs)
 
-    # --- Going on ---
+    # --- Resuming ---
 
     def before_all(self, hook: str, *arguments: Any) -> None:
         """Sets or notes the random numbers of an epoch before any callback draws."""
         if hook == "on_epoch_begin":
             if self._found is not None:
                 # If within an epoch, its batches come in the order that they had.
-                training.set_random_state(
+                random.set_state(
                     self._found["random_at_epoch"] or self._found["random"]
                 )
             # What a generation within the epoch needs to read its batches again.
-            self._random = training.random_state() if self._within_epochs else None
+            self._random = random.state() if self._within_epochs else None
 
     def after_all(self, hook: str, *arguments: Any) -> None:
         """Acts after all other callbacks have."""
-        fit = self._fit
         if hook == "on_epoch_begin":
             self._batch = 0
             if self._found is not None:
@@ -231,24 +236,26 @@ class ResumableTraining(FitCallback):
             self._batch_ends(*arguments)
         elif hook == "on_epoch_end":
             self._epoch_ends(arguments[0] + 1)
-        elif self.delete_at_end and training.is_chief(fit.model):
+        elif self.delete_at_end and models.is_chief(self._run.model):
             self._generations.remove()
 
     def _set_variables(self):
-        variables = training.state_variables(self._fit.model)
-        training.set_values_of(variables, self._found["values"])
-        training.set_buffers(self._fit.model, self._found["buffers"])
+        model = self._run.model
+        variables.write(models.state_variables(model), self._found["values"])
+        models.set_buffers(model, self._found["buffers"])
 
     def _set_states_of_ours(self):
-        training.set_products(self._fit.optimizers, self._found["products"])
+        products = zip(self._run.optimizers, self._found["products"], strict=True)
+        for optimizer, found in products:
+            bias_correction.set_products(optimizer, found)
         for callback, state in self._states:
             if isinstance(callback, FitCallback):
                 callback.set_state(state)
 
-    def _matched(self, fit, states):
+    def _matched(self, run, states):
         """Pairs of callbacks and their states, by the names of the classes."""
         left, found = list(states), []
-        for callback in fit.siblings:
+        for callback in run.siblings:
             own = [item for item in left if item[0] == _name(callback)][:1]
             for item in own:
                 left.remove(item)
@@ -256,14 +263,14 @@ class ResumableTraining(FitCallback):
         if left:
             names = ", ".join(f"`{name}`" for name, _ in left)
             warnings.warn(
-                f"This training goes on without callbacks that it had: {names}.",
+                f"This run resumes without callbacks that it had: {names}.",
                 stacklevel=2,
             )
         return found
 
     def _take_up(self):
         """Gives everything the state it had, when all callbacks have begun."""
-        fit, found = self._fit, self._found
+        found = self._found
         # Some of it callbacks have changed, to begin with.
         self._set_variables()
         for callback, state in self._states:
@@ -274,18 +281,15 @@ class ResumableTraining(FitCallback):
         self._batch = found["batch"]
         self._say(found["batch"])
         if found["batch"]:
-            self._pass_over(fit, found)
-        self._found = None
-
-    def _pass_over(self, fit, found):
-        fit.pass_over(
-            training.Skip(
-                found["batch"],
-                found["metrics"],
-                dict.fromkeys(found["logs"], 0.0),
-                lambda: training.set_random_state(found["random"]),
+            self._run.pass_over(
+                Skip(
+                    found["batch"],
+                    found["metrics"],
+                    dict.fromkeys(found["logs"], 0.0),
+                    lambda: random.set_state(found["random"]),
+                )
             )
-        )
+        self._found = None
 
     def _say(self, batch):
         if self.verbose:
@@ -297,7 +301,7 @@ class ResumableTraining(FitCallback):
 
     def _batch_ends(self, index, logs):
         """Saves, if it is time and the epoch goes on."""
-        steps = self._fit.steps_per_epoch
+        steps = self._run.progress.steps_per_epoch
         batch = min(index + 1, steps or index + 1)
         self._since += batch - self._batch
         self._batch = batch
@@ -310,45 +314,48 @@ class ResumableTraining(FitCallback):
         self._epoch = epoch
 
     def _epoch_ends(self, epoch):
-        over = self._model.stop_training or epoch == self._fit.params["epochs"]
+        over = self._model.stop_training or epoch == self._run.progress.epochs
         if over or not self._within_epochs or self._since >= self.every:
             self._save(epoch, 0, [])
 
     def _save(self, epoch, batch, metrics):
-        fit, model = self._fit, self._fit.model
+        run, model = self._run, self._run.model
         with contextlib.ExitStack() as stack:
-            for callback in fit.callbacks:
+            for callback in run.callbacks:
                 stack.enter_context(callback.saving(within_epoch=batch > 0))
-            variables = training.state_variables(model)
+            state = models.state_variables(model)
+            metrics_variables = model.metrics_variables if batch else []
             tree = {
                 "backend": keras.backend.backend(),
                 "epoch": epoch,
                 "batch": batch,
-                "steps": fit.steps_per_epoch,
+                "steps": run.progress.steps_per_epoch,
                 "stopped": bool(model.stop_training),
-                "starts": fit.starts,
-                "products": training.products(fit.optimizers),
-                "shapes": training.shapes(variables),
-                "values": fit.values_of(variables),
-                "buffers": training.buffer_values(model),
-                "metrics": fit.values_of(model.metrics_variables) if batch else [],
+                "starts": [run.progress.start(one) for one in run.optimizers],
+                "products": [bias_correction.products(o) for o in run.optimizers],
+                "shapes": variables.shapes(state),
+                "values": run.read(state),
+                "buffers": models.buffer_values(model),
+                "metrics": run.read(metrics_variables),
                 "logs": metrics,
                 "callbacks": [
-                    [_name(callback), state]
-                    for callback in fit.siblings
-                    if (state := _state(callback))
+                    [_name(callback), remembered]
+                    for callback in run.siblings
+                    if (remembered := _state(callback))
                 ],
-                "random": training.random_state(),
+                "random": random.state(),
                 "random_at_epoch": self._random if batch else None,
             }
-            generation = generations.Generation(0, epoch, batch, fit.total_count)
-            if training.is_chief(model):
+            generation = generations.Generation(
+                0, epoch, batch, run.progress.iterations()
+            )
+            if models.is_chief(model):
                 self._generations.add(generation, tree)
         self._since = 0
 
     def fit_ends(self) -> None:
         """Leaves the model to begin as it is told."""
-        training.begin_at(self._fit.model, None)
+        fit_loop.begin_at(self._run.model, None)
         self._found = None
 
 
@@ -360,4 +367,4 @@ def _state(callback):
     """What a callback remembers; None if it is not known to remember anything."""
     if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
         return callback.get_state()
-    return training.remembered(callback)
+    return fit_loop.remembered(callback)

@@ -1,6 +1,5 @@
 """`SnapshotEnsemble`: the weights at the end of every cycle, in files."""
 
-import bisect
 import concurrent.futures
 import contextlib
 import os
@@ -12,13 +11,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs import training
+from keras_lrs._fit.run import Run
+from keras_lrs._keras.models import is_chief
+from keras_lrs._keras.weights import loaded_weights, set_weights
+from keras_lrs._step.part import Wanted
+from keras_lrs.callbacks import cycle_ends
 from keras_lrs.callbacks.base import FitCallback
-from keras_lrs.callbacks.fit import Fit
 from keras_lrs.ensembles import store
-from keras_lrs.schedules import base, durations, fields
+from keras_lrs.schedules import fields
 
-_LAST_STEP = 2**31
 _WAITING = 2  # Snapshots in memory, before training waits for the disk.
 
 
@@ -105,7 +106,7 @@ class SnapshotEnsemble(FitCallback):
         self.keep_last = keep_last
         if keep_last is not None:
             self.keep_last = fields.count("keep_last", keep_last, 1)
-        self.schedule = _checked(schedule)
+        self.schedule = cycle_ends.checked(schedule)
         self.partial = fields.one_of("partial", partial, ("drop", "keep"))
         if not isinstance(restore_last_completed, bool):
             bound = "be True or False"
@@ -125,41 +126,42 @@ class SnapshotEnsemble(FitCallback):
 
     # --- When the training begins ---
 
-    def prepare(self, fit: Fit) -> None:
+    def prepare(self, run: Run) -> list[Wanted]:
         """Checks that no other writes to the same directory."""
         self._ends, self._writing = None, []
         self._last: int | None = None
-        for other in fit.siblings:
+        for other in run.siblings:
             ours = isinstance(other, SnapshotEnsemble) and other is not self
             if ours and other.directory.resolve() == self.directory.resolve():
                 bound = "be another one for each `SnapshotEnsemble`"
                 fields.refuse("directory", bound, str(self.directory))
+        return []
 
     def epoch_begins(self, epoch: int) -> None:
         """Finds out where cycles end, and what the directory holds."""
         if self._ends is not None:
             return
-        fit = self._fit
+        run = self._run
         self._completed = None
-        self._ends = _ends(fit, self.schedule)
-        self._offset = max(-fit.start(self._ends.optimizer), 0)
-        self._counted = fit.count(self._ends.optimizer)
-        self._check_executions(fit)
+        self._ends = cycle_ends.find(run, self.schedule)
+        self._offset = max(-run.progress.start(self._ends.optimizer), 0)
+        self._counted = self._iterations
+        self._check_executions(run)
         self._next = self._ends.after(self._counted)
         self._durable = [
             other.save_freq
-            for other in fit.siblings
+            for other in run.siblings
             if isinstance(
                 other,
                 (keras.callbacks.BackupAndRestore, keras.callbacks.ModelCheckpoint),
             )
         ]
-        if training.is_chief(fit.model):
+        if is_chief(run.model):
             self._open_store(self._counted)
 
     def _open_store(self, count):
         here = count + self._offset
-        shapes = [list(variable.shape) for variable in self._fit.model.variables]
+        shapes = [list(variable.shape) for variable in self._run.model.variables]
         self._store = store.Store(self.directory)
         continued = count > self._ends.start
         kept = [record for record in self._store.records if record.step <= here]
@@ -174,12 +176,17 @@ class SnapshotEnsemble(FitCallback):
             # It was saved here, and killed before the snapshot was written.
             self._take(count, {}, complete=True)
 
-    def _check_executions(self, fit):
-        """Raises if a cycle of this fit ends within an execution."""
-        steps, per_epoch = fit.model.steps_per_execution, fit.steps_per_epoch
+    @property
+    def _iterations(self):
+        return self._run.progress.iterations(self._ends.optimizer)
+
+    def _check_executions(self, run):
+        """Raises if a cycle of this run ends within an execution."""
+        progress = run.progress
+        steps, per_epoch = run.model.steps_per_execution, progress.steps_per_epoch
         if steps == 1 or per_epoch is None:  # Then it is seen when it happens.
             return
-        last = fit.start(self._ends.optimizer) + fit.window().total
+        last = progress.start(self._ends.optimizer) + progress.window().total
         for end in self._ends.up_to(self._counted, last):
             done = (end - self._counted) % per_epoch
             if done % steps:
@@ -194,7 +201,7 @@ class SnapshotEnsemble(FitCallback):
 
     @contextlib.contextmanager
     def saving(self, within_epoch: bool = False) -> Iterator[None]:
-        """What is saved within it goes on with the snapshots up to here."""
+        """What is saved within it comes after the snapshots up to here."""
         self._surface(wait=True)
         yield
 
@@ -203,7 +210,7 @@ class SnapshotEnsemble(FitCallback):
         return {"last": self._last}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on with it."""
+        """Continues with it."""
         self._last = state["last"]
 
     # --- Taking snapshots ---
@@ -213,10 +220,10 @@ class SnapshotEnsemble(FitCallback):
         if self._writing:
             self._surface(wait=False)
         # Only where it may be time is the device asked: steps may have been skipped.
-        self._counted += self._fit.model.steps_per_execution
+        self._counted += self._run.model.steps_per_execution
         if self._counted < self._next:
             return
-        self._counted = self._fit.count(self._ends.optimizer)
+        self._counted = self._iterations
         if self._counted > self._next:
             raise RuntimeError(
                 f"A cycle ended after {self._next - self._ends.start} steps, within an "
@@ -229,7 +236,7 @@ class SnapshotEnsemble(FitCallback):
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Adds the epoch's metrics to a snapshot that was taken with its last step."""
-        self._counted = self._fit.count(self._ends.optimizer)
+        self._counted = self._iterations
         if self._store is not None:
             if self._last == self._counted:
                 step = self._counted + self._offset
@@ -238,20 +245,21 @@ class SnapshotEnsemble(FitCallback):
 
     def _take(self, count, logs, complete):
         """Copies the weights, and has them written."""
-        weights = self._fit.copied_weights()
+        weights = self._run.copied_weights()
         self._last = count
         if complete and self.restore_last_completed:
             self._completed = weights
         if self._store is None:
             return
         optimizer = self._ends.optimizer
-        rate = self._fit.values(optimizer, np.array([max(count - 1, 0)]))
+        last = np.array([max(count - 1, 0)])
+        used = self._run.used_values(optimizer, last)
         record = store.Record(
             number=0,
             step=count + self._offset,
             cycle=self._ends.cycles(count) + (not complete),
             complete=complete,
-            learning_rate=rate["learning_rate"].item(),
+            learning_rate=used["learning_rate"].item(),
             metrics=_numbers(logs),
         )
         if self._thread is None:
@@ -289,7 +297,7 @@ class SnapshotEnsemble(FitCallback):
         self._surface(wait=True)
         if self._ends is None:
             return
-        count = self._fit.count(self._ends.optimizer)
+        count = self._iterations
         cut_short = count > max(self._ends.start, self._ends.last_before(count))
         if self.partial == "keep" and cut_short:
             self._take(count, logs, complete=False)
@@ -316,8 +324,8 @@ class SnapshotEnsemble(FitCallback):
                 stacklevel=3,
             )
             return
-        model = self._fit.model
-        training.set_weights(model, training.loaded_weights(model, content))
+        model = self._run.model
+        set_weights(model, loaded_weights(model, content))
 
     def fit_ends(self) -> None:
         """Lets the thread write what it was given, however the training ended."""
@@ -338,115 +346,3 @@ def _numbers(logs):
         if np.ndim(keras.ops.convert_to_numpy(value)) == 0:
             numbers[name] = float(keras.ops.convert_to_numpy(value))
     return numbers
-
-
-_check_steps = durations.positions(at_least=1).metadata["check"]
-
-
-def _checked(schedule):
-    """A schedule, or a tuple of steps, or None."""
-    kind = keras.optimizers.schedules.LearningRateSchedule
-    if schedule is None or isinstance(schedule, kind):
-        return schedule
-    if len(steps := _check_steps("schedule", schedule)) == 0:
-        fields.refuse("schedule", "have a step", schedule)
-    return steps
-
-
-class _Ends:
-    """Where cycles end, in iterations of an optimizer.
-
-    Args:
-        optimizer: Whose iterations.
-        start: The iteration at which the schedule is at its step 0.
-        find: A function from a number of steps to the cycle ends up to there.
-    """
-
-    def __init__(self, optimizer, start, find):
-        self.optimizer, self.start, self._find = optimizer, start, find
-        self._known, self._horizon = [], 0
-
-    def after(self, count):
-        """The first end after `count` iterations; far away if there is none."""
-        while True:
-            index = bisect.bisect_right(self._known, count - self.start)
-            if index < len(self._known):
-                return self.start + self._known[index]
-            if self._horizon >= _LAST_STEP:
-                return self.start + 2 * _LAST_STEP
-            # Not all at once: an endless schedule of short cycles has billions of them.
-            horizon = max(2 * (count - self.start), 4 * self._horizon, 1024)
-            self._horizon = min(horizon, _LAST_STEP)
-            self._known = self._find(self._horizon)
-
-    def last_before(self, count):
-        """The last end at `count` iterations or before; 0 if there is none."""
-        self.after(count)
-        index = self.cycles(count)
-        return self.start + self._known[index - 1] if index else 0
-
-    def cycles(self, count):
-        """How many cycles end in `count` iterations."""
-        self.after(count)
-        return bisect.bisect_right(self._known, count - self.start)
-
-    def exist(self):
-        """Whether there are any."""
-        self.after(self.start)
-        return bool(self._known)
-
-    def up_to(self, first, last):
-        """The ends after `first` iterations, up to `last`."""
-        end = self.after(first)
-        while end <= last:
-            yield end
-            end = self.after(end)
-
-
-def _ends(fit, schedule):
-    """Those of a fit."""
-    optimizers = fit.optimizers
-    if isinstance(schedule, tuple):
-        steps = _bound_steps(fit, schedule)
-
-        def find(num_steps):
-            return [step for step in steps if step <= num_steps]
-
-        return _Ends(optimizers[0], fit.start(optimizers[0]), find)
-    if schedule is not None:
-        if isinstance(schedule, base.Schedule) and schedule._unbound:
-            schedule = base.bind(schedule, fit.window())
-        candidates = [(optimizers[0], fit.start(optimizers[0]), schedule)]
-    else:
-        candidates = [
-            (optimizer, fit.schedule_start(optimizer), fit.rate_schedule(optimizer))
-            for optimizer in optimizers
-        ]
-    found = [
-        ends
-        for optimizer, start, candidate in candidates
-        if (ends := _Ends(optimizer, start, _finder(candidate))).exist()
-    ]
-    if not found:
-        received = ", ".join(repr(candidate) for _, _, candidate in candidates)
-        raise ValueError(
-            "`SnapshotEnsemble` needs a schedule with cycles, such as "
-            "`CosineRestarts`; or say where they end: `schedule=[Epochs(10), "
-            f"Epochs(20)]`. Received: learning_rate={received}"
-        )
-    if len({(ends.start, ends.after(ends.start)) for ends in found}) > 1:
-        raise ValueError(
-            "The optimizers' cycles end at different steps. Pass `schedule=` to "
-            "`SnapshotEnsemble`, which takes one snapshot of all."
-        )
-    return found[0]
-
-
-def _finder(schedule):
-    return lambda num_steps: sorted(base.cycle_ends(schedule, num_steps))
-
-
-def _bound_steps(fit, steps):
-    if all(isinstance(step, int) for step in steps):
-        return steps  # Which need no window.
-    return fit.window().positions("schedule", steps)

@@ -1,16 +1,22 @@
 """`WeightAveraging`: an average of the weights, taken in the compiled step."""
 
+import functools
 import warnings
 from typing import Any
 
-from keras_lrs import training
+from keras_lrs._fit.registry import build_to_average
+from keras_lrs._fit.run import Run
+from keras_lrs._keras import optimizers
+from keras_lrs._keras.average_slots import AverageSlots
+from keras_lrs._step.averages import Averaging, SlotsAverage
+from keras_lrs._step.part import Wanted
 from keras_lrs.averages.schedules import Average, ExponentialAverage
-from keras_lrs.callbacks.exchanging import ExchangingCallback
-from keras_lrs.callbacks.fit import Fit, build_to_average
+from keras_lrs.callbacks.cycle_ends import cycle_ends_of
+from keras_lrs.callbacks.swapping import SwappingCallback
 from keras_lrs.schedules import durations, fields
 
 
-class WeightAveraging(ExchangingCallback):
+class WeightAveraging(SwappingCallback):
     """Averages the weights in the compiled step; all but training see the average.
 
     Training follows exactly the trajectory it would without the callback. Validation,
@@ -107,14 +113,14 @@ class WeightAveraging(ExchangingCallback):
         else:
             update_every = durations.check("update_every", update_every, 1)
         self.update_every = update_every
-        self._slots: list[training.Slots] = []
+        self._slots: list[AverageSlots] = []
         self._begins_late = False
 
-    def prepare(self, fit: Fit) -> None:
+    def prepare(self, run: Run) -> list[Wanted]:
         """Makes room for the averages, before a `BackupAndRestore` fills them."""
-        super().prepare(fit)
-        build_to_average(self, fit)
-        self._slots = [training.Slots(optimizer) for optimizer in fit.optimizers]
+        wanted = super().prepare(run)
+        build_to_average(self, run)
+        self._slots = [AverageSlots(optimizer) for optimizer in run.optimizers]
         for one in self._slots:
             if one.optimizer.use_ema and not one.attached:
                 raise ValueError(
@@ -122,43 +128,50 @@ class WeightAveraging(ExchangingCallback):
                     "the weights itself. Construct it with use_ema=False. Received: "
                     f"`{type(one.optimizer).__name__}` with use_ema=True"
                 )
-        fit.average(self)
         for one in self._slots:
-            one.attach(fit.model)
-        self.take_out()  # A model from a file may hold the averages.
+            one.attach(run.model)
+        self.swap_out()  # A model from a file may hold the averages.
+        return wanted + [
+            Wanted(
+                optimizer,
+                SlotsAverage,
+                functools.partial(self._averaging, optimizer),
+                slot=WeightAveraging,
+            )
+            for optimizer in run.optimizers
+        ]
 
     def fit_begins(self, epoch: int) -> None:
-        """Begins with the weights, unless averages go on."""
+        """Begins with the weights, unless there are averages to continue."""
         self._begins_late = epoch > 0 and not all(one.known for one in self._slots)
         if epoch == 0 or self._begins_late:
             for one in self._slots:
                 one.reset()
 
-    def averaging(
-        self, fit: Fit, optimizer: Any, schedules: dict[str, Any]
-    ) -> training.Averaging:
+    def _averaging(self, optimizer, schedules):
         """Which updates of an optimizer are averaged; `schedules` are bound to it."""
-        accumulated = optimizer.gradient_accumulation_steps or 1
-        first = self._steps(fit, self.start_step) // accumulated
+        progress = self._run.progress
+        accumulated = optimizers.accumulated(optimizer)
+        first = self._steps(self.start_step) // accumulated
         if self._begins_late:
-            first = max(first, fit.position_of(optimizer) // accumulated)
-        if fit.steps_per_epoch is not None:
-            total = fit.window().total // accumulated
+            first = max(first, progress.step(optimizer) // accumulated)
+        if progress.steps_per_epoch is not None:
+            total = progress.window().total // accumulated
             if first >= total > 0:
                 raise ValueError(
                     "Argument `start_step` must be before the training ends: it has "
                     f"{total} updates. Received: start_step={self.start_step!r}"
                 )
         if self.update_every not in ("epoch", "cycle"):
-            every = self._steps(fit, self.update_every)
+            every = self._steps(self.update_every)
             if not isinstance(self.update_every, int):
                 every = max(every // accumulated, 1)
-            return training.Averaging(self.average.thinned(every), first, every)
+            return (Averaging(self.average.thinned(every), first, every),)
         if self.update_every == "epoch":
-            epoch = fit.window().length(durations.Epochs(1))
-            steps = list(range(epoch, fit.window().total + 1, epoch))
+            epoch = progress.window().length(durations.Epochs(1))
+            steps = list(range(epoch, progress.window().total + 1, epoch))
         else:
-            steps = fit.cycle_ends(optimizer, schedules)
+            steps = cycle_ends_of(progress, optimizer, schedules)
         ends = sorted({step // accumulated for step in steps} - set(range(first + 1)))
         if not ends:
             raise ValueError(
@@ -166,45 +179,51 @@ class WeightAveraging(ExchangingCallback):
                 f"{self.update_every} ends after {first} updates. "
                 f"Received: update_every={self.update_every!r}"
             )
-        return training.Averaging(self.average, ends=tuple(ends))
+        return (Averaging(self.average, ends=tuple(ends)),)
 
-    def _steps(self, fit, duration):
-        return duration if isinstance(duration, int) else fit.window().length(duration)
+    def _steps(self, duration):
+        if isinstance(duration, int):
+            return duration
+        return self._run.progress.window().length(duration)
 
     def __getstate__(self):
         return {**super().__getstate__(), "_slots": []}
 
-    # --- What is exchanged ---
+    # --- What is swapped ---
 
     def set_model(self, model: Any) -> None:
         """Looks for averages of an earlier `fit`, which `evaluate` is to see."""
         super().set_model(model)
-        optimizers = training.leaves(model.optimizer) if model.optimizer else []
+        found = optimizers.leaves(model.optimizer) if model.optimizer else []
         known = {id(one.optimizer): one for one in self._slots}
-        self._slots = [known.get(id(o), training.Slots(o)) for o in optimizers]
+        self._slots = [known.get(id(one), AverageSlots(one)) for one in found]
 
-    def exchange(self) -> None:
-        """Exchanges the weights of all optimizers and their averages."""
+    def swap(self) -> None:
+        """Swaps the weights of all optimizers and their averages."""
         for one in self._slots:
-            one.exchange()
+            one.swap()
 
     @property
-    def exchanged(self) -> bool:
+    def swapped(self) -> bool:
         """Whether the model holds the averages."""
-        return any(one.exchanged for one in self._slots)
+        return any(one.swapped for one in self._slots)
 
     @property
     def exists(self) -> bool:
         """Whether an update has been averaged."""
         if not self._slots or not all(one.attached for one in self._slots):
             return False
-        if self.fit is not None and self.fit.model is self._model:
-            return self.fit.averaged > 0
+        run = self.run
+        if run is not None and run.model is self._model:
+            return any(
+                part.taken(run.progress.iterations(part.step.optimizer)) > 0
+                for part in run.parts(self)
+            )
         return all(one.known for one in self._slots)
 
     def keep(self) -> None:
         """Leaves the optimizers without averages."""
-        if not self.exchanged:
+        if not self.swapped:
             warnings.warn(
                 "The training ended before an update was averaged: the model holds "
                 f"its last weights. start_step={self.start_step!r}, "

@@ -12,7 +12,11 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_lrs import monitors, training
+from keras_lrs import monitors
+from keras_lrs._keras import predict
+from keras_lrs._keras.models import layers
+from keras_lrs._keras.variables import number, strategy_scope
+from keras_lrs._keras.weights import loaded_weights, set_weights
 from keras_lrs.ensembles.store import MANIFEST, Store
 from keras_lrs.schedules import fields
 
@@ -110,7 +114,7 @@ def _check_shapes(store, model):
 def _member(store, record, model):
     content = store.read(record)
     try:
-        values = training.loaded_weights(model, content)
+        values = loaded_weights(model, content)
     except Exception as error:  # Whatever Keras raises for a file that does not fit.
         raise ValueError(
             f"`{store.path(record)}` does not fit the model: {error}"
@@ -317,7 +321,7 @@ class Ensemble:
         shares = _shares(weights, len(indices))
         joint = self._joint(indices, averaged=True)
         joint.shares.assign(shares)
-        arguments = training.compile_arguments(self.model)
+        arguments = predict.compile_arguments(self.model)
         joint.compile(
             optimizer=None,
             jit_compile=self.model.jit_compile,
@@ -359,7 +363,7 @@ class Ensemble:
     def _run(self, x, indices, shares, batch_size, verbose, steps):
         """The outputs of some members, averaged or one beside the other."""
         arguments = {"batch_size": batch_size, "verbose": verbose, "steps": steps}
-        if training.ignores_scopes(self.model):
+        if predict.ignores_scopes(self.model):
             found = self._run_in_turn(x, indices, arguments)
             combine = _beside if shares is None else _mean
             outputs = combine(found, None if shares is None else ops.array(shares))
@@ -380,11 +384,11 @@ class Ensemble:
         found = []
         try:
             for index in indices:
-                training.set_weights(self.model, self._members[index].values)
+                set_weights(self.model, self._members[index].values)
                 outputs = self.model.predict(x, **arguments)
                 found.append(tree.map_structure(self._activated, outputs))
         finally:
-            training.set_weights(self.model, own)
+            set_weights(self.model, own)
         return found
 
     def _activated(self, output):
@@ -394,7 +398,7 @@ class Ensemble:
         """A model that runs some members; made, and compiled, once."""
         key = indices, averaged
         if key not in self._joints:
-            with training.strategy_scope(self.model):
+            with strategy_scope(self.model):
                 variables = [self._variables_of(index) for index in indices]
                 self._joints[key] = _Joint(
                     self.model, variables, self._activated, averaged
@@ -529,9 +533,9 @@ class Ensemble:
         shares = _shares(weights, len(indices))
         inputs = _inputs(self.model) if inputs is None else inputs
         outputs = []
-        for number, index in enumerate(indices):
+        for place, index in enumerate(indices):
             clone = _clone(self.model, self._members[index].values)
-            clone.name = f"{self.model.name}_member_{number + 1}"
+            clone.name = f"{self.model.name}_member_{place + 1}"
             outputs.append(clone(inputs))
         mean = tree.map_structure(lambda *ys: self._mean_layer(ys, shares), *outputs)
         return keras.Model(inputs, mean, name=f"{self.model.name}_ensemble")
@@ -576,7 +580,7 @@ class _Joint(keras.Model):
         self.member_variables = member_variables
         self.built = True
         # Made here: within a symbolic call the values are symbols.
-        kept = self._scopes() if training.KEEPS_SCOPES else None
+        kept = self._scopes() if predict.KEEPS_SCOPES else None
         self.__dict__["kept_scopes"] = kept
         self.predict_function: Any = None
         self.jit_compile = model.jit_compile
@@ -615,11 +619,9 @@ class _Joint(keras.Model):
             super().make_predict_function(force)
         elif force or self.predict_function is None:
             has_convolutions = any(
-                isinstance(layer, _CONVOLUTIONS) for layer in training.layers(self.one)
+                isinstance(layer, _CONVOLUTIONS) for layer in layers(self.one)
             )
-            self.predict_function = training.jax_predict_function(
-                self, has_convolutions
-            )
+            self.predict_function = predict.jax_predict_function(self, has_convolutions)
 
 
 def _mean(outputs, shares):
@@ -675,7 +677,7 @@ def measure(metric: Any) -> Callable[[Any, np.ndarray], float]:
             if isinstance(kind, keras.Metric):
                 kind.reset_state()
                 kind.update_state(y, outputs)
-                return training.number(kind.result())
+                return number(kind.result())
             return float(np.mean(ops.convert_to_numpy(kind(y, outputs))))
         except Exception as error:  # Of something else that can be called, any.
             raise ValueError(
@@ -741,7 +743,7 @@ def _clone(model, values):
             f"A `{type(model).__name__}` made anew from its configuration has other "
             "weights than it had."
         )
-    training.set_weights(clone, values)
+    set_weights(clone, values)
     return clone
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import keras
 
-from keras_lrs import training
+from keras_lrs._keras import in_step, optimizers
+from keras_lrs._keras.variables import copies, number
 from keras_lrs.averages.schedules import Average
 from keras_lrs.schedules import fields, numerics
 
@@ -113,7 +114,7 @@ class ScheduleFree(keras.optimizers.Optimizer):
         self.inner_optimizer = optimizer
         self.arguments = arguments
         self._hold(None)
-        training.take_over(optimizer, self._update)
+        optimizers.take_over(optimizer, self._update)
 
     # --- What is that of the optimizer inside ---
 
@@ -187,7 +188,7 @@ class ScheduleFree(keras.optimizers.Optimizer):
             name=name,
         )
 
-    @training.uncompiled
+    @in_step.uncompiled
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Updates variables, which hold y, with gradients at y."""
         if len(grads) == 0:
@@ -197,20 +198,20 @@ class ScheduleFree(keras.optimizers.Optimizer):
         trainable_variables = list(trainable_variables)
         self.build(trainable_variables)
         # Where its data ends, TensorFlow still runs what does not depend on it.
-        with training.after(grads):
+        with in_step.after_gradients(grads):
             self._apply(grads, trainable_variables)
 
     def _apply(self, grads, variables):
         inner = self.inner_optimizer
-        count = training.count_in_step(inner)
+        count = in_step.iterations(inner)
         # Now, not in `build`: a model may be given other weights before it is trained.
         for slots in (self._z, self._x):
             sources = self._trainable_variables[: len(slots)]
-            training.copy(self, slots, sources, count == 0)
+            in_step.copy(slots, sources, count == 0)
 
-        at = [training.position(self, variable) for variable in variables]
+        at = [optimizers.position(self, variable) for variable in variables]
         z = [self._z[i] for i in at]
-        before = training.values_in_step(z)
+        before = in_step.values_of(z)
         inner.apply(grads, z)
 
         moved = [i for i, gradient in enumerate(grads) if gradient is not None]
@@ -219,13 +220,12 @@ class ScheduleFree(keras.optimizers.Optimizer):
         beta = self.arguments.beta
         if beta == 0.0:
             x = [self._x[at[i]] for i in moved]
-            training.move(self, x, (c, z, x))
-            training.copy(self, y, z)
+            in_step.move(x, (c, z, x))
+            in_step.copy(y, z)
         else:
             # If the model was left at x: how far y is, on the way to z.
-            back = (1.0 - beta) * training.in_step(self._shows_x)
-            training.move(
-                self,
+            back = (1.0 - beta) * in_step.value_of(self._shows_x)
+            in_step.move(
                 y,
                 (back + c * (1.0 - back), before, y),
                 (1.0 - beta * (1.0 - c), z, before),
@@ -235,22 +235,23 @@ class ScheduleFree(keras.optimizers.Optimizer):
     def _update(self, grads, z, rate):
         """Makes the update of z, in the place of the optimizer inside."""
         inner = self.inner_optimizer
-        used = training.in_step(inner.learning_rate)
+        used = in_step.value_of(inner.learning_rate)
         warmup_steps = self.arguments.warmup_steps
         if warmup_steps > 0:
-            k, _ = self._place(training.count_in_step(inner))
+            k, _ = self._place(in_step.iterations(inner))
             warm = numerics.ratio(numerics.minimum(k + 1, warmup_steps), warmup_steps)
             used, rate = used * warm, rate * warm
         self._learning_rate.assign(used)
         if inner.weight_decay:
-            y = [self._trainable_variables[training.position(inner, one)] for one in z]
-            decayed = [i for i, one in enumerate(y) if training.decays(inner, one)]
-            training.move(
-                self,
+            y = [
+                self._trainable_variables[optimizers.position(inner, one)] for one in z
+            ]
+            decayed = [i for i, one in enumerate(y) if optimizers.decays(inner, one)]
+            in_step.move(
                 [z[i] for i in decayed],
                 (-(inner.weight_decay * used), [y[i] for i in decayed], 0.0),
             )
-        training.update(inner, grads, z, rate)
+        optimizers.update(inner, grads, z, rate)
 
     def _place(self, count):
         """The number of updates before, and whether this micro-batch makes one."""
@@ -268,8 +269,8 @@ class ScheduleFree(keras.optimizers.Optimizer):
         # The weights are w = (k + 1)**step_power * largest_rate**weight_power, and c is
         # the latest over their sum S. Kept is S / w: it neither overflows nor vanishes,
         # and with equal weights it is a number of steps.
-        rate = training.in_step(self._learning_rate)
-        before = training.in_step(self._largest_rate)
+        rate = in_step.value_of(self._learning_rate)
+        before = in_step.value_of(self._largest_rate)
         largest = numerics.where(updates, numerics.maximum(before, rate), before)
         self._largest_rate.assign(largest)
         log_ratio: Any = 0.0  # Of the weight before to this one.
@@ -283,12 +284,12 @@ class ScheduleFree(keras.optimizers.Optimizer):
             log_ratio += self.arguments.step_power * numerics.log1p(
                 -1.0 / (numerics.to_float(k) + 1.0)
             )
-        total = training.in_step(self._sum)
+        total = in_step.value_of(self._sum)
         gain = 1.0 + total * numerics.expm1(log_ratio)
         # Compensated: a float32 cannot count past 2**24.
-        gain = numerics.where(counts, gain, 0.0) + training.in_step(self._sum_rest)
+        gain = numerics.where(counts, gain, 0.0) + in_step.value_of(self._sum_rest)
         self._sum.assign(total + gain)
-        new = training.in_step(self._sum)
+        new = in_step.value_of(self._sum)
         self._sum_rest.assign(gain - (new - total))
         return numerics.where(counts, 1.0 / numerics.maximum(new, 1.0), 0.0)
 
@@ -297,7 +298,7 @@ class ScheduleFree(keras.optimizers.Optimizer):
     @property
     def uses_average(self) -> bool:
         """Whether the model holds the average."""
-        return self.built and training.number(self._shows_x) > 0.0
+        return self.built and number(self._shows_x) > 0.0
 
     def use_average(self) -> None:
         """Puts the average x into the model, for evaluation, prediction and saving.
@@ -306,13 +307,13 @@ class ScheduleFree(keras.optimizers.Optimizer):
         """
         if not self.built or self.uses_average:
             return
-        self._hold(training.copies(self._trainable_variables))
+        self._hold(copies(self._trainable_variables))
         if self._is_trained:
             beta = self.arguments.beta
             if beta == 0.0:
-                x = training.copies(self._x)
+                x = copies(self._x)
             else:
-                z = training.copies(self._z)
+                z = copies(self._z)
                 x = [
                     y + (1.0 / beta - 1.0) * (y - z)
                     for y, z in zip(self._held, z, strict=True)
@@ -331,8 +332,8 @@ class ScheduleFree(keras.optimizers.Optimizer):
             if y is None and self._is_trained:
                 # From a file that holds the optimizer's variables alone.
                 beta = self.arguments.beta
-                x = training.copies(self._trainable_variables)
-                z = training.copies(self._z)
+                x = copies(self._trainable_variables)
+                z = copies(self._z)
                 y = [x + (1.0 - beta) * (z - x) for x, z in zip(x, z, strict=True)]
             if y is not None:
                 self._assign(y)
@@ -353,7 +354,7 @@ class ScheduleFree(keras.optimizers.Optimizer):
     @property
     def _is_trained(self):
         # Before, x and y are what the model holds, and z is nothing yet.
-        return training.iterations(self.inner_optimizer) > 0
+        return optimizers.iterations(self.inner_optimizer) > 0
 
     def _assign(self, values):
         for variable, value in zip(self._trainable_variables, values, strict=True):
@@ -399,7 +400,7 @@ class ScheduleFree(keras.optimizers.Optimizer):
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, as JSON."""
         return {
-            "optimizer": training.portable_config(self.inner_optimizer),
+            "optimizer": optimizers.portable_config(self.inner_optimizer),
             **self.arguments.get_config(),
             "name": self.name,
         }
@@ -423,7 +424,7 @@ def _check_optimizer(optimizer):
     kind = type(optimizer).__name__
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         fields.refuse("optimizer", "be a Keras optimizer", optimizer, TypeError)
-    if training.leaves(optimizer) != [optimizer]:
+    if optimizers.leaves(optimizer) != [optimizer]:
         raise ValueError(
             "Argument `optimizer` must be one that updates variables itself. Wrap "
             "`ScheduleFree` in a `LossScaleOptimizer` or `MultiOptimizer`, not the "
@@ -443,7 +444,7 @@ def _check_optimizer(optimizer):
             "Argument `optimizer` must not average the weights itself: `ScheduleFree` "
             f"does. Received: optimizer={kind} with use_ema=True"
         )
-    if optimizer.built or training.is_taken_over(optimizer):
+    if optimizer.built or optimizers.is_taken_over(optimizer):
         raise ValueError(
             "Argument `optimizer` must be a new one. Received: "
             f"optimizer={kind} that is in use"

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_lrs import plotting, training
+from keras_lrs import plotting
+from keras_lrs._fit.run import Run
+from keras_lrs._keras.models import FitSideEffects, TrainingState, built_first
+from keras_lrs._keras.variables import number
+from keras_lrs._step.hyperparameters import ReplacedRate
+from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.base import FitCallback
-from keras_lrs.callbacks.fit import Fit
 from keras_lrs.schedules import fields
 from keras_lrs.schedules.decays import BoundedExponentialDecay, LinearDecay
 
@@ -321,12 +325,12 @@ def range_test(
 
     recorder = _Recorder(schedule, num_steps, smoothing, stop_factor, verbose)
     recorder.once = isinstance(x, types.GeneratorType)
-    surface = training.Surface(model)
+    side_effects = FitSideEffects(model)
     try:
         if model.steps_per_execution != 1:  # Every step is to show its loss.
             model.steps_per_execution = 1
             model.train_function = None
-        with training.built_first(model):
+        with built_first(model):
             model.fit(
                 x,
                 y,
@@ -342,7 +346,7 @@ def range_test(
             )
     finally:
         recorder.restore()
-        surface.restore()
+        side_effects.undo()
     return recorder.result()
 
 
@@ -393,7 +397,7 @@ class _Recorder(FitCallback):
         self.rates = schedule.curve(num_steps)
         self.smoothing, self.stop_factor = smoothing, stop_factor
         self.verbose = 1 if verbose == "auto" else verbose
-        self.state: training.State | None = None
+        self.state: TrainingState | None = None
         self.used: list[float] = []
         self.losses: list[float] = []
         self.average, self.lowest = 0.0, math.inf
@@ -401,15 +405,18 @@ class _Recorder(FitCallback):
         self.once = False  # Whether the data cannot be gone through a second time.
         self.diverged = False
 
-    def prepare(self, fit: Fit) -> None:
+    def prepare(self, run: Run) -> list[Wanted]:
         """Drives the rate of every optimizer, whatever it comes from."""
-        for optimizer in fit.optimizers:
-            fit.drive(self, optimizer, "learning_rate", self.schedule, instead=True)
+        given = ("learning_rate", self.schedule)
+        return [
+            Wanted(optimizer, ReplacedRate, given, slot="learning_rate")
+            for optimizer in run.optimizers
+        ]
 
     def fit_begins(self, epoch: int) -> None:
         """Remembers what is to be put back."""
         # Not earlier: a first `fit` draws random numbers to build the model.
-        self.state = training.State(self._model)
+        self.state = TrainingState(self._model)
         self.progress = keras.utils.Progbar(
             len(self.rates),
             verbose=self.verbose,
@@ -428,8 +435,8 @@ class _Recorder(FitCallback):
                 "`range_test` needs the `loss` in what `train_step` returns. Received: "
                 f"{', '.join(logs)}"
             )
-        loss, rate = training.number(logs["loss"]), self.rates[self.position]
-        before, self.position = self.position, self._fit.position
+        loss, rate = number(logs["loss"]), self.rates[self.position]
+        before, self.position = self.position, self._run.progress.step()
         if self.position == before and math.isfinite(loss):
             # A step whose gradients overflowed is made up for, but not for ever.
             self.skipped += 1
@@ -460,15 +467,15 @@ class _Recorder(FitCallback):
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Stops where the data has come to its end."""
-        expected = self._fit.steps_per_epoch or math.inf
+        expected = self._run.progress.steps_per_epoch or math.inf
         # Of a generator at its end Keras goes on giving out the first batch.
         if self.batches == 0 or (self.once and self.batches < expected):
             self._model.stop_training = True
 
     def restore(self) -> None:
         """Puts everything back."""
-        if self.fit is not None:
-            self.fit.close()
+        if self.run is not None:
+            self.run.close()
         if self.state is not None:
             self.state.restore()
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import keras_lrs as lrs
-from keras_lrs import training
+from keras_lrs._fit.train_function import TrainFunction
 from keras_lrs.callbacks import (
     HyperparameterLogger,
     HyperparameterScheduler,
@@ -55,7 +55,7 @@ def assert_untouched(model):
         assert name not in vars(optimizer)
     # The iterations, the rate, and a velocity where it has been built.
     assert len(optimizer.variables) == (3 if optimizer.built else 2)
-    assert not isinstance(model.train_function, training.TrainFunction)
+    assert not isinstance(model.train_function, TrainFunction)
     assert "train_step" not in vars(model)
     assert not any("keras_lrs" in name for name in vars(model))
 
@@ -301,7 +301,7 @@ class TestMeanwhile:
                 pickle.loads(pickle.dumps(callback)),
             ):
                 assert type(copied) is type(callback)
-                assert copied.fit is None
+                assert copied.run is None
 
     def test_a_step_that_updates_now_and_then(self):
         class Patient(keras.Sequential):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import keras_lrs as lrs
-from keras_lrs import training
+from keras_lrs._step import gradient_norms
+from keras_lrs._step.gradient_norms import GradientNorms
 from keras_lrs.callbacks import GradientNormRecorder, HyperparameterScheduler
 from tests.callbacks import references
 
@@ -83,14 +84,14 @@ def test_a_second_fit_begins_anew_and_steps_go_on():
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_more_updates_than_are_kept_in_the_step(settings, monkeypatch):
-    made = training.GradientNorms.__init__
+    made = GradientNorms.__init__
 
     def small(self, *arguments):
-        monkeypatch.setattr(training, "max", lambda *_: 9, raising=False)
+        monkeypatch.setattr(gradient_norms, "max", lambda *_: 9, raising=False)
         made(self, *arguments)
-        monkeypatch.delattr(training, "max")
+        monkeypatch.delattr(gradient_norms, "max")
 
-    monkeypatch.setattr(training.GradientNorms, "__init__", small)
+    monkeypatch.setattr(GradientNorms, "__init__", small)
     model, recorder = references.linear_model(sgd(), **settings), GradientNormRecorder()
     references.fit(model, [recorder])
     assert recorder.steps.tolist() == list(range(40))

@@ -162,7 +162,7 @@ class TestTheStep:
     def test_every_optimizer_of_keras_takes_all_that_it_names(self, name):
         if not hasattr(keras.optimizers, name):
             pytest.skip(f"this Keras has no {name}")
-        from keras_lrs.callbacks import hyperparameters
+        from keras_lrs._step import hyperparameters
 
         optimizer = getattr(keras.optimizers, name)(0.01)
         names = [

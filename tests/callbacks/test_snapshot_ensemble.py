@@ -15,12 +15,16 @@ import numpy as np
 import pytest
 
 import keras_lrs as lrs
-from keras_lrs import Epochs, Fraction, ensembles, training
+from keras_lrs import Epochs, Fraction, ensembles
+from keras_lrs._fit.train_function import TrainFunction
+from keras_lrs._keras.optimizers import iterations
+from keras_lrs._keras.weights import copied_weights, loaded_weights
 from keras_lrs.callbacks import (
     HyperparameterScheduler,
     OneCycleScheduler,
     ReduceOnPlateau,
     SnapshotEnsemble,
+    snapshot_ensemble,
 )
 from keras_lrs.ensembles import store
 from tests.callbacks import references
@@ -71,7 +75,7 @@ class Record(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if BACKEND == "jax":
             self.model.jax_state_sync()
-        self.after[training.iterations(self.model.optimizer)] = weights(self.model)
+        self.after[iterations(self.model.optimizer)] = weights(self.model)
 
 
 def recorded(model, directory, callbacks=(), epochs=5, snapshots=None, **arguments):
@@ -206,7 +210,7 @@ class TestTheStep:
         record, snapshots = Record(), SnapshotEnsemble(tmp_path)
         record.on_train_batch_end = lambda batch, logs=None: None
         references.fit(model, [snapshots, record], 3)
-        count = training.iterations(inner)
+        count = iterations(inner)
         assert count < 30
         ensemble = ensembles.load(tmp_path, model)
         assert [m.step for m in ensemble] == list(range(6, count + 1, 6))
@@ -471,16 +475,12 @@ class TestTheFiles:
 
         model = uncompiled(network())
         model.save_weights(tmp_path / "theirs.weights.h5")
-        (tmp_path / "ours.weights.h5").write_bytes(
-            training.copied_weights(model).content()
-        )
+        (tmp_path / "ours.weights.h5").write_bytes(copied_weights(model).content())
         ours = content(tmp_path / "ours.weights.h5")
         assert ours == content(tmp_path / "theirs.weights.h5")
         # Of a compiled model, they are without optimizer and metrics.
         model = network()
-        (tmp_path / "ours.weights.h5").write_bytes(
-            training.copied_weights(model).content()
-        )
+        (tmp_path / "ours.weights.h5").write_bytes(copied_weights(model).content())
         assert set(content(tmp_path / "ours.weights.h5")) == set(ours)
 
     def test_keep_sixteen_bits_as_they_are(self):
@@ -489,9 +489,9 @@ class TestTheFiles:
             model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
         finally:
             keras.config.set_dtype_policy("float32")
-        content = training.copied_weights(model).content()
+        content = copied_weights(model).content()
         for value, variable in zip(
-            training.loaded_weights(model, content), model.variables, strict=True
+            loaded_weights(model, content), model.variables, strict=True
         ):
             own = keras.ops.convert_to_numpy(variable.value)
             assert value.dtype == own.dtype == "bfloat16"
@@ -548,7 +548,7 @@ class TestTheFiles:
         references.fit(twin)
         assert_equal(weights(model), weights(twin))
         assert not any("keras_lrs" in name for name in vars(model))
-        assert not isinstance(model.train_function, training.TrainFunction)
+        assert not isinstance(model.train_function, TrainFunction)
 
     def test_copies_take_no_part(self, tmp_path):
         snapshots = SnapshotEnsemble(tmp_path)
@@ -557,7 +557,7 @@ class TestTheFiles:
             copy.deepcopy(snapshots),
             pickle.loads(pickle.dumps(SnapshotEnsemble(tmp_path))),
         ):
-            assert copied.fit is None
+            assert copied.run is None
 
 
 class TestWriting:
@@ -736,7 +736,7 @@ def test_a_data_parallel_distribution():
 
 
 def test_only_the_chief_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "is_chief", lambda model: False)
+    monkeypatch.setattr(snapshot_ensemble, "is_chief", lambda model: False)
     model, record = network(), Record()
     snapshots = SnapshotEnsemble(
         tmp_path / "folder", partial="keep", restore_last_completed=True

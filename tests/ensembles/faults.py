@@ -16,7 +16,8 @@ import unittest.mock
 import keras
 import numpy as np
 
-from keras_lrs import ensembles, training
+from keras_lrs import ensembles
+from keras_lrs._keras.weights import copied_weights
 from keras_lrs.ensembles import store
 
 
@@ -87,10 +88,7 @@ class Watched:
 
 @functools.cache  # Making models takes longer than all else.
 def contents():
-    return {
-        step: bytes(training.copied_weights(model(step)).content())
-        for step in (10, 20, 30)
-    }
+    return {step: bytes(copied_weights(model(step)).content()) for step in (10, 20, 30)}
 
 
 def scenario(folder, completed=None, fails_at=None, kill=False):

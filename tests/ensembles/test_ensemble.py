@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lrs import training
+from keras_lrs._keras.weights import set_weights
 from keras_lrs.ensembles.ensemble import Ensemble, Member
 
 BACKEND = keras.backend.backend()
@@ -129,9 +129,9 @@ def alone(ensemble, x, **arguments):
     own = [np.array(keras.ops.convert_to_numpy(v.value)) for v in model.variables]
     outputs = []
     for member in ensemble:
-        training.set_weights(model, member.values)
+        set_weights(model, member.values)
         outputs.append(model.predict(x, verbose=0, **arguments))
-    training.set_weights(model, own)
+    set_weights(model, own)
     return outputs
 
 

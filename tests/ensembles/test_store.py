@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lrs import ensembles, files, training
+from keras_lrs import ensembles, files
+from keras_lrs._keras.weights import copied_weights, loaded_weights
 from keras_lrs.ensembles import store
 from tests.ensembles import faults
 from tests.warned import warns
@@ -201,8 +202,8 @@ class TestTheStore:
 def test_keras_walks_a_model_as_it_did():
     """Notices when Keras changes what `copied_weights` builds on."""
     model = faults.model()
-    content = training.copied_weights(model).content()
-    values = training.loaded_weights(model, content)
+    content = copied_weights(model).content()
+    values = loaded_weights(model, content)
     own = [keras.ops.convert_to_numpy(v.value) for v in model.variables]
     for one, other in zip(values, own, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import keras_lrs as lrs
-from keras_lrs import averages, training
+from keras_lrs import averages
+from keras_lrs._keras.optimizers import leaves
+from keras_lrs._keras.variables import number
 from keras_lrs.callbacks import (
     HyperparameterLogger,
     HyperparameterScheduler,
@@ -228,7 +230,7 @@ class TestTheStep:
         gradient = keras.ops.zeros((1,))
         for _ in range(1000):
             optimizer.apply([gradient], [w])
-        assert training.number(steps["weight_sum"]) == 2.0**24 + 1000
+        assert number(steps["weight_sum"]) == 2.0**24 + 1000
 
     @pytest.mark.filterwarnings("ignore:Your input ran out of data")
     def test_data_whose_end_is_not_known(self):
@@ -331,7 +333,7 @@ class TestOtherModels:
         model.compile(optimizer, "mse")
         losses = model.fit(references.X, references.Y, epochs=3, verbose=0).history
         assert losses["loss"][-1] < losses["loss"][0]
-        assert training.leaves(optimizer) == [
+        assert leaves(optimizer) == [
             first.inner_optimizer,
             second.inner_optimizer,
         ]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import keras_lrs as lrs
-from keras_lrs import training
+from keras_lrs._keras.models import TrainingState
+from keras_lrs._keras.optimizers import leaves, rate_source
 from keras_lrs.tuning import RangeTest, range_test
 from tests.callbacks import references
 from tests.ramp import ramp
@@ -105,13 +106,13 @@ def test_the_compiled_step_uses_both_ends(shape):
 
 def test_the_last_rate_is_used_as_well(monkeypatch):
     model = ramp(keras.optimizers.SGD(0.1))
-    restore, positions = training.State.restore, []
+    restore, positions = TrainingState.restore, []
 
     def look_first(state):
         positions.append(float(keras.ops.convert_to_numpy(model.position)))
         restore(state)
 
-    monkeypatch.setattr(training.State, "restore", look_first)
+    monkeypatch.setattr(TrainingState, "restore", look_first)
     x = np.zeros((6, 1), "float32")
     test = range_test(
         model,
@@ -402,8 +403,8 @@ def everything(model):
     return {
         "variables": [array(variable) for variable in variables],
         "random": random_numbers(),
-        "rate": training.rate_source(model.optimizer),
-        "optimizer": sorted(vars(training.leaves(model.optimizer)[0])),
+        "rate": rate_source(model.optimizer),
+        "optimizer": sorted(vars(leaves(model.optimizer)[0])),
         "attributes": sorted(attributes),
         "history": attributes.get("history"),
         "train_function": attributes["train_function"],

@@ -1,4 +1,4 @@
-"""Which hyperparameters an optimizer has, and which values they may take."""
+"""Hyperparameters: which an optimizer has, their ranges, and their schedules."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs import training
+from keras_lrs._keras import in_step, optimizers
+from keras_lrs._step.optimizer_step import identity
+from keras_lrs._step.part import StepPart, Wanted
+from keras_lrs._step.update import PastUpdates, Update
 from keras_lrs.schedules import base
 
 # Read only when the optimizer is built, or no hyperparameter in the usual sense.
@@ -41,7 +44,7 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
     `beside` are those that are scheduled already.
     """
     kind = type(optimizer).__name__
-    source = training.rate_source(optimizer)
+    source = optimizers.rate_source(optimizer)
     if name == "learning_rate" and not isinstance(source, keras.Variable):
         raise ValueError(
             f"Argument `learning_rate` cannot be scheduled: the optimizer `{kind}` "
@@ -56,7 +59,7 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
             f"Argument `{name}` is not a hyperparameter of `{kind}`. {hint}"
             f"It has: {', '.join(available)}"
         )
-    if training.is_taken_over(optimizer) and _MOMENTUM.search(name):
+    if optimizers.is_taken_over(optimizer) and _MOMENTUM.search(name):
         raise ValueError(
             f"Argument `{name}` cannot be scheduled: `beta` of `ScheduleFree` is in "
             f"the place of a momentum of `{kind}`."
@@ -101,3 +104,61 @@ def check_values(name: str, schedule: Any, num_steps: int) -> None:
             f"Argument `{name}` must be a schedule whose values are {constraint}. "
             f"Received: {values[worst]:g} at step {steps[worst]}, from {schedule!r}"
         )
+
+
+class Hyperparameter(StepPart):
+    """Lets a schedule drive a hyperparameter.
+
+    Args:
+        step: The optimizer's step.
+        name: The hyperparameter, as the optimizer's argument is called.
+        schedule: Its schedule, bound.
+    """
+
+    def __init__(self, step: Any, name: str, schedule: Any):
+        super().__init__(step)
+        self.name, self.schedule = name, schedule
+
+    @staticmethod
+    def check(callback: Any, wanted: Wanted, beside: list[Wanted]) -> None:
+        """Raises if the optimizer has no such hyperparameter, or does not use it."""
+        others = [w.slot for w in beside if issubclass(w.kind, Hyperparameter)]
+        check_name(wanted.optimizer, wanted.slot, others)
+
+    @staticmethod
+    def bind(run: Any, name: str, schedule: Any) -> tuple:
+        """Binds the schedule."""
+        return name, run.bind(name, schedule)
+
+    @staticmethod
+    def key(name: str, schedule: Any) -> Any:
+        """The same hyperparameter with an equal schedule."""
+        return name, identity(schedule)
+
+    @staticmethod
+    def covers(name: str, schedule: Any) -> tuple[str, ...]:
+        """The attribute; the step itself sets the rate."""
+        return () if name == "learning_rate" else (name,)
+
+    def values(self, update: Update | PastUpdates) -> None:
+        """Evaluates the schedule."""
+        update.values[self.name] = update.evaluate(self.schedule)
+
+    def before(self, update: Update) -> None:
+        """Puts the value where the optimizer looks for its float."""
+        if self.name != "learning_rate":
+            value = in_step.hyperparameter(update.values[self.name])
+            update.put(self.name, value)
+
+
+class ReplacedRate(Hyperparameter):
+    """Drives the learning rate, whatever the optimizer takes it from."""
+
+    @staticmethod
+    def check(callback: Any, wanted: Wanted, beside: list[Wanted]) -> None:
+        """Accepts any rate."""
+
+
+def wanted(optimizer: Any, name: str, schedule: Any) -> Wanted:
+    """What a callback returns to let a schedule drive a hyperparameter."""
+    return Wanted(optimizer, Hyperparameter, (name, schedule), slot=name)

@@ -1,0 +1,121 @@
+"""Methods that are replaced on an object, and the hooks of a fit's callback list."""
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from keras_lrs._keras.backend import IS_JAX
+
+# Around these hooks callbacks are told `before_all` and `after_all`.
+OUTER = ("on_epoch_begin", "on_epoch_end", "on_train_end")
+# What `fit` and `evaluate` call during a run.
+_GUARDED = (
+    *("on_epoch_begin", "on_epoch_end", "on_train_batch_begin", "on_train_batch_end"),
+    *("on_test_begin", "on_test_end", "on_train_end"),
+)
+
+
+def replace(owner: Any, name: str, make: Callable) -> Callable[[], None]:
+    """Replaces a method of an object by the function `make(method)`.
+
+    Returns:
+        A function that undoes it; calling it again does nothing. It does not keep the
+        object alive.
+    """
+    attributes = vars(owner)
+    replacement = make(getattr(owner, name))
+    replacement.covered = {name: attributes[name]} if name in attributes else {}
+    attributes[name] = replacement
+    return functools.partial(
+        _put_back, weakref.ref(owner), name, weakref.ref(replacement)
+    )
+
+
+def _put_back(owner_reference, name, replacement_reference):
+    owner, replacement = owner_reference(), replacement_reference()
+    if owner is None or replacement is None:
+        return
+    attributes = vars(owner)
+    if attributes.get(name) is replacement:
+        del attributes[name]
+        attributes.update(replacement.covered)
+
+
+def guard(run: Any, callback_list: Any) -> None:
+    """Closes a run when a callback or a validation raises, and surrounds outer hooks.
+
+    JAX's `fit` has a `finally`, which the train function uses.
+    """
+    if not IS_JAX:
+        run.undo.callback(replace(run.model, "evaluate", _closing(run)))
+    if callback_list is None:
+        return
+    for name in _GUARDED:
+        if name in OUTER:
+            undo = replace(callback_list, name, surrounded(run, name))
+            # JAX's `fit` has closed the run by then, so this hook is left, and undone
+            # when it is called.
+            if name != "on_train_end":
+                run.undo.callback(undo)
+        if not IS_JAX:
+            undo = replace(callback_list, name, _closing(run))
+            if name != "on_train_end":
+                run.undo.callback(undo)
+
+
+def surround_batches(run: Any, callback_list: Any) -> None:
+    """Tells callbacks `after_all` of the ends of batches, too."""
+    name = "on_train_batch_end"
+    run.undo.callback(replace(callback_list, name, surrounded(run, name)))
+
+
+def pass_over_batches(run: Any, callback_list: Any, passing: Callable) -> None:
+    """Tells no callback of batches as long as `passing()` is true."""
+
+    def begin(batch, logs=None):
+        if not passing():
+            undo_end()
+            undo_begin()
+            callback_list.on_train_batch_begin(batch, logs)
+
+    def end(batch, logs=None):
+        pass
+
+    undo_begin = replace(callback_list, "on_train_batch_begin", lambda method: begin)
+    undo_end = replace(callback_list, "on_train_batch_end", lambda method: end)
+    run.undo.callback(undo_begin)
+    run.undo.callback(undo_end)
+
+
+def _closing(run):
+    def make(method):
+        def call(*arguments, **keywords):
+            try:
+                return method(*arguments, **keywords)
+            except BaseException:
+                run.close()
+                raise
+
+        return call
+
+    return make
+
+
+def surrounded(run: Any, name: str) -> Callable:
+    """Makes a hook that tells our callbacks before and after all others."""
+
+    def make(method):
+        def call(*arguments, **keywords):
+            if name == "on_train_end":
+                run.training_ends()
+            given = (*arguments, *keywords.values())
+            for callback in run.callbacks:
+                callback.before_all(name, *given)
+            method(*arguments, **keywords)
+            for callback in run.callbacks:
+                callback.after_all(name, *given)
+
+        return call
+
+    return make

@@ -1,0 +1,125 @@
+"""JAX: the state that `fit` hands from step to step, with our variables in it."""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from keras import ops
+
+from keras_lrs._keras.weights import WeightsCopy, copied_weights
+
+
+class JaxState:
+    """What a train function knows of the state between the steps of an epoch.
+
+    There the values are not in the variables: `fit` has taken them away, and writes
+    them back at the end of the epoch.
+    """
+
+    def __init__(self, model: Any, steps: list):
+        self._model = model
+        self._steps = steps
+        self._fresh_metrics: list[np.ndarray] | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Notes that `fit` has written the state into the variables."""
+        self._weights: Any = None
+        self._optimizer: Any = None
+        self._metrics: Any = None
+
+    def run(self, function: Any, arguments: tuple, fresh_metrics: bool, kept: bool):
+        """Runs an execution, with our variables among the optimizer's.
+
+        Args:
+            function: The train function.
+            arguments: The state and the iterator.
+            fresh_metrics: Whether the metrics start over.
+            kept: Whether the state may be read after it.
+        """
+        (*weights, variables, metrics), iterator = arguments
+        if fresh_metrics:
+            # `fit` has reset them before the first step; each step donates its own.
+            if self._fresh_metrics is None:
+                self._fresh_metrics = [np.array(metric) for metric in metrics]
+            metrics = [jnp.array(metric) for metric in self._fresh_metrics]
+        variables = list(variables)
+        for index, ours in self._places:
+            variables.insert(index, ours.array)
+        logs, state = function((*weights, variables, metrics), iterator)
+        *weights, variables, metrics = state
+        variables = list(variables)
+        for index, ours in reversed(self._places):
+            ours.array = variables.pop(index)
+        if kept:
+            self._weights, self._optimizer = weights, variables
+            self._metrics = metrics
+        return logs, (*weights, variables, metrics)
+
+    @functools.cached_property
+    def _places(self):
+        """Our variables, and where they are among the optimizer's while installed."""
+        ours = [one for step in self._steps for one in step.step_variables]
+        places = [(self._index(one.variable), one) for one in ours]
+        return sorted(places, key=lambda place: place[0])
+
+    def _index(self, variable):
+        variables = enumerate(self._model.optimizer.variables)
+        return next(index for index, other in variables if other is variable)
+
+    # --- Reading within an epoch ---
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the values are here and not in the variables."""
+        return self._optimizer is not None
+
+    def number(self, variable: Any) -> float:
+        """The value of an optimizer's variable without dimensions."""
+        return self._optimizer[self._index(variable)].item()
+
+    def read(self, variables: list) -> list[np.ndarray]:
+        """Copies of what variables of the model, optimizer or metrics hold."""
+        model, (trainable, non_trainable) = self._model, self._weights
+        values = {
+            id(variable): array
+            for variables, arrays in (
+                (model.trainable_variables, trainable),
+                (model.non_trainable_variables, non_trainable),
+                (model.optimizer.variables, self._optimizer),
+                (model.metrics_variables, self._metrics),
+            )
+            for variable, array in zip(variables, arrays, strict=True)
+        }
+        # Copies: the next step is given these arrays, and overwrites them.
+        return [np.array(ops.convert_to_numpy(values[id(v)])) for v in variables]
+
+    def copied_weights(self) -> WeightsCopy:
+        """Copies all weights of the model."""
+        return copied_weights(self._model, self._weights)
+
+    # --- When a step breaks off ---
+
+    def hand_over(self, state: Any) -> None:
+        """Gives `fit` the state of a step that it does not get to see.
+
+        It has taken the variables' values away, and puts back in its `finally` what it
+        finds here.
+        """
+        names = ("trainable", "non_trainable", "optimizer", "metrics")
+        self._model._jax_state = {
+            f"{name}_variables": values
+            for name, values in zip(names, state, strict=True)
+        }
+
+    def hand_back(self, state: Any) -> None:
+        """Gives `fit` back what it began with, if its first step fails.
+
+        While the step is being traced nothing has been donated yet.
+        """
+        if getattr(self._model, "_jax_state", None) is not None:
+            return
+        arrays = [array for part in state for array in part]
+        if not any(array.is_deleted() for array in arrays):
+            self.hand_over(state)

@@ -1,0 +1,144 @@
+"""What the steps of a run's optimizers are to do: parts wanted, checked and bound."""
+
+from typing import Any
+
+import keras
+
+from keras_lrs._fit.progress import Progress
+from keras_lrs._fit.rates import OwnRates
+from keras_lrs._keras import optimizers
+from keras_lrs._step import hyperparameters
+from keras_lrs._step.bias_correction import BiasCorrection, corrected
+from keras_lrs._step.hyperparameters import Hyperparameter
+from keras_lrs._step.optimizer_step import PlannedPart, StepPlan
+from keras_lrs._step.part import Wanted
+from keras_lrs.schedules import base
+from keras_lrs.schedules.open_ended import Constant
+
+
+class WantedParts:
+    """The parts that callbacks want, and the plans that are made of them.
+
+    Args:
+        progress: Where the run is.
+        own_rates: The learning rates that the user gave.
+    """
+
+    def __init__(self, progress: Progress, own_rates: OwnRates):
+        self._progress, self._own_rates = progress, own_rates
+        self._wanted: list[tuple[Any, Wanted]] = []
+
+    def add(self, callback: Any, wanted: Wanted, siblings: list) -> None:
+        """Adds what a callback wants, if it can be had beside the rest."""
+        same = [(c, w) for c, w in self._wanted if w.optimizer is wanted.optimizer]
+        wanted.kind.check(callback, wanted, [other for _, other in same])
+        if wanted.slot == "learning_rate" or wanted.kind.scales:
+            _refuse_keras_callbacks(callback, siblings)
+        if wanted.kind.scales:
+            _check_scalable(callback, wanted.optimizer)
+        for other, taken in same:
+            if wanted.slot is not None and taken.slot == wanted.slot:
+                raise ValueError(_two_of_one(wanted, other, callback))
+        self._wanted.append((callback, wanted))
+
+    def plan(self, run: Any, optimizer: Any) -> StepPlan:
+        """What the step of an optimizer is to do."""
+        wanted = [(c, w) for c, w in self._wanted if w.optimizer is optimizer]
+        # Schedules first: others may depend on them.
+        wanted.sort(key=lambda pair: not issubclass(pair[1].kind, Hyperparameter))
+        schedules: dict[str, Any] = {}
+        parts = []
+        for callback, one in wanted:
+            given = one.compiled(schedules) if callable(one.compiled) else one.compiled
+            begins = one.begins() if callable(one.begins) else one.begins
+            arguments = one.kind.bind(run, *given)
+            if issubclass(one.kind, Hyperparameter):
+                name, schedules[name] = arguments
+            parts.append(PlannedPart(one.kind, arguments, begins, callback))
+        parts += self._completing(optimizer, schedules, parts)
+        return StepPlan(optimizer, tuple(parts), self._progress.start(optimizer))
+
+    def _completing(self, optimizer, schedules, parts):
+        """The parts that others need: the rate to be scaled, the bias correction."""
+        found = []
+        if "learning_rate" not in schedules:
+            # Nothing binds the optimizer's own: said before anything evaluates it.
+            base.check_bound(optimizers.rate_source(optimizer))
+            own = self._own_rates.get(optimizer)
+            if own is not None and any(part.kind.scales for part in parts):
+                rate = ("learning_rate", Constant(own))
+                found.append(PlannedPart(Hyperparameter, rate, {}))
+        names = [name for name in corrected(optimizer) if name in schedules]
+        if names:
+            betas = tuple((name, schedules[name]) for name in names)
+            first = self._first(optimizer)
+            found.append(PlannedPart(BiasCorrection, (betas, first), {}))
+        return found
+
+    def _first(self, optimizer):
+        """The schedules' step in the first update of this fit."""
+        accumulated = optimizers.accumulated(optimizer)
+        start = self._progress.start(optimizer)
+        # The micro-batches of an earlier fit are made up to the number accumulated.
+        begun = max(start, 0) % accumulated
+        return max(-start, 0) + accumulated - 1 - begun
+
+
+def bind(progress: Progress, name: str, schedule: Any) -> Any:
+    """A schedule of a hyperparameter, with all lengths in steps of this run.
+
+    Raises:
+        ValueError: If the number of steps is needed and not known, or if a value
+            leaves the range of the hyperparameter.
+    """
+    known = progress.steps_per_epoch is not None
+    # One without open lengths, such as a long table, need not be gone through.
+    if isinstance(schedule, base.Schedule) and schedule._unbound:
+        if known:
+            schedule = base.bind(schedule, progress.window())
+        else:
+            raise ValueError(
+                f"The schedule of `{name}` needs the number of steps per epoch, "
+                "which this data does not tell. Pass `steps_per_epoch=` to `fit`, "
+                "or bind the schedule: `schedule.bind(total_steps, "
+                f"steps_per_epoch)`. Received: {schedule!r}"
+            )
+    num_steps = progress.window().total if known else 10_000
+    hyperparameters.check_values(name, schedule, num_steps)
+    return schedule
+
+
+def _refuse_keras_callbacks(callback, siblings):
+    theirs = (
+        keras.callbacks.ReduceLROnPlateau,
+        keras.callbacks.LearningRateScheduler,
+    )
+    for other in siblings:
+        if isinstance(other, theirs):
+            raise ValueError(
+                f"`{type(callback).__name__}` cannot work beside Keras's "
+                f"`{type(other).__name__}`: both set the learning rate. Use "
+                "`keras_lrs.callbacks.ReduceOnPlateau` and "
+                "`HyperparameterScheduler`, which work together."
+            )
+
+
+def _check_scalable(callback, optimizer):
+    source = optimizers.rate_source(optimizer)
+    schedule = keras.optimizers.schedules.LearningRateSchedule
+    if not isinstance(source, (keras.Variable, schedule)):
+        raise ValueError(
+            f"`{type(callback).__name__}` needs a learning rate that is a float or a "
+            f"`LearningRateSchedule`. Received: learning_rate={source!r}"
+        )
+
+
+def _two_of_one(wanted, one, other):
+    names = f"`{type(one).__name__}` and `{type(other).__name__}`"
+    if issubclass(wanted.kind, Hyperparameter):
+        name = wanted.slot
+        return (
+            f"Argument `{name}` of `{type(wanted.optimizer).__name__}` must have one "
+            f"schedule. Received: {names} both schedule `{name}`"
+        )
+    return f"A run takes one `{type(other).__name__}`. Received: {names}"

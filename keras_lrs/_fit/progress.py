@@ -1,0 +1,119 @@
+"""`Progress`: where a run is, with one word for each way of counting."""
+
+from typing import Any
+
+from keras_lrs._keras import optimizers
+from keras_lrs.schedules import durations
+
+
+class Progress:
+    """Where a run of `fit` is.
+
+    Three numbers count an optimizer's work:
+
+    - `iterations`: calls of its `apply`, micro-batches included, in all its life. Keras
+      keeps this number in a variable, `_iterations`.
+    - `step`: the step that schedules are evaluated at: the iterations of this run. A
+      run that resumes in a later epoch begins at a later step.
+    - `updates`: the same, but with all micro-batches of an update as one.
+
+    Each is told for one optimizer. Without one it is that of the optimizer that is
+    ahead: others may make fewer updates.
+    """
+
+    def __init__(self, model: Any):
+        self._model = model
+        self._train_function: Any = None
+        self._starts: dict[int, int] = {}
+        self.epochs = 0
+        self.steps_per_epoch: int | None = None
+
+    @property
+    def optimizers(self) -> list:
+        """The optimizers that update the model's variables."""
+        optimizer = getattr(self._model, "optimizer", None)
+        return [] if optimizer is None else optimizers.leaves(optimizer)
+
+    # --- How long the run is ---
+
+    def set_length(self, params: dict[str, Any]) -> None:
+        """Takes the length from what Keras tells callbacks."""
+        self.epochs = params.get("epochs", 0)
+        steps = params.get("steps") or -1  # None for data of unknown length.
+        self.steps_per_epoch = int(steps) if steps > 0 else None
+
+    def window(self) -> durations.Window:
+        """What lengths are measured by; raises if the data's length is not known."""
+        steps = self.steps_per_epoch
+        if steps is None:
+            raise ValueError(
+                "The data does not tell its steps per epoch, which lengths in epochs, "
+                "fractions or 'the rest' need. Pass `steps_per_epoch=` to `fit`."
+            )
+        return durations.Window(steps * self.epochs, steps)
+
+    # --- Where it began ---
+
+    def begin(self, epoch: int, starts: list[int] | None = None) -> None:
+        """Notes where schedules are at their step 0, when the first epoch begins.
+
+        Args:
+            epoch: The epoch with which the run begins.
+            starts: The iterations at step 0, if they do not follow from the epoch.
+        """
+        if starts is None:
+            starts = [self._start_of(optimizer, epoch) for optimizer in self.optimizers]
+        pairs = zip(self.optimizers, starts, strict=True)
+        self._starts = {id(optimizer): start for optimizer, start in pairs}
+
+    def read_from(self, train_function: Any) -> None:
+        """Reads iterations from a train function, which knows them within an epoch."""
+        self._train_function = train_function
+
+    def _start_of(self, optimizer, epoch):
+        iterations = optimizers.iterations(optimizer)
+        if epoch == 0:
+            return iterations
+        if self.steps_per_epoch is None:
+            if iterations == 0:
+                raise ValueError(
+                    f"Where the schedules are at initial_epoch={epoch} is not known: "
+                    "the data does not tell its steps per epoch and the optimizer has "
+                    "made no updates. Pass `steps_per_epoch=` to `fit`."
+                )
+            return 0
+        start = iterations - epoch * self.steps_per_epoch
+        # A wrapper skips updates: loss scaling, where gradients overflow.
+        wrapped = optimizer is not self._model.optimizer
+        return 0 if start < 0 < iterations and wrapped else start
+
+    def start(self, optimizer: Any) -> int:
+        """The optimizer's iterations at which the schedules are at their step 0.
+
+        It is negative where a run resumes without the optimizer's count.
+        """
+        return self._starts[id(optimizer)]
+
+    # --- Where it is ---
+
+    def iterations(self, optimizer: Any = None) -> int:
+        """How often `apply` was called, also within an epoch."""
+        if optimizer is None:
+            return max(self.iterations(one) for one in self.optimizers)
+        if self._train_function is None:
+            return optimizers.iterations(optimizer)
+        return self._train_function.iterations(optimizer)
+
+    def step(self, optimizer: Any = None) -> int:
+        """The step of the schedules in the next iteration."""
+        if optimizer is None:
+            return max(self.step(one) for one in self.optimizers)
+        return self.iterations(optimizer) - self.start(optimizer)
+
+    def updates(self, optimizer: Any = None) -> int:
+        """How many updates this run has made, each of all its micro-batches."""
+        if optimizer is None:
+            return max(self.updates(one) for one in self.optimizers)
+        accumulated = optimizers.accumulated(optimizer)
+        before = self.start(optimizer) // accumulated
+        return self.iterations(optimizer) // accumulated - before

@@ -1,0 +1,95 @@
+"""Finding the run that a callback belongs to, from the hooks that Keras calls."""
+
+from typing import Any
+
+import keras
+
+from keras_lrs._fit.run import Run
+from keras_lrs._keras import fit_loop, optimizers
+
+_ATTRIBUTE = "_keras_lrs_run"  # In the model's `__dict__`, past Keras's tracking.
+
+
+def register(callback: Any, model: Any) -> None:
+    """Finds or makes the run, when Keras hands a callback its model.
+
+    Keras also does so for `evaluate` and `predict`, within a fit or outside; then
+    nothing comes of it. Here callbacks are put in the order that they need.
+    """
+    attributes = vars(model)
+    run = attributes.get(_ATTRIBUTE)
+    callback_list = fit_loop.callback_list()
+    if run is not None and run.is_over(callback_list):
+        run.close()
+        run = None
+    if run is None:
+        run = _new_run(model)
+    if callback_list is not None and not run.begun:
+        _reorder(callback, callback_list.callbacks)
+        if run.callback_list() is not callback_list:
+            run.belong_to(callback_list)
+
+
+def _new_run(model):
+    attributes = vars(model)
+    run = attributes[_ATTRIBUTE] = Run(model)
+
+    def forget():
+        if attributes.get(_ATTRIBUTE) is run:
+            del attributes[_ATTRIBUTE]
+
+    run.undo.callback(forget)
+    return run
+
+
+def _reorder(callback, callbacks):
+    """Moves a callback forward, to the beginning or before what backs the run up.
+
+    What it writes of an epoch must be there before the backup of the epoch is.
+    """
+    at = callbacks.index(callback)
+    for index, other in enumerate(callbacks[:at]):
+        if callback.first or (backs_up(other) and not callback.backs_up):
+            callbacks.insert(index, callbacks.pop(at))
+            return
+
+
+def backs_up(callback: Any) -> bool:
+    """Whether a callback saves the run, to resume it."""
+    keras_own = isinstance(callback, keras.callbacks.BackupAndRestore)
+    return keras_own or getattr(callback, "backs_up", False)
+
+
+def begin(callback: Any, model: Any) -> Run:
+    """Returns the run that begins now, joined by a callback."""
+    run = vars(model).get(_ATTRIBUTE)
+    if run is not None and run.begun:
+        run.close()  # It broke off, and the user's own `History` serves again.
+        run = None
+    if run is None:
+        run = _new_run(model)
+    if not run.optimizers:
+        # A `MultiOptimizer` that chooses by a function knows none before it is built.
+        build_optimizer(callback, model)
+        run.own_rates.note(run.optimizers)
+    return run
+
+
+def build_optimizer(callback: Any, model: Any) -> None:
+    """Builds the optimizer before the first step does."""
+    if model.optimizer is None or not model.built:
+        raise ValueError(
+            f"`{type(callback).__name__}` needs to know the weights. Build the model "
+            "before `fit`, by calling it on a batch or giving it an `Input`."
+        )
+    optimizers.build(model)
+
+
+def build_to_average(callback: Any, run: Run) -> None:
+    """Builds the optimizer, whose weights are to be averaged, before the first step."""
+    build_optimizer(callback, run.model)
+    if any(optimizers.is_taken_over(optimizer) for optimizer in run.optimizers):
+        raise ValueError(
+            f"`{type(callback).__name__}` cannot average the weights of "
+            "`ScheduleFree`, which averages them itself: use `AveragedEvaluation`."
+        )

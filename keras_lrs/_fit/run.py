@@ -1,0 +1,297 @@
+"""`Run`: one run of `model.fit`, as the callbacks of this package share it."""
+
+import contextlib
+import dataclasses
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lrs._fit import hooks, planning
+from keras_lrs._fit.progress import Progress
+from keras_lrs._fit.rates import OwnRates
+from keras_lrs._fit.train_function import Skip, TrainFunction
+from keras_lrs._keras import fit_loop, optimizers, variables
+from keras_lrs._keras.weights import WeightsCopy, copied_weights
+from keras_lrs._step.hyperparameters import Hyperparameter
+from keras_lrs._step.optimizer_step import OptimizerStep
+from keras_lrs.schedules import base
+
+
+class Run:
+    """What our callbacks do to one run of `model.fit`, and how it is undone.
+
+    `register` finds or makes it when Keras hands callbacks their model. When training
+    begins they `join` with the parts that they want. At the first epoch's beginning
+    schedules are bound and the parts are installed: only there it is known which epoch
+    it is, and `BackupAndRestore` has restored what it restores.
+
+    Attributes:
+        model: The model that is trained.
+        progress: Where the run is.
+        own_rates: The learning rates that the user gave.
+        undo: What is to be undone when the run ends or breaks off.
+        callbacks: Our callbacks that take part, in their order.
+        callback_list: A function that returns Keras's list of callbacks, if it exists.
+        begun: Whether the first epoch has begun.
+        closed: Whether everything has been undone.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.progress = Progress(model)
+        self.own_rates = OwnRates()
+        self.undo = contextlib.ExitStack()
+        self.callbacks: list[Any] = []
+        self.begun = self.closed = False
+        # Keras gives a model a new one in every fit: it tells whether this one is over.
+        self._history = getattr(model, "history", None)
+        self.callback_list: Callable[[], Any] = lambda: None
+        self._wanted = planning.WantedParts(self.progress, self.own_rates)
+        self._resume: Resume | None = None
+        self._train_function: TrainFunction | None = None
+        self.undo.callback(self._note_closed)
+        # Before `BackupAndRestore` overwrites them.
+        self.own_rates.note(self.optimizers)
+
+    @property
+    def optimizers(self) -> list:
+        """The optimizers that update the model's variables."""
+        return self.progress.optimizers
+
+    @property
+    def siblings(self) -> list:
+        """All callbacks in the list that was passed to `fit`, Keras's too."""
+        return getattr(self.callback_list(), "callbacks", [])
+
+    # --- Joining ---
+
+    def join(self, callback: Any) -> None:
+        """Adds a callback, and the parts that it wants."""
+        if not self.callbacks:
+            hooks.guard(self, self.callback_list())
+        if callback not in self.callbacks:
+            self.callbacks.append(callback)
+            self.undo.callback(callback.fit_ends)
+        self.progress.set_length(callback.params or {})
+        for wanted in callback.prepare(self) or ():
+            self._wanted.add(callback, wanted, self.siblings)
+
+    def resume(self, resume: "Resume") -> None:
+        """Takes up an interrupted run where it was, when the first epoch begins."""
+        self._resume = resume
+
+    # --- Epochs and steps ---
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Binds and installs when the first epoch begins."""
+        if not self.begun:
+            self.begun = True
+            for callback in self.callbacks:
+                callback.fit_begins(epoch)
+            if self._resume is not None:
+                self._resume.set_states()
+            self._install(epoch)
+        if self._train_function is not None:
+            self._train_function.begin_epoch()
+        for callback in self.callbacks:
+            callback.epoch_begins(epoch)
+
+    def end_epoch(self) -> None:
+        """Notes that the variables hold what they should."""
+        if self._train_function is not None:
+            self._train_function.end_epoch()
+
+    def training_ends(self) -> None:
+        """Takes up a run that was killed when all its epochs were over."""
+        callback_list: Any = self.callback_list()
+        vars(callback_list).pop("on_train_end", None)
+        epoch = fit_loop.first_epoch(self.model)
+        if epoch and not self.begun:
+            hooks.surrounded(self, "on_epoch_begin")(self.begin_epoch)(epoch)
+
+    def surround_batches(self) -> None:
+        """Tells callbacks `after_all` of the ends of batches, too."""
+        hooks.surround_batches(self, self.callback_list())
+
+    def pass_over(self, skip: Skip) -> None:
+        """Takes batches of the first epoch from the data, and trains on none of them.
+
+        No callback is told of them.
+        """
+        train_function: Any = self._train_function
+        train_function.skip = skip
+        hooks.pass_over_batches(
+            self, self.callback_list(), lambda: train_function.skip is not None
+        )
+
+    # --- What callbacks may ask while training ---
+
+    def parts(self, callback: Any) -> list[Any]:
+        """The living parts that a callback wanted, optimizer by optimizer.
+
+        Ask for them when they are needed: a part belongs to a compiled step, which a
+        later fit may share.
+        """
+        return [
+            part
+            for step, plan in self._steps_and_plans
+            for part, planned in zip(step.parts, plan.parts, strict=True)
+            if planned.callback is callback
+        ]
+
+    def read(self, found: list) -> list[np.ndarray]:
+        """Copies of what variables of the model hold, also within an epoch."""
+        if self._train_function is None:
+            return variables.read(found)
+        return self._train_function.read(found)
+
+    def copied_weights(self) -> WeightsCopy:
+        """Copies all weights into the host's memory, also within an epoch."""
+        if self._train_function is None:
+            return copied_weights(self.model)
+        return self._train_function.copied_weights()
+
+    def rate_schedule(self, optimizer: Any) -> Any:
+        """The schedule that an optimizer's rate follows; None if it is a float."""
+        driven = self._schedules(optimizer).get("learning_rate")
+        if driven is not None:
+            return driven
+        source = optimizers.rate_source(optimizer)
+        return None if isinstance(source, keras.Variable) else source
+
+    def rate_start(self, optimizer: Any) -> int:
+        """The iterations of an optimizer at which `rate_schedule` is at its step 0.
+
+        A schedule of the optimizer's own counts all its iterations.
+        """
+        driven = "learning_rate" in self._schedules(optimizer)
+        return self.progress.start(optimizer) if driven else 0
+
+    def used_values(
+        self, optimizer: Any, iterations: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The values that updates after so many iterations used, by name.
+
+        Always the rate; of the others, what a schedule drives.
+        """
+        own = np.asarray(self._own_rate(optimizer, iterations), np.float64)
+        own = np.broadcast_to(own, iterations.shape)
+        for step in self._steps:
+            if step.optimizer is optimizer:
+                return step.used_values(iterations, own)
+        return {"learning_rate": own}
+
+    def _own_rate(self, optimizer, iterations):
+        source: Any = optimizers.rate_source(optimizer)
+        if isinstance(source, keras.optimizers.schedules.LearningRateSchedule):
+            return base.evaluate(source, iterations)
+        if not isinstance(source, keras.Variable):
+            return variables.number(source())
+        if self._train_function is None:
+            return variables.number(source)
+        return self._train_function.number(source)
+
+    def _schedules(self, optimizer):
+        """The bound schedules of an optimizer."""
+        return {
+            part.name: part.schedule
+            for step in self._steps
+            for part in step.parts
+            if step.optimizer is optimizer and isinstance(part, Hyperparameter)
+        }
+
+    @property
+    def _steps(self) -> list[OptimizerStep]:
+        return [] if self._train_function is None else self._train_function.steps
+
+    @property
+    def _steps_and_plans(self):
+        if self._train_function is None:
+            return []
+        plans = self._train_function.plans
+        return list(zip(self._train_function.steps, plans, strict=True))
+
+    # --- Installing ---
+
+    def _install(self, epoch):
+        progress = self.progress
+        progress.begin(epoch, None if self._resume is None else self._resume.starts)
+        plans = [self._wanted.plan(self, optimizer) for optimizer in self.optimizers]
+        self._train_function = TrainFunction(
+            self.model,
+            [plan for plan in plans if plan.parts],
+            [c.step_ends for c in self.callbacks if c.every_step],
+            any(callback.every_step for callback in self.callbacks),
+            any(callback.fresh_metrics for callback in self.callbacks),
+            self.undo,
+        )
+        progress.read_from(self._train_function)
+        for step in self._steps:
+            if "learning_rate" in self._schedules(step.optimizer):
+                self.undo.callback(self.own_rates.restore, step.optimizer)
+        self.undo.callback(self._train_function.remove)
+        self._train_function.install()
+        for step in self._steps:
+            iterations = optimizers.iterations(step.optimizer)
+            driven = "learning_rate" in self._schedules(step.optimizer)
+            if driven and iterations > step.start.host:
+                # What it would read in a run that was not interrupted.
+                used = self.used_values(step.optimizer, np.array([iterations - 1]))
+                optimizers.set_rate(step.optimizer, used["learning_rate"].item())
+
+    def bind(self, name: str, schedule: Any) -> Any:
+        """A schedule of a hyperparameter, with all lengths in steps of this run.
+
+        Raises:
+            ValueError: If the number of steps is needed and not known, or if a value
+                leaves the range of the hyperparameter.
+        """
+        return planning.bind(self.progress, name, schedule)
+
+    # --- Ending ---
+
+    def is_over(self, callback_list: Any = None) -> bool:
+        """Whether the model has begun another run, or never began this one."""
+        if callback_list is not None and not self.begun:
+            return self.callback_list() is not callback_list
+        return self._history is not getattr(self.model, "history", None)
+
+    def close(self) -> None:
+        """Undoes everything; does nothing the second time."""
+        self.undo.close()
+
+    def _note_closed(self):
+        self.closed = True
+
+    def belong_to(self, callback_list: Any) -> None:
+        """Closes the run when nobody keeps this list of callbacks any more.
+
+        `fit` calls nothing when the data raises, but then its list is dropped.
+        """
+        self.callback_list = weakref.ref(callback_list)
+        finalizer = weakref.finalize(callback_list, _close, weakref.ref(self))
+        finalizer.atexit = False
+        self.undo.callback(finalizer.detach)
+
+
+@dataclasses.dataclass
+class Resume:
+    """Where an interrupted run is taken up.
+
+    Args:
+        set_states: Gives our callbacks the states that they had.
+        starts: Where the optimizers' schedules are at step 0; None if that follows from
+            the epoch.
+    """
+
+    set_states: Callable[[], None]
+    starts: list[int] | None
+
+
+def _close(reference):
+    run = reference()
+    if run is not None:
+        run.close()

@@ -1,0 +1,295 @@
+"""The function that stands in for a model's train function during a run."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_lrs._fit.hooks import replace
+from keras_lrs._keras import in_step, models, optimizers, variables
+from keras_lrs._keras.backend import END_OF_DATA, IS_JAX, IS_TENSORFLOW, IS_TORCH
+from keras_lrs._keras.weights import WeightsCopy, copied_weights
+from keras_lrs._step.optimizer_step import OptimizerStep, StepPlan
+
+if IS_JAX:
+    from keras_lrs._fit.jax_state import JaxState
+
+_MOST_KEPT = 8  # Compiled functions beside the plain one.
+
+
+@dataclasses.dataclass
+class Skip:
+    """Batches of an epoch that a resumed run has trained on before.
+
+    Args:
+        batches: How many are still to be taken from the data.
+        metrics: The values of the metrics' variables after them.
+        logs: What the step after them would have returned, but for the values.
+        over: Called when the last one has been taken.
+    """
+
+    batches: int
+    metrics: list[np.ndarray]
+    logs: dict[str, float]
+    over: Callable[[], None]
+
+    def failed(self) -> ValueError:
+        """What to raise when the data is over first."""
+        return ValueError(
+            f"The data ended {self.batches} batches before the one at which this run "
+            "resumes. It is not the data that the run began with."
+        )
+
+
+class TrainFunction:
+    """What stands in the place of `model.train_function` from `install` to `remove`.
+
+    Args:
+        model: The model.
+        plans: What the steps of its optimizers are to do.
+        after_execution: Functions of the logs, called after every execution.
+        readable: Whether variables may be read within an epoch.
+        fresh_metrics: Whether the metrics start over in every execution.
+        undo: The stack that puts everything back if the run breaks off.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        plans: list[StepPlan],
+        after_execution: list[Callable[[Any], None]],
+        readable: bool,
+        fresh_metrics: bool,
+        undo: contextlib.ExitStack,
+    ):
+        self.model = model
+        self.keras_function = model.train_function
+        self.plans = plans
+        self.function, self.steps = compiled(model, plans)
+        self.skip: Skip | None = None
+        self._after_execution = after_execution
+        self._readable, self._fresh_metrics = readable, fresh_metrics
+        self._undo = undo
+        # Keras gives a model a new one in every fit: it tells whether this one is over.
+        self._history = getattr(model, "history", None)
+        self._executed = self._checked = False
+        self._state: Any = JaxState(model, self.steps) if IS_JAX else None
+
+    # --- Installing ---
+
+    def install(self) -> None:
+        """Takes the place of the model's own."""
+        self.model.train_function = self
+        finalizes = any(part.finalizes_average for s in self.steps for part in s.parts)
+        if not (IS_JAX or finalizes):
+            return
+
+        def make(finalize):
+            # JAX's `fit` calls it in a `finally`, after writing its state back into the
+            # variables; what is put back before is lost.
+            def finalize_variable_values(variables):
+                if IS_JAX:
+                    self._undo.close()
+                if not finalizes:
+                    finalize(variables)
+
+            return finalize_variable_values
+
+        name = "finalize_variable_values"
+        self._undo.callback(replace(self.model.optimizer, name, make))
+
+    def remove(self) -> None:
+        """Gives the model its own back."""
+        self._forget()
+        for step in self.steps:
+            step.end()
+        if self.model.train_function is self:
+            self.model.train_function = self.keras_function
+
+    # --- Epochs ---
+
+    def begin_epoch(self) -> None:
+        """Counts from what the variables hold."""
+        self._forget()
+        for step in self.steps:
+            step.iterations = optimizers.iterations(step.optimizer)
+
+    def end_epoch(self) -> None:
+        """Checks, once, that the parts of the steps took effect."""
+        self._forget()
+        if self.skip is not None:  # PyTorch's loop has found the end of the data.
+            raise self.skip.failed()
+        if not self._checked and self._executed:
+            self._check()
+
+    def _forget(self):
+        """Notes that JAX's `fit` has written its state into the variables."""
+        if IS_JAX:
+            self._state.forget()
+
+    # --- Reading, also within an epoch ---
+
+    @property
+    def _in_variables(self):
+        return not IS_JAX or not self._state.is_known
+
+    def iterations(self, optimizer: Any) -> int:
+        """How often an optimizer's `apply` was called."""
+        return int(self.number(optimizer._iterations))
+
+    def number(self, variable: Any) -> float:
+        """The value of an optimizer's variable without dimensions."""
+        if self._in_variables:
+            return variables.number(variable)
+        return self._state.number(variable)
+
+    def read(self, found: list) -> list[np.ndarray]:
+        """Copies of what variables hold."""
+        return variables.read(found) if self._in_variables else self._state.read(found)
+
+    def copied_weights(self) -> WeightsCopy:
+        """Copies all weights of the model."""
+        if self._in_variables:
+            return copied_weights(self.model)
+        return self._state.copied_weights()
+
+    # --- Executions ---
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Runs one execution: a step, or several."""
+        if self._history is not getattr(self.model, "history", None):
+            # The run broke off outside of a step, and this one has no callback of ours.
+            self._undo.close()
+            return self.keras_function(*arguments)
+        try:
+            if self.skip is not None:
+                return self._pass_over(self.skip, arguments)
+            result = self._run(arguments)
+            self._executed = True
+            try:
+                if not self._checked and self.function is not self.keras_function:
+                    self._check()
+                logs = result[0] if IS_JAX else result
+                for function in self._after_execution:
+                    function(logs)
+            except BaseException:
+                if IS_JAX:
+                    self._state.hand_over(result[1])
+                raise
+        except END_OF_DATA:
+            raise
+        except BaseException:
+            if IS_JAX:  # There `finalize_variable_values` follows.
+                self._state.hand_back(arguments[0])
+            else:
+                self._undo.close()
+            raise
+        return result
+
+    def _run(self, arguments):
+        with contextlib.ExitStack() as stack:
+            for step in self.steps:
+                stack.enter_context(step.installed())
+            if IS_JAX:
+                return self._state.run(
+                    self.function, arguments, self._fresh_metrics, self._readable
+                )
+            if self._fresh_metrics:
+                self.model.reset_metrics()
+            return self.function(*arguments)
+
+    def _pass_over(self, skip, arguments):
+        """Takes the batches of an execution from the data, and trains on none."""
+        wanted = min(self.model.steps_per_execution, skip.batches)
+        if IS_TORCH:
+            skip.batches -= wanted
+        else:
+            iterator = arguments[-1]
+            if IS_TENSORFLOW and not models.is_built(self.model, metrics=True):
+                # What variables metrics have is known when they have seen a batch.
+                models.build_from(self.model, iterator.element_spec)
+            for _ in range(wanted):
+                try:
+                    next(iterator)
+                except END_OF_DATA as error:
+                    raise skip.failed() from error
+                skip.batches -= 1
+        if skip.batches == 0:
+            self.skip = None
+            skip.over()
+        if IS_JAX:
+            *state, _ = arguments[0]
+            metrics = [ops.array(value) for value in skip.metrics]
+            return skip.logs, (*state, metrics)
+        variables.write(self.model.metrics_variables, skip.metrics)
+        return self.model.get_metrics_result()
+
+    def _check(self):
+        self._checked = True
+        if not self.model.trainable_variables:
+            return
+        traced = self.function is not self.keras_function
+        for step in self.steps:
+            # A wrapper may have skipped the first update, unless both branches were
+            # traced, and may have no variables for this optimizer.
+            own = step.optimizer is self.model.optimizer
+            if not step.used and (own or (traced and step.optimizer.built)):
+                raise RuntimeError(
+                    f"The training step never called `{step.optimizer.name}.apply`: "
+                    "schedules would have no effect. A custom `train_step` must update "
+                    "the variables with `self.optimizer.apply` or `apply_gradients`."
+                )
+
+
+# --- Compiling ---
+
+
+def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep]]:
+    """Returns a train function traced with the parts, and the steps they belong to.
+
+    Both are kept beside the plain train function: fits with equal plans share one
+    compilation, and `compile`, which drops the plain one, drops them.
+    """
+    plain = model.train_function
+    cache = getattr(plain, "keras_lrs_compiled", {})
+    key = tuple(plan.key for plan in plans)
+    if key not in cache:
+        steps = [OptimizerStep(model, plan) for plan in plans]
+        eager = IS_TORCH or model.run_eagerly
+        function = plain if eager or not plans else _traced_anew(model, steps)
+        kept = list(cache.items())[1 - _MOST_KEPT :]
+        cache = {**dict(kept), key: (function, steps)}
+        with contextlib.suppress(AttributeError):  # A callable without attributes.
+            plain.keras_lrs_compiled = cache
+    function, steps = cache[key]
+    for step, plan in zip(steps, plans, strict=True):
+        step.begin(plan)
+    return function, steps
+
+
+def _traced_anew(model, steps):
+    """Makes a train function of its own, to be traced while the steps are installed."""
+    plain = model.train_function
+
+    def make(train_step):
+        # `jax.jit` keeps its traces by the equality of functions, and bound methods of
+        # one model are equal: it would serve the plain step. A new function equals no
+        # other.
+        def step_with_data(*arguments):
+            with in_step.after_data(arguments):
+                return train_step(*arguments)
+
+        return step_with_data
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(replace(model, "train_step", make))
+        for step in steps:
+            stack.enter_context(step.installed())
+        try:
+            model.make_train_function(force=True)
+            return model.train_function
+        finally:
+            model.train_function = plain

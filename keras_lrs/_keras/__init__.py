@@ -1,0 +1,1 @@
+"""What the library needs of Keras and its backends, private parts included."""

@@ -1,0 +1,155 @@
+"""Averages of an optimizer's weights, in the variables that Keras's `use_ema` has.
+
+Variables that an optimizer's config does not announce make `load_model` skip the state
+of the whole optimizer, with no more than a warning. So the averages are kept where
+`use_ema=True` announces them. There they are saved, loaded and resumed with the model.
+
+`ema_momentum` says what the slots hold. Nothing else that Keras saves can say it:
+
+- `SLOTS_HOLD_AVERAGE`: the model has the weights of the training, the slots the
+  averages.
+- `MODEL_HOLDS_AVERAGE`: the two are swapped, as they are at the end of an epoch. A file
+  that is saved then says so, and a run that resumes from it swaps them back.
+
+Both are 0 to Keras's own update of the slots, `average = momentum * average +
+(1 - momentum) * weight`: in a fit without our callback the slots equal the weights, and
+overwriting the weights with them changes nothing.
+"""
+
+import weakref
+from typing import Any
+
+import numpy as np
+from keras import Variable, ops
+
+from keras_lrs._keras import optimizers
+from keras_lrs._keras.variables import give, read, strategy_scope, swap, write
+
+SLOTS_HOLD_AVERAGE = 0.0
+MODEL_HOLDS_AVERAGE = 1e-300
+
+# Compiled steps hold on to the variables: an optimizer is given the same ones again.
+_slots_so_far: weakref.WeakKeyDictionary[Any, list]
+_slots_so_far = weakref.WeakKeyDictionary()
+
+
+class AverageSlots:
+    """The averages of one optimizer's weights.
+
+    Averages of weights of less than 32 bits are kept in float32: they would stall.
+    """
+
+    def __init__(self, optimizer: Any):
+        self.optimizer = optimizer
+        self._rounded: list[np.ndarray] | None = None
+        self._empty_since: int | None = None
+
+    @property
+    def attached(self) -> bool:
+        """Whether they are among the optimizer's variables, maybe from a file."""
+        optimizer = self.optimizer
+        known = (SLOTS_HOLD_AVERAGE, MODEL_HOLDS_AVERAGE)
+        return optimizer.use_ema and optimizer.ema_momentum in known
+
+    @property
+    def swapped(self) -> bool:
+        """Whether the model holds the averages, and the slots the weights."""
+        return self.attached and self.optimizer.ema_momentum == MODEL_HOLDS_AVERAGE
+
+    @property
+    def known(self) -> bool:
+        """Whether they have been loaded, if they were empty when they were attached."""
+        return self._empty_since != optimizers.iterations(self.optimizer)
+
+    @property
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """The weights and their averages, as variables."""
+        averages = self.optimizer._model_variables_moving_average
+        weights = optimizers.trained(self.optimizer)
+        return [
+            (weight, average)
+            for weight, average in zip(weights, averages, strict=True)
+            if average is not None
+        ]
+
+    def attach(self, model: Any) -> None:
+        """Makes room for them among the variables of a built optimizer."""
+        optimizer = self.optimizer
+        weights = optimizers.trained(optimizer)
+        # What a file was loaded into has the types of the weights.
+        loaded = (
+            list(optimizer._model_variables_moving_average)
+            if self.attached
+            else [None] * len(weights)
+        )
+        slots = _slots_so_far.get(optimizer)
+        if slots is None:
+            slots = [
+                old
+                if old is not None and old.dtype == average_dtype(weight)
+                else _new_slot(model, optimizer, weight, old)
+                for weight, old in zip(weights, loaded, strict=True)
+            ]
+        known = [slot for slot in slots if slot is not None]
+        gone = {id(slot) for slot in (*known, *loaded)}
+        others = [v for v in optimizer.variables if id(v) not in gone]
+        # Where `build` puts them: before all other slots.
+        first = 1 + isinstance(optimizers.rate_source(optimizer), Variable)
+        optimizers.set_variables(optimizer, [*others[:first], *known, *others[first:]])
+        # Past Keras's tracking, as in its `build`.
+        vars(optimizer)["_model_variables_moving_average"] = slots
+        if not self.attached:
+            self._empty_since = optimizers.iterations(optimizer)
+            optimizer.use_ema, optimizer.ema_momentum = True, SLOTS_HOLD_AVERAGE
+        _slots_so_far[optimizer] = slots
+
+    def detach(self) -> None:
+        """Leaves the optimizer without averages."""
+        optimizer = self.optimizer
+        slots = vars(optimizer).pop("_model_variables_moving_average")
+        gone = {id(slot) for slot in slots}
+        kept = [v for v in optimizer.variables if id(v) not in gone]
+        optimizers.set_variables(optimizer, kept)
+        optimizer.use_ema, optimizer.ema_momentum = False, 0.99
+
+    def reset(self) -> None:
+        """Sets the averages to the weights."""
+        for weight, average in self.pairs:
+            give(weight, average)
+
+    def swap(self) -> None:
+        """Swaps weights and averages; the weights come back bit for bit."""
+        pairs = self.pairs
+        narrow = [average for weight, average in pairs if weight.dtype != average.dtype]
+        rounded, self._rounded = self._rounded, None
+        if not self.swapped:
+            self._rounded = read(narrow)
+        for weight, average in pairs:
+            swap(weight, average)
+        if rounded is not None:
+            write(narrow, rounded)
+        self.optimizer.ema_momentum = (
+            SLOTS_HOLD_AVERAGE if self.swapped else MODEL_HOLDS_AVERAGE
+        )
+
+
+def average_dtype(weight: Any) -> str:
+    """The type of an average of a weight, of at least 32 bits."""
+    return weight.dtype if weight.dtype in ("float32", "float64") else "float32"
+
+
+def _new_slot(model, optimizer, weight, old):
+    """An average: the old one, if there is one, in a type that is wide enough."""
+    if optimizers.is_overwritten(weight):
+        return None
+    with strategy_scope(model):
+        slot = optimizer.add_variable(
+            shape=weight.shape,
+            initializer="zeros",
+            dtype=average_dtype(weight),
+            layout=getattr(weight, "_layout", None),
+            name=f"{weight.path.replace('/', '_')}_average",
+        )
+    if old is not None:
+        slot.assign(ops.cast(old.value, slot.dtype))
+    return slot

@@ -1,0 +1,362 @@
+"""Values and variables inside a training step, which may be a trace of it."""
+
+import contextlib
+import contextvars
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
+from keras_lrs._keras.variables import copies, number
+from keras_lrs.schedules import base, numerics
+
+if IS_TENSORFLOW:
+    import tensorflow as tf
+elif IS_JAX:
+    import jax
+    import jax.numpy as jnp
+elif IS_TORCH:
+    import torch
+
+
+# --- Order ---
+
+# Where its data ends, a TensorFlow graph still runs what does not depend on the data.
+_data_awaited = contextvars.ContextVar("keras_lrs_data_awaited", default=False)
+
+
+@contextlib.contextmanager
+def after_data(data: Any) -> Iterator[None]:
+    """Makes a TensorFlow graph run what is inside only when it has a batch."""
+    if not IS_TENSORFLOW or tf.executing_eagerly():
+        yield
+        return
+    tensors = [
+        tensor
+        for tensor in tf.nest.flatten(data, expand_composites=True)
+        if tf.is_tensor(tensor)
+    ]
+    token = _data_awaited.set(bool(tensors))
+    try:
+        with tf.control_dependencies(tensors):
+            yield
+    finally:
+        _data_awaited.reset(token)
+
+
+def after_gradients(gradients: Any) -> contextlib.AbstractContextManager:
+    """Makes a TensorFlow graph run what is inside only when all gradients are known.
+
+    Does nothing within `after_data`, so that updates overlap with backpropagation.
+    """
+    if not IS_TENSORFLOW or tf.executing_eagerly() or _data_awaited.get():
+        return contextlib.nullcontext()
+    known = [gradient for gradient in gradients if gradient is not None]
+    return tf.control_dependencies([getattr(g, "values", g) for g in known])
+
+
+def uncompiled(function: Any) -> Any:
+    """A function that PyTorch's compiler leaves alone: it asks for numbers."""
+    return torch.compiler.disable(function) if IS_TORCH else function
+
+
+# --- Values ---
+
+
+def evaluate(schedule: Any, step: Any) -> Any:
+    """The value of any schedule: a float for an int, a tensor for a tensor."""
+    if isinstance(step, int):
+        return base.evaluate(schedule, max(step, 0))
+    step = numerics.to_steps(step)
+    return numerics.to_learning_rate(base.evaluate(schedule, step), step)
+
+
+def value_of(variable: Any) -> Any:
+    """A number as it is now: a Python number on PyTorch, else a tensor."""
+    if IS_TORCH:
+        return number(variable)
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    # On TensorFlow the value is the variable, which a later assignment changes.
+    return tf.identity(value) if IS_TENSORFLOW else value
+
+
+def iterations(optimizer: Any) -> Any:
+    """How often `apply` was called before, micro-batches included."""
+    return value_of(optimizer._iterations)
+
+
+def values_of(variables: list) -> list:
+    """The values of variables as they are now."""
+    return _values(variables) if IS_JAX else copies(variables)
+
+
+def power(beta: Any, exponent: Any) -> Any:
+    """A beta to the power of a count, rounded as Keras rounds it."""
+    if isinstance(beta, float) and isinstance(exponent, int):
+        return float(np.float32(beta) ** np.float32(exponent))
+    dtype = numerics.float_dtype()
+    return ops.power(ops.cast(beta, dtype), ops.cast(exponent, dtype))
+
+
+def ratio(value: Any, variable: Any, known: Any) -> Any:
+    """A value over that of a variable; 1 where the variable has none that is known."""
+    if IS_TORCH:
+        previous = variable.value
+        return torch.where(previous > 0.0, value / previous, 1.0) if known else 1.0
+    previous = ops.cast(variable.value, value.dtype)
+    known = ops.logical_and(known, previous > 0.0)
+    return ops.where(known, value / ops.where(known, previous, 1.0), 1.0)
+
+
+def norm(tensors: list, order: int) -> Any:
+    """The norm over all entries of tensors, of order 1 or 2, in float32."""
+    # The squares of 16 bits would overflow.
+    tensors = [ops.cast(tensor, "float32") for tensor in tensors]
+    if IS_TORCH:
+        return torch.nn.utils.get_total_norm(tensors, order).detach()
+    if order == 1:
+        return sum(ops.sum(ops.abs(tensor)) for tensor in tensors)
+    return ops.sqrt(sum(ops.sum(ops.square(tensor)) for tensor in tensors))
+
+
+def stacked(norms: list) -> np.ndarray:
+    """Norms that were kept as tensors, on the host."""
+    return ops.convert_to_numpy(ops.stack(norms)) if norms else np.zeros(0)
+
+
+def dense(gradients: list) -> list:
+    """Gradients without sparse ones, which embeddings have and may name a row twice."""
+    if IS_TENSORFLOW:
+        return [tf.convert_to_tensor(gradient) for gradient in gradients]
+    return [ops.convert_to_tensor(gradient, sparse=False) for gradient in gradients]
+
+
+def sum_of_replicas(tensors: list) -> list:
+    """The sums of tensors over the replicas of a TensorFlow strategy."""
+    if not IS_TENSORFLOW or tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return tensors
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+
+
+# --- Scheduled values in the place of an optimizer's floats ---
+
+
+def _is_not_zero(self, other):
+    """Answers `momentum != 0` and `clipnorm > 0`, asked in Python: it is used."""
+    return True if isinstance(other, (int, float)) and other == 0 else NotImplemented
+
+
+class _TracedHyperparameter:
+    """Wraps a scheduled value so that `if momentum != 0` stays true in the optimizer.
+
+    It converts to a tensor by itself.
+    """
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __tf_tensor__(self, dtype=None, name=None):
+        return self.tensor if dtype is None else tf.cast(self.tensor, dtype)
+
+    def __jax_array__(self):
+        return self.tensor
+
+    def __bool__(self):
+        return True
+
+    def __add__(self, other):
+        return self.tensor + other
+
+    def __radd__(self, other):
+        return other + self.tensor
+
+    def __sub__(self, other):
+        return self.tensor - other
+
+    def __rsub__(self, other):
+        return other - self.tensor
+
+    def __mul__(self, other):
+        return self.tensor * other
+
+    def __rmul__(self, other):
+        return other * self.tensor
+
+    def __truediv__(self, other):
+        return self.tensor / other
+
+    def __rtruediv__(self, other):
+        return other / self.tensor
+
+    def __neg__(self):
+        return -self.tensor
+
+    def __eq__(self, other):
+        is_not_zero = _is_not_zero(self, other)
+        return is_not_zero if is_not_zero is NotImplemented else not is_not_zero
+
+    __hash__ = None  # type: ignore[assignment]
+    __ne__ = __gt__ = __ge__ = _is_not_zero
+
+
+if IS_JAX:
+    # Functions that are compiled by themselves, such as `jnp.clip`, take only these.
+    jax.tree_util.register_pytree_node(
+        _TracedHyperparameter,
+        lambda hyperparameter: ((hyperparameter.tensor,), None),
+        lambda _, tensors: _TracedHyperparameter(*tensors),
+    )
+
+
+def hyperparameter(value: Any) -> Any:
+    """What an optimizer takes for a float; in Python it never equals 0."""
+    if IS_TORCH:
+        # Without a momentum the velocity would stand still, where it must be forgotten.
+        return value or sys.float_info.min
+    return _TracedHyperparameter(value)
+
+
+# --- Assigning to variables ---
+
+
+def assign(variable: Any, value: Any) -> None:
+    """Sets a variable to a number."""
+    if IS_TORCH:
+        # Filling waits for nothing; a tensor made of a number is copied to the GPU.
+        with torch.no_grad():
+            variable.value.fill_(value)
+    else:
+        variable.assign(value)
+
+
+def scale(variables: list, factor: Any) -> None:
+    """Multiplies variables by a number."""
+    if IS_TORCH:
+        with torch.no_grad():
+            torch._foreach_mul_(_values(variables), factor)
+        return
+
+    def scaled(variable, factor):
+        value = ops.convert_to_tensor(variable)
+        variable.assign(value * ops.cast(factor, value.dtype))
+
+    _on_each_replica(scaled, variables, [factor] * len(variables))
+
+
+def interpolate(pairs: list[tuple[Any, Any]], share: Any, always: bool) -> None:
+    """Moves averages by a share of their distance towards the weights.
+
+    `a + c (w - a)`: with `(1 - c) a + c w`, the error of `1 - c` would add up.
+
+    Args:
+        pairs: Weights and their averages.
+        share: The number c, from 0 to 1.
+        always: Whether c is always above 0.
+    """
+    averages = [average for _, average in pairs]
+    weights = [weight for weight, _ in pairs]
+    if IS_TORCH:
+        if share > 0.0:
+            values = _values(averages)
+            wide = [
+                weight.to(value.dtype)
+                for weight, value in zip(_values(weights), values, strict=True)
+            ]
+            with torch.no_grad():
+                torch._foreach_lerp_(values, wide, share)
+        return
+
+    def move(average, weight, share):
+        old = ops.convert_to_tensor(average)
+
+        def moved():
+            way = ops.cast(weight, old.dtype) - old
+            return old + ops.cast(share, old.dtype) * way
+
+        if always:
+            average.assign(moved())
+        elif IS_JAX:
+            average.assign(jax.lax.cond(share > 0.0, moved, lambda: old))
+        else:
+            tf.cond(share > 0.0, lambda: _assigned(average, moved()), lambda: True)
+
+    _on_each_replica(move, averages, weights, [share] * len(pairs))
+
+
+def copy(targets: list, sources: list, condition: Any = True) -> None:
+    """Assigns the values of variables to others, if a condition holds."""
+    if IS_TORCH:
+        if condition and targets:
+            with torch.no_grad():
+                torch._foreach_copy_(_values(targets), _values(sources))
+        return
+
+    def assign(target, source, condition):
+        if condition is True:
+            target.assign(source)
+        elif IS_JAX:
+            target.assign(jnp.where(condition, source, target.value))
+        else:
+            tf.cond(condition, lambda: _assigned(target, source), lambda: True)
+
+    _on_each_replica(assign, targets, sources, [condition] * len(targets))
+
+
+def move(variables: list, *moves: tuple[Any, Any, Any]) -> None:
+    """Adds `factor * (end - start)` to variables, for each of some moves.
+
+    A move is a factor and lists of ends and starts, of variables or tensors; a number
+    stands for a list of it.
+    """
+    if not variables:
+        return
+    columns = [
+        x if isinstance(x, list) else [x] * len(variables)
+        for move in moves
+        for x in move
+    ]
+    thirds = range(0, len(columns), 3)
+    if IS_TORCH:
+        with torch.no_grad():
+            for i in thirds:
+                factors, ends, starts = columns[i : i + 3]
+                ways = torch._foreach_sub(_values(ends), _values(starts))
+                torch._foreach_add_(_values(variables), ways, alpha=factors[0])
+        return
+
+    def moved(variable, *entries):
+        value = ops.convert_to_tensor(variable)
+        for i in thirds:
+            factor, end, start = entries[i : i + 3]
+            value = value + ops.cast(factor, value.dtype) * (end - start)
+        variable.assign(value)
+
+    _on_each_replica(moved, variables, *columns)
+
+
+def _values(variables):
+    return [v.value if isinstance(v, keras.Variable) else v for v in variables]
+
+
+def _assigned(target, source):
+    target.assign(source)
+    return True
+
+
+def _on_each_replica(function, variables, *lists):
+    """Calls `function(variable, *entries)`; on the replicas of a strategy, too."""
+    columns = [_values(one) for one in lists]
+    if IS_TENSORFLOW and tf.distribute.has_strategy():
+        extended, plain = tf.distribute.get_strategy().extended, function
+
+        def function(variable, *entries):
+            extended.update(variable, plain, args=entries, group=False)
+
+        variables = _values(variables)
+    for variable, *entries in zip(variables, *columns, strict=True):
+        function(variable, *entries)

@@ -1,0 +1,159 @@
+"""Models: their layers, what `fit` changes on them, and the state of a training run."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_lrs._keras import optimizers, random
+from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
+from keras_lrs._keras.variables import read, write
+
+if IS_JAX:
+    import jax
+elif IS_TORCH:
+    import torch
+
+# What `fit` sets on a model, besides variables.
+_ATTRIBUTES = (
+    "history",
+    "stop_training",
+    "train_function",
+    "steps_per_execution",
+    "_initial_epoch",
+    "_eval_epoch_iterator",
+)
+
+
+def layers(model: Any) -> list:
+    """All layers of a model, also those inside others."""
+    return list(model._flatten_layers())
+
+
+def is_chief(model: Any) -> bool:
+    """Whether this process is the one that writes files in a distributed run."""
+    if IS_TENSORFLOW:
+        strategy = getattr(model, "_distribute_strategy", None)
+        return strategy is None or strategy.extended.should_checkpoint
+    if IS_JAX:
+        return jax.process_index() == 0
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank() == 0
+    return True
+
+
+def is_built(model: Any, metrics: bool = False) -> bool:
+    """Whether a first `fit` finds everything that it would build with a batch.
+
+    On TensorFlow it builds metrics in the first step; `metrics` asks for them, too.
+    """
+    parts = layers(model)
+    if metrics or not IS_TENSORFLOW or model._distribute_strategy is not None:
+        parts += [model._compile_metrics, model._compile_loss]
+    return all(part is None or part.built for part in parts)
+
+
+def build_from(model: Any, batch_spec: Any) -> None:
+    """Builds all that a first step would build from a batch of such tensors."""
+    model._symbolic_build(data_batch=batch_spec)
+
+
+@contextlib.contextmanager
+def built_first(model: Any) -> Iterator[None]:
+    """Within it, TensorFlow's `fit` builds a model before it calls any callback.
+
+    On JAX and PyTorch it always does, and under a strategy on TensorFlow. Otherwise the
+    first step builds the model, which is too late to remember what it began with.
+    """
+    if not IS_TENSORFLOW or model._distribute_strategy is not None:
+        yield
+        return
+
+    def build(iterator=None, data_batch=None):
+        if is_built(model):
+            return
+        for _, _, batches in iterator:
+            data_batch = batches.element_spec  # None of the data is used up.
+            break
+        build_from(model, data_batch)
+
+    vars(model)["_maybe_symbolic_build"] = build
+    try:
+        yield
+    finally:
+        del vars(model)["_maybe_symbolic_build"]
+
+
+class FitSideEffects:
+    """What a model's `fit` changes before it trains: attributes and metrics.
+
+    Also the random numbers, unless `fit` is going to draw some to build the model.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.random = random.state() if is_built(model) else None
+        own = vars(model)
+        self.attributes = {name: own[name] for name in _ATTRIBUTES if name in own}
+        self.variables = list(model.metrics_variables)
+        self.values = read(self.variables)
+
+    def undo(self) -> None:
+        """Puts everything back, and takes away what was not there."""
+        # Metrics that were built meanwhile have no value to go back to.
+        self.model.reset_metrics()
+        write(self.variables, self.values)
+        own = vars(self.model)
+        for name in _ATTRIBUTES:
+            own.pop(name, None)
+        own.update(self.attributes)
+        if self.random is not None:
+            random.set_state(self.random)
+
+
+class TrainingState:
+    """What training changes: variables and generators of random numbers.
+
+    The values are copied to the host. The model must be built; its optimizer is built.
+    """
+
+    def __init__(self, model: Any):
+        optimizers.build(model)
+        self.model = model
+        self.variables = state_variables(model)
+        self.values = read(self.variables)
+        self.buffers = buffer_values(model)
+        self.random = random.state()
+
+    def restore(self) -> None:
+        """Puts everything back, bit for bit."""
+        write(self.variables, self.values)
+        set_buffers(self.model, self.buffers)
+        random.set_state(self.random)
+
+
+def state_variables(model: Any) -> list:
+    """All variables of a model and its optimizers, each once; not those of metrics."""
+    found = [*model.variables, *model.optimizer.variables]
+    for optimizer in optimizers.leaves(model.optimizer):
+        found += optimizer.variables
+    return list({id(variable): variable for variable in found}.values())
+
+
+def buffer_values(model: Any) -> list[np.ndarray]:
+    """Copies of the buffers of PyTorch's modules in a model: they are no variables."""
+    return [ops.convert_to_numpy(buffer).copy() for buffer in _buffers(model)]
+
+
+def set_buffers(model: Any, values: list[np.ndarray]) -> None:
+    """Gives the buffers back what they were."""
+    for buffer, value in zip(_buffers(model), values, strict=True):
+        buffer.copy_(torch.as_tensor(value))
+
+
+def _buffers(model):
+    found = layers(model) if IS_TORCH else []
+    return list({id(b): b for layer in found for b in layer.buffers()}.values())

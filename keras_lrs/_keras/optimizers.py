@@ -1,0 +1,146 @@
+"""Optimizers: those inside others, their rates, and their lists of variables."""
+
+from typing import Any
+
+import keras
+
+from keras_lrs._keras.variables import number, strategy_scope, write
+
+
+def leaves(optimizer: Any) -> list:
+    """The optimizers that update variables: those inside a wrapper, or itself."""
+    # A `LossScaleOptimizer` or a `ScheduleFree`.
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if inner is not None:
+        return leaves(inner)
+    several = getattr(optimizer, "optimizers", None)  # A `MultiOptimizer`.
+    if several is None:
+        return [optimizer]
+    return [leaf for one in several for leaf in leaves(one)]
+
+
+def labels(optimizers: list) -> list[str]:
+    """A name for each of several optimizers, no two the same."""
+    names = [optimizer.name for optimizer in optimizers]
+    return [
+        name if names.count(name) == 1 else f"{name}_{names[:i].count(name)}"
+        for i, name in enumerate(names)
+    ]
+
+
+def portable_config(optimizer: Any) -> dict[str, Any]:
+    """An optimizer serialized such that it loads on every backend.
+
+    On PyTorch, Keras's optimizers are of classes of their own, with PyTorch's steps.
+    """
+    config = keras.saving.serialize_keras_object(optimizer)
+    if config["module"].startswith("keras.src.backend."):
+        config["module"], config["registered_name"] = "keras.optimizers", None
+    return config
+
+
+def rate_source(optimizer: Any) -> Any:
+    """The variable, schedule or function that an optimizer takes its rate from.
+
+    `Optimizer.learning_rate` gives a schedule's current value instead.
+    """
+    return optimizer._learning_rate
+
+
+def set_rate(optimizer: Any, rate: float) -> None:
+    """Sets the variable of an optimizer's rate, between steps."""
+    write([optimizer._learning_rate], [rate])
+
+
+def iterations(optimizer: Any) -> int:
+    """How often `apply` was called, micro-batches included.
+
+    `Optimizer.iterations` is divided by the accumulation steps; schedules are not.
+    """
+    return int(number(optimizer._iterations))
+
+
+def accumulated(optimizer: Any) -> int:
+    """How many micro-batches make an update."""
+    return optimizer.gradient_accumulation_steps or 1
+
+
+def build(model: Any) -> None:
+    """Builds a model's optimizer, as Keras does in the first step."""
+    with strategy_scope(model):
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+
+
+def weights(optimizer: Any) -> list:
+    """The variables that a built optimizer trains by their gradients."""
+    # Scales of float8 are overwritten by theirs.
+    return [v for v in trained(optimizer) if not is_overwritten(v)]
+
+
+def is_overwritten(variable: Any) -> bool:
+    """Whether a variable is set to its gradient, as the scales of float8 are."""
+    return getattr(variable, "overwrite_with_gradient", False)
+
+
+def trained(optimizer: Any) -> list:
+    """The variables that an optimizer was built with, in its order."""
+    return optimizer._trainable_variables
+
+
+def position(optimizer: Any, variable: Any) -> int:
+    """Where a variable is among those that an optimizer was built with."""
+    return optimizer._get_variable_index(variable)
+
+
+def accumulated_gradients(optimizer: Any, variables: list) -> list:
+    """The sums of the gradients of the micro-batches before, for some variables."""
+    sums = optimizer._accumulated_gradients
+    return [sums[position(optimizer, variable)] for variable in variables]
+
+
+def set_variables(optimizer: Any, variables: list) -> None:
+    """Replaces the list of an optimizer's own variables.
+
+    TensorFlow saves no list that was changed other than by appending. So this is a new
+    list, set as in the optimizer's constructor, where there is no tracker yet.
+    """
+    tracker = vars(optimizer).pop("_tracker")
+    optimizer._variables = variables
+    vars(optimizer)["_tracker"] = tracker
+    is_variable, _ = tracker.config["variables"]
+    tracker.config["variables"] = (is_variable, optimizer._variables)
+    tracker.stored_ids["variables"] = {id(variable) for variable in variables}
+
+
+# --- An optimizer that makes the updates of another ---
+
+
+def take_over(optimizer: Any, update: Any) -> None:
+    """Calls `update(gradients, variables, rate)` where an optimizer would update.
+
+    That is once per update, not per micro-batch, with gradients that are averaged and
+    clipped. Weight decay is left to `update`.
+    """
+    attributes = vars(optimizer)
+    attributes["_backend_update_step"] = update
+    attributes["_apply_weight_decay"] = _without_weight_decay
+
+
+def _without_weight_decay(variables):
+    """A no-op that replaces the optimizer's own weight decay."""
+
+
+def is_taken_over(optimizer: Any) -> bool:
+    """Whether another optimizer makes its updates."""
+    return "_apply_weight_decay" in vars(optimizer)
+
+
+def update(optimizer: Any, gradients: Any, variables: Any, rate: Any) -> None:
+    """The update that an optimizer would make itself, without weight decay."""
+    type(optimizer)._backend_update_step(optimizer, gradients, variables, rate)
+
+
+def decays(optimizer: Any, variable: Any) -> bool:
+    """Whether an optimizer's weight decay applies to a variable."""
+    return optimizer._use_weight_decay(variable)

@@ -1,0 +1,67 @@
+"""Predicting with other weights than those of a model."""
+
+from typing import Any
+
+import keras
+
+from keras_lrs._keras.backend import IS_JAX, IS_TORCH
+from keras_lrs._keras.models import layers
+
+if IS_JAX:
+    import jax
+
+# Scopes may be entered again where they hold values; elsewhere they hold the symbols of
+# one trace.
+KEEPS_SCOPES = IS_TORCH
+_MOST_FUSED = 256  # Variables in one compiled step; more take minutes to compile.
+
+
+def ignores_scopes(model: Any) -> bool:
+    """Whether `StatelessScope` cannot give a model other weights in `predict`.
+
+    PyTorch's own modules use their parameters and not Keras's variables; and what a
+    `predict_step` of the user's does, only its `predict` knows.
+    """
+    own_step = type(model).predict_step is not keras.Model.predict_step
+    wrapper = keras.layers.TorchModuleWrapper
+    return own_step or any(isinstance(x, wrapper) for x in layers(model))
+
+
+def compile_arguments(model: Any) -> dict[str, Any]:
+    """The loss and metrics that a model was compiled with."""
+    arguments = model._compile_config.config
+    names = ("loss", "loss_weights", "metrics", "weighted_metrics")
+    return {name: arguments[name] for name in names}
+
+
+def jax_predict_function(joint: Any, has_convolutions: bool) -> Any:
+    """A `predict_function` for JAX that leaves the weights where they are.
+
+    Keras's would hand all of them in and out of every step.
+
+    Args:
+        joint: A model with `member_variables` (a list per member). `outputs_with` is a
+            function of the values of such a list and the inputs; `combine` makes one
+            output of those of the members and the values of `shares`.
+        has_convolutions: These XLA compiles for a CPU such that several in one program
+            are slower than one after the other.
+    """
+    variables = joint.non_trainable_variables
+    places = {id(variable): index for index, variable in enumerate(variables)}
+    members = [[places[id(v)] for v in found] for found in joint.member_variables]
+    on_cpu = jax.default_backend() == "cpu"
+    one_by_one = (has_convolutions and on_cpu) or len(variables) > _MOST_FUSED
+    forward: Any = jax.jit(joint.outputs_with) if one_by_one else joint.outputs_with
+    share = places[id(joint.shares)]
+
+    def outputs(values, inputs):
+        found = [forward([values[i] for i in member], inputs) for member in members]
+        return joint.combine(found, values[share])
+
+    function = outputs if one_by_one else jax.jit(outputs)
+
+    def predict_function(state, iterator):
+        inputs, _, _ = keras.utils.unpack_x_y_sample_weight(next(iterator))
+        return function(state[1], inputs), state
+
+    return predict_function

@@ -1,0 +1,177 @@
+"""Variables between steps: read, write, swap, and numbers that the step reads."""
+
+import contextlib
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
+from keras_lrs.schedules import numerics
+
+if IS_TENSORFLOW:
+    import tensorflow as tf
+elif IS_JAX:
+    import jax.numpy as jnp
+elif IS_TORCH:
+    import torch
+
+
+def strategy_scope(model: Any) -> contextlib.AbstractContextManager:
+    """Where variables are made that a model's functions use."""
+    # The public property gives TensorFlow's default strategy, which has no scope.
+    strategy = getattr(model, "_distribute_strategy", None)
+    return strategy.scope() if strategy is not None else contextlib.nullcontext()
+
+
+def number(variable: Any) -> float:
+    """The value of a variable or a tensor without dimensions."""
+    # Under a TensorFlow strategy `float(variable)` raises.
+    tensor = variable.value if isinstance(variable, keras.Variable) else variable
+    return ops.convert_to_numpy(tensor).item()
+
+
+def read(variables: list) -> list[np.ndarray]:
+    """Copies of all that variables hold, which is more than one array on replicas."""
+    # Without a copy NumPy may look at memory that the next step overwrites.
+    return [np.array(ops.convert_to_numpy(one)) for one in holders(variables)]
+
+
+def write(variables: list, values: list) -> None:
+    """Gives variables what `read` returned, from wherever it is called.
+
+    A finalizer may call it while another model is traced. Then it must not become part
+    of that graph, nor be kept from taking effect by Keras's scope without state.
+    """
+    for holder, value in zip(holders(variables), values, strict=True):
+        if IS_TENSORFLOW:
+            target = holder._value if isinstance(holder, keras.Variable) else holder
+            with tf.init_scope():
+                target.assign(tf.cast(value, target.dtype))
+        elif IS_TORCH:
+            with torch.no_grad():
+                holder._value.copy_(ops.convert_to_tensor(value))
+        else:
+            holder._direct_assign(jnp.asarray(value, holder.dtype))
+
+
+def swap(one: Any, other: Any) -> None:
+    """Swaps the values of two variables, from wherever it is called."""
+    if IS_TENSORFLOW:
+        with tf.init_scope():
+            value = tf.identity(one._value)
+            one._value.assign(tf.cast(other._value, one._value.dtype))
+            other._value.assign(tf.cast(value, other._value.dtype))
+    elif IS_TORCH:
+        with torch.no_grad():
+            value = one._value.clone()
+            one._value.copy_(other._value)
+            other._value.copy_(value)
+    else:
+        value = one._value
+        one._value = other._value.astype(one.dtype)
+        other._value = value.astype(other.dtype)
+
+
+def give(source: Any, target: Any) -> None:
+    """Gives one variable the value of another, in a buffer of its own."""
+    if IS_TENSORFLOW:
+        with tf.init_scope():
+            target._value.assign(tf.cast(source._value, target._value.dtype))
+    elif IS_TORCH:
+        with torch.no_grad():
+            target._value.copy_(source._value)
+    else:
+        # A step donates the buffers that it is given, so none may be shared.
+        target._value = jnp.copy(source._value.astype(target.dtype))
+
+
+def holders(variables: list) -> list:
+    """What holds the values: variables, or their replicas where these may differ."""
+    found = []
+    for variable in variables:
+        value = variable._value
+        if IS_TENSORFLOW and isinstance(value, tf.distribute.DistributedValues):
+            # Of a metric every replica has its own.
+            found += value.values
+        else:
+            found.append(variable)
+    return found
+
+
+def copies(variables: list) -> list:
+    """The values of variables, as tensors of their own."""
+    values = [variable.value for variable in variables]
+    if IS_TENSORFLOW:
+        return [tf.identity(value) for value in values]
+    if IS_TORCH:
+        return [value.detach().clone() for value in values]
+    return [jnp.copy(value) for value in values]  # A step donates the variable's.
+
+
+def shapes(variables: list) -> list[list]:
+    """The shapes of variables, and their types."""
+    return [[list(variable.shape), variable.dtype] for variable in variables]
+
+
+class StepVariable:
+    """A variable of ours that a compiled step reads or writes.
+
+    JAX hands a step its arrays and takes them back: this one is inserted among the
+    optimizer's while the step runs, and `array` is its value between steps.
+    """
+
+    def __init__(self, model: Any, value: Any, dtype: str, layout: Any = None):
+        with strategy_scope(model):
+            self.variable = keras.Variable(
+                value,
+                dtype=dtype,
+                trainable=False,
+                aggregation="only_first_replica",
+                layout=layout,
+                name="keras_lrs",
+            )
+        self.array: Any = None
+
+    @property
+    def value(self) -> Any:
+        """The value now, or in the step that is being traced."""
+        return self.variable.value
+
+    def read(self) -> np.ndarray:
+        """A copy of the value, between steps."""
+        value = self.variable.value if self.array is None else self.array
+        return np.array(ops.convert_to_numpy(value))
+
+    def write(self, value: Any) -> None:
+        """Changes the value, between steps."""
+        write([self.variable], [value])
+        if IS_JAX:
+            # The step donates what it is given, so the variable keeps its own.
+            self.array = jnp.copy(self.variable.value)
+
+
+class StepNumber(StepVariable):
+    """A number that the step reads and the host changes between steps.
+
+    Since the number is no constant of the compiled step, one step serves later fits.
+    On PyTorch, which compiles nothing, it stays a Python number.
+    """
+
+    def __init__(self, model: Any, value: float, dtype: str | None = None):
+        self.host = value
+        if not IS_TORCH:
+            super().__init__(model, value, dtype or numerics.float_dtype())
+            self.write(value)
+
+    @property
+    def value(self) -> Any:
+        """The value now, or in the step that is being traced."""
+        return self.host if IS_TORCH else self.variable.value
+
+    def write(self, value: float) -> None:
+        """Changes the number from the next step on."""
+        self.host = value
+        if not IS_TORCH:
+            super().write(value)

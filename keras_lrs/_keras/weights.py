@@ -1,0 +1,126 @@
+"""All weights of a model, in memory and in files."""
+
+import contextlib
+import io
+import pathlib
+import tempfile
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+from keras import ops
+from keras.src.saving import saving_lib
+
+_SUFFIX = ".weights.h5"  # By which Keras knows the format.
+
+
+class WeightsCopy:
+    """What a `.weights.h5` file of Keras holds: arrays in the host's memory.
+
+    A model writes itself into the copy as it would into a file. Writing the copy to a
+    file later needs no model.
+    """
+
+    def __init__(self) -> None:
+        self._groups: list[tuple[str, Any, _Group]] = []
+
+    def content(self) -> memoryview:
+        """The bytes of the file."""
+        buffer = io.BytesIO()
+        self.write(buffer)
+        return buffer.getbuffer()
+
+    def write(self, path: Any) -> None:
+        """Writes the file as Keras would, without another copy; also in a thread."""
+        with h5py.File(path, "w") as file:
+            for inner_path, metadata, group in self._groups:
+                if not metadata and not group:
+                    continue
+                found = file.require_group(f"{inner_path}/vars".lstrip("/"))
+                found.attrs.update(metadata or {})
+                for key, array in group.items():
+                    dataset = found.create_dataset(key, data=array)
+                    if array.dtype.name == "bfloat16":  # Which HDF5 does not know.
+                        dataset.attrs["dtype"] = "bfloat16"
+
+    def make(self, path: str, metadata: Any = None) -> "_Group":
+        """Makes room for the variables of a layer, as `H5IOStore.make` does."""
+        group = _Group()
+        self._groups.append((path, metadata, group))
+        return group
+
+
+class _Group(dict):
+    def __setitem__(self, key, value):
+        value = value.value if isinstance(value, keras.Variable) else value
+        array = ops.convert_to_numpy(value)
+        # Never the memory that the next step overwrites, which it may be on a CPU.
+        super().__setitem__(key, array if array.flags.owndata else array.copy())
+
+
+class _CopyStore(saving_lib.H5IOStore):
+    """What `_save_state`, which asks for the class, takes for an open file."""
+
+    def __init__(self, copy):
+        self.make = copy.make
+
+    def __bool__(self):
+        return True
+
+
+def copied_weights(model: Any, state: Any = None) -> WeightsCopy:
+    """Copies all that a model's weights file holds, without the optimizer.
+
+    Args:
+        model: A built model.
+        state: On JAX, the values of the trainable and of the other variables, where
+            they are not in the variables.
+    """
+    copy = WeightsCopy()
+    scope: Any = contextlib.nullcontext()
+    if state is not None:
+        variables = [*model.trainable_variables, *model.non_trainable_variables]
+        values = [value for values in state for value in values]
+        scope = keras.StatelessScope(list(zip(variables, values, strict=True)))
+    skipped = {id(one) for one in _not_weights(model)}
+    with scope:
+        saving_lib._save_state(model, _CopyStore(copy), None, "", skipped)
+    return copy
+
+
+def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
+    """The values that a weights file has for `model.variables`; the model keeps its.
+
+    Args:
+        model: A built model.
+        content: The bytes of the file.
+
+    Raises:
+        ValueError: If the file is that of another model.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, f"content{_SUFFIX}")
+        path.write_bytes(content)
+        # In this scope an assignment changes the scope and not the variable.
+        with keras.StatelessScope() as scope:
+            model.load_weights(path, objects_to_skip=_not_weights(model))
+    for variable in model.weights:
+        if scope.get_current_value(variable) is None:
+            raise ValueError(f"There is no value for `{variable.path}`.")
+    # The states of random generators are variables but not in the file.
+    with scope:
+        return [np.array(ops.convert_to_numpy(v.value)) for v in model.variables]
+
+
+def set_weights(model: Any, values: list) -> None:
+    """Assigns values to `model.variables`."""
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
+
+
+def _not_weights(model):
+    """What is saved beside the weights of a compiled model."""
+    kinds = (keras.Optimizer, keras.Metric, keras.Loss)
+    own = [value for value in vars(model).values() if isinstance(value, kinds)]
+    return [*own, *model.metrics]

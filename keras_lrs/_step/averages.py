@@ -1,0 +1,144 @@
+"""Averages of the weights, updated in the step."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from keras_lrs._keras import in_step, optimizers
+from keras_lrs._keras.average_slots import AverageSlots, average_dtype
+from keras_lrs._keras.variables import StepVariable, read
+from keras_lrs._step.part import StepPart
+from keras_lrs._step.update import Update
+from keras_lrs.schedules import numerics
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaging:
+    """Which updates an average takes, and with which weight.
+
+    Args:
+        average: The schedule of the weights.
+        first: How many updates come before it begins; till then it is the last weights.
+        every: It takes one update in so many.
+        ends: Or the numbers of updates after which it takes the weights.
+    """
+
+    average: Any
+    first: int = 0
+    every: int = 1
+    ends: tuple[int, ...] | None = None
+
+    def taken(self, updates: Any) -> Any:
+        """How many updates have been taken, after so many of the run."""
+        if self.ends is None:
+            return numerics.maximum(updates - self.first, 0) // self.every
+        return self._reached(updates)
+
+    def weight(self, updates: Any) -> Any:
+        """The weight of the weights, after so many updates with the last one."""
+        taken = self.taken(updates)
+        weight = self.average.weight(numerics.maximum(taken - 1, 0))
+        due = taken > self.taken(updates - 1)
+        return numerics.where(taken <= 0, 1.0, numerics.where(due, weight, 0.0))
+
+    @property
+    def always(self) -> bool:
+        """Whether it takes every update."""
+        return self.ends is None and self.every == 1
+
+    @functools.cached_property
+    def _reached(self):
+        return numerics.Lookup(self.ends)
+
+
+class _Average(StepPart):
+    """Moves averages towards the new weights."""
+
+    def __init__(self, step: Any, averaging: Averaging):
+        super().__init__(step)
+        self.averaging = averaging
+
+    @property
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """The weights and their averages, as variables."""
+        raise NotImplementedError
+
+    def before(self, update: Update) -> Any:
+        """The share of the new weights, before the update raises the count."""
+        every = self.step.accumulated
+        after = update.iterations + 1
+        updates = after // every - self.step.start.value // every
+        share = self.averaging.weight(updates)
+        if every == 1:
+            return share
+        return numerics.where(after % every == 0, share, 0.0)
+
+    def after(self, update: Update, kept: Any) -> None:
+        """Moves the averages."""
+        always = self.averaging.always and self.step.accumulated == 1
+        in_step.interpolate(self.pairs, kept, always)
+
+
+class SlotsAverage(_Average):
+    """The average in the optimizer's slots, which are saved with the model."""
+
+    finalizes_average = True
+
+    @staticmethod
+    def covers(averaging: Averaging) -> tuple[str, ...]:
+        """Keras has slots for averages, and is to leave them to us."""
+        return ("use_ema",)
+
+    @functools.cached_property
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """The weights and their averages, as variables."""
+        return AverageSlots(self.step.optimizer).pairs
+
+    def before(self, update: Update) -> Any:
+        """Keeps Keras from updating the slots."""
+        update.put("use_ema", False)
+        return super().before(update)
+
+    def taken(self, iterations: int) -> int:
+        """How many updates the average has taken, after so many iterations."""
+        every = self.step.accumulated
+        updates = iterations // every - self.step.start.host // every
+        return int(self.averaging.taken(updates))
+
+
+class FreeAverage(_Average):
+    """An average in variables that are neither the model's nor the optimizer's.
+
+    Args:
+        step: The optimizer's step.
+        index: Tells several averages of a callback apart.
+        averaging: Which updates it takes.
+    """
+
+    def __init__(self, step: Any, index: int, averaging: Averaging):
+        super().__init__(step, averaging)
+        self.index = index
+        self.weights = optimizers.weights(step.optimizer)
+        self.variables = [
+            StepVariable(
+                step.model,
+                np.zeros(weight.shape),
+                average_dtype(weight),
+                layout=getattr(weight, "_layout", None),
+            )
+            for weight in self.weights
+        ]
+
+    @functools.cached_property
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """The weights and their averages, as variables."""
+        averages = [one.variable for one in self.variables]
+        return list(zip(self.weights, averages, strict=True))
+
+    def begin(self) -> None:
+        """Sets the averages to the weights."""
+        for weight, average in zip(self.weights, self.variables, strict=True):
+            (value,) = read([weight])
+            average.write(value)

@@ -1,0 +1,77 @@
+"""The norms of gradients, computed in the step and read later."""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_lrs._keras import in_step, optimizers
+from keras_lrs._keras.backend import IS_JAX, IS_TORCH
+from keras_lrs._keras.variables import StepVariable
+from keras_lrs._step.part import StepPart
+from keras_lrs._step.update import Update
+from keras_lrs.schedules import numerics
+
+
+class GradientNorms(StepPart):
+    """The norms of an optimizer's last gradients, before clipping and weight decay.
+
+    Args:
+        step: The optimizer's step.
+        every: Of every how many updates the norm is kept.
+        order: 1 or 2.
+    """
+
+    def __init__(self, step: Any, every: int, order: int):
+        super().__init__(step)
+        self.every, self.order = every, order
+        self.size = max(4096, 2 * step.model.steps_per_execution)
+        if IS_TORCH:
+            self.seen: dict[int, Any] = {}  # The tensors, by update.
+        else:
+            # The update `every * k` is at the place `k % size`.
+            self.table = StepVariable(step.model, np.zeros(self.size), "float32")
+            self.table.write(np.zeros(self.size))
+            self.variables = [self.table]
+
+    def before(self, update: Update) -> None:
+        """Computes the norm; the last micro-batch of an update has the last word."""
+        pairs = update.gradients
+        if not pairs:
+            return
+        number = update.iterations // self.step.accumulated
+        if IS_TORCH:
+            if number % self.every == 0:
+                self.seen[number] = self._norm(pairs)
+            return
+        place = numerics.maximum(number, 0) // self.every % self.size
+        here = ops.equal(ops.arange(self.size), ops.cast(place, "int32"))
+        here = ops.logical_and(here, number % self.every == 0)
+        table = ops.where(here, self._norm(pairs), self.table.value)
+        self.table.variable.assign(table)
+
+    def _norm(self, pairs):
+        gradients = in_step.dense([gradient for gradient, _ in pairs])
+        accumulated = self.step.accumulated
+        if accumulated > 1:
+            sums = optimizers.accumulated_gradients(
+                self.step.optimizer, [variable for _, variable in pairs]
+            )
+            gradients = [
+                (gradient + one) / accumulated
+                for gradient, one in zip(gradients, sums, strict=True)
+            ]
+        return in_step.norm(in_step.sum_of_replicas(gradients), self.order)
+
+    def take(self, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """The updates seen from `first` up to `end`, at most `size`; their norms."""
+        updates = np.arange(-(-first // self.every) * self.every, end, self.every)
+        if IS_TORCH:
+            norms = [self.seen[update] for update in updates.tolist()]
+            self.seen.clear()
+            values = in_step.stacked(norms)
+        elif IS_JAX and self.table.array.is_deleted():
+            return updates[:0], np.zeros(0)  # A step broke off that had taken it.
+        else:
+            values = self.table.read()[updates // self.every % self.size]
+        return updates, np.asarray(values, np.float64)

@@ -1,0 +1,226 @@
+"""The optimizer's step: Keras's own, with parts around it.
+
+While a train function runs, and only then, `apply` is replaced on the optimizer. The
+replacement runs the parts' phases around the original, puts values where the optimizer
+looks for its hyperparameters, and puts the floats back. On TensorFlow and JAX this
+happens while the step is traced. Between steps the optimizer is as the user made it.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lrs._keras import in_step, optimizers
+from keras_lrs._keras.backend import IS_JAX, IS_TORCH
+from keras_lrs._keras.variables import StepNumber, StepVariable
+from keras_lrs._step.part import StepPart
+from keras_lrs._step.update import PastUpdates, Update
+from keras_lrs.schedules import base
+
+_UPDATE_STEP = "_backend_update_step"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedPart:
+    """A part with all that it depends on known.
+
+    Args:
+        kind: The class of the part.
+        compiled: Its arguments, with schedules bound.
+        begins: The arguments of its `begin`.
+        callback: Which callback wants it; None for a part that completes others.
+    """
+
+    kind: type[StepPart]
+    compiled: tuple
+    begins: dict[str, Any]
+    callback: Any = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StepPlan:
+    """What happens in the step of an optimizer during one fit.
+
+    Args:
+        optimizer: An optimizer that updates variables.
+        parts: The parts of its step.
+        start: The optimizer's iteration at which the schedules are at their step 0. It
+            is negative where a run resumes without the optimizer's count.
+    """
+
+    optimizer: Any
+    parts: tuple[PlannedPart, ...]
+    start: int
+
+    @property
+    def originals(self) -> dict[str, Any]:
+        """What the optimizer itself has under the names that the step covers."""
+        names = {"_learning_rate", _UPDATE_STEP}
+        names.update(*(part.kind.covers(*part.compiled) for part in self.parts))
+        attributes = vars(self.optimizer)
+        return {name: attributes[name] for name in names if name in attributes}
+
+    @property
+    def key(self) -> tuple:
+        """Equal for plans that one compiled step can serve."""
+        parts = tuple((part.kind, part.kind.key(*part.compiled)) for part in self.parts)
+        originals = {**self.originals}
+        # A rate may be a variable, whose `==` compares values.
+        rate = id(originals.pop("_learning_rate"))
+        return id(self.optimizer), parts, rate, frozenset(originals.items())
+
+
+class OptimizerStep:
+    """The step of one optimizer, with its parts.
+
+    Attributes:
+        model: The model that the optimizer trains.
+        optimizer: The optimizer.
+        start: The optimizer's iteration at which the schedules are at their step 0.
+        iterations: How often `apply` was called, on PyTorch, where the host counts.
+        parts: The parts, in the order of the plan.
+        used: Whether `apply` has been called.
+    """
+
+    def __init__(self, model: Any, plan: StepPlan):
+        self.model, self.optimizer = model, plan.optimizer
+        self.accumulated = optimizers.accumulated(plan.optimizer)
+        self.start = StepNumber(model, plan.start, "int")
+        self.iterations = 0
+        self.used = False
+        self.originals = plan.originals
+        self._apply = self.optimizer.apply
+        self._update_step = self.optimizer._backend_update_step
+        # Schedules run in Python, which PyTorch's compiler must not trace.
+        self._replacement = in_step.uncompiled(self.apply)
+        self.parts = [planned.kind(self, *planned.compiled) for planned in plan.parts]
+
+    @property
+    def step_variables(self) -> list[StepVariable]:
+        """What JAX's step must be handed beside the optimizer's own variables.
+
+        A variable that is not in the optimizer's list would be a constant of the step.
+        """
+        if not IS_JAX:
+            return []
+        return [self.start, *(v for part in self.parts for v in part.variables)]
+
+    def begin(self, plan: StepPlan) -> None:
+        """A fit begins with an equal plan."""
+        self.start.write(plan.start)
+        for part, planned in zip(self.parts, plan.parts, strict=True):
+            part.begin(**planned.begins)
+
+    def end(self) -> None:
+        """The fit ends."""
+        for part in self.parts:
+            part.end()
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Within it the optimizer's `apply` is the one of this step."""
+        attributes = vars(self.optimizer)
+        before = {"apply": attributes["apply"]} if "apply" in attributes else {}
+        variables = [one.variable for one in self.step_variables]
+        attributes["apply"] = self._replacement
+        for variable in variables:
+            self.optimizer._variables.append(variable)
+        try:
+            yield
+        finally:
+            if variables:
+                del self.optimizer._variables[-len(variables) :]
+            _put_back(attributes, ["apply"], before)
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """`Optimizer.apply`, with the parts around it."""
+        if not self.optimizer.built:
+            self.optimizer.build(list(trainable_variables))
+        with in_step.after_gradients(grads):
+            self._run_phases(grads, trainable_variables)
+        if IS_TORCH and len(grads) > 0:  # As Keras counts.
+            self.iterations += 1
+
+    def _run_phases(self, grads, trainable_variables):
+        self.used = True
+        update = Update(self, grads, trainable_variables)
+        for part in self.parts:
+            part.values(update)
+        update.rate = self._rate(update)
+        kept = [part.before(update) for part in self.parts]
+        self._set_rate(update)
+        call = self._update_step
+        for part in self.parts:
+            call = part.update_step(update, call)
+        if call is not self._update_step:
+            update.put(_UPDATE_STEP, call)
+        attributes = vars(self.optimizer)
+        attributes.update(update.overrides)
+        try:
+            self._apply(grads, trainable_variables)
+        finally:
+            # Not what was found above: the replicas of a TensorFlow strategy come here
+            # one inside the other.
+            _put_back(attributes, update.overrides, self.originals)
+        for part, one in zip(self.parts, kept, strict=True):
+            part.after(update, one)
+
+    def _rate(self, update):
+        """The learning rate, where a part sets or multiplies it."""
+        rate = update.values.get("learning_rate")
+        if rate is None and update.factors:
+            # A schedule of the optimizer's own counts all its iterations.
+            own = self.originals["_learning_rate"]
+            rate = in_step.evaluate(own, update.iterations)
+        for factor in update.factors:
+            rate = rate * factor
+        return rate
+
+    def _set_rate(self, update):
+        own = self.originals["_learning_rate"]
+        if update.rate is None:
+            return
+        if isinstance(own, keras.Variable):
+            in_step.assign(own, update.rate)
+        else:  # It stands in for the optimizer's own schedule.
+            update.put("_learning_rate", update.rate)
+
+    def used_values(
+        self, iterations: np.ndarray, own_rate: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The values that updates after so many iterations used, by name.
+
+        Args:
+            iterations: The iterations before each of the updates.
+            own_rate: The optimizer's own rate at each of them.
+        """
+        past = PastUpdates(self, iterations)
+        for part in self.parts:
+            part.values(past)
+        rate = past.values.pop("learning_rate", own_rate)
+        for factor in past.factors:
+            rate = rate * factor
+        return {"learning_rate": rate, **past.values}
+
+
+def _put_back(attributes, names, originals):
+    """Puts an optimizer's own attributes back; removes what its class provides."""
+    for name in names:
+        if name in originals:
+            attributes[name] = originals[name]
+        else:
+            attributes.pop(name, None)
+
+
+def identity(schedule: Any) -> Any:
+    """Equal for schedules that are; those of others are known by their config."""
+    if isinstance(schedule, base.Schedule):
+        return schedule
+    try:
+        return type(schedule), repr(schedule.get_config())
+    except NotImplementedError:
+        return schedule

@@ -1,0 +1,30 @@
+"""A factor on the learning rate that the host changes between steps."""
+
+from typing import Any
+
+from keras_lrs._keras import optimizers
+from keras_lrs._step.part import StepPart
+from keras_lrs._step.update import PastUpdates, RecordedNumber, Update
+
+
+class RateFactor(StepPart):
+    """Multiplies the rate of an optimizer by a number."""
+
+    scales = True
+
+    def __init__(self, step: Any):
+        super().__init__(step)
+        self.factor = RecordedNumber(step.model, 1.0)
+        self.variables = [self.factor]
+
+    def begin(self, used: float = 1.0, now: float = 1.0) -> None:
+        """Sets the factor that the last update before this fit used, and the next."""
+        self.factor.begin(used, now, optimizers.iterations(self.step.optimizer))
+
+    def change(self, factor: float, iterations: int) -> None:
+        """Changes the factor, from the update after so many iterations on."""
+        self.factor.change(factor, iterations)
+
+    def values(self, update: Update | PastUpdates) -> None:
+        """Multiplies."""
+        update.factors.append(update.read(self.factor))

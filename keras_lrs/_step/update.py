@@ -1,0 +1,110 @@
+"""An update while it is computed, and updates of the past."""
+
+from typing import Any
+
+import numpy as np
+
+from keras_lrs._keras import in_step, optimizers
+from keras_lrs._keras.backend import IS_TORCH
+from keras_lrs._keras.variables import StepNumber
+from keras_lrs.schedules import base
+
+
+class Update:
+    """One call of an optimizer's `apply`, as its parts see it.
+
+    On PyTorch counts and values are Python numbers, else they are tensors.
+
+    Attributes:
+        optimizer: The optimizer.
+        iterations: How often `apply` was called before, micro-batches included.
+        step: The step of the schedules: the iterations since their step 0.
+        values: The scheduled value of each hyperparameter.
+        factors: By what the learning rate is multiplied.
+        rate: The learning rate that is used, from phase 2 on; None where it is the
+            optimizer's own affair.
+        overrides: The values that stand in for attributes of the optimizer.
+    """
+
+    def __init__(self, step: Any, gradients: Any, variables: Any):
+        optimizer = step.optimizer
+        self.optimizer = optimizer
+        # PyTorch counts on the host: reading a variable waits for the GPU.
+        self.iterations = step.iterations if IS_TORCH else optimizer._iterations.value
+        self.step = self.iterations - step.start.value
+        self.values: dict[str, Any] = {}
+        self.factors: list[Any] = []
+        self.rate: Any = None
+        self.overrides: dict[str, Any] = {}
+        self._gradients, self._variables = gradients, variables
+
+    def evaluate(self, schedule: Any) -> Any:
+        """The value of a schedule at this step."""
+        return in_step.evaluate(schedule, self.step)
+
+    def read(self, number: StepNumber) -> Any:
+        """A number of the host."""
+        return number.value
+
+    def put(self, name: str, value: Any) -> None:
+        """Lets a value stand in for an attribute of the optimizer in this update."""
+        self.overrides[name] = value
+
+    @property
+    def gradients(self) -> list[tuple[Any, Any]]:
+        """Pairs of a gradient, free of a loss scale, and its variable.
+
+        As Keras's own update gets them: without those that are None or that overwrite
+        their variable.
+        """
+        variables = self._variables
+        if variables is None:
+            variables = optimizers.trained(self.optimizer)
+        scale = self.optimizer.loss_scale_factor
+        return [
+            (gradient if scale is None else gradient / scale, variable)
+            for gradient, variable in zip(self._gradients, variables, strict=True)
+            if gradient is not None and not optimizers.is_overwritten(variable)
+        ]
+
+
+class PastUpdates:
+    """Updates that have been made, to tell which values they used.
+
+    The same `StepPart.values` that the compiled step runs is run on it, in NumPy.
+    """
+
+    def __init__(self, step: Any, iterations: np.ndarray):
+        self.optimizer = step.optimizer
+        self.iterations = iterations
+        self.step = np.maximum(iterations - step.start.host, 0)
+        self.values: dict[str, Any] = {}
+        self.factors: list[Any] = []
+
+    def evaluate(self, schedule: Any) -> np.ndarray:
+        """The values of a schedule at these steps."""
+        return np.asarray(base.evaluate(schedule, self.step), dtype=np.float64)
+
+    def read(self, number: "RecordedNumber") -> np.ndarray:
+        """What the updates have read of a number of the host."""
+        return number.at(self.iterations)
+
+
+class RecordedNumber(StepNumber):
+    """A number of the host that remembers which updates read which value."""
+
+    def begin(self, before: float, now: float, iterations: int) -> None:
+        """Starts the record: with the value of earlier updates, and of the next."""
+        self._since, self._values = [-1], [before]
+        self.change(now, iterations)
+
+    def change(self, value: float, iterations: int) -> None:
+        """Changes the number, from the update after so many iterations on."""
+        self._since.append(iterations)
+        self._values.append(value)
+        self.write(value)
+
+    def at(self, iterations: np.ndarray) -> np.ndarray:
+        """The values that updates after so many iterations have read."""
+        index = np.searchsorted(self._since, iterations, side="right") - 1
+        return np.take(self._values, index)

@@ -1,0 +1,151 @@
+"""Where the cycles of a run end, in iterations of an optimizer."""
+
+import bisect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from keras_lrs._fit.progress import Progress
+from keras_lrs._fit.run import Run
+from keras_lrs._keras import optimizers
+from keras_lrs.schedules import base, durations, fields
+
+_LAST_STEP = 2**31
+
+_check_steps = durations.positions(at_least=1).metadata["check"]
+
+
+def checked(schedule: Any) -> Any:
+    """What says where cycles end: a schedule, a tuple of steps, or None."""
+    kind = keras.optimizers.schedules.LearningRateSchedule
+    if schedule is None or isinstance(schedule, kind):
+        return schedule
+    if len(steps := _check_steps("schedule", schedule)) == 0:
+        fields.refuse("schedule", "have a step", schedule)
+    return steps
+
+
+class CycleEnds:
+    """Where cycles end, in iterations of an optimizer.
+
+    Args:
+        optimizer: Whose iterations.
+        start: The iteration at which the schedule is at its step 0.
+        find: A function from a number of steps to the cycle ends up to there.
+    """
+
+    def __init__(self, optimizer: Any, start: int, find: Callable[[int], list[int]]):
+        self.optimizer, self.start, self._find = optimizer, start, find
+        self._known: list[int] = []
+        self._horizon = 0
+
+    def after(self, count: int) -> int:
+        """The first end after `count` iterations; far away if there is none."""
+        while True:
+            index = bisect.bisect_right(self._known, count - self.start)
+            if index < len(self._known):
+                return self.start + self._known[index]
+            if self._horizon >= _LAST_STEP:
+                return self.start + 2 * _LAST_STEP
+            # Not all at once: an endless schedule of short cycles has billions of them.
+            horizon = max(2 * (count - self.start), 4 * self._horizon, 1024)
+            self._horizon = min(horizon, _LAST_STEP)
+            self._known = self._find(self._horizon)
+
+    def last_before(self, count: int) -> int:
+        """The last end at `count` iterations or before; 0 if there is none."""
+        self.after(count)
+        index = self.cycles(count)
+        return self.start + self._known[index - 1] if index else 0
+
+    def cycles(self, count: int) -> int:
+        """How many cycles end in `count` iterations."""
+        self.after(count)
+        return bisect.bisect_right(self._known, count - self.start)
+
+    def exist(self) -> bool:
+        """Whether there are any."""
+        self.after(self.start)
+        return bool(self._known)
+
+    def up_to(self, first: int, last: int) -> Iterator[int]:
+        """The ends after `first` iterations, up to `last`."""
+        end = self.after(first)
+        while end <= last:
+            yield end
+            end = self.after(end)
+
+
+def find(run: Run, schedule: Any) -> CycleEnds:
+    """The ends of a run's cycles.
+
+    Args:
+        run: The run.
+        schedule: What `checked` returned: a schedule or steps, which count from the
+            run's step 0; or None for the schedule of the optimizer's rate.
+
+    Raises:
+        ValueError: If there are none, or not the same for all optimizers.
+    """
+    first = run.optimizers[0]
+    if isinstance(schedule, tuple):
+        steps = _bound_steps(run, schedule)
+        start = run.progress.start(first)
+        return CycleEnds(first, start, lambda n: [step for step in steps if step <= n])
+    if schedule is not None:
+        if isinstance(schedule, base.Schedule) and schedule._unbound:
+            schedule = base.bind(schedule, run.progress.window())
+        candidates = [(first, run.progress.start(first), schedule)]
+    else:
+        candidates = [
+            (optimizer, run.rate_start(optimizer), run.rate_schedule(optimizer))
+            for optimizer in run.optimizers
+        ]
+    found = [
+        ends
+        for optimizer, start, candidate in candidates
+        if (ends := CycleEnds(optimizer, start, _finder(candidate))).exist()
+    ]
+    if not found:
+        received = ", ".join(repr(candidate) for _, _, candidate in candidates)
+        raise ValueError(
+            "`SnapshotEnsemble` needs a schedule with cycles, such as "
+            "`CosineRestarts`; or say where they end: `schedule=[Epochs(10), "
+            f"Epochs(20)]`. Received: learning_rate={received}"
+        )
+    if len({(ends.start, ends.after(ends.start)) for ends in found}) > 1:
+        raise ValueError(
+            "The optimizers' cycles end at different steps. Pass `schedule=` to "
+            "`SnapshotEnsemble`, which takes one snapshot of all."
+        )
+    return found[0]
+
+
+def _finder(schedule):
+    return lambda num_steps: sorted(base.cycle_ends(schedule, num_steps))
+
+
+def _bound_steps(run, steps):
+    if all(isinstance(step, int) for step in steps):
+        return steps  # Which need no window.
+    return run.progress.window().positions("schedule", steps)
+
+
+def cycle_ends_of(
+    progress: Progress, optimizer: Any, schedules: dict[str, Any]
+) -> list[int]:
+    """The steps of a run after which a cycle of an optimizer's rate ends.
+
+    Args:
+        progress: Where the run is.
+        optimizer: One of the optimizers.
+        schedules: Those that are bound to it, by name.
+    """
+    total = progress.window().total
+    if "learning_rate" in schedules:
+        return sorted(base.cycle_ends(schedules["learning_rate"], total))
+    # Its own schedule counts all the iterations it has ever made.
+    start = progress.start(optimizer)
+    ends = base.cycle_ends(optimizers.rate_source(optimizer), start + total)
+    return sorted(end - start for end in ends if end > start)
