@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_lrs import files, training
+from keras_lrs import training
+from keras_lrs._storage import files
 from keras_lrs.averages import snapshots
 from keras_lrs.averages.posthoc import power_function
 from keras_lrs.callbacks import fit as fits

@@ -10,7 +10,9 @@ from typing import Any
 
 import keras
 
-from keras_lrs import files, monitors, training
+from keras_lrs import training
+from keras_lrs._keras import metrics
+from keras_lrs._storage import files
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.fit import Fit
 from keras_lrs.schedules import durations, fields
@@ -105,7 +107,7 @@ class ReduceOnPlateau(FitCallback):
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
         if fields.one_of("mode", mode, ("auto", "min", "max")) == "auto":
-            mode = monitors.mode_of(monitor)
+            mode = metrics.mode_of(monitor)
         self.rule = PlateauRule(
             factor,
             patience,

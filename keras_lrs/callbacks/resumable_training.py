@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_lrs import generations, training
+from keras_lrs import training
+from keras_lrs._storage.checkpoints import Checkpoint, Checkpoints
 from keras_lrs.callbacks import fit as fits
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.fit import Fit
@@ -114,13 +115,13 @@ class ResumableTraining(FitCallback):
         self.delete_at_end = fields.truth("delete_at_end", delete_at_end)
         self.verbose = fields.verbosity("verbose", verbose)
         self.every_step = self.every != "epoch"
-        self.resumed_from: generations.Generation | None = None
-        self._generations: Any = None
+        self.resumed_from: Checkpoint | None = None
+        self._checkpoints: Any = None
         self._found: Any = None
         self._states: list[tuple[Any, dict[str, Any]]] = []
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_generations": None, "_found": None}
+        return {**super().__getstate__(), "_checkpoints": None, "_found": None}
 
     # --- Finding what there is ---
 
@@ -130,8 +131,8 @@ class ResumableTraining(FitCallback):
         fits.build_optimizer(self, fit.model)
         self._within_epochs = self.every_step
         self._batch = self._since = 0
-        self._generations = generations.Generations(self.directory)
-        newest = self._generations.newest()
+        self._checkpoints = Checkpoints(self.directory)
+        newest = self._checkpoints.newest()
         self.resumed_from, self._found = newest or (None, None)
         within = self._within_epochs or bool(self._found and self._found["batch"])
         reason = training.not_to_be_read_again() if within else None
@@ -232,7 +233,7 @@ class ResumableTraining(FitCallback):
         elif hook == "on_epoch_end":
             self._epoch_ends(arguments[0] + 1)
         elif self.delete_at_end and training.is_chief(fit.model):
-            self._generations.remove()
+            self._checkpoints.remove()
 
     def _set_variables(self):
         variables = training.state_variables(self._fit.model)
@@ -341,9 +342,9 @@ class ResumableTraining(FitCallback):
                 "random": training.random_state(),
                 "random_at_epoch": self._random if batch else None,
             }
-            generation = generations.Generation(0, epoch, batch, fit.total_count)
+            checkpoint = Checkpoint(0, epoch, batch, fit.total_count)
             if training.is_chief(model):
-                self._generations.add(generation, tree)
+                self._checkpoints.save(checkpoint, tree)
         self._since = 0
 
     def fit_ends(self) -> None:

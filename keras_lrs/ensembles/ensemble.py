@@ -12,8 +12,9 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_lrs import monitors, training
-from keras_lrs.ensembles.store import MANIFEST, Store
+from keras_lrs import training
+from keras_lrs._keras import metrics
+from keras_lrs.ensembles.store import Store
 from keras_lrs.schedules import fields
 
 _CONVOLUTIONS = tuple(
@@ -68,7 +69,7 @@ def load(
     """
     store = Store(fields.path("directory", directory))
     strict = fields.truth("strict", strict)
-    manifest = store.directory / MANIFEST
+    manifest = store.manifest
     if not manifest.exists():
         raise FileNotFoundError(
             f"There is no `{manifest}`: no `SnapshotEnsemble` has begun to write to "
@@ -708,7 +709,7 @@ def _checked_members(members):
 def _is_maximized(metric, mode):
     fields.one_of("mode", mode, ("auto", "min", "max"))
     name = getattr(metric, "name", None) or getattr(metric, "__name__", metric)
-    return (monitors.mode_of(str(name)) if mode == "auto" else mode) == "max"
+    return (metrics.mode_of(str(name)) if mode == "auto" else mode) == "max"
 
 
 def _accuracy(y, outputs):

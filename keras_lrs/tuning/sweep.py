@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_lrs import monitors, plotting
+from keras_lrs import plotting
+from keras_lrs._keras import metrics
 from keras_lrs.schedules import fields
 from keras_lrs.tuning import studies
 
@@ -314,7 +315,7 @@ def sweep(
     search = _checked_search(search, len(ranges), num_trials)
     fields.one_of("mode", mode, ("auto", "min", "max"))
     extend = fields.truth("extend", extend)
-    mode = monitors.mode_of(monitor) if mode == "auto" else mode
+    mode = metrics.mode_of(monitor) if mode == "auto" else mode
     objective = studies.Objective(build_model, fit, tuple(ranges), monitor, mode)
     result = Sweep(dict(ranges), monitor, mode, [], [])
     part, count = ranges, num_trials

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lrs import ensembles, files, training
+from keras_lrs import ensembles, training
+from keras_lrs._storage import manifest
 from keras_lrs.ensembles import store
 from tests.ensembles import faults
 from tests.warned import warns
@@ -130,7 +131,7 @@ class TestDamage:
         path = directory / "manifest.json"
         content = json.loads(path.read_bytes())
         del content["sha256"]
-        files.write_manifest(path, {**content, "format": store.FORMAT + 1})
+        manifest.write(path, {**content, "format": manifest.FORMAT + 1})
         with pytest.raises(ValueError, match="has the format 2, written by keras_lrs"):
             load(directory)
 
