@@ -14,7 +14,7 @@ import optuna
 import pytest
 
 from keras_lrs import tuning
-from keras_lrs.tuning import studies
+from keras_lrs.tuning import database
 from keras_lrs.tuning.sweep import Sweep, Trial
 from tests.tuning import sharing
 
@@ -29,9 +29,9 @@ def quiet():
 @pytest.fixture
 def impatient(monkeypatch):
     """Processes count as killed after a second."""
-    monkeypatch.setattr(studies, "HEARTBEAT", 1)
-    monkeypatch.setattr(studies, "GRACE", 1)
-    monkeypatch.setattr(studies, "POLL", 0.1)
+    monkeypatch.setattr(database, "HEARTBEAT", 1)
+    monkeypatch.setattr(database, "GRACE", 1)
+    monkeypatch.setattr(database, "POLL", 0.1)
 
 
 def itself(learning_rate):
@@ -387,7 +387,7 @@ def test_a_busy_database_does_not_end_the_signs_of_life(
     tmp_path, impatient, monkeypatch
 ):
     path = tmp_path / "sweep.db"
-    monkeypatch.setattr(studies, "PATIENCE", 0.1)
+    monkeypatch.setattr(database, "PATIENCE", 0.1)
 
     def last_sign(database):
         ((sign,),) = database.execute(
@@ -399,7 +399,7 @@ def test_a_busy_database_does_not_end_the_signs_of_life(
     def fit(model):
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            time.sleep(3 * studies.HEARTBEAT)  # A sign is due, and cannot be written.
+            time.sleep(3 * database.HEARTBEAT)  # A sign is due, and cannot be written.
             before = last_sign(other)
             other.execute("ROLLBACK")
             late = time.monotonic() + 30
