@@ -1,4 +1,4 @@
-"""Draws what the members of an ensemble have in common."""
+"""Draws how good the members of an ensemble are, and how far they disagree."""
 
 import os
 from typing import TYPE_CHECKING, Any

@@ -102,7 +102,7 @@ class _MetricReporter(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
         self.logged |= set(logs)
-        if self.monitor in logs:  # It may be missing in an epoch without validation.
+        if self.monitor in logs:  # Epochs without validation may lack it.
             self._note(float(logs[self.monitor]))
             if self.pruned or self.diverged:
                 self.model.stop_training = True

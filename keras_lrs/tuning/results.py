@@ -71,7 +71,7 @@ class Sweep:
             RuntimeError: If no trial is complete; the message says why.
         """
         if self.best is None:
-            raise RuntimeError(self._why_none())
+            raise RuntimeError(_why_none(self.trials))
         return self.best.parameters
 
     @property
@@ -98,19 +98,14 @@ class Sweep:
     @property
     def is_complete(self) -> bool:
         """Whether every point has been tried."""
-        return self.num_done == len(self.trials)
-
-    @property
-    def num_done(self) -> int:
-        """The number of points that have been tried."""
-        return sum(trial.state != "open" for trial in self.trials)
+        return num_done(self.trials) == len(self.trials)
 
     def __repr__(self):
         searched = ", ".join(
             f"{name} from {low:.3g} to {high:.3g}"
             for name, (low, high) in self.ranges.items()
         )
-        done = f"{self.num_done} of {len(self.trials)} trials done"
+        done = f"{num_done(self.trials)} of {len(self.trials)} trials done"
         best = "none complete"
         if self.best is not None:
             values = {**self.best.parameters, self.monitor: self.best.value}
@@ -140,24 +135,7 @@ class Sweep:
             )
             for row in rows
         ]
-        return "\n".join([*lines, *self.remarks()])
-
-    def remarks(self) -> Iterator[str]:
-        """Says what the table does not show, but the user must know."""
-        if self.best is None and self.is_complete:
-            yield self._why_none()
-        for name, end in self.at_edge.items():
-            yield (
-                f"The best `{name}` lies at the {end} edge of what was tried: a better "
-                f"one may lie beyond. Search further {_BEYOND[end]}, or let the range "
-                "extend itself (`extend=True`)."
-            )
-
-    def _why_none(self):
-        states = " or ".join(sorted({trial.state for trial in self.trials}))
-        errors = (trial.error for trial in self.trials if trial.error)
-        error = next((f" The first error: {error}" for error in errors), "")
-        return f"No trial is complete: all are {states}.{error}"
+        return "\n".join([*lines, *remarks(self)])
 
     def plot(self, path: str | os.PathLike | None = None) -> "Figure":
         """Draws the metric against each parameter, on a log axis.
@@ -200,3 +178,27 @@ class Sweep:
                 axes.grid(alpha=0.3)
             panels[0].set_ylabel(self.monitor)
         return figure
+
+
+def num_done(trials: list[Trial]) -> int:
+    """Counts the points that have been tried."""
+    return sum(trial.state != "open" for trial in trials)
+
+
+def remarks(result: Sweep) -> Iterator[str]:
+    """Says what the table of a sweep does not show, but the user must know."""
+    if result.best is None and result.is_complete:
+        yield _why_none(result.trials)
+    for name, end in result.at_edge.items():
+        yield (
+            f"The best `{name}` lies at the {end} edge of what was tried: a better one "
+            f"may lie beyond. Search further {_BEYOND[end]}, or let the range extend "
+            "itself (`extend=True`)."
+        )
+
+
+def _why_none(trials):
+    states = " or ".join(sorted({trial.state for trial in trials}))
+    errors = (trial.error for trial in trials if trial.error)
+    error = next((f" The first error: {error}" for error in errors), "")
+    return f"No trial is complete: all are {states}.{error}"

@@ -11,7 +11,7 @@ from keras_lrs.schedules import fields
 from keras_lrs.tuning import studies
 from keras_lrs.tuning.objective import Objective
 from keras_lrs.tuning.points import beyond, points
-from keras_lrs.tuning.results import Sweep, Trial
+from keras_lrs.tuning.results import Sweep, Trial, num_done, remarks
 
 MAX_EXTENSIONS = 5
 MAX_TRIALS = 10_000  # All are queued before the first begins.
@@ -143,7 +143,9 @@ def sweep(
             shared.work(study, objective)
             result = _extended(result, part, study)
             if not result.is_complete:
-                done = f"{result.num_done} of {len(result.trials)} trials are done"
+                done = (
+                    f"{num_done(result.trials)} of {len(result.trials)} trials are done"
+                )
                 warnings.warn(
                     f"The sweep was interrupted: {done}. With a `storage`, the same "
                     "call resumes with the others.",
@@ -154,7 +156,7 @@ def sweep(
                 break
             count = -(-num_trials // 2)
             part = beyond(result, ranges, count / (num_trials - (search == "grid")))
-    for remark in result.remarks():
+    for remark in remarks(result):
         warnings.warn(remark, stacklevel=2)
     return result
 

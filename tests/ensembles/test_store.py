@@ -50,7 +50,7 @@ class TestFaults:
             with pytest.raises(faults.FaultError):
                 faults.scenario(folder, completed, fails_at=number)
             faults.check(folder, completed)
-            # What goes on writes to the same end.
+            # The run that resumes writes the same files in the end.
             faults.scenario(folder)
             assert sorted(p.name for p in folder.iterdir()) == sorted(
                 p.name for p in whole.iterdir()
@@ -99,7 +99,7 @@ class TestDamage:
             with pytest.raises(ValueError, match=r"manifest.json` is damaged"):
                 load(directory)
 
-    @pytest.mark.parametrize("damage", ["missing", "truncated", "exchanged"])
+    @pytest.mark.parametrize("damage", ["missing", "truncated", "swapped"])
     def test_of_a_member_is_an_error_or_leaves_it_out(self, damage, directory):
         path = directory / "snapshot-0002.weights.h5"
         if damage == "missing":

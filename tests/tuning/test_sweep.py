@@ -130,7 +130,7 @@ def test_the_larger_accuracy_is_better():
     ("minimum", "end", "advice"),
     [(10.0, "high", "Search further above"), (1e-7, "low", "Search further below")],
 )
-def test_a_best_rate_at_the_edge_is_told(minimum, end, advice):
+def test_a_best_rate_at_the_edge_is_reported(minimum, end, advice):
     with pytest.warns(UserWarning, match=f"lies at the {end} edge") as record:
         result = search(minimum, 1e-4, 1e-2, num_trials=5)
     assert len(record) == 1
@@ -211,7 +211,7 @@ def test_a_failing_trial_is_recorded_and_the_others_go_on():
     assert "failed" in str(result)
 
 
-def test_when_all_fail_it_is_told_why():
+def test_when_all_fail_the_warning_says_why():
     def fit(model):
         raise OSError("no data")
 
@@ -545,7 +545,7 @@ def test_a_history_will_do_where_callbacks_are_not_handed_on():
     assert result.trials[0].epochs == 6
 
 
-# --- What is told ---------------------------------------------------------------------
+# --- What users see -------------------------------------------------------------------
 
 
 def test_the_table_has_a_row_for_each_trial():
