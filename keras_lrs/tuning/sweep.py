@@ -90,7 +90,7 @@ def sweep(
         TypeError: If an argument has the wrong type.
 
     Example:
-        >>> import keras, optuna
+        >>> import keras, numpy as np, optuna
         >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
         >>> def build_model(learning_rate):
         ...     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
