@@ -50,8 +50,8 @@ def range_test(
     `PyDataset` has had its `on_epoch_end`, and threads that prefetch may have drawn
     from global generators.
 
-    Under gradient accumulation a step is a micro-batch. Updates that a
-    `LossScaleOptimizer` skips are repeated. Under a `MirroredStrategy` TensorFlow may
+    Under gradient accumulation a step is a micro-batch. A step whose update a
+    `LossScaleOptimizer` skips does not count. Under a `MirroredStrategy` TensorFlow may
     take minutes to end any `fit` that stops within an epoch, as this one does.
 
     Args:
@@ -224,7 +224,7 @@ class _LossRecorder(FitCallback):
         loss, rate = training.number(logs["loss"]), self.rates[self.position]
         before, self.position = self.position, self._fit.position
         if self.position == before and math.isfinite(loss):
-            # A step whose gradients overflowed is repeated, but not for ever.
+            # A step whose gradients overflowed does not count, but not for ever.
             self.skipped += 1
             self._model.stop_training = self.skipped > len(self.rates)
             return
