@@ -224,7 +224,7 @@ class _LossRecorder(FitCallback):
         loss, rate = training.number(logs["loss"]), self.rates[self.position]
         before, self.position = self.position, self._fit.position
         if self.position == before and math.isfinite(loss):
-            # A step whose gradients overflowed does not count, but not for ever.
+            # A step whose gradients overflowed is not counted, up to a limit.
             self.skipped += 1
             self._model.stop_training = self.skipped > len(self.rates)
             return
