@@ -19,7 +19,7 @@ PACKAGES = [
     *(
         importlib.import_module(f"keras_lrs.{module.name}")
         for module in pkgutil.iter_modules(lrs.__path__)
-        if module.ispkg
+        if module.ispkg and not module.name.startswith("_")
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""Files of averages, as they were at some moments of a training."""
+"""Files of averages, as they were at some moments of a training run."""
 
 import io
 import os
@@ -6,11 +6,11 @@ import pathlib
 
 import numpy as np
 
-from keras_lrs import files
+from keras_lrs._storage import files
 
 
 def paths(directory: str | os.PathLike) -> dict[int, pathlib.Path]:
-    """The snapshots in a folder, by the number of updates before them."""
+    """Finds the snapshots in a folder, by the number of updates before them."""
     found = pathlib.Path(directory).glob("averages-*.npz")
     return {int(path.stem.split("-")[1]): path for path in sorted(found)}
 
@@ -18,7 +18,7 @@ def paths(directory: str | os.PathLike) -> dict[int, pathlib.Path]:
 def write(
     directory: str | os.PathLike, step: int, averages: dict[float, list[np.ndarray]]
 ) -> None:
-    """Writes the averages of some widths after so many updates, whole or not at all."""
+    """Writes the averages of some widths after `step` updates, whole or not at all."""
     content = io.BytesIO()
     arrays = {
         f"{sigma_rel!r}/{index}": array
@@ -31,7 +31,11 @@ def write(
 
 
 def read(path: pathlib.Path) -> dict[float, list[np.ndarray]]:
-    """What `write` wrote, in float64; arrays are read when they are used."""
+    """Reads a snapshot, in float64.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
     try:
         with open(path, "rb") as file, np.load(file) as stored:
             found: dict[float, list[np.ndarray]] = {}
@@ -39,5 +43,5 @@ def read(path: pathlib.Path) -> dict[float, list[np.ndarray]]:
                 sigma_rel = float(key.split("/")[0])
                 found.setdefault(sigma_rel, []).append(stored[key].astype(np.float64))
             return found
-    except Exception as error:  # Whatever NumPy makes of bytes that it did not write.
+    except Exception as error:  # NumPy raises anything for bytes that it did not write.
         raise ValueError(f"The snapshot {path} is damaged: {error}") from error

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_lrs import files
 from keras_lrs._fit import registry
 from keras_lrs._fit.run import Run
 from keras_lrs._step.averages import Averaging, FreeAverage
 from keras_lrs._step.part import Wanted
+from keras_lrs._storage import files
 from keras_lrs.averages import snapshots
 from keras_lrs.averages.posthoc import power_function
 from keras_lrs.callbacks.base import FitCallback

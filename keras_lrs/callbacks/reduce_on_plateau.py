@@ -10,11 +10,12 @@ from typing import Any
 
 import keras
 
-from keras_lrs import files, monitors
 from keras_lrs._fit.run import Run
+from keras_lrs._keras import metrics
 from keras_lrs._keras.variables import number
 from keras_lrs._step.part import Wanted
 from keras_lrs._step.rate_factor import RateFactor
+from keras_lrs._storage import files
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.plateau_rule import (
     PlateauRecord,
@@ -113,7 +114,7 @@ class ReduceOnPlateau(FitCallback):
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
         if fields.one_of("mode", mode, ("auto", "min", "max")) == "auto":
-            mode = monitors.mode_of(monitor)
+            mode = metrics.mode_of(monitor)
         self.rule = PlateauRule(
             factor,
             patience,

@@ -7,13 +7,13 @@ from typing import Any
 
 import keras
 
-from keras_lrs import generations
 from keras_lrs._fit import registry
 from keras_lrs._fit.run import Resume, Run
 from keras_lrs._fit.train_function import Skip
 from keras_lrs._keras import fit_loop, models, optimizers, random, variables
 from keras_lrs._step import bias_correction
 from keras_lrs._step.part import Wanted
+from keras_lrs._storage.checkpoints import Checkpoint, Checkpoints
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
 
@@ -118,13 +118,13 @@ class ResumableTraining(FitCallback):
         self.delete_at_end = fields.truth("delete_at_end", delete_at_end)
         self.verbose = fields.verbosity("verbose", verbose)
         self.every_step = self.every != "epoch"
-        self.resumed_from: generations.Generation | None = None
-        self._generations: Any = None
+        self.resumed_from: Checkpoint | None = None
+        self._checkpoints: Any = None
         self._found: Any = None
         self._states: list[tuple[Any, dict[str, Any]]] = []
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_generations": None, "_found": None}
+        return {**super().__getstate__(), "_checkpoints": None, "_found": None}
 
     # --- Finding what there is ---
 
@@ -134,8 +134,8 @@ class ResumableTraining(FitCallback):
         registry.build_optimizer(self, run.model)
         self._within_epochs = self.every_step
         self._batch = self._since = 0
-        self._generations = generations.Generations(self.directory)
-        newest = self._generations.newest()
+        self._checkpoints = Checkpoints(self.directory)
+        newest = self._checkpoints.newest()
         self.resumed_from, self._found = newest or (None, None)
         within = self._within_epochs or bool(self._found and self._found["batch"])
         reason = fit_loop.why_not_read_again() if within else None
@@ -237,7 +237,7 @@ class ResumableTraining(FitCallback):
         elif hook == "on_epoch_end":
             self._epoch_ends(arguments[0] + 1)
         elif self.delete_at_end and models.is_chief(self._run.model):
-            self._generations.remove()
+            self._checkpoints.remove()
 
     def _set_variables(self):
         model = self._run.model
@@ -346,11 +346,9 @@ class ResumableTraining(FitCallback):
                 "random": random.state(),
                 "random_at_epoch": self._random if batch else None,
             }
-            generation = generations.Generation(
-                0, epoch, batch, run.progress.iterations()
-            )
+            checkpoint = Checkpoint(0, epoch, batch, run.progress.iterations())
             if models.is_chief(model):
-                self._generations.add(generation, tree)
+                self._checkpoints.save(checkpoint, tree)
         self._since = 0
 
     def fit_ends(self) -> None:

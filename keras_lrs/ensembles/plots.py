@@ -1,12 +1,13 @@
-"""Pictures of an ensemble; matplotlib is imported when one is asked for."""
+"""Draws how good the members of an ensemble are, and how far they disagree."""
 
 import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_lrs import plotting
-from keras_lrs.ensembles import ensemble as ensembles
+from keras_lrs._storage import pictures
+from keras_lrs.ensembles import selection
+from keras_lrs.ensembles.ensemble import Ensemble
 from keras_lrs.schedules import fields
 
 if TYPE_CHECKING:
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def disagreement(outputs: np.ndarray) -> np.ndarray:
-    """How often members predict different classes, or how far apart they are.
+    """Measures how often members predict different classes, or how far they differ.
 
     Args:
-        outputs: `(members, samples, ...)`, of `Ensemble.predict_members`. With a last
-            axis of more than one element this is taken for classes.
+        outputs: The result of `Ensemble.predict_members`: `(members, samples, ...)`. A
+            last axis of more than one element is taken for classes.
 
     Returns:
         A symmetric matrix `(members, members)` with zeros on its diagonal: the share of
@@ -46,7 +47,7 @@ def disagreement(outputs: np.ndarray) -> np.ndarray:
 
 
 def plot_sizes(
-    ensemble: "ensembles.Ensemble",
+    ensemble: Ensemble,
     x: Any,
     y: Any,
     metric: Any = "accuracy",
@@ -60,7 +61,7 @@ def plot_sizes(
         x: As for `Ensemble.predict`.
         y: The targets: an array.
         metric: As for `Ensemble.greedy`.
-        path: Where to save the picture; None does not.
+        path: The file for the picture; None does not save it.
         **predict_arguments: For `Ensemble.predict_members`.
 
     Returns:
@@ -70,41 +71,42 @@ def plot_sizes(
         ImportError: If matplotlib is not installed.
         ValueError: If the suffix of `path` is not that of a picture.
     """
-    path = _checked(ensemble, path)
-    figure, axes = plotting.new_figure("plot_sizes")
-    measure = ensembles.measure(metric)
-    outputs = ensemble.predict_members(x, **predict_arguments)
-    sizes = np.arange(1, len(ensemble) + 1)
-    last = [
-        measure(
-            y, ensembles.mean_of(outputs, list(range(len(ensemble) - n, len(sizes))))
-        )
-        for n in sizes
-    ]
-    alone = [measure(y, ensembles.mean_of(outputs, [i])) for i in range(len(ensemble))]
-    axes.plot(sizes, last, "o-", label="mean of the last members")
-    axes.plot(sizes, alone[::-1], "x:", label="the member that is added")
-    name = metric if isinstance(metric, str) else getattr(metric, "name", "metric")
-    axes.set(xlabel="members", ylabel=name, xticks=sizes)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return plotting.finished(figure, path)
+    _check(ensemble)
+    with pictures.drawn("plot_sizes", path) as figure:
+        measure = selection.measure(metric)
+        outputs = ensemble.predict_members(x, **predict_arguments)
+
+        def measured(indices):
+            return measure(y, selection.mean_of(outputs, indices))
+
+        count = len(ensemble)
+        sizes = np.arange(1, count + 1)
+        last = [measured(list(range(count - size, count))) for size in sizes]
+        alone = [measured([index]) for index in range(count)]
+        axes = figure.add_subplot()
+        axes.plot(sizes, last, "o-", label="mean of the last members")
+        axes.plot(sizes, alone[::-1], "x:", label="the member that is added")
+        name = metric if isinstance(metric, str) else getattr(metric, "name", "metric")
+        axes.set(xlabel="members", ylabel=name, xticks=sizes)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
 
 
 def plot_disagreement(
-    ensemble: "ensembles.Ensemble",
+    ensemble: Ensemble,
     x: Any,
     path: str | os.PathLike | None = None,
     **predict_arguments: Any,
 ) -> "Figure":
     """Draws the matrix of `disagreement` between the members.
 
-    Members that never disagree are one member.
+    Two members that never disagree are worth no more than one.
 
     Args:
         ensemble: The ensemble, of a model with one output.
         x: As for `Ensemble.predict`.
-        path: Where to save the picture; None does not.
+        path: The file for the picture; None does not save it.
         **predict_arguments: For `Ensemble.predict_members`.
 
     Returns:
@@ -114,19 +116,19 @@ def plot_disagreement(
         ImportError: If matplotlib is not installed.
         ValueError: If the suffix of `path` is not that of a picture.
     """
-    path = _checked(ensemble, path)
-    figure, axes = plotting.new_figure("plot_disagreement")
-    matrix = disagreement(ensemble.predict_members(x, **predict_arguments))
-    image = axes.imshow(matrix, vmin=0.0, cmap="viridis")
-    steps = [str(member.step) for member in ensemble]
-    axes.set_xticks(range(len(steps)), labels=steps)
-    axes.set_yticks(range(len(steps)), labels=steps)
-    axes.set(xlabel="step of the member", ylabel="step of the member")
-    figure.colorbar(image, label="disagreement")
-    return plotting.finished(figure, path)
+    _check(ensemble)
+    with pictures.drawn("plot_disagreement", path) as figure:
+        matrix = disagreement(ensemble.predict_members(x, **predict_arguments))
+        axes = figure.add_subplot()
+        image = axes.imshow(matrix, vmin=0.0, cmap="viridis")
+        steps = [str(member.step) for member in ensemble]
+        axes.set_xticks(range(len(steps)), labels=steps)
+        axes.set_yticks(range(len(steps)), labels=steps)
+        axes.set(xlabel="step of the member", ylabel="step of the member")
+        figure.colorbar(image, label="disagreement")
+    return figure
 
 
-def _checked(ensemble, path):
-    if not isinstance(ensemble, ensembles.Ensemble):
+def _check(ensemble):
+    if not isinstance(ensemble, Ensemble):
         fields.refuse("ensemble", "be an `Ensemble`", ensemble, TypeError)
-    return plotting.picture(path)

@@ -1,7 +1,8 @@
 """Ways to choose the learning rate."""
 
 from keras_lrs.tuning.batch_size import scale_learning_rate
-from keras_lrs.tuning.range_test import RangeTest, Suggestions, range_test
+from keras_lrs.tuning.curve import RangeTest, Suggestions
+from keras_lrs.tuning.range_test import range_test
 from keras_lrs.tuning.sweep import sweep
 
 __all__ = [

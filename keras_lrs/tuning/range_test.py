@@ -1,16 +1,13 @@
-"""The learning-rate range test: which rates a model learns at, in a hundred steps."""
+"""The learning-rate range test: trains for a hundred steps while the rate grows."""
 
-import dataclasses
 import inspect
 import math
-import os
 import types
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_lrs import plotting
 from keras_lrs._fit.run import Run
 from keras_lrs._keras.models import FitSideEffects, TrainingState, built_first
 from keras_lrs._keras.variables import number
@@ -19,219 +16,13 @@ from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
 from keras_lrs.schedules.decays import BoundedExponentialDecay, LinearDecay
+from keras_lrs.tuning.curve import SMOOTHING, RangeTest, unread
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-METHODS = ("valley", "steepest", "minimum", "slide")
-"""The ways to read a rate off a curve."""
-
-_SLIDE_WINDOW, _SLIDE_THRESHOLD = 15, 0.005  # In steps, and in loss per step.
-_ROUNDING = 1e-12  # Of a flat curve, when it is smoothed.
 _REFUSED = {
-    "callbacks": "what they change could not be put back",
+    "callbacks": "their side effects could not be undone",
     "epochs": "the data is repeated as often as `num_steps` needs",
     "initial_epoch": "the data is repeated as often as `num_steps` needs",
 }
-
-
-_SMOOTHING = fields.number(at_least=0.0, below=1.0)
-
-
-class Suggestions(dict[str, float | None]):
-    """The rates that the methods suggest, by name; None where there is none."""
-
-    @property
-    def spread(self) -> float | None:
-        """The largest over the smallest: how far they disagree; None if none exists."""
-        rates = [rate for rate in self.values() if rate is not None]
-        return max(rates) / min(rates) if rates else None
-
-    def __str__(self):
-        lines = [
-            f"{method:<10}{'none' if rate is None else f'{rate:.3g}'}"
-            for method, rate in self.items()
-        ]
-        if self.spread is not None:
-            lines.append(f"They differ by a factor of {self.spread:.3g}.")
-        return "\n".join(lines)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class RangeTest:
-    """The curve of a range test, and what can be read off it.
-
-    Args:
-        learning_rates: The rate of each step, float64 of shape `(steps,)`.
-        losses: The loss of each step's batch, before its update; float64 of the same
-            shape. The last may be NaN or infinite.
-        num_steps: How many steps were planned; the first tenth of them is not read.
-        smoothing: How much of the past a smoothed loss keeps, in [0, 1).
-        diverged: Whether the test stopped because the loss did.
-    """
-
-    learning_rates: np.ndarray
-    losses: np.ndarray
-    num_steps: int
-    smoothing: float = 0.98
-    diverged: bool = False
-
-    def __post_init__(self):
-        shapes = []
-        for name in ("learning_rates", "losses"):
-            values = getattr(self, name)
-            if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-                fields.refuse(name, "be an array of numbers", values, TypeError)
-            shapes.append(values.shape)
-        if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
-            bound = f"be as many numbers as `learning_rates`: {shapes[0]}"
-            fields.refuse("losses", bound, self.losses)
-        given = {
-            "num_steps": fields.count("num_steps", self.num_steps, 1),
-            "smoothing": _checked("smoothing", self.smoothing, _SMOOTHING),
-            "diverged": fields.truth("diverged", self.diverged),
-        }
-        for name, value in given.items():
-            object.__setattr__(self, name, value)
-
-    def __repr__(self):
-        rates, suggestion = self.learning_rates, self.suggestion()
-        told = [f"{len(rates)} of {self.num_steps} steps"]
-        if len(rates) > 0:
-            told.append(f"learning rates from {rates[0]:.3g} to {rates[-1]:.3g}")
-        told.append("diverged" if self.diverged else "did not diverge")
-        told.append(
-            f"suggestion {'none' if suggestion is None else f'{suggestion:.3g}'}"
-        )
-        return f"<RangeTest: {', '.join(told)}>"
-
-    @property
-    def smoothed(self) -> np.ndarray:
-        """The exponential average of the losses, with its bias corrected."""
-        average, smoothed = 0.0, []
-        for step, loss in enumerate(self.losses.tolist()):
-            average = self.smoothing * average + (1.0 - self.smoothing) * loss
-            smoothed.append(average / (1.0 - self.smoothing ** (step + 1)))
-        return np.array(smoothed)
-
-    def suggestion(self, method: str = "valley") -> float | None:
-        """A learning rate to train with, read off the smoothed curve.
-
-        The first tenth of the planned steps is left out, where the average is over few
-        batches, and the last five, where the loss explodes. What is left must fall
-        below where it begins, or there is no suggestion.
-
-        Args:
-            method: `"valley"`: the middle of the longest decreasing part, counted in
-                steps. `"steepest"`: where the loss falls fastest, over the logarithm of
-                the rate. `"minimum"`: a tenth of the rate of the lowest loss.
-                `"slide"`: from the right to where the slope has settled.
-
-        Returns:
-            A rate, to be used as it is: as the peak of `OneCycle`, as the maximum of
-            `CyclicalLearningRate`, or as a fixed rate. None where there is none.
-
-        Raises:
-            ValueError: If there is no such method.
-
-        Reference: fastai, `fastai.callback.schedule` (the four methods).
-        """
-        fields.one_of("method", method, METHODS)
-        rates, losses = self._readable
-        if len(losses) < 2:
-            return None
-        if not losses[0] - losses.min() > _ROUNDING * abs(losses[0]):
-            return None
-        index = {
-            "valley": _valley,
-            "steepest": _steepest,
-            "minimum": lambda rates, losses: int(losses.argmin()),
-            "slide": _slide,
-        }[method](rates, losses)
-        if index is None:
-            return None
-        return float(rates[index]) / (10.0 if method == "minimum" else 1.0)
-
-    def suggestions(self) -> Suggestions:
-        """What each method suggests, and by what factor they differ (`.spread`)."""
-        return Suggestions({method: self.suggestion(method) for method in METHODS})
-
-    def plot(self, path: str | os.PathLike | None = None) -> "Figure":
-        """Draws the losses over the rates, with the suggestions marked.
-
-        Args:
-            path: Where to save the picture, in the format of its suffix; None does not.
-
-        Returns:
-            A `matplotlib.figure.Figure`; a notebook shows it.
-
-        Raises:
-            ImportError: If matplotlib is not installed.
-            ValueError: If the suffix of `path` is not that of a picture.
-        """
-        path = plotting.picture(path)
-        figure, axes = plotting.new_figure("RangeTest.plot", 5.0)
-        rates, smoothed = self.learning_rates, self.smoothed
-        axes.plot(rates, self.losses, ".", color="C0", alpha=0.3, label="loss of batch")
-        axes.plot(rates, smoothed, color="C0", label="smoothed")
-        for index, (method, rate) in enumerate(self.suggestions().items()):
-            if rate is not None:
-                loss = np.interp(rate, rates, smoothed)
-                label = f"{method}: {rate:.3g}"
-                color = f"C{index + 1}"
-                axes.plot(rate, loss, "o", color=color, markersize=9, label=label)
-        # A point that exploded would flatten all others.
-        seen = smoothed[np.isfinite(smoothed)]
-        if len(seen) > 0:
-            low, high = seen.min(), max(seen[: max(len(seen) - 5, 1)].max(), seen[0])
-            margin = 0.2 * (high - low) or 1.0
-            axes.set_ylim(low - margin, high + margin)
-        if rates[0] > 0.0 and rates[-1] > 100.0 * rates[0]:
-            axes.set_xscale("log")
-        axes.set(xlabel="learning rate", ylabel="loss")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        return plotting.finished(figure, path)
-
-    @property
-    def _readable(self):
-        """The rates and smoothed losses that a suggestion may be read off."""
-        part = slice(_unread(self.num_steps), max(len(self.losses) - 5, 0))
-        rates, losses = self.learning_rates[part], self.smoothed[part]
-        finite = np.isfinite(losses)
-        end = len(losses) if finite.all() else int(finite.argmin())
-        return rates[:end], losses[:end]
-
-
-def _unread(num_steps):
-    """How many steps at the beginning are not looked at."""
-    return num_steps // 10
-
-
-def _valley(rates, losses):
-    """The middle of the steep third of the longest decreasing subsequence."""
-    lengths = np.ones(len(losses), dtype=int)
-    for i in range(1, len(losses)):
-        higher = lengths[:i][losses[:i] > losses[i]]
-        lengths[i] = 1 + higher.max(initial=0)
-    end = int(lengths.argmax())
-    # It hardly has gaps, the curve being smooth: it is taken to be one piece.
-    start = max(end - int(lengths[end]), 0)
-    third = (end - start) / 3
-    return start + int(third) + int(third / 2)
-
-
-def _steepest(rates, losses):
-    return int((np.diff(losses) / np.diff(np.log(rates))).argmin())
-
-
-def _slide(rates, losses):
-    """Slides a window from the right until the slope at both its ends is the same."""
-    slopes = np.gradient(losses)
-    for left in range(len(losses) - 1 - _SLIDE_WINDOW, -1, -1):
-        if abs(slopes[left + _SLIDE_WINDOW] - slopes[left]) <= _SLIDE_THRESHOLD:
-            return min(left + 1, len(losses) - 1 - _SLIDE_WINDOW)
-    return None
 
 
 def range_test(
@@ -253,35 +44,36 @@ def range_test(
     inside the compiled step. The loss of a step is that of its own batch, before its
     update. The test ends early where the loss diverges.
 
-    Afterwards the training can begin as if there had been no test, however the test
-    ended: every weight, statistic, seed, metric and variable of the optimizer, its rate
-    or schedule, the generators of random numbers of Python, NumPy, Keras, TensorFlow
-    and PyTorch, and `model.history` are bit for bit what they were. Only a model that
-    was not built is built, as its first `fit` would do. Out of reach is what the input
-    keeps for itself: a generator has been advanced, a `tf.data.Dataset.shuffle` draws
-    its next order, a `PyDataset` has had its `on_epoch_end`, threads that fetch ahead
-    may have drawn from global generators.
+    Afterwards you can train as if there had been no test, however the test ended: every
+    weight, statistic, seed, metric and variable of the optimizer, its rate or schedule,
+    the random generators of Python, NumPy, Keras, TensorFlow and PyTorch, and
+    `model.history` are bit for bit what they were. Only a model that was not built is
+    built, as its first `fit` would do. The state of the input itself is out of reach: a
+    generator has been advanced, a `tf.data.Dataset.shuffle` draws its next order, a
+    `PyDataset` has had its `on_epoch_end`, and threads that prefetch may have drawn
+    from global generators.
 
-    Under gradient accumulation a step is a micro-batch. Updates that a
-    `LossScaleOptimizer` skips are made up for. Under a `MirroredStrategy` TensorFlow
-    may take minutes to end any `fit` that stops within an epoch, as this one does.
+    Under gradient accumulation a step is a micro-batch. A step whose update a
+    `LossScaleOptimizer` skips does not count. Under a `MirroredStrategy` TensorFlow may
+    take minutes to end any `fit` that stops within an epoch, as this one does.
 
     Args:
         model: A compiled model.
-        x: Input data, in any form that `fit` takes. Data that is shorter than
-            `num_steps` batches is repeated; the test ends with a generator.
+        x: Input data, in any form that `fit` takes. Data shorter than `num_steps`
+            batches is repeated; with a generator, the test ends when the data does.
         y: Target data, as in `fit`.
         min_learning_rate: The first rate, >= 2**-126; >= 0 with `"linear"`.
         max_learning_rate: The last rate, > `min_learning_rate`.
-        num_steps: How many steps, >= 2. Fewer than 30 leave little to read.
+        num_steps: How many steps, >= 2. Fewer than 30 leave too little of a curve.
         shape: How the rate grows: `"exponential"` or `"linear"`.
         smoothing: How much of the past the smoothed loss keeps, in [0, 1).
-        stop_factor: The test ends where the smoothed loss is above its lowest value by
-            `stop_factor - 1` times that (4 times a positive one), > 1, the first tenth
-            of the steps left out; and where a loss is NaN or infinite.
+        stop_factor: The test ends where the smoothed loss exceeds its lowest value by
+            `stop_factor - 1` times that value (so at 4 times a positive one), > 1; the
+            first tenth of the steps is left out. It also ends where a loss is NaN or
+            infinite.
         **fit_arguments: Further arguments of `fit`, such as `batch_size`,
-            `sample_weight`, `class_weight`, `shuffle` or `steps_per_epoch`. Nothing is
-            validated. `verbose=0` shows no progress bar.
+            `sample_weight`, `class_weight`, `shuffle` or `steps_per_epoch`. No
+            validation is run. `verbose=0` shows no progress bar.
 
     Returns:
         The curve, as a `RangeTest`.
@@ -314,7 +106,7 @@ def range_test(
         "num_steps", num_steps, fields.integer(at_least=2, at_most=2**20)
     )
     schedule = _growth(min_learning_rate, max_learning_rate, num_steps, shape)
-    smoothing = _checked("smoothing", smoothing, _SMOOTHING)
+    smoothing = _checked("smoothing", smoothing, SMOOTHING)
     stop_factor = _checked("stop_factor", stop_factor, fields.number(above=1.0))
     verbose = fit_arguments.pop("verbose", "auto")
     _check_fit_arguments(fit_arguments)
@@ -323,11 +115,11 @@ def range_test(
     if getattr(model, "optimizer", None) is None:
         fields.refuse("model", "be compiled with an optimizer", model)
 
-    recorder = _Recorder(schedule, num_steps, smoothing, stop_factor, verbose)
+    recorder = _LossRecorder(schedule, num_steps, smoothing, stop_factor, verbose)
     recorder.once = isinstance(x, types.GeneratorType)
     side_effects = FitSideEffects(model)
     try:
-        if model.steps_per_execution != 1:  # Every step is to show its loss.
+        if model.steps_per_execution != 1:  # The loss of every step is needed.
             model.steps_per_execution = 1
             model.train_function = None
         with built_first(model):
@@ -336,8 +128,8 @@ def range_test(
                 y,
                 **{
                     **fit_arguments,
-                    # There are as many batches as this even if each is an epoch, and
-                    # half of them are skipped; validation would come after them.
+                    # Enough even if each epoch is one batch and half of the updates
+                    # are skipped; validation would come after all of them.
                     "epochs": 2 * num_steps,
                     "validation_freq": 2 * num_steps + 1,
                     "callbacks": [recorder],
@@ -355,7 +147,7 @@ def _checked(name, value, field):
 
 
 def _growth(min_learning_rate, max_learning_rate, num_steps, shape):
-    """The schedule of the rate."""
+    """Makes the schedule of the rate."""
     shape = _checked("shape", shape, fields.choice(("exponential", "linear")))
     exponential = shape == "exponential"
     first = _checked(
@@ -385,8 +177,8 @@ def _check_fit_arguments(fit_arguments):
             )
 
 
-class _Recorder(FitCallback):
-    """Drives the rate, records the losses and stops."""
+class _LossRecorder(FitCallback):
+    """Drives the rate, records the loss of each step, and stops the run."""
 
     every_step = True
     fresh_metrics = True
@@ -402,11 +194,11 @@ class _Recorder(FitCallback):
         self.losses: list[float] = []
         self.average, self.lowest = 0.0, math.inf
         self.position = self.skipped = self.batches = 0
-        self.once = False  # Whether the data cannot be gone through a second time.
+        self.once = False  # Whether the data can be read only once.
         self.diverged = False
 
     def prepare(self, run: Run) -> list[Wanted]:
-        """Drives the rate of every optimizer, whatever it comes from."""
+        """Drives the rate of every optimizer, whatever sets it otherwise."""
         given = ("learning_rate", self.schedule)
         return [
             Wanted(optimizer, ReplacedRate, given, slot="learning_rate")
@@ -414,7 +206,7 @@ class _Recorder(FitCallback):
         ]
 
     def fit_begins(self, epoch: int) -> None:
-        """Remembers what is to be put back."""
+        """Keeps the state that will be restored."""
         # Not earlier: a first `fit` draws random numbers to build the model.
         self.state = TrainingState(self._model)
         self.progress = keras.utils.Progbar(
@@ -424,11 +216,11 @@ class _Recorder(FitCallback):
         )
 
     def epoch_begins(self, epoch: int) -> None:
-        """Counts the batches of the epoch."""
+        """Starts to count the batches of the epoch."""
         self.batches = 0
 
     def step_ends(self, logs: Any) -> None:
-        """Records a step, and sees whether it was the last."""
+        """Records a step, and stops after the last one."""
         self.batches += 1
         if "loss" not in logs:
             raise ValueError(
@@ -438,7 +230,7 @@ class _Recorder(FitCallback):
         loss, rate = number(logs["loss"]), self.rates[self.position]
         before, self.position = self.position, self._run.progress.step()
         if self.position == before and math.isfinite(loss):
-            # A step whose gradients overflowed is made up for, but not for ever.
+            # A step whose gradients overflowed is not counted, up to a limit.
             self.skipped += 1
             self._model.stop_training = self.skipped > len(self.rates)
             return
@@ -458,29 +250,29 @@ class _Recorder(FitCallback):
         self.average = keep * self.average + (1.0 - keep) * loss
         smoothed = self.average / (1.0 - keep ** len(self.losses))
         lowest = self.lowest
-        # The first ones are averages over a few batches: an easy one would end it.
-        if len(self.losses) > _unread(len(self.rates)):
+        # The first averages are over few batches: one easy batch would end the test.
+        if len(self.losses) > unread(len(self.rates)):
             self.lowest = min(lowest, smoothed)
-        # As `smoothed > stop_factor * lowest`, but also for negative losses.
+        # Means `smoothed > stop_factor * lowest`, but holds for negative losses, too.
         margin = (self.stop_factor - 1.0) * abs(lowest)
         return not math.isfinite(loss) or smoothed > lowest + margin
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Stops where the data has come to its end."""
+        """Stops when the data is exhausted."""
         expected = self._run.progress.steps_per_epoch or math.inf
-        # Of a generator at its end Keras goes on giving out the first batch.
+        # Keras repeats the first batch of a generator that is exhausted.
         if self.batches == 0 or (self.once and self.batches < expected):
             self._model.stop_training = True
 
     def restore(self) -> None:
-        """Puts everything back."""
+        """Restores everything that the test changed."""
         if self.run is not None:
             self.run.close()
         if self.state is not None:
             self.state.restore()
 
     def result(self) -> RangeTest:
-        """The curve."""
+        """Returns the curve."""
         if not self.losses:
             raise ValueError("Argument `x` must hold at least one batch.")
         return RangeTest(

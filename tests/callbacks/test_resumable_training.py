@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import keras_lrs as lrs
-from keras_lrs import files, generations
 from keras_lrs import schedules as S  # noqa: N812
+from keras_lrs._storage import files, manifest
 from keras_lrs.callbacks import (
     AveragedEvaluation,
     GradientNormRecorder,
@@ -665,7 +665,7 @@ def test_a_later_format_is_refused(tmp_path):
     path = tmp_path / "manifest.json"
     content = json.loads(path.read_bytes())
     del content["sha256"]
-    files.write_manifest(path, {**content, "format": generations.FORMAT + 1})
+    manifest.write(path, {**content, "format": manifest.FORMAT + 1})
     with pytest.raises(ValueError, match="has the format 2, written by keras_lrs"):
         train(tmp_path)
 

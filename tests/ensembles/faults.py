@@ -92,7 +92,7 @@ def contents():
 
 
 def scenario(folder, completed=None, fails_at=None, kill=False):
-    """A training: three members, of which the last two are kept.
+    """A training run: three members, of which the last two are kept.
 
     Args:
         folder: Where.
@@ -143,7 +143,7 @@ def check(folder, completed):
             raise
         return
     steps = [member.step for member in ensemble]
-    # The next one may be there whole, though its writer was not told.
+    # The next one may be complete, though its writer did not learn of it.
     following = [*completed, (len(completed) + 1) * 10]
     assert steps in (completed[-2:], following[-2:]), (steps, completed)
     for member in ensemble:

@@ -279,10 +279,10 @@ class TestPredict:
     def test_compiles_once(self):
         ensemble, x = ensemble_of(mlp()), data("mlp")
         ensemble.predict(x, verbose=0)
-        joints = dict(ensemble._joints)
+        joints = dict(ensemble._runner.joints)
         functions = [joint.predict_function for joint in joints.values()]
         ensemble.predict(x, weights=[1, 2, 3], verbose=0)
-        assert ensemble._joints == joints
+        assert ensemble._runner.joints == joints
         assert [joint.predict_function for joint in joints.values()] == functions
 
     @pytest.mark.parametrize(
@@ -502,5 +502,5 @@ class TestToModel:
 
         model = Silent(2)
         model(np.zeros((1, 6), "float32"))
-        with pytest.raises(ValueError, match="`Silent` cannot be made anew"):
+        with pytest.raises(ValueError, match="`Silent` cannot be cloned"):
             ensemble_of(model).average_weights()

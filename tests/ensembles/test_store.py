@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lrs import ensembles, files
+from keras_lrs import ensembles
 from keras_lrs._keras.weights import copied_weights, loaded_weights
+from keras_lrs._storage import manifest
 from keras_lrs.ensembles import store
 from tests.ensembles import faults
 from tests.warned import warns
@@ -50,7 +51,7 @@ class TestFaults:
             with pytest.raises(faults.FaultError):
                 faults.scenario(folder, completed, fails_at=number)
             faults.check(folder, completed)
-            # What goes on writes to the same end.
+            # The run that resumes writes the same files in the end.
             faults.scenario(folder)
             assert sorted(p.name for p in folder.iterdir()) == sorted(
                 p.name for p in whole.iterdir()
@@ -99,7 +100,7 @@ class TestDamage:
             with pytest.raises(ValueError, match=r"manifest.json` is damaged"):
                 load(directory)
 
-    @pytest.mark.parametrize("damage", ["missing", "truncated", "exchanged"])
+    @pytest.mark.parametrize("damage", ["missing", "truncated", "swapped"])
     def test_of_a_member_is_an_error_or_leaves_it_out(self, damage, directory):
         path = directory / "snapshot-0002.weights.h5"
         if damage == "missing":
@@ -131,7 +132,7 @@ class TestDamage:
         path = directory / "manifest.json"
         content = json.loads(path.read_bytes())
         del content["sha256"]
-        files.write_manifest(path, {**content, "format": store.FORMAT + 1})
+        manifest.write(path, {**content, "format": manifest.FORMAT + 1})
         with pytest.raises(ValueError, match="has the format 2, written by keras_lrs"):
             load(directory)
 

@@ -7,7 +7,7 @@ import os
 import signal
 
 from keras_lrs import tuning
-from keras_lrs.tuning import studies
+from keras_lrs.tuning import database
 
 RANGE, NUM_TRIALS = (1e-4, 1.0), 13
 
@@ -47,7 +47,7 @@ def take_part(path, barrier, queue):
 
 def be_killed(path, interval, thread_lives):
     """Sweeps, and is killed in the middle of its third trial."""
-    studies.HEARTBEAT = interval
+    database.HEARTBEAT = interval
     if not thread_lives:  # As if it had not come to its first sign of life yet.
         optimize = importlib.import_module("optuna.study._optimize")
         optimize.get_heartbeat_thread = lambda *_: contextlib.nullcontext()

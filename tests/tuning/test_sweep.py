@@ -14,7 +14,7 @@ import optuna
 import pytest
 
 from keras_lrs import tuning
-from keras_lrs.tuning import studies
+from keras_lrs.tuning import database
 from keras_lrs.tuning.sweep import Sweep, Trial
 from tests.tuning import sharing
 
@@ -29,9 +29,9 @@ def quiet():
 @pytest.fixture
 def impatient(monkeypatch):
     """Processes count as killed after a second."""
-    monkeypatch.setattr(studies, "HEARTBEAT", 1)
-    monkeypatch.setattr(studies, "GRACE", 1)
-    monkeypatch.setattr(studies, "POLL", 0.1)
+    monkeypatch.setattr(database, "HEARTBEAT", 1)
+    monkeypatch.setattr(database, "GRACE", 1)
+    monkeypatch.setattr(database, "POLL", 0.1)
 
 
 def itself(learning_rate):
@@ -130,7 +130,7 @@ def test_the_larger_accuracy_is_better():
     ("minimum", "end", "advice"),
     [(10.0, "high", "Search further above"), (1e-7, "low", "Search further below")],
 )
-def test_a_best_rate_at_the_edge_is_told(minimum, end, advice):
+def test_a_best_rate_at_the_edge_is_reported(minimum, end, advice):
     with pytest.warns(UserWarning, match=f"lies at the {end} edge") as record:
         result = search(minimum, 1e-4, 1e-2, num_trials=5)
     assert len(record) == 1
@@ -211,7 +211,7 @@ def test_a_failing_trial_is_recorded_and_the_others_go_on():
     assert "failed" in str(result)
 
 
-def test_when_all_fail_it_is_told_why():
+def test_when_all_fail_the_warning_says_why():
     def fit(model):
         raise OSError("no data")
 
@@ -387,7 +387,7 @@ def test_a_busy_database_does_not_end_the_signs_of_life(
     tmp_path, impatient, monkeypatch
 ):
     path = tmp_path / "sweep.db"
-    monkeypatch.setattr(studies, "PATIENCE", 0.1)
+    monkeypatch.setattr(database, "PATIENCE", 0.1)
 
     def last_sign(database):
         ((sign,),) = database.execute(
@@ -399,7 +399,7 @@ def test_a_busy_database_does_not_end_the_signs_of_life(
     def fit(model):
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            time.sleep(3 * studies.HEARTBEAT)  # A sign is due, and cannot be written.
+            time.sleep(3 * database.HEARTBEAT)  # A sign is due, and cannot be written.
             before = last_sign(other)
             other.execute("ROLLBACK")
             late = time.monotonic() + 30
@@ -545,7 +545,7 @@ def test_a_history_will_do_where_callbacks_are_not_handed_on():
     assert result.trials[0].epochs == 6
 
 
-# --- What is told ---------------------------------------------------------------------
+# --- What users see -------------------------------------------------------------------
 
 
 def test_the_table_has_a_row_for_each_trial():

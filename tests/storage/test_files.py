@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from keras_lrs import files
+from keras_lrs._storage import files
 
 
 def names(folder):

@@ -1,4 +1,4 @@
-"""Whether a metric is better when it is larger, told by its name."""
+"""Tells by its name whether a metric is better when it is larger."""
 
 import re
 
@@ -9,7 +9,7 @@ _MAXIMIZED = re.compile(
 
 
 def mode_of(monitor: str) -> str:
-    """`"max"` for accuracies and their like, `"min"` for losses and all else."""
+    """Returns `"max"` for accuracies and the like, `"min"` for everything else."""
     name = monitor.lower()
     maximized = _MAXIMIZED.search(name) and not re.search("loss|error", name)
     return "max" if maximized else "min"

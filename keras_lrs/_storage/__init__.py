@@ -1,0 +1,1 @@
+"""Files that survive a crash: whole or not there, checked when they are read."""

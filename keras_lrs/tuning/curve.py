@@ -1,0 +1,221 @@
+"""The curve of a learning-rate range test, and the rates that it suggests."""
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_lrs._storage import pictures
+from keras_lrs.schedules import fields
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METHODS = ("valley", "steepest", "minimum", "slide")
+"""The ways to read a rate off a curve."""
+
+_SLIDE_WINDOW, _SLIDE_THRESHOLD = 15, 0.005  # In steps, and in loss per step.
+_ROUNDING = 1e-12  # Relative, of a flat curve that is smoothed.
+SMOOTHING = fields.number(at_least=0.0, below=1.0)
+"""What the argument `smoothing` must be."""
+
+
+class Suggestions(dict[str, float | None]):
+    """The rate that each method suggests, by name; None where there is none."""
+
+    @property
+    def spread(self) -> float | None:
+        """The ratio of the largest rate to the smallest; None if there is no rate."""
+        rates = [rate for rate in self.values() if rate is not None]
+        return max(rates) / min(rates) if rates else None
+
+    def __str__(self):
+        lines = [
+            f"{method:<10}{'none' if rate is None else f'{rate:.3g}'}"
+            for method, rate in self.items()
+        ]
+        if self.spread is not None:
+            lines.append(f"They differ by a factor of {self.spread:.3g}.")
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RangeTest:
+    """The curve of a range test, from which learning rates are read.
+
+    Args:
+        learning_rates: The rate of each step, float64 of shape `(steps,)`.
+        losses: The loss of each step's batch, before its update; float64 of the same
+            shape. The last may be NaN or infinite.
+        num_steps: How many steps were planned; the first tenth of them is ignored.
+        smoothing: How much of the past the smoothed loss keeps, in [0, 1).
+        diverged: Whether the test stopped because the loss diverged.
+    """
+
+    learning_rates: np.ndarray
+    losses: np.ndarray
+    num_steps: int
+    smoothing: float = 0.98
+    diverged: bool = False
+
+    def __post_init__(self):
+        shapes = []
+        for name in ("learning_rates", "losses"):
+            values = getattr(self, name)
+            if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+                fields.refuse(name, "be an array of numbers", values, TypeError)
+            shapes.append(values.shape)
+        if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
+            bound = f"be as many numbers as `learning_rates`: {shapes[0]}"
+            fields.refuse("losses", bound, self.losses)
+        given = {
+            "num_steps": fields.count("num_steps", self.num_steps, 1),
+            "smoothing": SMOOTHING.metadata["check"]("smoothing", self.smoothing),
+            "diverged": fields.truth("diverged", self.diverged),
+        }
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self):
+        rates, suggestion = self.learning_rates, self.suggestion()
+        told = [f"{len(rates)} of {self.num_steps} steps"]
+        if len(rates) > 0:
+            told.append(f"learning rates from {rates[0]:.3g} to {rates[-1]:.3g}")
+        told.append("diverged" if self.diverged else "did not diverge")
+        told.append(
+            f"suggestion {'none' if suggestion is None else f'{suggestion:.3g}'}"
+        )
+        return f"<RangeTest: {', '.join(told)}>"
+
+    @property
+    def smoothed(self) -> np.ndarray:
+        """The exponential average of the losses, with its bias corrected."""
+        average, smoothed = 0.0, []
+        for step, loss in enumerate(self.losses.tolist()):
+            average = self.smoothing * average + (1.0 - self.smoothing) * loss
+            smoothed.append(average / (1.0 - self.smoothing ** (step + 1)))
+        return np.array(smoothed)
+
+    def suggestion(self, method: str = "valley") -> float | None:
+        """Reads a learning rate to train with off the smoothed curve.
+
+        The first tenth of the planned steps is left out, because the average is over
+        few batches there, and so are the last five, where the loss explodes. The rest
+        must fall below its first value, or there is no suggestion.
+
+        Args:
+            method: `"valley"`: the middle of the longest decreasing part, counted in
+                steps. `"steepest"`: where the loss falls fastest, over the logarithm of
+                the rate. `"minimum"`: a tenth of the rate of the lowest loss.
+                `"slide"`: from the right to where the slope has settled.
+
+        Returns:
+            A rate that can be used as it is: as the peak of `OneCycle`, as the maximum
+            of `CyclicalLearningRate`, or as a fixed rate. None where there is none.
+
+        Raises:
+            ValueError: If the method is not known.
+
+        Reference: fastai, `fastai.callback.schedule` (the four methods).
+        """
+        fields.one_of("method", method, METHODS)
+        rates, losses = self._readable
+        if len(losses) < 2:
+            return None
+        if not losses[0] - losses.min() > _ROUNDING * abs(losses[0]):
+            return None
+        index = {
+            "valley": _valley,
+            "steepest": _steepest,
+            "minimum": lambda rates, losses: int(losses.argmin()),
+            "slide": _slide,
+        }[method](rates, losses)
+        if index is None:
+            return None
+        return float(rates[index]) / (10.0 if method == "minimum" else 1.0)
+
+    def suggestions(self) -> Suggestions:
+        """Returns what each method suggests; `.spread` is how far they differ."""
+        return Suggestions({method: self.suggestion(method) for method in METHODS})
+
+    def plot(self, path: str | os.PathLike | None = None) -> "Figure":
+        """Draws the losses over the rates and marks the suggestions.
+
+        Args:
+            path: The file for the picture, in the format of its suffix; None does not
+                save it.
+
+        Returns:
+            A `matplotlib.figure.Figure`; a notebook shows it.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+            ValueError: If the suffix of `path` is not that of a picture.
+        """
+        with pictures.drawn("RangeTest.plot", path, height=5.0) as figure:
+            axes = figure.add_subplot()
+            rates, smoothed = self.learning_rates, self.smoothed
+            axes.plot(
+                rates, self.losses, ".", color="C0", alpha=0.3, label="loss of batch"
+            )
+            axes.plot(rates, smoothed, color="C0", label="smoothed")
+            for index, (method, rate) in enumerate(self.suggestions().items()):
+                if rate is not None:
+                    loss = np.interp(rate, rates, smoothed)
+                    label = f"{method}: {rate:.3g}"
+                    color = f"C{index + 1}"
+                    axes.plot(rate, loss, "o", color=color, markersize=9, label=label)
+            # A point that exploded would flatten all others.
+            seen = smoothed[np.isfinite(smoothed)]
+            if len(seen) > 0:
+                low = seen.min()
+                high = max(seen[: max(len(seen) - 5, 1)].max(), seen[0])
+                margin = 0.2 * (high - low) or 1.0
+                axes.set_ylim(low - margin, high + margin)
+            if rates[0] > 0.0 and rates[-1] > 100.0 * rates[0]:
+                axes.set_xscale("log")
+            axes.set(xlabel="learning rate", ylabel="loss")
+            axes.grid(alpha=0.3)
+            axes.legend()
+        return figure
+
+    @property
+    def _readable(self):
+        """The rates and smoothed losses from which suggestions are read."""
+        part = slice(unread(self.num_steps), max(len(self.losses) - 5, 0))
+        rates, losses = self.learning_rates[part], self.smoothed[part]
+        finite = np.isfinite(losses)
+        end = len(losses) if finite.all() else int(finite.argmin())
+        return rates[:end], losses[:end]
+
+
+def unread(num_steps):
+    """Returns how many steps at the beginning are ignored."""
+    return num_steps // 10
+
+
+def _valley(rates, losses):
+    """Finds the middle of the steep third of the longest decreasing subsequence."""
+    lengths = np.ones(len(losses), dtype=int)
+    for i in range(1, len(losses)):
+        higher = lengths[:i][losses[:i] > losses[i]]
+        lengths[i] = 1 + higher.max(initial=0)
+    end = int(lengths.argmax())
+    # The curve is smooth, so it hardly has gaps: it is treated as one piece.
+    start = max(end - int(lengths[end]), 0)
+    third = (end - start) / 3
+    return start + int(third) + int(third / 2)
+
+
+def _steepest(rates, losses):
+    return int((np.diff(losses) / np.diff(np.log(rates))).argmin())
+
+
+def _slide(rates, losses):
+    """Slides a window from the right until the slope at both its ends is the same."""
+    slopes = np.gradient(losses)
+    for left in range(len(losses) - 1 - _SLIDE_WINDOW, -1, -1):
+        if abs(slopes[left + _SLIDE_WINDOW] - slopes[left]) <= _SLIDE_THRESHOLD:
+            return min(left + 1, len(losses) - 1 - _SLIDE_WINDOW)
+    return None

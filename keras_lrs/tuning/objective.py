@@ -1,0 +1,127 @@
+"""Trains a model at a point, and reports the metric to Optuna."""
+
+import inspect
+import math
+from typing import Any
+
+import keras
+
+from keras_lrs.schedules import fields
+
+# Attributes of Optuna's trials.
+ERROR, DIVERGED = "error", "diverged"
+
+
+class Objective:
+    """A function that builds and trains a model at a point."""
+
+    def __init__(self, build_model, fit, names, monitor, mode):
+        self.monitor, self.mode = monitor, mode
+        self.build_model, self.fit = build_model, fit
+        self.built_with = _accepted("build_model", build_model, names)
+        self.fitted_with = _accepted("fit", fit, (*names, "callbacks"), "model")
+        unused = set(names) - {*self.built_with, *self.fitted_with}
+        if unused:
+            name = min(unused)
+            raise ValueError(
+                f"Argument `{name}` must be an argument of `build_model` or of `fit`, "
+                f"which is called with it by name. Received: {name}, which neither has"
+            )
+        # The error of a `fit` that is wrong at every point, so that the sweep ends.
+        self.refusal: ValueError | None = None
+
+    def __call__(self, trial: Any, parameters: dict[str, float]) -> float:
+        """Returns the metric at the end; raises what training raises."""
+        import optuna
+
+        reporter = _MetricReporter(trial, self.monitor)
+        try:
+            value = self._train(reporter, parameters)
+        except Exception as error:
+            trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
+            raise
+        if reporter.pruned:
+            raise optuna.TrialPruned
+        if math.isfinite(value):
+            return value
+        trial.set_user_attr(DIVERGED, True)
+        return math.inf if self.mode == "min" else -math.inf
+
+    def _train(self, reporter, parameters):
+        given = {**parameters, "callbacks": [reporter]}
+        model = self.build_model(**{name: given[name] for name in self.built_with})
+        result = self.fit(model, **{name: given[name] for name in self.fitted_with})
+        if isinstance(result, keras.callbacks.History):
+            reporter.read(result.history)
+        elif result is not None:
+            return float(result)
+        if reporter.value is None:
+            logged = ", ".join(sorted(reporter.logged)) or "nothing"
+            self.refusal = ValueError(
+                f"Argument `monitor` must be what `fit` logs. It logs {logged}. "
+                f"Received: monitor={self.monitor!r}"
+            )
+            raise self.refusal
+        return reporter.value
+
+
+def _accepted(argument, function, names, *first):
+    """Lists the names that a function takes as arguments; it must not need others."""
+    if not callable(function):
+        fields.refuse(argument, "be a function", function, TypeError)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # Of some classes that are written in C.
+        fields.refuse(argument, "be a function that shows its arguments", function)
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return tuple(names)
+    accepted = tuple(name for name in names if name in signature.parameters)
+    try:
+        signature.bind(*first, **dict.fromkeys(accepted))
+    except TypeError as error:
+        given = ", ".join([*first, *names])
+        raise TypeError(
+            f"Argument `{argument}` must be a function that can be called with "
+            f"({given}). Received: {argument}{signature}, {error}"
+        ) from None
+    return accepted
+
+
+class _MetricReporter(keras.callbacks.Callback):
+    """Tells Optuna the metric after each epoch, and stops lost trials."""
+
+    def __init__(self, trial, monitor):
+        super().__init__()
+        self.trial, self.monitor = trial, monitor
+        self.value: float | None = None
+        self.epochs = 0
+        self.pruned = False
+        self.logged: set[str] = set()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = logs or {}
+        self.logged |= set(logs)
+        if self.monitor in logs:  # Epochs without validation may lack it.
+            self._note(float(logs[self.monitor]))
+            if self.pruned or self.diverged:
+                self.model.stop_training = True
+
+    @property
+    def diverged(self):
+        return self.value is not None and not math.isfinite(self.value)
+
+    def _note(self, value):
+        self.value = value
+        self.epochs += 1  # Not Keras's number: there may be a second `fit`.
+        if math.isfinite(value):
+            self.trial.report(value, self.epochs)
+            self.pruned = self.trial.should_prune()
+
+    def read(self, history):
+        """Reads a history, in case the callback was not handed on."""
+        self.logged |= set(history)
+        if self.value is None:
+            for value in history.get(self.monitor, ()):
+                self._note(float(value))
+            self.pruned = False  # Training is over already.
