@@ -278,11 +278,11 @@ def _traced_anew(model, steps):
         # `jax.jit` keeps its traces by the equality of functions, and bound methods of
         # one model are equal: it would serve the plain step. A new function equals no
         # other.
-        def step_with_data(*arguments):
-            with in_step.after_data(arguments):
+        def step_with_batch(*arguments):
+            with in_step.with_batch(arguments):
                 return train_step(*arguments)
 
-        return step_with_data
+        return step_with_batch
 
     with contextlib.ExitStack() as stack:
         stack.callback(replace(model, "train_step", make))

@@ -26,37 +26,30 @@ elif IS_TORCH:
 # --- Order ---
 
 # Where its data ends, a TensorFlow graph still runs what does not depend on the data.
-_data_awaited = contextvars.ContextVar("keras_lrs_data_awaited", default=False)
+_batch: contextvars.ContextVar[list] = contextvars.ContextVar("keras_lrs_batch")
 
 
 @contextlib.contextmanager
-def after_data(data: Any) -> Iterator[None]:
-    """Makes a TensorFlow graph run what is inside only when it has a batch."""
-    if not IS_TENSORFLOW or tf.executing_eagerly():
-        yield
-        return
-    tensors = [
-        tensor
-        for tensor in tf.nest.flatten(data, expand_composites=True)
-        if tf.is_tensor(tensor)
-    ]
-    token = _data_awaited.set(bool(tensors))
+def with_batch(data: Any) -> Iterator[None]:
+    """Notes the tensors of a batch, for `after_batch` within it."""
+    flat = tf.nest.flatten(data, expand_composites=True) if IS_TENSORFLOW else []
+    token = _batch.set([one for one in flat if tf.is_tensor(one)])
     try:
-        with tf.control_dependencies(tensors):
-            yield
+        yield
     finally:
-        _data_awaited.reset(token)
+        _batch.reset(token)
 
 
-def after_gradients(gradients: Any) -> contextlib.AbstractContextManager:
-    """Makes a TensorFlow graph run what is inside only when all gradients are known.
+def after_batch(gradients: Any) -> contextlib.AbstractContextManager:
+    """Makes a TensorFlow graph run what is inside only when it has a batch.
 
-    Does nothing within `after_data`, so that updates overlap with backpropagation.
+    Where the batch is not known it waits for all gradients, of which one depends on the
+    batch; then no update overlaps with backpropagation.
     """
-    if not IS_TENSORFLOW or tf.executing_eagerly() or _data_awaited.get():
+    if not IS_TENSORFLOW or tf.executing_eagerly():
         return contextlib.nullcontext()
-    known = [gradient for gradient in gradients if gradient is not None]
-    return tf.control_dependencies([getattr(g, "values", g) for g in known])
+    awaited = _batch.get([]) or [g for g in gradients if g is not None]
+    return tf.control_dependencies([getattr(one, "values", one) for one in awaited])
 
 
 def uncompiled(function: Any) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_lrs._keras.variables import number, strategy_scope, write
+from keras_lrs._keras.variables import assign, number, strategy_scope
 
 
 def leaves(optimizer: Any) -> list:
@@ -49,7 +49,7 @@ def rate_source(optimizer: Any) -> Any:
 
 def set_rate(optimizer: Any, rate: float) -> None:
     """Sets the variable of an optimizer's rate, between steps."""
-    write([optimizer._learning_rate], [rate])
+    assign(optimizer._learning_rate, rate)
 
 
 def iterations(optimizer: Any) -> int:

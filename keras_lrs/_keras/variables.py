@@ -39,21 +39,26 @@ def read(variables: list) -> list[np.ndarray]:
 
 
 def write(variables: list, values: list) -> None:
-    """Gives variables what `read` returned, from wherever it is called.
+    """Gives variables what `read` returned, from wherever it is called."""
+    for holder, value in zip(holders(variables), values, strict=True):
+        assign(holder, value)
+
+
+def assign(variable: Any, value: Any) -> None:
+    """Sets a variable, on all replicas, from wherever it is called.
 
     A finalizer may call it while another model is traced. Then it must not become part
     of that graph, nor be kept from taking effect by Keras's scope without state.
     """
-    for holder, value in zip(holders(variables), values, strict=True):
-        if IS_TENSORFLOW:
-            target = holder._value if isinstance(holder, keras.Variable) else holder
-            with tf.init_scope():
-                target.assign(tf.cast(value, target.dtype))
-        elif IS_TORCH:
-            with torch.no_grad():
-                holder._value.copy_(ops.convert_to_tensor(value))
-        else:
-            holder._direct_assign(jnp.asarray(value, holder.dtype))
+    if IS_TENSORFLOW:
+        target = variable._value if isinstance(variable, keras.Variable) else variable
+        with tf.init_scope():
+            target.assign(tf.cast(value, target.dtype))
+    elif IS_TORCH:
+        with torch.no_grad():
+            variable._value.copy_(ops.convert_to_tensor(value))
+    else:
+        variable._direct_assign(jnp.asarray(value, variable.dtype))
 
 
 def swap(one: Any, other: Any) -> None:
@@ -146,7 +151,7 @@ class StepVariable:
 
     def write(self, value: Any) -> None:
         """Changes the value, between steps."""
-        write([self.variable], [value])
+        assign(self.variable, value)
         if IS_JAX:
             # The step donates what it is given, so the variable keeps its own.
             self.array = jnp.copy(self.variable.value)

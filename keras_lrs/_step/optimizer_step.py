@@ -140,7 +140,7 @@ class OptimizerStep:
         """`Optimizer.apply`, with the parts around it."""
         if not self.optimizer.built:
             self.optimizer.build(list(trainable_variables))
-        with in_step.after_gradients(grads):
+        with in_step.after_batch(grads):
             self._run_phases(grads, trainable_variables)
         if IS_TORCH and len(grads) > 0:  # As Keras counts.
             self.iterations += 1

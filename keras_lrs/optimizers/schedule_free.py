@@ -198,7 +198,7 @@ class ScheduleFree(keras.optimizers.Optimizer):
         trainable_variables = list(trainable_variables)
         self.build(trainable_variables)
         # Where its data ends, TensorFlow still runs what does not depend on it.
-        with in_step.after_gradients(grads):
+        with in_step.after_batch(grads):
             self._apply(grads, trainable_variables)
 
     def _apply(self, grads, variables):
