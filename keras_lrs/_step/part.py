@@ -28,6 +28,43 @@ class StepPart:
         step: The step that the part belongs to. It has the `optimizer`, the `model`,
             and `accumulated`, the number of micro-batches in an update.
         *compiled: What the compiled step depends on, from `Wanted.compiled`.
+
+    Example:
+        A factor on any learning rate, whatever else drives it.
+
+        >>> import keras, numpy as np
+        >>> from keras_lrs.callbacks import FitCallback, StepPart, Wanted
+        >>> from keras_lrs.schedules import LinearDecay
+        >>> class Factor(StepPart):
+        ...     scales = True
+        ...
+        ...     def __init__(self, step, schedule):
+        ...         super().__init__(step)
+        ...         self.schedule = schedule
+        ...
+        ...     @staticmethod
+        ...     def bind(run, schedule):
+        ...         return (run.bind("learning_rate", schedule),)
+        ...
+        ...     def values(self, update):
+        ...         update.factors.append(update.evaluate(self.schedule))
+        >>> class ScaleRate(FitCallback):
+        ...     def __init__(self, schedule):
+        ...         super().__init__()
+        ...         self.schedule = schedule
+        ...
+        ...     def prepare(self, run):
+        ...         given = (self.schedule,)
+        ...         return [Wanted(one, Factor, given) for one in run.optimizers]
+        >>> dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+        >>> model = keras.Sequential([keras.Input((1,)), dense])
+        >>> model.compile(keras.optimizers.SGD(0.5), lambda y, output: -output)
+        >>> x = np.ones((4, 1), "float32")
+        >>> history = model.fit(
+        ...     x, x, 1, verbose=0, callbacks=[ScaleRate(LinearDecay(1.0))]
+        ... )
+        >>> round(dense.kernel.numpy().item(), 4)  # 0.5 * (1 + 0.75 + 0.5 + 0.25)
+        1.25
     """
 
     scales = False

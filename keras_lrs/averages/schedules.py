@@ -18,7 +18,22 @@ class Average(Schedule):
     """A schedule of the share `d(k)` of the average that the k-th update keeps.
 
     Subclasses implement `weight`, the share `1 - d(k)` of the new weights, which close
-    to 0 is a float of full precision where `d(k)` is not.
+    to 0 is a float of full precision where `d(k)` is not. They are frozen dataclasses
+    with the decorator `keras_lrs.schedules.serializable`, as own schedules are.
+
+    Example:
+        The mean of the last weights, in which older ones count less and less.
+
+        >>> import dataclasses
+        >>> from keras_lrs.averages import Average
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class RecentAverage(Average):
+        ...     share: float = 2.0
+        ...
+        ...     def weight(self, step):
+        ...         return self.share / (step + self.share)
+        >>> RecentAverage().curve(4).round(4).tolist()
+        [0.0, 0.3333, 0.5, 0.6]
     """
 
     def weight(self, step: Any) -> Any:

@@ -1,6 +1,8 @@
-"""Callbacks for `model.fit`."""
+"""Callbacks for `model.fit`, and what your own are made of."""
 
+from keras_lrs._step.part import StepPart, Wanted
 from keras_lrs.callbacks.averaged_evaluation import AveragedEvaluation
+from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.gradient_norm_recorder import GradientNormRecorder
 from keras_lrs.callbacks.hyperparameter_logger import HyperparameterLogger
 from keras_lrs.callbacks.hyperparameter_scheduler import HyperparameterScheduler
@@ -13,6 +15,7 @@ from keras_lrs.callbacks.weight_averaging import WeightAveraging
 
 __all__ = [
     "AveragedEvaluation",
+    "FitCallback",
     "GradientNormRecorder",
     "HyperparameterLogger",
     "HyperparameterScheduler",
@@ -21,5 +24,7 @@ __all__ = [
     "ReduceOnPlateau",
     "ResumableTraining",
     "SnapshotEnsemble",
+    "StepPart",
+    "Wanted",
     "WeightAveraging",
 ]

@@ -12,9 +12,59 @@ from keras_lrs._step.part import Wanted
 
 
 class FitCallback(keras.callbacks.Callback):
-    """A callback that takes part in a `Run` of `fit`.
+    """The base class of callbacks that act in the compiled training step.
 
-    None of ours defines a batch hook: it would end Keras's asynchronous dispatch.
+    All callbacks of this kind in a `fit` share one run. It binds their schedules,
+    installs what they want in the optimizer's step, and undoes everything when `fit`
+    ends, however it ends. Subclasses override the hooks below instead of Keras's. None
+    of them is called for every batch: such a hook would end Keras's asynchronous
+    dispatch.
+
+    - `prepare(run)`: training begins. Check what can be checked, and return a list of
+      `Wanted` parts.
+    - `fit_begins(epoch)`: the first epoch is about to begin, and what other callbacks
+      restore has been restored.
+    - `epoch_begins(epoch)` and `epoch_ends(epoch, logs)`: as Keras's hooks. Values that
+      are written into `logs` are seen by later callbacks.
+    - `step_ends(logs)`: an execution of the train function has ended; only called if
+      the class sets `every_step = True`.
+    - `fit_ends()`: called once, however the run ended.
+
+    `self.run` is the run:
+
+    - `run.model`, `run.optimizers`, and `run.siblings`, all callbacks of the `fit`.
+    - `run.progress`: `iterations(optimizer)`, `step(optimizer)`, `updates(optimizer)`,
+      `epochs`, `steps_per_epoch`, and `window()`, by which lengths are bound.
+    - `run.parts(self)`: the living parts that the callback wanted.
+    - `run.used_values(optimizer, iterations)`: the hyperparameters that past updates
+      used, as a dictionary of float64 arrays.
+    - `run.bind(name, schedule)`: a schedule with its lengths in steps of this run.
+    - `run.undo`: an `ExitStack`; what is pushed on it is undone when the run ends.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lrs.callbacks import FitCallback, HyperparameterScheduler
+        >>> from keras_lrs.schedules import LinearDecay
+        >>> class StopBelow(FitCallback):
+        ...     def __init__(self, learning_rate):
+        ...         super().__init__()
+        ...         self.learning_rate = learning_rate
+        ...
+        ...     def epoch_ends(self, epoch, logs):
+        ...         for optimizer in self.run.optimizers:
+        ...             last = np.array([self.run.progress.iterations(optimizer) - 1])
+        ...             used = self.run.used_values(optimizer, last)
+        ...             if used["learning_rate"] < self.learning_rate:
+        ...                 self.model.stop_training = True
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile(keras.optimizers.SGD(0.1), "mse")
+        >>> x = np.ones((8, 1), "float32")
+        >>> callbacks = [
+        ...     HyperparameterScheduler(learning_rate=LinearDecay(0.1)), StopBelow(0.05)
+        ... ]
+        >>> history = model.fit(x, x, 2, epochs=10, verbose=0, callbacks=callbacks)
+        >>> len(history.epoch)  # Of 40 steps, the 21st has half of the rate.
+        6
     """
 
     first = False
@@ -22,7 +72,7 @@ class FitCallback(keras.callbacks.Callback):
     every_step = False
     """Whether `step_ends` is called after every execution of the train function."""
     fresh_metrics = False
-    """Whether metrics begin anew in every execution: its logs are then its own."""
+    """Whether metrics start over in every execution: its logs are then its own."""
 
     backs_up = False
     """Whether it comes after our others: it saves, with `saving`, what they are."""
