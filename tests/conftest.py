@@ -1,5 +1,6 @@
 """Settings shared by all tests."""
 
+import gc
 import os
 import pathlib
 
@@ -48,3 +49,18 @@ def pytest_ignore_collect(collection_path):
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     elsewhere = _ON.get(collection_path.name, backend) != backend
     return True if elsewhere and "EVERYWHERE" not in os.environ else None
+
+
+def pytest_collection_finish():
+    """No garbage collection walks again what was imported, 400,000 objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 1_000)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Nor what a module leaves, such as compiled functions."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
