@@ -34,7 +34,6 @@ def test_files_load_and_train_on(folder, backend, tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     differences, count = run.stdout.splitlines()[-2:]
