@@ -176,6 +176,7 @@ class Meet(keras.callbacks.Callback):
         self.barrier.wait(processes.HANGS)
 
 
+@pytest.mark.slow
 def test_two_threads_do_not_interfere(tmp_path):
     rates = [S.LinearDecay(0.05), S.CosineRestarts(0.02, 5)]
     momenta = [S.LinearDecay(0.9, None, 0.5), S.Constant(0.7)]

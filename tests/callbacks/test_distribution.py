@@ -13,6 +13,8 @@ import pytest
 from tests import processes
 from tests.callbacks import devices
 
+pytestmark = [pytest.mark.every_backend, pytest.mark.slow]
+
 BACKEND = keras.backend.backend()
 
 

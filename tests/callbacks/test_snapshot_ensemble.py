@@ -660,6 +660,7 @@ class TestWriting:
 
 
 class TestResuming:
+    @pytest.mark.slow
     def test_in_a_new_process(self, tmp_path):
         whole = processes.call(resumed.train, tmp_path / "whole", "whole")
         run("resumed", tmp_path / "parts", status=-signal.SIGKILL)
@@ -725,11 +726,13 @@ def run(module, *arguments, status=0, **environment):
     return json.loads(result.stdout.rpartition("RESULT")[2] or "null")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
 def test_a_mirrored_strategy():
     assert run("mirrored") == "the snapshots are the recorded weights"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="a distribution of JAX")
 def test_a_data_parallel_distribution():
     flags = "--xla_force_host_platform_device_count=2"

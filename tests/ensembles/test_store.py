@@ -55,6 +55,7 @@ class TestFaults:
                 p.name for p in whole.iterdir()
             )
 
+    @pytest.mark.slow
     def test_a_kill_leaves_a_directory_that_loads(self, tmp_path):
         result = subprocess.run(
             [sys.executable, "-m", "tests.ensembles.faults", str(tmp_path)],

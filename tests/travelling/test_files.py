@@ -11,6 +11,8 @@ import pytest
 
 from tests.travelling import files
 
+pytestmark = pytest.mark.every_backend
+
 BACKENDS = ("tensorflow", "jax", "torch")
 
 

@@ -337,6 +337,7 @@ def test_any_storage_of_optuna_will_do(tmp_path, kind):
         study._storage._backend.engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal of POSIX")
 @pytest.mark.parametrize("thread_lives", [True, False])
 def test_a_killed_sweep_goes_on_with_the_point_it_was_killed_at(
