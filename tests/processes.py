@@ -26,6 +26,8 @@ context.set_forkserver_preload(
         "tests.optimizers.resumed",
         "tests.processes",
         "tests.tuning.sharing",
+        # Keras seeds TensorFlow on every backend, if it is installed.
+        "tensorflow",
     ]
 )
 
