@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -94,5 +95,7 @@ def pytest_collection_finish():
 def pytest_runtest_teardown(item, nextitem):
     """Nor what a module leaves, such as compiled functions."""
     if nextitem is None or nextitem.path != item.path:
+        if "jax" in sys.modules:  # Which keeps every compiled function.
+            sys.modules["jax"].clear_caches()
         gc.collect()
         gc.freeze()
