@@ -9,13 +9,18 @@ TORCH ?= torch==2.13.0
 TIMM ?= timm==1.0.31
 PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses=auto
 
-.PHONY: run test test-jax test-torch test-all test-oldest test-newest fuzz lint format \
+.PHONY: run test test-tensorflow test-jax test-torch test-all test-oldest test-newest \
+	test-nightly fuzz lint format \
 	bench reliability claims gallery docs clean
 
 run: $(VENV)/.tensorflow $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
+# For every change: one set of parameters of each test function, and no programs.
 test: $(VENV)/.tensorflow $(VENV)/.test
+	KERAS_BACKEND=tensorflow $(PYTEST) --quick $(ARGS)
+
+test-tensorflow: $(VENV)/.tensorflow $(VENV)/.test
 	KERAS_BACKEND=tensorflow $(PYTEST) $(ARGS)
 
 test-jax: $(VENV)/.jax $(VENV)/.test
@@ -25,7 +30,11 @@ test-jax: $(VENV)/.jax $(VENV)/.test
 test-torch: $(VENV)/.torch $(VENV)/.peers $(VENV)/.test
 	KERAS_BACKEND=torch $(PYTEST) $(ARGS)
 
-test-all: test test-jax test-torch
+# Every parameter and every program on every backend; takes hours.
+test-all:
+	$(MAKE) test-tensorflow ARGS="--all $(ARGS)"
+	$(MAKE) test-jax ARGS="--all $(ARGS)"
+	$(MAKE) test-torch ARGS="--all $(ARGS)"
 
 # What depends most on Keras, with the oldest that is supported, in a folder of its own.
 MATRIX := tests/test_private_attributes.py tests/test_training.py tests/test_saving.py \
@@ -39,6 +48,12 @@ test-oldest: $(VENV)/oldest $(VENV)/.torch $(VENV)/.test
 
 $(VENV)/oldest: | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ "$(OLDEST)"
+
+# The same with what Keras will release next. Not in CI: it may fail on any day.
+test-nightly: $(VENV)/.torch $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/nightly \
+		keras-nightly
+	PYTHONPATH=$(CURDIR)/$(VENV)/nightly KERAS_BACKEND=torch $(PYTEST) $(MATRIX) $(ARGS)
 
 # All on JAX, with the newest Python that TensorFlow has wheels for.
 NEWEST ?= python3.13

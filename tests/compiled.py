@@ -1,5 +1,7 @@
 """Ways to run a schedule as a training step does, on whatever backend is in use."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -30,7 +32,13 @@ def integer_dtype():
     return keras.backend.standardize_dtype("int")
 
 
-def scalar_values(schedule, steps, compiler):
+@functools.lru_cache(maxsize=8)  # What asks for those of one schedule runs together.
+def scalar_functions(schedule):
+    """The schedule by each compiler, for a scalar step: traced once for all who ask."""
+    return [compiler(schedule) for compiler in compilers().values()]
+
+
+def scalar_values(schedule, steps, compiler=lambda function: function):
     """The values of a schedule asked step by step."""
     function = compiler(schedule)
     tensors = [ops.convert_to_tensor(int(s), dtype=integer_dtype()) for s in steps]

@@ -1,9 +1,13 @@
 """Settings shared by all tests."""
 
+import gc
 import os
 import pathlib
+import sys
 
 import pytest
+
+from tests import thinning
 
 # Two workers on two cores: no library may start threads of its own for each.
 for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
@@ -16,23 +20,17 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-# What takes long and depends little on the backend is tested on one of them: programs,
-# and searches for bad input. With `EVERYWHERE=1` all is tested on each.
-_ON = {
-    "test_averaging_example.py": "tensorflow",
-    "test_find_learning_rate_example.py": "tensorflow",
-    "test_one_cycle_example.py": "tensorflow",
-    "test_quickstart.py": "tensorflow",
-    "test_snapshot_ensemble_example.py": "tensorflow",
-    "test_altered.py": "tensorflow",
-    "test_claims.py": "jax",
-    "test_theory_examples.py": "jax",
-    "test_cifar10_examples.py": "torch",
-    "test_growth_benchmarks.py": "torch",
-    "test_step_benchmarks.py": "torch",
-    "test_benchmark.py": "torch",
-    "test_arguments.py": "torch",
-}
+LEFT_OUT = pytest.StashKey[str]()
+
+
+def pytest_addoption(parser):
+    """Adds what says how many tests are left out."""
+    parser.addoption(
+        "--all", action="store_true", help="run every parameter of every test"
+    )
+    parser.addoption(
+        "--quick", action="store_true", help="leave out programs and what is slow"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +41,61 @@ def seeded():
     keras.utils.set_random_seed(0)
 
 
-def pytest_ignore_collect(collection_path):
-    """Leaves out what is tested on another backend."""
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    elsewhere = _ON.get(collection_path.name, backend) != backend
-    return True if elsewhere and "EVERYWHERE" not in os.environ else None
+@pytest.hookimpl(trylast=True)  # After `-k` and `-m`.
+def pytest_collection_modifyitems(config, items):
+    """Leaves out tests of another backend, and parameters that another one runs."""
+    import keras
+
+    backend, asked = keras.backend.backend(), thinning.asks_for_all(config)
+    here = everything = list(items)
+    if config.option.quick and not asked:
+        here = [item for item in here if thinning.is_quick(item)]
+    config.stash[thinning.collected] = here
+    if not config.option.all:
+        here = [item for item in here if thinning.runs_on(item, backend)]
+    whole = config.option.all or asked or backend == thinning.WHOLE
+    kept = here if whole else thinning.one_of_each(here)
+    if len(kept) == len(everything):
+        return
+    left_out = set(everything).difference(kept)
+    config.hook.pytest_deselected(items=[one for one in everything if one in left_out])
+    text = (
+        f"Left out on {backend}: {len(everything) - len(here)} tests that are slow or "
+        f"of another backend, and {len(here) - len(kept)} sets of parameters that "
+        f"{thinning.WHOLE} runs. With --all and without --quick all would run."
+    )
+    config.stash[LEFT_OUT] = text
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["left out"] = text
+    items[:] = kept
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Hands on what a worker of pytest-xdist says; all of them say the same."""
+    text = getattr(node, "workeroutput", {}).get("left out")
+    if text:
+        node.config.stash[LEFT_OUT] = text
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Says how much was left out."""
+    if LEFT_OUT in config.stash:
+        terminalreporter.write_line(config.stash[LEFT_OUT])
+
+
+def pytest_collection_finish():
+    """No garbage collection walks again what was imported, 400,000 objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 1_000)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Nor what a module leaves, such as compiled functions."""
+    if nextitem is None or nextitem.path != item.path:
+        if "jax" in sys.modules:  # Which keeps every compiled function.
+            sys.modules["jax"].clear_caches()
+        gc.collect()
+        gc.freeze()

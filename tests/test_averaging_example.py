@@ -9,6 +9,8 @@ import pytest
 
 from tests.programs import load_program
 
+pytestmark = [pytest.mark.only("tensorflow"), pytest.mark.program]
+
 averaging = load_program("examples/averaging")
 CONSTANT, COSINE, POLYAK = averaging.CONSTANT, averaging.COSINE, averaging.POLYAK
 EMA, FREE, LATE = averaging.EMAS[1], averaging.FREE, averaging.LATE_STEP

@@ -12,6 +12,8 @@ from tensorboard.util import tensor_util
 import keras_lrs as lrs
 from tests.programs import load_program
 
+pytestmark = [pytest.mark.only("torch"), pytest.mark.program]
+
 resnet = load_program("examples/cifar10_resnet")
 tinyvit = load_program("examples/cifar10_tinyvit")
 

@@ -10,6 +10,8 @@ from scipy import stats
 
 from tests.programs import ROOT, load_program
 
+pytestmark = [pytest.mark.only("jax"), pytest.mark.program]
+
 page = load_program("examples/claims.page")
 harness = page.harness
 EXPERIMENTS = {one.name: one for one in page.EXPERIMENTS}

@@ -9,6 +9,8 @@ import pytest
 import keras_lrs as lrs
 from tests import catalogue, compiled
 
+pytestmark = pytest.mark.every_backend
+
 S = lrs.schedules
 LAST = 2**31 - 2
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import keras_lrs as lrs
+from tests import processes
 from tests.callbacks import references
 
 S, C = lrs.schedules, lrs.callbacks
@@ -172,9 +173,10 @@ class Meet(keras.callbacks.Callback):
         self.barrier = barrier
 
     def on_train_batch_end(self, batch, logs=None):
-        self.barrier.wait(60)
+        self.barrier.wait(processes.HANGS)
 
 
+@pytest.mark.slow
 def test_two_threads_do_not_interfere(tmp_path):
     rates = [S.LinearDecay(0.05), S.CosineRestarts(0.02, 5)]
     momenta = [S.LinearDecay(0.9, None, 0.5), S.Constant(0.7)]

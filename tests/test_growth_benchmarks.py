@@ -8,6 +8,8 @@ import pytest
 
 from tests.programs import load_program
 
+pytestmark = [pytest.mark.only("torch"), pytest.mark.program]
+
 device = load_program("benchmarks/device")
 growth = load_program("benchmarks/growth")
 BACKEND = keras.backend.backend()

@@ -7,6 +7,8 @@ import pytest
 import keras_lrs as lrs
 from tests import compiled
 
+pytestmark = pytest.mark.every_backend
+
 S = lrs.schedules
 LAST = 2**31 - 2
 LONG = 10**9 + 7

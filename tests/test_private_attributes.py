@@ -16,6 +16,8 @@ from keras.src.trainers import epoch_iterator
 
 import keras_lrs
 
+pytestmark = pytest.mark.every_backend
+
 BACKEND = keras.backend.backend()
 PACKAGE = Path(keras_lrs.__file__).parent
 # The only modules that may touch what is private in Keras.

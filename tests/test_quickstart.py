@@ -10,6 +10,8 @@ import pytest
 
 from tests.programs import ROOT, load_program
 
+pytestmark = [pytest.mark.only("tensorflow"), pytest.mark.program]
+
 quickstart = load_program("examples/quickstart")
 
 

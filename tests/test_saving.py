@@ -1,16 +1,15 @@
 """A model saved in one process trains on in another, from the right step."""
 
 import json
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 
 import keras_lrs as lrs
-from tests import catalogue
+from tests import catalogue, processes
+
+pytestmark = pytest.mark.every_backend
 
 S = lrs.schedules
 
@@ -28,23 +27,6 @@ NESTED = S.Sequential(
     [20, 60],
 )
 
-LOADER = """
-import json, sys
-import numpy as np
-import keras
-import keras_lrs
-
-path, total = sys.argv[1], int(sys.argv[2])
-model = keras.models.load_model(path, safe_mode=True)
-start = int(model.optimizer.iterations)
-rates = []
-for _ in range(total):
-    rates.append(float(model.optimizer.learning_rate))
-    model.train_on_batch(np.ones((4, 3)), np.ones((4, 1)))
-schedule = model.optimizer.get_config()["learning_rate"]
-print(json.dumps({"start": start, "rates": rates, "schedule": schedule}))
-"""
-
 
 def model(schedule):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
@@ -57,6 +39,17 @@ def train(model, steps):
         model.train_on_batch(np.ones((4, 3)), np.ones((4, 1)))
 
 
+def resume(path, steps):
+    """Trains on, in a process of its own."""
+    resumed = keras.models.load_model(path, safe_mode=True)
+    start, rates = int(resumed.optimizer.iterations), []
+    for _ in range(steps):
+        rates.append(float(resumed.optimizer.learning_rate))
+        train(resumed, 1)
+    schedule = resumed.optimizer.get_config()["learning_rate"]
+    return {"start": start, "rates": rates, "schedule": json.dumps(schedule)}
+
+
 @pytest.mark.parametrize(
     "schedule",
     [NESTED, S.CosineAnnealing(0.1, 20), S.WarmupStableDecay(0.1, 5, 10, 30)],
@@ -67,20 +60,12 @@ def test_a_model_trains_on_in_a_fresh_process(schedule, tmp_path):
     saved = model(schedule)
     train(saved, 17)
     saved.save(path)
-    run = subprocess.run(
-        [sys.executable, "-c", LOADER, str(path), "8"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout.splitlines()[-1])
+    found = processes.call(resume, path, 8)
     assert found["start"] == 17
     np.testing.assert_allclose(
         found["rates"], schedule(np.arange(17, 25)), rtol=3e-6, atol=1e-12
     )
-    again = keras.saving.deserialize_keras_object(found["schedule"])
+    again = keras.saving.deserialize_keras_object(json.loads(found["schedule"]))
     assert again == schedule
 
 

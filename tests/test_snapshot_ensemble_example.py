@@ -8,6 +8,8 @@ import pytest
 
 from tests.programs import load_program
 
+pytestmark = [pytest.mark.only("tensorflow"), pytest.mark.program]
+
 example = load_program("examples/snapshot_ensemble")
 load_data = example.load_data
 

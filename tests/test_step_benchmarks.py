@@ -11,6 +11,8 @@ import pytest
 import keras_lrs as lrs
 from tests.programs import ROOT, load_program
 
+pytestmark = [pytest.mark.only("torch"), pytest.mark.program]
+
 BACKEND = keras.backend.backend()
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.programs import load_program
 
+pytestmark = [pytest.mark.only("jax"), pytest.mark.program]
+
 bounded = load_program("examples/bounded_step_decay")
 equivalence = load_program("examples/exponential_equivalence")
 fractal = load_program("examples/fractal")

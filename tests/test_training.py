@@ -8,6 +8,8 @@ import keras_lrs as lrs
 from tests import catalogue, compiled
 from tests.ramp import Ramp, ramp
 
+pytestmark = pytest.mark.every_backend
+
 S = lrs.schedules
 
 

@@ -1,8 +1,4 @@
-"""Averages a part of a training in a process of its own; prints the weights as JSON."""
-
-import json
-import pathlib
-import sys
+"""Averages the weights of a part of a run; meant for a process of its own."""
 
 import keras
 
@@ -11,8 +7,9 @@ from keras_lrs.callbacks import WeightAveraging
 from tests.callbacks import references
 
 
-def main(folder, part):
-    saved = pathlib.Path(folder) / "model.keras"
+def train(folder, part):
+    """Returns the weights that the part ends with, and their average."""
+    saved = folder / "model.keras"
     averaging = WeightAveraging(UniformAverage(), at_end="raw")
     if part == "first":
         model = references.linear_model(keras.optimizers.SGD(0.05, momentum=0.9))
@@ -27,9 +24,4 @@ def main(folder, part):
     )
     x, y = references.X, references.Y
     model.evaluate(x, y, verbose=0, callbacks=[averaging, look])
-    raw = references.weights(model).tolist()
-    print("RESULT" + json.dumps({"raw": raw, "average": seen[0]}))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    return {"raw": references.weights(model).tolist(), "average": seen[0]}

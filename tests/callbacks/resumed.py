@@ -1,8 +1,4 @@
-"""Trains a part of a training in a process of its own; prints what it used as JSON."""
-
-import json
-import pathlib
-import sys
+"""Trains a part of a run; meant for a process of its own."""
 
 import keras
 
@@ -24,8 +20,8 @@ class Break(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def main(folder, how, part):
-    folder = pathlib.Path(folder)
+def train(folder, how, part):
+    """Returns what the training used, and what it ended with."""
     folder.mkdir(parents=True, exist_ok=True)
     saved = folder / "model.keras"
     scheduler = HyperparameterScheduler(
@@ -58,13 +54,8 @@ def main(folder, how, part):
         references.fit(model, callbacks, epochs, initial_epoch=initial_epoch)
     except KeyboardInterrupt:
         assert part == "first"
-    result = {
+    return {
         **model.history.history,
         "weights": references.weights(model).tolist(),
         "plateau": plateau.state,
     }
-    print("RESULT" + json.dumps(result))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

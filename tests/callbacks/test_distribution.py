@@ -10,7 +10,10 @@ import sys
 import keras
 import pytest
 
+from tests import processes
 from tests.callbacks import devices
+
+pytestmark = [pytest.mark.every_backend, pytest.mark.slow]
 
 BACKEND = keras.backend.backend()
 
@@ -31,7 +34,7 @@ def start(module, **environment):
 def check(*programs):
     try:
         for program in programs:
-            output, errors = program.communicate(timeout=400)
+            output, errors = program.communicate(timeout=processes.HANGS)
             assert program.returncode == 0, errors[-3000:]
             assert devices.SAME in output, output
     finally:

@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import json
 import os
 import pickle
 import subprocess
@@ -21,7 +20,8 @@ from keras_lrs.callbacks import (
     OneCycleScheduler,
     ReduceOnPlateau,
 )
-from tests.callbacks import references
+from tests import processes
+from tests.callbacks import references, resumed
 from tests.ramp import Positions, ramp
 
 S = lrs.schedules
@@ -216,23 +216,21 @@ class TestMeanwhile:
         references.fit(model, [*everything(), At(save)], epochs=2)
         code = (
             "import sys, keras\n"
-            "model = keras.saving.load_model(sys.argv[1])\n"
-            "assert model.optimizer.momentum == 0.9\n"
-            "assert len(model.optimizer.variables) == 3\n"
+            "for path, iterations in zip(sys.argv[1:], (10, 20), strict=True):\n"
+            "    model = keras.saving.load_model(path)\n"
+            "    assert model.optimizer.momentum == 0.9\n"
+            "    assert len(model.optimizer.variables) == 3\n"
+            "    assert int(model.optimizer.iterations) == iterations\n"
             "assert 'keras_lrs' not in sys.modules\n"
-            "print(model.optimizer.iterations.numpy().item() if hasattr("
-            "model.optimizer.iterations, 'numpy') else int(model.optimizer.iterations))"
         )
-        for path, iterations in zip(paths, (10, 20), strict=True):
-            result = subprocess.run(
-                [sys.executable, "-W", "error::UserWarning", "-c", code, str(path)],
-                env={**os.environ, "KERAS_BACKEND": BACKEND},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert result.returncode == 0, result.stderr[-2000:]
-            assert int(result.stdout.split()[-1]) == iterations
+        result = subprocess.run(
+            [sys.executable, "-W", "error::UserWarning", "-c", code, *map(str, paths)],
+            env={**os.environ, "KERAS_BACKEND": BACKEND},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
 
     def test_the_rate_reads_as_the_one_last_used(self):
         read = []
@@ -472,29 +470,14 @@ class TestOneCycle:
 class TestResuming:
     """k epochs, saved, and k more in a new process: the same numbers as 2k epochs."""
 
-    def run(self, tmp_path, *arguments):
-        result = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "tests.callbacks.resumed",
-                str(tmp_path),
-                *arguments,
-            ],
-            env={**os.environ, "KERAS_BACKEND": BACKEND},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert result.returncode == 0, result.stderr[-3000:]
-        return json.loads(result.stdout.split("RESULT")[1])
-
     @pytest.mark.parametrize("how", ["model", "backup"])
     def test_in_a_new_process(self, tmp_path, how):
-        straight = self.run(tmp_path / "straight", how, "straight")
-        first = self.run(tmp_path / "resumed", how, "first")
-        second = self.run(tmp_path / "resumed", how, "second")
+        def train(folder, part):
+            return processes.call(resumed.train, tmp_path / folder, how, part)
+
+        straight = train("straight", "straight")
+        first = train("resumed", "first")
+        second = train("resumed", "second")
         for name in ("learning_rate", "momentum", "loss"):
             assert first[name] + second[name] == straight[name]
         assert second["weights"] == straight["weights"]

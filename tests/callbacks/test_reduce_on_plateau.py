@@ -6,8 +6,6 @@ import itertools
 import json
 import math
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -24,6 +22,7 @@ from keras_lrs.callbacks import (
     ReduceOnPlateau,
 )
 from keras_lrs.callbacks.reduce_on_plateau import PlateauState
+from tests import processes
 from tests.callbacks import references
 
 S = lrs.schedules
@@ -871,28 +870,8 @@ def go_on(source, epoch, folder):
     """Loads it and trains it to its end."""
     model = keras.saving.load_model(folder / "model.keras")
     callbacks = callbacks_of(source, state_path=folder / "state.json")
-    run(model, callbacks, initial_epoch=int(epoch))
+    run(model, callbacks, initial_epoch=epoch)
     return state_of(model)
-
-
-def in_a_new_process(function, *arguments):
-    """What a function of this module returns there."""
-    command = (
-        "import json, pathlib, sys; from tests.callbacks import "
-        "test_reduce_on_plateau as t; source, epoch, folder = sys.argv[2:];"
-        "function = getattr(t, sys.argv[1]);"
-        "print(json.dumps(function(source, int(epoch), pathlib.Path(folder))))"
-    )
-    arguments = [str(argument) for argument in arguments]
-    done = subprocess.run(
-        [sys.executable, "-c", command, function.__name__, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
@@ -907,7 +886,7 @@ def test_a_saved_model_goes_on_with_the_state_in_the_file(source, epochs, tmp_pa
 
 def test_a_new_process_goes_on_with_the_state_in_the_file(tmp_path):
     stopped("scheduler", 4, tmp_path)
-    there = in_a_new_process(go_on, "scheduler", 4, tmp_path)
+    there = processes.call(go_on, "scheduler", 4, tmp_path)
     assert there == uninterrupted("scheduler")
 
 
@@ -953,7 +932,7 @@ def test_a_training_that_crashed_goes_on_with_the_same_objects(tmp_path):
 def test_a_training_that_crashed_goes_on_in_a_new_process(tmp_path):
     with contextlib.suppress(CrashError):
         backed_up("scheduler", 4, tmp_path)
-    there = in_a_new_process(backed_up, "scheduler", 8, tmp_path)
+    there = processes.call(backed_up, "scheduler", 8, tmp_path)
     assert there == uninterrupted("scheduler")
 
 

@@ -27,7 +27,9 @@ from keras_lrs.callbacks import (
     snapshot_ensemble,
 )
 from keras_lrs.ensembles import store
+from tests import processes
 from tests.callbacks import references
+from tests.ensembles import resumed
 from tests.warned import warns
 
 S = lrs.schedules
@@ -658,13 +660,14 @@ class TestWriting:
 
 
 class TestResuming:
+    @pytest.mark.slow
     def test_in_a_new_process(self, tmp_path):
-        whole = run("resumed", tmp_path / "whole", "whole")
-        run("resumed", tmp_path / "parts", "first", status=-signal.SIGKILL)
-        resumed = run("resumed", tmp_path / "parts", "second")
-        assert whole["steps"] == resumed["steps"] == [7, 21, 49, 60]
-        assert whole["numbers"] == resumed["numbers"] == [1, 2, 3, 4]
-        assert whole["hashes"] == resumed["hashes"]
+        whole = processes.call(resumed.train, tmp_path / "whole", "whole")
+        run("resumed", tmp_path / "parts", status=-signal.SIGKILL)
+        second = processes.call(resumed.train, tmp_path / "parts", "second")
+        assert whole["steps"] == second["steps"] == [7, 21, 49, 60]
+        assert whole["numbers"] == second["numbers"] == [1, 2, 3, 4]
+        assert whole["hashes"] == second["hashes"]
 
     def test_drops_members_later_than_the_step_it_was_set_back_to(self, tmp_path):
         model = network()
@@ -717,18 +720,19 @@ def run(module, *arguments, status=0, **environment):
         cwd=pathlib.Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=300,
         check=False,
     )
     assert result.returncode == status, result.stderr[-3000:]
     return json.loads(result.stdout.rpartition("RESULT")[2] or "null")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
 def test_a_mirrored_strategy():
     assert run("mirrored") == "the snapshots are the recorded weights"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="a distribution of JAX")
 def test_a_data_parallel_distribution():
     flags = "--xla_force_host_platform_device_count=2"

@@ -3,9 +3,6 @@
 import copy
 import gc
 import itertools
-import json
-import subprocess
-import sys
 import warnings
 
 import keras
@@ -16,7 +13,8 @@ import keras_lrs as lrs
 from keras_lrs import averages as A  # noqa: N812
 from keras_lrs.callbacks import HyperparameterScheduler, WeightAveraging
 from keras_lrs.schedules import Epochs, Fraction
-from tests.callbacks import references
+from tests import processes
+from tests.callbacks import averaged, references
 from tests.callbacks.recording import Record
 from tests.callbacks.references import STEPS, X, Y, linear_model
 
@@ -484,20 +482,9 @@ class TestGoingOn:
         assert len(calls) == before + 3 * per_fit
 
     def test_in_a_process_of_its_own(self, tmp_path):
-        def part(name):
-            result = subprocess.run(
-                [sys.executable, "-m", "tests.callbacks.averaged", str(tmp_path), name],
-                capture_output=True,
-                text=True,
-                timeout=300,
-                check=False,
-            )
-            assert result.returncode == 0, result.stderr[-3000:]
-            return json.loads(result.stdout.split("RESULT")[1])
-
-        part("first")
+        processes.call(averaged.train, tmp_path, "first")
         last, average = self.expected()
-        found = part("second")
+        found = processes.call(averaged.train, tmp_path, "second")
         np.testing.assert_allclose(found["raw"], last, atol=2e-6)
         np.testing.assert_allclose(found["average"], average, atol=2e-6)
 

@@ -9,6 +9,8 @@ import pytest
 from tests.programs import load_program
 from tests.test_step_benchmarks import rows_of
 
+pytestmark = [pytest.mark.only("torch"), pytest.mark.program]
+
 BACKEND = keras.backend.backend()
 benchmark = load_program("benchmarks/ensembles")
 

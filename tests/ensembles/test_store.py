@@ -57,6 +57,7 @@ class TestFaults:
                 p.name for p in whole.iterdir()
             )
 
+    @pytest.mark.slow
     def test_a_kill_leaves_a_directory_that_loads(self, tmp_path):
         result = subprocess.run(
             [sys.executable, "-m", "tests.ensembles.faults", str(tmp_path)],
@@ -64,7 +65,6 @@ class TestFaults:
             cwd=pathlib.Path(__file__).parents[2],
             capture_output=True,
             text=True,
-            timeout=300,
             check=False,
         )
         assert result.returncode == 0, result.stderr[-3000:]

@@ -222,6 +222,11 @@ def directory():
     return folder.name
 
 
+def fresh_directory():
+    """A folder in it that no other callback has written to."""
+    return tempfile.mkdtemp(dir=directory())
+
+
 @functools.cache
 def snapshots():
     """A folder of snapshots."""
@@ -309,7 +314,7 @@ SUBJECTS: dict[str, Subject] = {
     "AveragedEvaluation": _callback(C.AveragedEvaluation, {}),
     "GradientNormRecorder": _callback(C.GradientNormRecorder, {}),
     "HyperparameterLogger": _callback(
-        C.HyperparameterLogger, {}, {"log_dir": Made(directory), "every": 2}
+        C.HyperparameterLogger, {}, {"log_dir": Made(fresh_directory), "every": 2}
     ),
     "HyperparameterScheduler": _callback(
         C.HyperparameterScheduler,
@@ -322,17 +327,19 @@ SUBJECTS: dict[str, Subject] = {
         {"max_learning_rate": 0.1, "total_steps": 100, "warmup_fraction": 0.3},
         keywords=("total_steps", "warmup_fraction", "shape"),
     ),
-    "PosthocAveraging": _callback(C.PosthocAveraging, {"directory": Made(directory)}),
+    "PosthocAveraging": _callback(
+        C.PosthocAveraging, {"directory": Made(fresh_directory)}
+    ),
     "ReduceOnPlateau": _callback(
         C.ReduceOnPlateau,
         {"monitor": "loss"},
         {"monitor": "loss", "every": 3, "raise_factor": 2.0, "max_factor": 4.0},
     ),
     "ResumableTraining": _callback(
-        C.ResumableTraining, {"directory": Made(directory), "every": 3}
+        C.ResumableTraining, {"directory": Made(fresh_directory), "every": 3}
     ),
     "SnapshotEnsemble": _callback(
-        C.SnapshotEnsemble, {"directory": Made(directory), "schedule": [3, 5]}
+        C.SnapshotEnsemble, {"directory": Made(fresh_directory), "schedule": [3, 5]}
     ),
     "WeightAveraging": _callback(
         C.WeightAveraging,

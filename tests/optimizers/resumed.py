@@ -1,8 +1,4 @@
-"""Goes on with saved models in a process of its own; prints weights as JSON."""
-
-import json
-import pathlib
-import sys
+"""Resumes from saved models; meant for a process of its own."""
 
 import keras
 
@@ -23,13 +19,8 @@ def resumed(path):
     with optimizer.averaged():
         found.append(references.weights(model))
     found.append(references.weights(model))
-    return [weights.tolist() for weights in found]
+    return found
 
 
-def main(folder, *names):
-    found = {name: resumed(pathlib.Path(folder, f"{name}.keras")) for name in names}
-    print("RESULT" + json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def all_resumed(folder, names):
+    return {name: resumed(folder / f"{name}.keras") for name in names}

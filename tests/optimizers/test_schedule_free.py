@@ -2,9 +2,6 @@
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -21,9 +18,10 @@ from keras_lrs.callbacks import (
     ReduceOnPlateau,
 )
 from keras_lrs.optimizers import ScheduleFree
+from tests import processes
 from tests.callbacks import references
 from tests.callbacks.test_distribution import check, start
-from tests.optimizers import loops
+from tests.optimizers import loops, resumed
 
 S = lrs.schedules
 BACKEND = keras.backend.backend()
@@ -397,6 +395,7 @@ class TestPrecision:
             assert keras.backend.standardize_dtype(dense.kernel.dtype) == "bfloat16"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
 def test_a_mirrored_strategy():
     check(start("tests.optimizers.mirrored"))
@@ -526,20 +525,11 @@ def test_a_saved_model_goes_on_in_another_process(tmp_path):
         free.use_training_weights()
         references.fit(model, epochs=2)
         expected[name] = [x if at == "x" else y, y, *x_and_y(model)]
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.optimizers.resumed", tmp_path, *expected],
-        env={**os.environ, "KERAS_BACKEND": BACKEND},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    found = json.loads(result.stdout.split("RESULT")[1])
-    for name, (loaded, y, *resumed) in expected.items():
+    found = processes.call(resumed.all_resumed, tmp_path, list(expected))
+    for name, (loaded, y, *later) in expected.items():
         np.testing.assert_array_equal(found[name][0], loaded)
         np.testing.assert_array_equal(found[name][1], y)
-        np.testing.assert_allclose(found[name][2:], resumed, atol=1e-7)
+        np.testing.assert_allclose(found[name][2:], later, atol=1e-7)
 
 
 class TestCallbacks:

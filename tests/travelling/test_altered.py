@@ -21,6 +21,8 @@ from tests.callbacks import references
 from tests.fuzz.subjects import assert_values, check_schedule
 from tests.fuzz.test_arguments import ASKED, fuzzed, in_time
 
+pytestmark = pytest.mark.only("tensorflow")
+
 S = lrs.schedules
 EXAMPLES = int(ASKED or 100)
 

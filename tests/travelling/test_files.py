@@ -11,6 +11,8 @@ import pytest
 
 from tests.travelling import files
 
+pytestmark = pytest.mark.every_backend
+
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
@@ -34,7 +36,6 @@ def test_files_load_and_train_on(folder, backend, tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     differences, count = run.stdout.splitlines()[-2:]

@@ -8,6 +8,7 @@ import signal
 
 from keras_lrs import tuning
 from keras_lrs.tuning import database
+from tests import processes
 
 RANGE, NUM_TRIALS = (1e-4, 1.0), 13
 
@@ -37,7 +38,7 @@ def take_part(path, barrier, queue):
 
     def fit(model):
         if not tried:
-            barrier.wait(timeout=400)
+            barrier.wait(timeout=processes.HANGS)
         tried.append(model)
         return loss(model)
 

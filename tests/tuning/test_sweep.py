@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import multiprocessing
 import sqlite3
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 from keras_lrs import tuning
 from keras_lrs.tuning import database
 from keras_lrs.tuning.sweep import Sweep, Trial
+from tests import processes
 from tests.tuning import sharing
 
 INTERRUPTED = "The sweep was interrupted"
@@ -337,18 +337,18 @@ def test_any_storage_of_optuna_will_do(tmp_path, kind):
         study._storage._backend.engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal of POSIX")
 @pytest.mark.parametrize("thread_lives", [True, False])
 def test_a_killed_sweep_goes_on_with_the_point_it_was_killed_at(
     tmp_path, impatient, thread_lives
 ):
     path = tmp_path / "sweep.db"
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(
+    process = processes.context.Process(
         target=sharing.be_killed, args=(path, 1, thread_lives), daemon=True
     )
     process.start()
-    process.join(timeout=400)
+    process.join(timeout=processes.HANGS)
     assert process.exitcode < 0
     tried = []
 
@@ -362,18 +362,20 @@ def test_a_killed_sweep_goes_on_with_the_point_it_was_killed_at(
 
 
 def test_two_processes_share_a_study_without_repeating_a_trial(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = processes.context
     barrier, queue = context.Barrier(2), context.Queue()
     arguments = (tmp_path / "sweep.db", barrier, queue)
-    processes = [
+    both = [
         context.Process(target=sharing.take_part, args=arguments, daemon=True)
         for _ in range(2)
     ]
-    for process in processes:
+    for process in both:
         process.start()
-    (tried, seen), (others, seen_by_other) = (queue.get(timeout=400) for _ in processes)
-    for process in processes:
-        process.join(timeout=400)
+    (tried, seen), (others, seen_by_other) = (
+        queue.get(timeout=processes.HANGS) for _ in both
+    )
+    for process in both:
+        process.join(timeout=processes.HANGS)
     assert tried
     assert others
     expected = np.geomspace(*sharing.RANGE, sharing.NUM_TRIALS)
@@ -402,7 +404,7 @@ def test_a_busy_database_does_not_end_the_signs_of_life(
             time.sleep(3 * database.HEARTBEAT)  # A sign is due, and cannot be written.
             before = last_sign(other)
             other.execute("ROLLBACK")
-            late = time.monotonic() + 30
+            late = time.monotonic() + processes.HANGS
             while last_sign(other) == before:
                 assert time.monotonic() < late
                 time.sleep(0.1)

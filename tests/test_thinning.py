@@ -1,0 +1,86 @@
+"""Every test function runs on every backend that it is for."""
+
+import types
+
+import pytest
+
+from tests import thinning
+
+
+class Item:
+    def __init__(self, nodeid, *marks):
+        self.nodeid, self.marks = nodeid, {mark.name: mark for mark in marks}
+
+    def get_closest_marker(self, name):
+        return self.marks.get(name)
+
+
+def items(*marks, functions=20, parameters=10):
+    names = [f"tests/test_a.py::test_{letter}" for letter in range(functions)]
+    return [Item(f"{f}[{n}-x[0]]", *marks) for f in names for n in range(parameters)]
+
+
+def test_one_set_of_parameters_of_each_function_is_kept():
+    kept = thinning.one_of_each(items())
+    assert [thinning.function(item) for item in kept] == [
+        f"tests/test_a.py::test_{number}" for number in range(20)
+    ]
+
+
+def test_functions_with_the_same_parameters_keep_different_ones():
+    kept = {item.nodeid.partition("[")[2] for item in thinning.one_of_each(items())}
+    assert len(kept) > 5
+
+
+def test_the_choice_depends_on_no_order():
+    there = {item.nodeid for item in thinning.one_of_each(items())}
+    back = {item.nodeid for item in thinning.one_of_each(items()[::-1])}
+    assert there == back
+
+
+def test_tests_without_parameters_and_those_marked_are_kept_whole():
+    plain = [Item("README.md::README.md"), Item("tests/test_a.py::test_a")]
+    marked = items(pytest.mark.every_backend)
+    assert thinning.one_of_each(plain + marked) == plain + marked
+
+
+def test_a_test_of_one_backend_runs_there():
+    item = Item("tests/test_a.py::test_a", pytest.mark.only("jax"))
+    assert [thinning.runs_on(item, backend) for backend in thinning.BACKENDS] == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_programs_and_what_is_slow_are_not_quick():
+    marks = [[], [pytest.mark.program], [pytest.mark.slow], [pytest.mark.only("jax")]]
+    quick = [thinning.is_quick(Item("tests/test_a.py::test_a", *m)) for m in marks]
+    assert quick == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("named", "keyword", "expected"),
+    [
+        (["tests", "keras_lrs", "docs/index.md"], "", False),
+        (["tests/callbacks"], "", False),
+        (["tests", "tests/test_laws.py"], "", True),
+        (["tests/test_laws.py::test_a_step"], "", True),
+        (["tests"], "growing", True),
+    ],
+)
+def test_who_names_files_or_tests_gets_all_of_them(named, keyword, expected):
+    option = types.SimpleNamespace(keyword=keyword)
+    config = types.SimpleNamespace(args=named, option=option)
+    assert thinning.asks_for_all(config) == expected
+
+
+def test_no_function_of_this_session_is_left_out(request):
+    collected = request.config.stash[thinning.collected]
+    run = {thinning.function(item) for item in request.session.items}
+    for item in collected:
+        only = item.get_closest_marker("only")
+        if only is None:
+            assert thinning.function(item) in run
+        else:
+            assert only.args in {(backend,) for backend in thinning.BACKENDS}
