@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_lrs import plotting
 from keras_lrs.ensembles import ensemble as ensembles
-from keras_lrs.schedules import fields
+from keras_lrs.schedules import fields, plotting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

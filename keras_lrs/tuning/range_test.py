@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_lrs import plotting, training
+from keras_lrs import training
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.fit import Fit
-from keras_lrs.schedules import fields
+from keras_lrs.schedules import fields, plotting
 from keras_lrs.schedules.decays import BoundedExponentialDecay, LinearDecay
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_lrs import monitors, plotting
-from keras_lrs.schedules import fields
+from keras_lrs import monitors
+from keras_lrs.schedules import fields, plotting
 from keras_lrs.tuning import studies
 
 if TYPE_CHECKING:
