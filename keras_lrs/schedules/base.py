@@ -129,6 +129,18 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         total_steps = fields.count("total_steps", total_steps, 1)
         return self._bind(Window(total_steps, steps_per_epoch))
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether every length is a number of steps, so that it can be called.
+
+        Example:
+            >>> from keras_lrs.schedules import Epochs, LinearDecay, Warmup
+            >>> schedule = Warmup(LinearDecay(0.1), Epochs(5))
+            >>> schedule.is_bound, schedule.bind(1000, 20).is_bound
+            (False, True)
+        """
+        return not self._unbound
+
     def _repr_html_(self) -> str:
         """The call and the curve, where a notebook shows a schedule."""
         return sparkline.markup(self)
@@ -355,7 +367,7 @@ def bind_to_steps(name: str, schedule: Any, num_steps: int) -> Any:
 
 def check_bound(schedule: Any) -> None:
     """Raises `ValueError` if a schedule is one of ours and not bound."""
-    if isinstance(schedule, Schedule) and schedule._unbound:
+    if isinstance(schedule, Schedule) and not schedule.is_bound:
         raise ValueError(schedule._unbound)
 
 

@@ -124,7 +124,7 @@ class Restarts(Schedule):
             fields.refuse("total_steps", bound, self.total_steps)
         if self.t_mul != 1.0 or (self._fills and self.num_cycles != 1):
             self._refuse_restarts_inside()
-        if not self._unbound:
+        if self.is_bound:
             # Made now: refused now if there are too many, and outside of any graph.
             self._lengths  # noqa: B018
             if self.m_mul != 1.0:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras_lrs.schedules import durations, fields, numerics
+from keras_lrs.schedules import base, durations, fields, numerics
 from keras_lrs.schedules.base import Schedule, serializable
 from keras_lrs.schedules.durations import Duration
 
@@ -394,8 +394,8 @@ class BoundedExponentialDecay(Decay):
         Raises:
             ValueError: If there are no `updates` and the schedule is not bound.
         """
-        if self.updates is None and self._unbound:
-            raise ValueError(self._unbound)
+        if self.updates is None:
+            base.check_bound(self)
         drops = self.decay_steps if self.updates is None else self.updates
         return float(numerics.exp(self._log_ratio() / drops))
 

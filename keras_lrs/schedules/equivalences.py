@@ -118,7 +118,7 @@ def without_weight_decay(
 def _rates(schedule, num_steps):
     """The float64 rates of the training with weight decay."""
     if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-        schedule = Constant(fields.rate().metadata["check"]("schedule", schedule))
+        schedule = Constant(fields.validate("schedule", schedule, fields.rate()))
     schedule = base.bind_to_steps("schedule", schedule, num_steps)
     return np.array(base.evaluate(schedule, np.arange(num_steps)))
 

@@ -53,7 +53,7 @@ def _drawn(schedule):
     """The schedule to draw, over how many steps, and that in words; 0 for none."""
     if not _is_ours(schedule):
         return schedule, 0, ""
-    if not schedule._unbound:
+    if schedule.is_bound:
         num_steps, ends = own_length(schedule)
         return schedule, num_steps, f"{'' if ends else 'the first '}{num_steps:,} steps"
     total = _EPOCHS * _STEPS_PER_EPOCH

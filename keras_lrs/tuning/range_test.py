@@ -347,7 +347,7 @@ def range_test(
 
 
 def _checked(name, value, field):
-    return field.metadata["check"](name, value)
+    return fields.validate(name, value, field)
 
 
 def _growth(min_learning_rate, max_learning_rate, num_steps, shape):

@@ -157,7 +157,7 @@ def train(callback):
 
 def compile_and_run(schedule):
     """A compiled step gives finite rates."""
-    if type(schedule) in (S.Schedule, S.Decay, A.Average) or schedule._unbound:
+    if type(schedule) in (S.Schedule, S.Decay, A.Average) or not schedule.is_bound:
         return
     for compiler in compiled.compilers().values():
         values = compiled.scalar_values(schedule, [0, 7, 2**31 - 2], compiler)
