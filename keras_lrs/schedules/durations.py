@@ -278,11 +278,15 @@ class Window:
 
     def cycle(self) -> "CycleWindow":
         """What is known of a cycle of `Restarts` that plays in this window."""
-        return CycleWindow(self.total, self.steps_per_epoch)
+        return CycleWindow(None, self.steps_per_epoch)
 
 
 class CycleWindow(Window):
-    """A cycle whose length is not known yet: only `Epochs` can be turned into steps."""
+    """A cycle whose length is not known yet: only `Epochs` can be turned into steps.
+
+    Other durations come back as they are. They can be stored in a field, to be bound
+    when the cycle is, but not calculated with: `Restarts` refuses a schedule that does.
+    """
 
     def length(self, duration):
         return super().length(duration) if _is_known(duration) else duration

@@ -169,6 +169,8 @@ class PiecewiseInterpolation(Composition):
     values: tuple[float, ...] = fields.rates()
     interpolation: str = fields.choice(tuple(_SHAPES), default="linear")
 
+    calculates = True
+
     def check(self):
         n = len(self.boundaries)
         if n < 2:
