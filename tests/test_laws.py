@@ -12,7 +12,7 @@ import pytest
 import keras_lrs as lrs
 from tests import catalogue, compiled
 
-ABSTRACT = {"Schedule", "Decay"}
+ABSTRACT = {"Schedule", "Decay", "Composition"}
 DURATIONS = {"Epochs", "Fraction"}
 STEPS = np.array([0, 1, 2, 5, 9, 10, 11, 36, 50, 99, 100, 101, 500, 10**6, 2**31 - 2])
 
