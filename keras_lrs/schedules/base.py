@@ -108,7 +108,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         and 55. A piece that was asked for is never empty.
 
         Args:
-            total_steps: Steps of the whole training, > 0. What `Fraction` is a fraction
+            total_steps: Steps of the whole run, > 0. What `Fraction` is a fraction
                 of, and what None lasts until.
             steps_per_epoch: What `Epochs` counts, > 0; only needed for these.
 
@@ -235,7 +235,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
 
 
 def schedule_field(default: Any = fields.REQUIRED) -> Any:
-    """Field specifier: any learning-rate schedule, ours or another's."""
+    """Field specifier: any learning-rate schedule of Keras."""
     return fields.checked(default, _check_schedule, kind="schedule")
 
 
@@ -442,7 +442,7 @@ class Composition(Schedule):
 
 
 def evaluate(schedule: Any, step: Any) -> Any:
-    """The value of any schedule, ours or another's, at integer time.
+    """The value of any learning-rate schedule at integer time.
 
     Keras's own schedules and users' subclasses are given what an optimizer gives them:
     an integer tensor.
@@ -494,12 +494,12 @@ def evaluate_foreign(function: Any, step: Any) -> Any:
 
 
 def bind(schedule: Any, window: Window) -> Any:
-    """Any schedule, bound to a window if it is one of ours."""
+    """Any learning-rate schedule; bound to a window if it is a `Schedule`."""
     return schedule._bind(window) if isinstance(schedule, Schedule) else schedule
 
 
 def bind_to_steps(name: str, schedule: Any, num_steps: int) -> Any:
-    """Any schedule, bound to a training of so many steps for the argument `name`."""
+    """Any schedule, bound to a run of so many steps for the argument `name`."""
     try:
         return bind(schedule, Window(num_steps, None))
     except ValueError as error:
@@ -509,13 +509,13 @@ def bind_to_steps(name: str, schedule: Any, num_steps: int) -> Any:
 
 
 def check_bound(schedule: Any) -> None:
-    """Raises `ValueError` if a schedule is one of ours and not bound."""
+    """Raises `ValueError` if a `Schedule` is not bound."""
     if isinstance(schedule, Schedule) and not schedule.is_bound:
         raise ValueError(schedule._unbound)
 
 
 def cycle_ends(schedule: Any, num_steps: int) -> set[int]:
-    """The cycle ends of any schedule; another's has none that we know of."""
+    """The cycle ends of a schedule; none for one that is not a `Schedule`."""
     return schedule._cycle_ends(num_steps) if isinstance(schedule, Schedule) else set()
 
 

@@ -39,14 +39,15 @@ class CosineRestarts(Composition):
     Args:
         initial_learning_rate: The rate at the beginning of the first cycle, >= 0.
         first_decay_steps: The length of the first cycle, > 0; also `Epochs` or a
-            `Fraction`. None is the rest of the training.
+            `Fraction`. None is the rest of the run.
         t_mul: The factor from one cycle's length to the next, >= 1.
         m_mul: The factor from one cycle's amplitude above the end rate to the next,
             > 0.
         end_learning_rate: The rate towards which every cycle falls, >= 0.
-        num_cycles: How many cycles; the end rate is held after the last. None goes on.
+        num_cycles: How many cycles; the end rate is held after the last. None is
+            endless.
             With no `first_decay_steps`, the cycles fill `total_steps` exactly.
-        total_steps: What `num_cycles` cycles fill; None is the rest of the training.
+        total_steps: What `num_cycles` cycles fill; None is the rest of the run.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -277,7 +278,7 @@ class OneCycle(Composition):
 
     Args:
         max_learning_rate: The peak, >= 0.
-        total_steps: The length of the training, > 0; None is the rest of it.
+        total_steps: The length of the run, > 0; None is the rest of it.
         warmup_fraction: Where the peak is, in [0, 1]; at most 0.5 with `three_phase`.
         div_factor: The peak over the first rate, >= 1.
         final_div_factor: The first rate over the last, >= 1.
@@ -414,7 +415,7 @@ class WarmupStableDecay(Composition):
     `Warmup(Delayed(cooldown(peak, decay_steps, end), stable), warmup_steps)`, `stable`
     being what `total_steps` leaves
 
-    Use it when the length of the training may change: a checkpoint of the stable phase
+    Use it when the length of the run may change: a checkpoint of the stable phase
     can be cooled down at any time.
 
     Args:
@@ -422,8 +423,8 @@ class WarmupStableDecay(Composition):
         warmup_steps: The length of the linear warmup from 0, >= 0; also `Epochs` or a
             `Fraction`.
         decay_steps: The length of the cooldown, > 0, counted from the end; also
-            `Epochs` or a `Fraction`. The paper recommends a fifth of the training.
-        total_steps: The length of everything, > 0; None is the rest of the training.
+            `Epochs` or a `Fraction`. The paper recommends a fifth of the run.
+        total_steps: The length of everything, > 0; None is the rest of the run.
         end_learning_rate: The rate at the end, >= 0; `"exponential"` has both rates
             >= 2**-126.
         shape: The cooldown's: `"1-sqrt"`, `"linear"`, `"cosine"`, `"exponential"` or
@@ -496,7 +497,7 @@ class FlatCosine(Composition):
     Args:
         initial_learning_rate: The constant rate, >= 0.
         decay_steps: The length of both parts together, > 0; also `Epochs` or a
-            `Fraction`. None is the rest of the training.
+            `Fraction`. None is the rest of the run.
         flat_fraction: The part that is flat, in [0, 1]. The end is reached in any case.
         end_learning_rate: The rate at the end, >= 0.
 

@@ -76,15 +76,16 @@ class Restarts(Schedule):
     Args:
         schedule: What to play once per cycle.
         first_cycle_steps: The length of the first cycle, > 0; also `Epochs` or a
-            `Fraction`. None is the rest of the training.
+            `Fraction`. None is the rest of the run.
         t_mul: The factor from one cycle's length to the next, >= 1. Starts are exact
             sums, rounded half up.
         m_mul: The factor from one cycle's amplitude to the next, > 0. Above 1, a floor
             close to the peak costs digits.
-        num_cycles: How many cycles; after the last one its end is held. None goes on.
+        num_cycles: How many cycles; after the last one its end is held. None is
+            endless.
             With no `first_cycle_steps`, the cycles fill `total_steps` exactly: cycle
             `i` ends at `total_steps` times its share of the sum, rounded half up.
-        total_steps: What `num_cycles` cycles fill; None is the rest of the training.
+        total_steps: What `num_cycles` cycles fill; None is the rest of the run.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -273,7 +274,7 @@ class Restarts(Schedule):
         return {end for end in found if end <= num_steps}
 
     def _inside(self, length):
-        """The ends of the cycles that the schedule itself has in a cycle of ours."""
+        """The ends of the cycles that the schedule itself has inside one cycle."""
         return base.cycle_ends(base.bind(self.schedule, Window(length, None)), length)
 
 

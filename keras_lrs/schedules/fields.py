@@ -21,7 +21,7 @@ REQUIRED: Any = dataclasses.MISSING
 LONGEST = 2**53
 """No length is longer: time in int64 has room for a few of them, and a float for one.
 
-A training of a million steps per second would take 285 years."""
+A run at a million steps per second would take 285 years."""
 LARGEST_NUMBER = 3.4e38
 """No number is larger: a float32 ends at 3.4028e38, and sums may round up."""
 SMALLEST_POSITIVE = 2.0**-126

@@ -37,7 +37,7 @@ class MultiStepDecay(Schedule):
 
     `initial * decay_rate ** (number of milestones <= t)`
 
-    Use it for step decay at chosen points: half and three quarters of the training.
+    Use it for step decay at chosen points: half and three quarters of the run.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.

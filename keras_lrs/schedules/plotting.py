@@ -34,7 +34,7 @@ def plot_schedules(
 ) -> "Figure":
     """Draws the first `num_steps` rates of one or more schedules.
 
-    A schedule with open lengths is bound to a training of `num_steps` steps. One with
+    A schedule with open lengths is bound to a run of `num_steps` steps. One with
     lengths in `Epochs` has to be bound first: `schedule.bind(num_steps, 500)`.
 
     Args:

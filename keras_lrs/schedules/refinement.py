@@ -1,4 +1,4 @@
-"""Schedules that are computed from the gradient norms of an earlier training."""
+"""Schedules that are computed from the gradient norms of an earlier run."""
 
 from collections.abc import Sequence
 
@@ -26,9 +26,9 @@ def refined_from_gradient_norms(
     the norms with `keras_lrs.callbacks.GradientNormRecorder`.
 
     Args:
-        norms: The norms of a training's gradients, in order, > 0; at least 2. Where
+        norms: The norms of a run's gradients, in order, > 0; at least 2. Where
             they were recorded of every n-th update, the rates between are interpolated.
-        learning_rate: The largest rate, >= 2**-126. Tune it anew.
+        learning_rate: The largest rate, >= 2**-126. Tune it again.
         total_steps: How many steps the schedule is for, >= 2: the norms are spread over
             them evenly. None is as many as there are norms.
         smoothing: The width of the median filter that the norms are smoothed with, as a
