@@ -22,7 +22,7 @@ NUM_STEPS = 1000
 FEWER_STEPS = {"ChebyshevFractal": 64}
 
 # Exported bases, from which schedules are made but which are none.
-BASES = {"Schedule", "Decay"}
+BASES = {"Schedule", "Decay", "Composition"}
 
 
 @keras.saving.register_keras_serializable(package="gallery")

@@ -14,7 +14,7 @@ from tests import catalogue, compiled
 
 pytestmark = pytest.mark.every_backend
 
-ABSTRACT = {"Schedule", "Decay"}
+ABSTRACT = {"Schedule", "Decay", "Composition"}
 DURATIONS = {"Epochs", "Fraction"}
 STEPS = np.array([0, 1, 2, 5, 9, 10, 11, 36, 50, 99, 100, 101, 500, 10**6, 2**31 - 2])
 

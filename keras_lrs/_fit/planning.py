@@ -93,7 +93,7 @@ def bind(progress: Progress, name: str, schedule: Any) -> Any:
     """
     known = progress.steps_per_epoch is not None
     # One without open lengths, such as a long table, need not be gone through.
-    if isinstance(schedule, base.Schedule) and schedule._unbound:
+    if isinstance(schedule, base.Schedule) and not schedule.is_bound:
         if known:
             schedule = base.bind(schedule, progress.window())
         else:

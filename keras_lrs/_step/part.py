@@ -2,11 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from keras_lrs._step.optimizer_step import OptimizerStep
-    from keras_lrs._step.update import PastUpdates, Update
+from keras_lrs._step.update import PastUpdates, Update
 
 
 class StepPart:
@@ -72,7 +70,7 @@ class StepPart:
     finalizes_average = False
     """Whether the part, and not Keras, finalizes the averages of `use_ema`."""
 
-    def __init__(self, step: "OptimizerStep", *compiled: Any):
+    def __init__(self, step: Any, *compiled: Any):
         self.step = step
         self.variables: list = []
         """Variables of the part (`StepVariable`) that the step reads or writes."""
@@ -111,20 +109,20 @@ class StepPart:
 
     # --- In every update ---
 
-    def values(self, update: "Update | PastUpdates") -> None:
+    def values(self, update: Update | PastUpdates) -> None:
         """Phase 1: sets `update.values[name]`, or appends to `update.factors`.
 
         It is also called for updates of the past, whose values a logger asks for.
         """
 
-    def before(self, update: "Update") -> Any:
+    def before(self, update: Update) -> Any:
         """Phase 2: may `update.put` values; what it returns is handed to `after`."""
 
-    def update_step(self, update: "Update", call: Callable) -> Callable:
+    def update_step(self, update: Update, call: Callable) -> Callable:
         """Phase 3: returns `call(gradients, variables, rate)`, wrapped or as it is."""
         return call
 
-    def after(self, update: "Update", kept: Any) -> None:
+    def after(self, update: Update, kept: Any) -> None:
         """Phase 4: acts on the new variables; `kept` is what `before` returned."""
 
 

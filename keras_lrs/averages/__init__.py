@@ -1,7 +1,8 @@
 """Averages of weights: the schedules that make them, and what goes with them."""
 
 from keras_lrs.averages.batch_norm import recalibrate_batch_norm
-from keras_lrs.averages.posthoc import posthoc, posthoc_coefficients
+from keras_lrs.averages.posthoc import posthoc_coefficients
+from keras_lrs.averages.reconstruction import posthoc
 from keras_lrs.averages.schedules import (
     Average,
     ExponentialAverage,

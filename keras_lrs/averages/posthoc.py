@@ -1,12 +1,11 @@
-"""Power-function averages of any width, reconstructed after the training."""
+"""How to combine averages of some widths into one of any other."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_lrs.averages import schedules, snapshots
+from keras_lrs.averages import schedules
 from keras_lrs.schedules import fields
 
 
@@ -34,7 +33,8 @@ def posthoc_coefficients(
 
     Example:
         >>> steps, sigmas = [100, 100, 200, 200], [0.05, 0.1, 0.05, 0.1]
-        >>> posthoc_coefficients(steps, sigmas, 200, 0.1).round(6).tolist()
+        >>> coefficients = posthoc_coefficients(steps, sigmas, 200, 0.1)
+        >>> (coefficients.round(6) + 0.0).tolist()  # A solver's zeros may be -0.0.
         [0.0, 0.0, 0.0, 1.0]
 
     Reference: Karras et al., "Analyzing and Improving the Training Dynamics of
@@ -66,62 +66,6 @@ def posthoc_coefficients(
     coefficients = np.zeros(len(stored))
     coefficients[early] = found / found.sum()
     return coefficients
-
-
-def posthoc(
-    directory: str | os.PathLike,
-    sigma_rel: float,
-    step: int | None = None,
-    model: Any = None,
-) -> list[np.ndarray]:
-    """An average that was not kept, from the snapshots of a `PosthocAveraging`.
-
-    Args:
-        directory: Where the callback wrote them.
-        sigma_rel: The relative width of the average, as in `PowerFunctionAverage`. Best
-            between the widths that were kept.
-        step: After how many updates; the latest snapshot if None.
-        model: A model to put the average into. Statistics of batch normalization stay
-            as they are: see `recalibrate_batch_norm`.
-
-    Returns:
-        The averages of `model.trainable_variables`, in their order and shapes; float64.
-
-    Raises:
-        FileNotFoundError: If there are no snapshots.
-        ValueError: If an argument is out of range, if a snapshot is damaged, or if the
-            model has other shapes.
-
-    Reference: Karras et al., "Analyzing and Improving the Training Dynamics of
-    Diffusion Models", 2024, arXiv:2312.02696, section 3.2.
-    """
-    if model is not None:
-        fields.model("model", model)
-    paths = snapshots.paths(fields.path("directory", directory))
-    if not paths:
-        raise FileNotFoundError(f"There are no snapshots of averages in {directory}")
-    step = max(paths) if step is None else fields.count("step", step, 1)
-    keys = [
-        (taken, sigma, path)
-        for taken, path in paths.items()
-        for sigma in snapshots.read(path)
-    ]
-    steps, sigmas, _ = zip(*keys, strict=True)
-    coefficients = posthoc_coefficients(steps, sigmas, step, sigma_rel)
-    total: list[np.ndarray] = []
-    for coefficient, (_, sigma, path) in zip(coefficients, keys, strict=True):
-        if coefficient != 0.0:
-            parts = [coefficient * array for array in snapshots.read(path)[sigma]]
-            total = (
-                [a + b for a, b in zip(total, parts, strict=True)] if total else parts
-            )
-    if model is not None:
-        shapes = [tuple(variable.shape) for variable in model.trainable_variables]
-        if shapes != [array.shape for array in total]:
-            fields.refuse("model", "have the shapes of the snapshots", shapes)
-        for variable, array in zip(model.trainable_variables, total, strict=True):
-            variable.assign(array)
-    return total
 
 
 def power_function(name: str, sigma_rel: Any) -> schedules.PowerFunctionAverage:

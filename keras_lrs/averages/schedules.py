@@ -158,7 +158,7 @@ class PolynomialAverage(Average):
     `d(k) = k / (k + 1 + power)`
 
     Use it where the uniform mean lags and no decay is to be tuned: its memory grows
-    with the training. `power=0` is the uniform mean.
+    with the run. `power=0` is the uniform mean.
 
     Args:
         power: In [0, 1e6]; 3 or 8 are in use.
@@ -227,15 +227,15 @@ class WarmupAverage(Average):
 
 @serializable
 class PowerFunctionAverage(Average):
-    """A mean whose memory is a fixed fraction of the training so far.
+    """A mean whose memory is a fixed fraction of the run so far.
 
     `d(k) = (1 - 1 / (k + 1)) ** (gamma + 1)`, `gamma` from `sigma_rel`
 
-    Use it for long trainings of generative models, and two of them to reconstruct any
+    Use it for long runs of generative models, and two of them to reconstruct any
     other length afterwards (post-hoc EMA).
 
     Args:
-        sigma_rel: The width of the average as a fraction of the training, in
+        sigma_rel: The width of the average as a fraction of the run, in
             [1e-6, 0.288675): the standard deviation of a step's number under the
             weights over the number of steps. 0.05 to 0.15 are in use.
 

@@ -12,8 +12,7 @@ from keras_lrs._keras import optimizers
 from keras_lrs.schedules import base, durations, fields
 
 _LAST_STEP = 2**31
-
-_check_steps = durations.positions(at_least=1).metadata["check"]
+_STEPS = durations.positions(at_least=1)
 
 
 def checked(schedule: Any) -> Any:
@@ -21,7 +20,7 @@ def checked(schedule: Any) -> Any:
     kind = keras.optimizers.schedules.LearningRateSchedule
     if schedule is None or isinstance(schedule, kind):
         return schedule
-    if len(steps := _check_steps("schedule", schedule)) == 0:
+    if len(steps := fields.validate("schedule", schedule, _STEPS)) == 0:
         fields.refuse("schedule", "have a step", schedule)
     return steps
 
@@ -94,7 +93,7 @@ def find(run: Run, schedule: Any) -> CycleEnds:
         start = run.progress.start(first)
         return CycleEnds(first, start, lambda n: [step for step in steps if step <= n])
     if schedule is not None:
-        if isinstance(schedule, base.Schedule) and schedule._unbound:
+        if isinstance(schedule, base.Schedule) and not schedule.is_bound:
             schedule = base.bind(schedule, run.progress.window())
         candidates = [(first, run.progress.start(first), schedule)]
     else:

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_lrs._storage import pictures
 from keras_lrs.ensembles import selection
 from keras_lrs.ensembles.ensemble import Ensemble
-from keras_lrs.schedules import fields
+from keras_lrs.schedules import fields, plotting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +71,7 @@ def plot_sizes(
         ValueError: If the suffix of `path` is not that of a picture.
     """
     _check(ensemble)
-    with pictures.drawn("plot_sizes", path) as figure:
+    with plotting.drawn("plot_sizes", path) as figure:
         measure = selection.measure(metric)
         outputs = ensemble.predict_members(x, **predict_arguments)
 
@@ -117,7 +116,7 @@ def plot_disagreement(
         ValueError: If the suffix of `path` is not that of a picture.
     """
     _check(ensemble)
-    with pictures.drawn("plot_disagreement", path) as figure:
+    with plotting.drawn("plot_disagreement", path) as figure:
         matrix = disagreement(ensemble.predict_members(x, **predict_arguments))
         axes = figure.add_subplot()
         image = axes.imshow(matrix, vmin=0.0, cmap="viridis")

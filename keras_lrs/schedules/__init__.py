@@ -1,6 +1,6 @@
 """Learning-rate schedules: functions of the training step that can be combined."""
 
-from keras_lrs.schedules.base import Schedule
+from keras_lrs.schedules.base import Composition, Schedule
 from keras_lrs.schedules.combinators import (
     Clipped,
     Delayed,
@@ -55,6 +55,7 @@ __all__ = [
     "BoundedExponentialDecay",
     "ChebyshevFractal",
     "Clipped",
+    "Composition",
     "Constant",
     "CosineAnnealing",
     "CosineRestarts",

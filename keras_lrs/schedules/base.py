@@ -1,5 +1,6 @@
 """What every schedule is: the three hooks, binding, curves and cycles."""
 
+import copy
 import dataclasses
 import functools
 from typing import Any, TypeVar, dataclass_transform
@@ -107,7 +108,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         and 55. A piece that was asked for is never empty.
 
         Args:
-            total_steps: Steps of the whole training, > 0. What `Fraction` is a fraction
+            total_steps: Steps of the whole run, > 0. What `Fraction` is a fraction
                 of, and what None lasts until.
             steps_per_epoch: What `Epochs` counts, > 0; only needed for these.
 
@@ -128,6 +129,18 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
             steps_per_epoch = fields.count("steps_per_epoch", steps_per_epoch, 1)
         total_steps = fields.count("total_steps", total_steps, 1)
         return self._bind(Window(total_steps, steps_per_epoch))
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether every length is a number of steps, so that it can be called.
+
+        Example:
+            >>> from keras_lrs.schedules import Epochs, LinearDecay, Warmup
+            >>> schedule = Warmup(LinearDecay(0.1), Epochs(5))
+            >>> schedule.is_bound, schedule.bind(1000, 20).is_bound
+            (False, True)
+        """
+        return not self._unbound
 
     def _repr_html_(self) -> str:
         """The call and the curve, where a notebook shows a schedule."""
@@ -161,12 +174,13 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         return ends
 
     def _inner(self):
-        """Pairs of a field's name and a schedule that it holds."""
+        """Pairs of a place in this schedule, and the schedule that stands there."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            for item in value if isinstance(value, tuple) else (value,):
+            for index, item in enumerate(value if _is_list(value) else (value,)):
                 if isinstance(item, keras.optimizers.schedules.LearningRateSchedule):
-                    yield field.name, item
+                    name = f"{field.name}[{index}]" if _is_list(value) else field.name
+                    yield name, item
 
     def _open(self, in_cycle: bool = False) -> list[tuple[str, Any]]:
         """The names and values of the arguments that are not numbers of steps yet.
@@ -210,16 +224,18 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
             taken = entry(value, index)
             if taken is not value:
                 changes[field.name] = taken
-        if not changes:
-            return self
-        played = object.__new__(type(self))
-        played.__dict__.update(self.__getstate__())
-        played.__dict__.update(changes)
-        return played
+        return self._unchecked(changes) if changes else self
+
+    def _unchecked(self, changes: dict[str, Any]) -> "Schedule":
+        """The same schedule with other arguments, which are not looked at."""
+        changed = object.__new__(type(self))
+        changed.__dict__.update(self.__getstate__())
+        changed.__dict__.update(changes)
+        return changed
 
 
 def schedule_field(default: Any = fields.REQUIRED) -> Any:
-    """Field specifier: any learning-rate schedule, ours or another's."""
+    """Field specifier: any learning-rate schedule of Keras."""
     return fields.checked(default, _check_schedule, kind="schedule")
 
 
@@ -265,15 +281,154 @@ def serializable(cls: type[T]) -> type[T]:
 
 
 class Composition(Schedule):
-    """A named schedule that is made of others and adds no formula of its own."""
+    """A named schedule that is made of others and adds no formula of its own.
+
+    Subclasses are frozen dataclasses that implement `compose`. Binding one binds what
+    it is made of: `schedule.bind(n)` has the values of `schedule.compose().bind(n)`. So
+    a length that `compose` hands to a schedule inside `Restarts` is measured by the
+    cycle, as it is wherever `Restarts` is written out.
+
+    Example:
+        >>> import dataclasses
+        >>> from keras_lrs.schedules import CosineAnnealing, Fraction, Restarts, Warmup
+        >>> from keras_lrs.schedules import durations, fields
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class WarmRestarts(Composition):
+        ...     rate: float = fields.rate()
+        ...     cycle_steps: durations.Duration = durations.length(default=None)
+        ...     warmup_steps: durations.Duration = durations.length(default=10)
+        ...
+        ...     def compose(self):
+        ...         cycle = Warmup(CosineAnnealing(self.rate), self.warmup_steps)
+        ...         return Restarts(cycle, self.cycle_steps)
+        >>> schedule = WarmRestarts(0.1, Fraction(0.5), Fraction(0.2)).bind(200)
+        >>> schedule.curve(200)[[0, 10, 20, 100, 120]].round(4).tolist()
+        [0.0, 0.05, 0.1, 0.0, 0.1]
+    """
+
+    calculates = False
+    """Whether `compose` calculates with lengths, instead of handing them on.
+
+    Then it is asked only once all lengths are numbers of steps, and they are bound as
+    those of any schedule are: none is measured by a cycle of `Restarts` inside.
+    """
+
+    def __init_subclass__(cls, **arguments):
+        super().__init_subclass__(**arguments)
+        own = {"call", "_cycle_ends"} & vars(cls).keys()
+        if own and not cls.calculates:
+            raise TypeError(
+                f"`{cls.__name__}` must not define `{min(own)}`, which is lost when "
+                "what it is made of is bound: set `calculates = True`, or make it a "
+                "`Schedule`."
+            )
 
     def compose(self) -> Schedule:
-        """The schedule that this one names; asked for once all lengths are known."""
+        """The schedule that this one names.
+
+        Lengths may still be open: hand them on as they are, or set `calculates`.
+        """
         raise NotImplementedError
 
     @functools.cached_property
     def _composed(self) -> Schedule:
         return self.compose()
+
+    def _open(self, in_cycle=False):
+        if self.calculates:
+            return super()._open(in_cycle)
+        try:
+            composed = self._composed
+        except TypeError:
+            if super()._open():
+                return super()._open(in_cycle)
+            raise
+        found = composed._open(in_cycle)
+        return [(self._own_name(place), value) for place, value in found]
+
+    def _bind(self, window):
+        if self.calculates:
+            return super()._bind(window)
+        if self.is_bound:
+            return self
+        composed = self._composed_open()
+        try:
+            bound = composed._bind(window)
+        except ValueError as error:
+            raise ValueError(self._in_own_names(str(error))) from None
+        # In cycles of several lengths it is only played, and needs no name.
+        return bound if isinstance(window.total, np.ndarray) else self._named(bound)
+
+    def _composed_open(self):
+        """What this is made of, as long as lengths may be open."""
+        try:
+            return self._composed
+        except TypeError as error:
+            if not (found := super()._open()):
+                raise
+            name, value = found[0]
+            raise ValueError(
+                f"Argument `{name}` must be a number of steps, because "
+                f"`{type(self).__name__}.compose` calculates with it. Received: "
+                f"{name}={value}. Set `calculates = True` in the class to have lengths "
+                "bound before it is asked."
+            ) from error
+
+    def _named(self, bound):
+        """The schedule of this class that is made of `bound`, or else `bound` itself.
+
+        There is none where one argument has become two numbers of steps, by rounding
+        in two places, or where what was open is not an argument.
+        """
+        changes: dict[str, Any] = {}
+        for place, value in _places(bound):
+            name = self._owners.get(place)
+            if name is not None and _is_list(value) == _is_list(getattr(self, name)):
+                changes.setdefault(name, value)
+        named: Any = self._replaced(changes)
+        return named if named._composed == bound else bound
+
+    @functools.cached_property
+    def _owners(self) -> dict[str, str]:
+        """The arguments that `compose` hands on, by the places to which it does.
+
+        Each is marked in turn, by an object of its own, and looked for.
+        """
+        found: dict[str, str] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            marks = tuple(map(_mark, value)) if _is_list(value) else (_mark(value),)
+            marked = {id(m) for m in marks if isinstance(m, fields.Configured)}
+            if not marked:
+                continue
+            changes = {field.name: marks if _is_list(value) else marks[0]}
+            try:
+                composed: Any = self._unchecked(changes)
+                places = list(_places(composed.compose()))
+            except Exception:  # Whatever `compose` raises where None is the only value.
+                continue
+            for place, there in places:
+                items = there if _is_list(there) else (there,)
+                if any(id(item) in marked for item in items):
+                    found.setdefault(place, field.name)
+        return found
+
+    def _own_name(self, place):
+        """The name of a place in the composition, from the argument that it is of."""
+        inner, rest = place, ""
+        while inner not in self._owners:
+            inner, dot, last = inner.rpartition(".")
+            if not dot:
+                return place
+            rest = f".{last}{rest}"
+        return self._owners[inner] + rest
+
+    def _in_own_names(self, message):
+        for place, name in self._owners.items():
+            last = place.rpartition(".")[2].partition("[")[0]
+            message = message.replace(f"`{last}`", f"`{name}`")
+            message = message.replace(f" {last}=", f" {name}=")
+        return message
 
     def call(self, step):
         return self._composed.call(step)
@@ -287,7 +442,7 @@ class Composition(Schedule):
 
 
 def evaluate(schedule: Any, step: Any) -> Any:
-    """The value of any schedule, ours or another's, at integer time.
+    """The value of any learning-rate schedule at integer time.
 
     Keras's own schedules and users' subclasses are given what an optimizer gives them:
     an integer tensor.
@@ -339,12 +494,12 @@ def evaluate_foreign(function: Any, step: Any) -> Any:
 
 
 def bind(schedule: Any, window: Window) -> Any:
-    """Any schedule, bound to a window if it is one of ours."""
+    """Any learning-rate schedule; bound to a window if it is a `Schedule`."""
     return schedule._bind(window) if isinstance(schedule, Schedule) else schedule
 
 
 def bind_to_steps(name: str, schedule: Any, num_steps: int) -> Any:
-    """Any schedule, bound to a training of so many steps for the argument `name`."""
+    """Any schedule, bound to a run of so many steps for the argument `name`."""
     try:
         return bind(schedule, Window(num_steps, None))
     except ValueError as error:
@@ -354,13 +509,13 @@ def bind_to_steps(name: str, schedule: Any, num_steps: int) -> Any:
 
 
 def check_bound(schedule: Any) -> None:
-    """Raises `ValueError` if a schedule is one of ours and not bound."""
-    if isinstance(schedule, Schedule) and schedule._unbound:
+    """Raises `ValueError` if a `Schedule` is not bound."""
+    if isinstance(schedule, Schedule) and not schedule.is_bound:
         raise ValueError(schedule._unbound)
 
 
 def cycle_ends(schedule: Any, num_steps: int) -> set[int]:
-    """The cycle ends of any schedule; another's has none that we know of."""
+    """The cycle ends of a schedule; none for one that is not a `Schedule`."""
     return schedule._cycle_ends(num_steps) if isinstance(schedule, Schedule) else set()
 
 
@@ -386,6 +541,28 @@ _BINDERS = {
     "schedule": lambda name, value, window: bind(value, window),
     "schedules": _bind_tuple,
 }
+
+
+def _places(schedule, within=""):
+    """All lengths and schedules in a schedule: pairs of a place's name and a value."""
+    for field in dataclasses.fields(schedule):
+        if _kind(field) in _BINDERS:
+            yield within + field.name, getattr(schedule, field.name)
+    for name, inner in schedule._inner():
+        yield within + name, inner
+        if isinstance(inner, Schedule):
+            yield from _places(inner, f"{within}{name}.")
+
+
+def _mark(value):
+    """An object that is no other and equal; for None, some length."""
+    if value is None:
+        return durations.Fraction(1.0)
+    return copy.copy(value) if isinstance(value, fields.Configured) else value
+
+
+def _is_list(value):
+    return isinstance(value, tuple)
 
 
 def _kind(field):

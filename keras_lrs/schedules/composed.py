@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 
 from keras_lrs.schedules import durations, fields, numerics
-from keras_lrs.schedules.base import Composition, schedule_field, serializable
+from keras_lrs.schedules.base import (
+    Composition,
+    Schedule,
+    evaluate,
+    schedule_field,
+    serializable,
+)
 from keras_lrs.schedules.combinators import Delayed, Sequential, Warmup
 from keras_lrs.schedules.cycles import Restarts
 from keras_lrs.schedules.decays import (
@@ -33,14 +39,15 @@ class CosineRestarts(Composition):
     Args:
         initial_learning_rate: The rate at the beginning of the first cycle, >= 0.
         first_decay_steps: The length of the first cycle, > 0; also `Epochs` or a
-            `Fraction`. None is the rest of the training.
+            `Fraction`. None is the rest of the run.
         t_mul: The factor from one cycle's length to the next, >= 1.
         m_mul: The factor from one cycle's amplitude above the end rate to the next,
             > 0.
         end_learning_rate: The rate towards which every cycle falls, >= 0.
-        num_cycles: How many cycles; the end rate is held after the last. None goes on.
+        num_cycles: How many cycles; the end rate is held after the last. None is
+            endless.
             With no `first_decay_steps`, the cycles fill `total_steps` exactly.
-        total_steps: What `num_cycles` cycles fill; None is the rest of the training.
+        total_steps: What `num_cycles` cycles fill; None is the rest of the run.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -89,22 +96,6 @@ class CosineRestarts(Composition):
             total_steps=self.total_steps,
         )
 
-    def _open(self, in_cycle=False):
-        ours = {"first_cycle_steps": "first_decay_steps"}
-        return [
-            (ours.get(name, name), value)
-            for name, value in self._composed._open(in_cycle)
-        ]
-
-    def _bind(self, window):
-        bound: Any = self._composed._bind(window)
-        return self._replaced(
-            {
-                "first_decay_steps": bound.first_cycle_steps,
-                "total_steps": bound.total_steps,
-            }
-        )
-
 
 @serializable
 class PhasedCosine(Composition):
@@ -143,6 +134,8 @@ class PhasedCosine(Composition):
     max_learning_rates: tuple[float, ...] = fields.rates()
     min_learning_rates: tuple[float, ...] = fields.rates()
 
+    calculates = True
+
     def check(self):
         n = len(self.phase_steps)
         if n == 0:
@@ -173,6 +166,27 @@ class PhasedCosine(Composition):
 
     def _cycle_ends(self, num_steps):
         return {end for end in self._ends() if end <= num_steps}
+
+
+@serializable
+class Damped(Schedule):
+    """A schedule whose height above a floor shrinks by the same factor at every step.
+
+    It only ever stands inside a schedule that made it; its arguments are not a user's.
+
+    Args:
+        schedule: A schedule that is nowhere below the floor.
+        floor: The rate towards which it is damped.
+        decay_rate: The factor, in (0, 1].
+    """
+
+    schedule: Schedule = schedule_field()
+    floor: float = fields.rate()
+    decay_rate: float = fields.number(above=0.0, at_most=1.0)
+
+    def call(self, step):
+        scale = numerics.geometric(1.0, math.log(self.decay_rate), step)
+        return self.floor + (evaluate(self.schedule, step) - self.floor) * scale
 
 
 @serializable
@@ -224,6 +238,7 @@ class CyclicalLearningRate(Composition):
     gamma: float = fields.number(default=1.0, above=0.0, at_most=1.0)
     step_size_down: Duration = durations.length(default=None, optional=True)
 
+    calculates = True
     _restarts = True
 
     def check(self):
@@ -246,15 +261,8 @@ class CyclicalLearningRate(Composition):
         down: Any = up if self.step_size_down is None else self.step_size_down
         triangle = PiecewiseInterpolation((0, up, up + down), (low, high, low))
         m_mul = 0.5 if self.mode == "triangular2" else 1.0
-        return Restarts(triangle, up + down, m_mul=m_mul)
-
-    def call(self, step):
-        value = self._composed.call(step)
-        if self.mode != "exp_range":
-            return value
-        scale = numerics.geometric(1.0, math.log(self.gamma), step)
-        low = self.initial_learning_rate
-        return low + (value - low) * scale
+        cycles = Restarts(triangle, up + down, m_mul=m_mul)
+        return Damped(cycles, low, self.gamma) if self.mode == "exp_range" else cycles
 
 
 @serializable
@@ -270,7 +278,7 @@ class OneCycle(Composition):
 
     Args:
         max_learning_rate: The peak, >= 0.
-        total_steps: The length of the training, > 0; None is the rest of it.
+        total_steps: The length of the run, > 0; None is the rest of it.
         warmup_fraction: Where the peak is, in [0, 1]; at most 0.5 with `three_phase`.
         div_factor: The peak over the first rate, >= 1.
         final_div_factor: The first rate over the last, >= 1.
@@ -301,6 +309,8 @@ class OneCycle(Composition):
     final_div_factor: float = fields.number(default=1e4, at_least=1.0)
     shape: str = fields.choice(("cosine", "linear"), default="cosine")
     three_phase: bool = fields.flag(default=False)
+
+    calculates = True
 
     def check(self):
         if self.three_phase and self.warmup_fraction > 0.5:
@@ -367,6 +377,8 @@ class MirroredOneCycle(Composition):
     base_momentum: float = fields.number(default=0.85, at_least=0.0, below=1.0)
     max_momentum: float = fields.number(default=0.95, at_least=0.0, below=1.0)
 
+    calculates = True
+
     def check(self):
         if not isinstance(self.cycle, OneCycle):
             fields.refuse("cycle", "be a `OneCycle`", self.cycle, TypeError)
@@ -403,7 +415,7 @@ class WarmupStableDecay(Composition):
     `Warmup(Delayed(cooldown(peak, decay_steps, end), stable), warmup_steps)`, `stable`
     being what `total_steps` leaves
 
-    Use it when the length of the training may change: a checkpoint of the stable phase
+    Use it when the length of the run may change: a checkpoint of the stable phase
     can be cooled down at any time.
 
     Args:
@@ -411,8 +423,8 @@ class WarmupStableDecay(Composition):
         warmup_steps: The length of the linear warmup from 0, >= 0; also `Epochs` or a
             `Fraction`.
         decay_steps: The length of the cooldown, > 0, counted from the end; also
-            `Epochs` or a `Fraction`. The paper recommends a fifth of the training.
-        total_steps: The length of everything, > 0; None is the rest of the training.
+            `Epochs` or a `Fraction`. The paper recommends a fifth of the run.
+        total_steps: The length of everything, > 0; None is the rest of the run.
         end_learning_rate: The rate at the end, >= 0; `"exponential"` has both rates
             >= 2**-126.
         shape: The cooldown's: `"1-sqrt"`, `"linear"`, `"cosine"`, `"exponential"` or
@@ -440,6 +452,8 @@ class WarmupStableDecay(Composition):
     total_steps: Duration = durations.length(default=None)
     end_learning_rate: float = fields.rate(default=0.0)
     shape: str = fields.choice(tuple(_COOLDOWNS), default="1-sqrt")
+
+    calculates = True
 
     def check(self):
         if self.shape == "exponential":
@@ -483,7 +497,7 @@ class FlatCosine(Composition):
     Args:
         initial_learning_rate: The constant rate, >= 0.
         decay_steps: The length of both parts together, > 0; also `Epochs` or a
-            `Fraction`. None is the rest of the training.
+            `Fraction`. None is the rest of the run.
         flat_fraction: The part that is flat, in [0, 1]. The end is reached in any case.
         end_learning_rate: The rate at the end, >= 0.
 
@@ -506,6 +520,8 @@ class FlatCosine(Composition):
     decay_steps: Duration = durations.length(default=None)
     flat_fraction: float = fields.number(default=0.75, at_least=0.0, at_most=1.0)
     end_learning_rate: float = fields.rate(default=0.0)
+
+    calculates = True
 
     def compose(self):
         total = self.decay_steps

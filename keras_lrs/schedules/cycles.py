@@ -76,15 +76,16 @@ class Restarts(Schedule):
     Args:
         schedule: What to play once per cycle.
         first_cycle_steps: The length of the first cycle, > 0; also `Epochs` or a
-            `Fraction`. None is the rest of the training.
+            `Fraction`. None is the rest of the run.
         t_mul: The factor from one cycle's length to the next, >= 1. Starts are exact
             sums, rounded half up.
         m_mul: The factor from one cycle's amplitude to the next, > 0. Above 1, a floor
             close to the peak costs digits.
-        num_cycles: How many cycles; after the last one its end is held. None goes on.
+        num_cycles: How many cycles; after the last one its end is held. None is
+            endless.
             With no `first_cycle_steps`, the cycles fill `total_steps` exactly: cycle
             `i` ends at `total_steps` times its share of the sum, rounded half up.
-        total_steps: What `num_cycles` cycles fill; None is the rest of the training.
+        total_steps: What `num_cycles` cycles fill; None is the rest of the run.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -124,15 +125,24 @@ class Restarts(Schedule):
             fields.refuse("total_steps", bound, self.total_steps)
         if self.t_mul != 1.0 or (self._fills and self.num_cycles != 1):
             self._refuse_restarts_inside()
-        if not self._unbound:
-            # Made now: refused now if there are too many, and outside of any graph.
-            self._lengths  # noqa: B018
+        if isinstance(getattr(self, self._measured), fields.Table):
+            # Made by a composition that only now, in cycles of a table, is composed.
+            _refuse_restarts("Restarts", self)
+        if self.is_bound:
+            # Made now: refused now if there are too many or if the schedule cannot be
+            # bound to them, and outside of any graph.
+            self._played  # noqa: B018
             if self.m_mul != 1.0:
                 self._floor  # noqa: B018
 
     @property
     def _fills(self):
         return self.num_cycles is not None and self.first_cycle_steps is None
+
+    @property
+    def _measured(self):
+        """The name of the length that the cycles are measured by."""
+        return "total_steps" if self._fills else "first_cycle_steps"
 
     def call(self, step):
         if self._even:
@@ -211,16 +221,12 @@ class Restarts(Schedule):
 
     def _refuse_restarts_inside(self):
         for name in _restarting(self.schedule):
-            raise ValueError(
-                "Argument `schedule` must not restart itself inside `Restarts` whose "
-                f"cycles may differ in length. Received: schedule={name}(...) inside "
-                f"{self.schedule!r}"
-            )
+            _refuse_restarts(name, self.schedule)
 
     # --- As part of others ---
 
     def _open(self, in_cycle=False):
-        name = "total_steps" if self._fills else "first_cycle_steps"
+        name = self._measured
         value = getattr(self, name)
         is_open = not isinstance(value, int) and not (
             in_cycle and not isinstance(value, durations.Epochs)
@@ -229,13 +235,24 @@ class Restarts(Schedule):
         return own + self._open_inside(in_cycle=True)
 
     def _bind(self, window):
-        name = "total_steps" if self._fills else "first_cycle_steps"
+        length = window.length(getattr(self, self._measured))
         return self._replaced(
-            {
-                "schedule": base.bind(self.schedule, window.cycle()),
-                name: window.length(getattr(self, name)),
-            }
+            {"schedule": self._in_steps(window), self._measured: length}
         )
+
+    def _in_steps(self, window):
+        """The schedule with its `Epochs` in steps; the cycle measures the rest."""
+        schedule = self.schedule
+        if not (isinstance(schedule, Schedule) and schedule._open(in_cycle=True)):
+            return schedule
+        try:
+            return schedule._bind(window.cycle())
+        except TypeError as error:
+            raise ValueError(
+                "Argument `schedule` must not hold `Epochs` where it calculates with "
+                "lengths that only a cycle gives. Use a number of steps or a "
+                f"`Fraction`. Received: schedule={schedule!r}"
+            ) from error
 
     def _cycle_ends(self, num_steps):
         if self._even:
@@ -257,7 +274,7 @@ class Restarts(Schedule):
         return {end for end in found if end <= num_steps}
 
     def _inside(self, length):
-        """The ends of the cycles that the schedule itself has in a cycle of ours."""
+        """The ends of the cycles that the schedule itself has inside one cycle."""
         return base.cycle_ends(base.bind(self.schedule, Window(length, None)), length)
 
 
@@ -285,10 +302,20 @@ def _half_up(x: decimal.Decimal) -> int:
     return int(x.to_integral_value(decimal.ROUND_HALF_UP, _PRECISE))
 
 
+def _refuse_restarts(name, schedule):
+    raise ValueError(
+        "Argument `schedule` must not restart itself inside `Restarts` whose "
+        f"cycles may differ in length. Received: schedule={name}(...) inside "
+        f"{schedule!r}"
+    )
+
+
 def _restarting(schedule):
     """The class names of the schedules inside `schedule` that restart themselves."""
     if isinstance(schedule, Schedule):
         if getattr(schedule, "_restarts", False):
             yield type(schedule).__name__
+        if isinstance(schedule, base.Composition) and not schedule.calculates:
+            yield from _restarting(schedule._composed_open())
         for _, inner in schedule._inner():
             yield from _restarting(inner)

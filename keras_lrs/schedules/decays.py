@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras_lrs.schedules import durations, fields, numerics
+from keras_lrs.schedules import base, durations, fields, numerics
 from keras_lrs.schedules.base import Schedule, serializable
 from keras_lrs.schedules.durations import Duration
 
@@ -17,7 +17,7 @@ class Decay(Schedule):
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
-            rest of the training.
+            rest of the run.
         end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
 
     Raises:
@@ -72,13 +72,13 @@ class LinearDecay(Decay):
 
     `end + (initial - end) * (1 - t / decay_steps)`
 
-    Use it when the length of the training is known: on theory and on most benchmarks
+    Use it when the length of the run is known: on theory and on most benchmarks
     it is the schedule to beat (Defazio et al. 2023).
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
-            rest of the training.
+            rest of the run.
         end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
 
     Returns:
@@ -111,12 +111,12 @@ class PolynomialDecay(Decay):
     `end + (initial - end) * (1 - (t / decay_steps) ** k) ** power`
 
     Use it when linear decay should spend more (`power < 1`, `k > 1`) or less
-    (`power > 1`) of the training at a high rate; common in segmentation.
+    (`power > 1`) of the run at a high rate; common in segmentation.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
-            rest of the training.
+            rest of the run.
         end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
         power: The exponent, > 0, at most 1000. 1 is linear.
         k: The exponent of progress, > 0, at most 1000. 1 is plain polynomial decay;
@@ -162,7 +162,7 @@ class CosineAnnealing(Decay):
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
-            rest of the training.
+            rest of the run.
         end_learning_rate: The rate at step `decay_steps` and ever after, >= 0. An
             absolute rate, not a fraction of the initial one.
         k: The exponent of progress, > 0, at most 1000; larger keeps the rate high for
@@ -207,7 +207,7 @@ class REXDecay(Decay):
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
-            rest of the training.
+            rest of the run.
         end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
         beta: How long the rate stays high, in [0, 1). 0 is linear decay, 0.5 the
             paper's REX; the authors' published code uses 0.9.
@@ -253,7 +253,7 @@ class TanhDecay(Decay):
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
-            rest of the training.
+            rest of the run.
         end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
         lower: The argument of tanh at the beginning, in [-40, 40].
         upper: The argument of tanh at the end, in [-40, 40], > `lower` by 1e-6 or more.
@@ -315,7 +315,7 @@ class OneMinusSqrtDecay(Decay):
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
-            rest of the training.
+            rest of the run.
         end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
 
     Returns:
@@ -354,7 +354,7 @@ class BoundedExponentialDecay(Decay):
     Args:
         initial_learning_rate: The rate at step 0, >= 2**-126.
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
-            rest of the training.
+            rest of the run.
         end_learning_rate: The rate at step `decay_steps` and ever after, also
             >= 2**-126.
         updates: The number of equal drops, in [1, 2**20]; the last one falls on step
@@ -394,8 +394,8 @@ class BoundedExponentialDecay(Decay):
         Raises:
             ValueError: If there are no `updates` and the schedule is not bound.
         """
-        if self.updates is None and self._unbound:
-            raise ValueError(self._unbound)
+        if self.updates is None:
+            base.check_bound(self)
         drops = self.decay_steps if self.updates is None else self.updates
         return float(numerics.exp(self._log_ratio() / drops))
 

@@ -1,4 +1,4 @@
-"""Lengths in steps, epochs or fractions of the training, and how they are bound."""
+"""Lengths in steps, epochs or fractions of a run, and how they are bound."""
 
 import dataclasses
 import fractions
@@ -36,7 +36,7 @@ class Epochs(fields.Configured):
 
 @fields.serializable
 class Fraction(fields.Configured):
-    """A length as a fraction of the whole training, for any argument in steps.
+    """A length as a fraction of the whole run, for any argument in steps.
 
     A schedule that holds one must be bound (`Schedule.bind`) before it is used. Inside
     `Restarts` the whole is the cycle.
@@ -59,7 +59,7 @@ class Fraction(fields.Configured):
 
 
 Duration = int | Epochs | Fraction | None
-"""Steps, epochs, a fraction of the training, or None: the rest of it."""
+"""Steps, epochs, a fraction of the run, or None: the rest of it."""
 
 
 def check(name: str, value: Any, at_least: int = 0) -> Duration:
@@ -163,11 +163,11 @@ def at_most(x, high):
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The stretch of the training in which a schedule plays.
+    """The stretch of the run in which a schedule plays.
 
     Positions are rounded, not lengths, so that pieces one after the other end where
     their exact lengths say: `start` is where the window begins exactly, `first` the
-    step at which it begins. `total` may be an object array, one whole training per
+    step at which it begins. `total` may be an object array, one whole run per
     cycle of `Restarts`; then all positions and lengths are arrays like it.
     """
 
@@ -278,11 +278,15 @@ class Window:
 
     def cycle(self) -> "CycleWindow":
         """What is known of a cycle of `Restarts` that plays in this window."""
-        return CycleWindow(self.total, self.steps_per_epoch)
+        return CycleWindow(None, self.steps_per_epoch)
 
 
 class CycleWindow(Window):
-    """A cycle whose length is not known yet: only `Epochs` can be turned into steps."""
+    """A cycle whose length is not known yet: only `Epochs` can be turned into steps.
+
+    Other durations come back as they are. They can be stored in a field, to be bound
+    when the cycle is, but not calculated with: `Restarts` refuses a schedule that does.
+    """
 
     def length(self, duration):
         return super().length(duration) if _is_known(duration) else duration

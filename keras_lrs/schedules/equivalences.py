@@ -40,7 +40,7 @@ def without_weight_decay(
     - `"l2"`: `a(t + 1) = 1 - lambda * eta(t) + gamma * (1 - 1 / a(t))`, `a(0) = 1`
 
     A constant rate becomes an exponentially *growing* one; a step decay becomes the
-    tapered exponential. Both trainings start with a velocity of 0, as Keras's do; so
+    tapered exponential. Both runs start with a velocity of 0, as Keras's do; so
     the first rates of `"l2"` are not quite the exponential of the paper, which begins
     with the velocity `(1 - a) * weights`.
 
@@ -53,16 +53,16 @@ def without_weight_decay(
     variance that it is added to. Keras's default of 1e-3 is not nothing.
 
     Args:
-        schedule: The rates of the training with weight decay: a float or any schedule.
+        schedule: The rates of the run with weight decay: a float or any schedule.
             Open lengths are bound to `num_steps`.
         weight_decay: What is `SGD(weight_decay=)` in the form `"decoupled"`; twice the
             factor of `keras.regularizers.L2` in the form `"l2"`. >= 0.
-        num_steps: The steps of the training, > 0, at most 2**22. The schedules say
+        num_steps: The steps of the run, > 0, at most 2**22. The schedules say
             nothing about later ones.
-        momentum: That of the training with weight decay, in [0, 1).
+        momentum: That of the run with weight decay, in [0, 1).
         form: `"decoupled"`: `SGD(weight_decay=)`, which shrinks the weights; `"l2"`: a
             regularizer on each kernel, whose gradient goes through the velocity.
-        start_step: At which step of the training the schedules begin, when the weights
+        start_step: At which step of the run the schedules begin, when the weights
             have been divided by `P` there, and the velocities too.
 
     Returns:
@@ -116,9 +116,9 @@ def without_weight_decay(
 
 
 def _rates(schedule, num_steps):
-    """The float64 rates of the training with weight decay."""
+    """The float64 rates of the run with weight decay."""
     if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-        schedule = Constant(fields.rate().metadata["check"]("schedule", schedule))
+        schedule = Constant(fields.validate("schedule", schedule, fields.rate()))
     schedule = base.bind_to_steps("schedule", schedule, num_steps)
     return np.array(base.evaluate(schedule, np.arange(num_steps)))
 
@@ -136,7 +136,7 @@ def _check_decay(weight_decay, rates, momentum, form):
         step = int(np.argmax(bad))
         raise ValueError(
             f"Argument `weight_decay` times the rate must be {bound} = {limit:.6g} for "
-            f"form={form!r}: beyond, no training without weight decay is the same. "
+            f"form={form!r}: beyond, no run without weight decay is the same. "
             f"Received: weight_decay={weight_decay!r}, {rates[step]:.6g} at step {step}"
         )
 
@@ -160,8 +160,8 @@ def _check_overflow(log_rates, log_growth, start_step):
         f"The learning rate is too large for a float32 from step {start_step + first} "
         f"on. Train in stages: for `num_steps={start_step + stop}` first; then divide "
         "the weights and their velocities by "
-        f"{math.exp(log_growth[stop]):.9g}, which leaves the function as it is, and go "
-        f"on with `start_step={start_step + stop}`."
+        f"{math.exp(log_growth[stop]):.9g}, which leaves the function as it is, and "
+        f"continue with `start_step={start_step + stop}`."
     )
 
 

@@ -21,7 +21,7 @@ REQUIRED: Any = dataclasses.MISSING
 LONGEST = 2**53
 """No length is longer: time in int64 has room for a few of them, and a float for one.
 
-A training of a million steps per second would take 285 years."""
+A run at a million steps per second would take 285 years."""
 LARGEST_NUMBER = 3.4e38
 """No number is larger: a float32 ends at 3.4028e38, and sums may round up."""
 SMALLEST_POSITIVE = 2.0**-126
@@ -150,6 +150,15 @@ def table(values: Any) -> Table:
     return np.asarray(values).view(Table)
 
 
+def validate(name: str, value: Any, specifier: Any) -> Any:
+    """`value` as a field of this specifier would hold it, if it may be the argument.
+
+    For functions, whose arguments have the same rules as the fields of a schedule:
+    `validate("power", power, fields.number(above=0.0))`.
+    """
+    return specifier.metadata["check"](name, value)
+
+
 # --- Field specifiers -----------------------------------------------------------------
 
 
@@ -210,7 +219,7 @@ def rate(default: Any = REQUIRED, *, positive: bool = False) -> Any:
         return bounded
 
     def check(name, value):
-        result = bounded.metadata["check"](name, value)
+        result = validate(name, value, bounded)
         check_positive(name, result)
         return result
 
@@ -219,10 +228,10 @@ def rate(default: Any = REQUIRED, *, positive: bool = False) -> Any:
 
 def rates(default: Any = REQUIRED) -> Any:
     """A list of learning rates."""
-    check_rate = rate().metadata["check"]
+    each = rate()
 
     def check(name, value):
-        return tuple(check_rate(name, item) for item in items(name, value))
+        return tuple(validate(name, item, each) for item in items(name, value))
 
     return checked(default, check)
 
@@ -271,7 +280,7 @@ class Configured:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             if "check" in field.metadata:
-                value = field.metadata["check"](field.name, getattr(self, field.name))
+                value = validate(field.name, getattr(self, field.name), field)
                 object.__setattr__(self, field.name, value)
         self.check()
 

@@ -1,4 +1,4 @@
-"""Schedules that go on for as long as the training does."""
+"""Schedules without an end of their own."""
 
 import functools
 import math
@@ -184,7 +184,7 @@ class InverseSqrtDecay(Schedule):
 
     `initial * sqrt(timescale / (t + timescale))`
 
-    Use it when the length of the training is not known; put `Warmup` before it for the
+    Use it when the length of the run is not known; put `Warmup` before it for the
     schedule of transformers.
 
     Args:

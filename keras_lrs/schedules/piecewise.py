@@ -37,7 +37,7 @@ class MultiStepDecay(Schedule):
 
     `initial * decay_rate ** (number of milestones <= t)`
 
-    Use it for step decay at chosen points: half and three quarters of the training.
+    Use it for step decay at chosen points: half and three quarters of the run.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
@@ -168,6 +168,8 @@ class PiecewiseInterpolation(Composition):
     boundaries: tuple[Duration, ...] = durations.positions()
     values: tuple[float, ...] = fields.rates()
     interpolation: str = fields.choice(tuple(_SHAPES), default="linear")
+
+    calculates = True
 
     def check(self):
         n = len(self.boundaries)

@@ -1,7 +1,6 @@
-"""Schedules that are computed from the gradient norms of an earlier training."""
+"""Schedules that are computed from the gradient norms of an earlier run."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -27,9 +26,9 @@ def refined_from_gradient_norms(
     the norms with `keras_lrs.callbacks.GradientNormRecorder`.
 
     Args:
-        norms: The norms of a training's gradients, in order, > 0; at least 2. Where
+        norms: The norms of a run's gradients, in order, > 0; at least 2. Where
             they were recorded of every n-th update, the rates between are interpolated.
-        learning_rate: The largest rate, >= 2**-126. Tune it anew.
+        learning_rate: The largest rate, >= 2**-126. Tune it again.
         total_steps: How many steps the schedule is for, >= 2: the norms are spread over
             them evenly. None is as many as there are norms.
         smoothing: The width of the median filter that the norms are smoothed with, as a
@@ -63,14 +62,16 @@ def refined_from_gradient_norms(
         fields.refuse("norms", "have at least two elements", norms)
     if not (given > 0.0).all():
         fields.refuse("norms", "be > 0", float(given.min()))
-    peak = _checked("learning_rate", learning_rate, fields.rate(positive=True))
+    peak = fields.validate("learning_rate", learning_rate, fields.rate(positive=True))
     if total_steps is None:
         total_steps = len(given)
-    steps = _checked(
+    steps = fields.validate(
         "total_steps", total_steps, fields.integer(at_least=2, at_most=fields.LONGEST)
     )
-    share = _checked("smoothing", smoothing, fields.number(at_least=0.0, at_most=1.0))
-    power = _checked("power", power, fields.number(above=0.0))
+    share = fields.validate(
+        "smoothing", smoothing, fields.number(at_least=0.0, at_most=1.0)
+    )
+    power = fields.validate("power", power, fields.number(above=0.0))
 
     # Of the ratios to the smallest: the scale of the norms cancels.
     weights = (_median(given, share) / given.min()) ** -power
@@ -87,10 +88,6 @@ def refined_from_gradient_norms(
         positions = np.arange(steps)
     places = np.floor(positions + 0.5).astype(int)
     return PiecewiseInterpolation(tuple(places.tolist()), tuple(rates.tolist()))
-
-
-def _checked(name: str, value: Any, field: Any) -> Any:
-    return field.metadata["check"](name, value)
 
 
 def _median(norms, share):

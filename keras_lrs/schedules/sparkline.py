@@ -6,23 +6,23 @@ from typing import Any
 import numpy as np
 
 _LAST = 2**31 - 2
-# Steps at which a rate that goes on and on would be seen to.
+# Late steps, to notice a rate that never settles.
 _LATE = np.random.default_rng(0).integers(2**30, _LAST, 64)
 _COARSE = np.unique(np.append(2.0 ** (np.arange(248) / 8) - 1.0, _LAST).astype(int))
 _NEAR = 1e-12  # Of the range of the values: as good as the value that is held.
 _CYCLES = 4  # As many are drawn of those that never end,
 _LONGEST = 2**24  # if they take no longer than this.
-_EPOCHS, _STEPS_PER_EPOCH = 100, 100  # The training that an open schedule is drawn in.
+_EPOCHS, _STEPS_PER_EPOCH = 100, 100  # The run that an open schedule is drawn in.
 _WIDTH, _HEIGHT, _POINTS = 320, 64, 321
 
 
 def markup(schedule: Any) -> str:
     """The call in HTML, and the curve of a schedule that is not flat.
 
-    An open schedule is drawn as in a training of 100 epochs of 100 steps.
+    An open schedule is drawn as in a run of 100 epochs of 100 steps.
 
     Args:
-        schedule: One of ours.
+        schedule: A `Schedule`.
 
     Returns:
         HTML, all of it in the text: no script, no style sheet, no file.
@@ -51,26 +51,26 @@ def markup(schedule: Any) -> str:
 
 def _drawn(schedule):
     """The schedule to draw, over how many steps, and that in words; 0 for none."""
-    if not _is_ours(schedule):
+    if not _is_known(schedule):
         return schedule, 0, ""
-    if not schedule._unbound:
+    if schedule.is_bound:
         num_steps, ends = own_length(schedule)
         return schedule, num_steps, f"{'' if ends else 'the first '}{num_steps:,} steps"
     total = _EPOCHS * _STEPS_PER_EPOCH
     try:
         schedule = schedule.bind(total, _STEPS_PER_EPOCH)
-    except ValueError:  # Its lengths do not fit into that training.
+    except ValueError:  # Its lengths do not fit into that run.
         return schedule, 0, ""
     num_steps = (_first_cycles(schedule, total) or [total])[-1]
     part = f"the first {num_steps / _STEPS_PER_EPOCH:g} of "
-    training = f"{_EPOCHS} epochs of {_STEPS_PER_EPOCH} steps, for example"
-    return schedule, num_steps, training if num_steps == total else part + training
+    run = f"{_EPOCHS} epochs of {_STEPS_PER_EPOCH} steps, for example"
+    return schedule, num_steps, run if num_steps == total else part + run
 
 
-def _is_ours(schedule):
-    """Whether it contains only ours: others may be slow, or not know late steps."""
-    ours = hasattr(schedule, "_inner") and not hasattr(schedule, "function")
-    return ours and all(_is_ours(inside) for _, inside in schedule._inner())
+def _is_known(schedule):
+    """Whether it holds no foreign schedule: one may be slow, or not know late steps."""
+    known = hasattr(schedule, "_inner") and not hasattr(schedule, "function")
+    return known and all(_is_known(inside) for _, inside in schedule._inner())
 
 
 def own_length(schedule: Any) -> tuple[int, bool]:
@@ -80,10 +80,10 @@ def own_length(schedule: Any) -> tuple[int, bool]:
     that never ends, 99.5 % of the way, or 75 % of a slow one, such as an inverse root.
 
     Args:
-        schedule: One of ours that is bound.
+        schedule: A `Schedule` that is bound.
 
     Returns:
-        The steps (0 if there is no such number), and False if values go on changing.
+        The steps (0 if there is no such number), and False if values keep changing.
     """
     end, most = _settled(schedule, _NEAR), _settled(schedule, 0.005)
     if 0 < end <= 4 * most:

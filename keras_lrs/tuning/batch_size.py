@@ -83,9 +83,9 @@ def scale_learning_rate(
     if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
         scaled: Any = Scaled(learning_rate, factor)
     else:
-        check_rate = fields.rate().metadata["check"]
-        rate = check_rate("learning_rate", learning_rate)
-        scaled = Constant(check_rate("learning_rate", factor * rate))
+        rate = fields.validate("learning_rate", learning_rate, fields.rate())
+        rate = fields.validate("learning_rate", factor * rate, fields.rate())
+        scaled = Constant(rate)
     warmup = Warmup(scaled, warmup_steps, initial_fraction=min(1.0 / factor, 1.0))
     if warmup.warmup_steps != 0:
         return warmup

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_lrs._storage import pictures
-from keras_lrs.schedules import fields
+from keras_lrs.schedules import fields, plotting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,7 +70,7 @@ class RangeTest:
             fields.refuse("losses", bound, self.losses)
         given = {
             "num_steps": fields.count("num_steps", self.num_steps, 1),
-            "smoothing": SMOOTHING.metadata["check"]("smoothing", self.smoothing),
+            "smoothing": fields.validate("smoothing", self.smoothing, SMOOTHING),
             "diverged": fields.truth("diverged", self.diverged),
         }
         for name, value in given.items():
@@ -153,7 +152,7 @@ class RangeTest:
             ImportError: If matplotlib is not installed.
             ValueError: If the suffix of `path` is not that of a picture.
         """
-        with pictures.drawn("RangeTest.plot", path, height=5.0) as figure:
+        with plotting.drawn("RangeTest.plot", path, height=5.0) as figure:
             axes = figure.add_subplot()
             rates, smoothed = self.learning_rates, self.smoothed
             axes.plot(

@@ -102,12 +102,12 @@ def range_test(
     Reference: Smith, "Cyclical Learning Rates for Training Neural Networks", 2015,
     arXiv:1506.01186, section 3.3.
     """
-    num_steps = _checked(
+    num_steps = fields.validate(
         "num_steps", num_steps, fields.integer(at_least=2, at_most=2**20)
     )
     schedule = _growth(min_learning_rate, max_learning_rate, num_steps, shape)
-    smoothing = _checked("smoothing", smoothing, SMOOTHING)
-    stop_factor = _checked("stop_factor", stop_factor, fields.number(above=1.0))
+    smoothing = fields.validate("smoothing", smoothing, SMOOTHING)
+    stop_factor = fields.validate("stop_factor", stop_factor, fields.number(above=1.0))
     verbose = fit_arguments.pop("verbose", "auto")
     _check_fit_arguments(fit_arguments)
     if not isinstance(model, keras.Model):
@@ -142,18 +142,14 @@ def range_test(
     return recorder.result()
 
 
-def _checked(name, value, field):
-    return field.metadata["check"](name, value)
-
-
 def _growth(min_learning_rate, max_learning_rate, num_steps, shape):
     """Makes the schedule of the rate."""
-    shape = _checked("shape", shape, fields.choice(("exponential", "linear")))
+    shape = fields.validate("shape", shape, fields.choice(("exponential", "linear")))
     exponential = shape == "exponential"
-    first = _checked(
+    first = fields.validate(
         "min_learning_rate", min_learning_rate, fields.rate(positive=exponential)
     )
-    last = _checked(
+    last = fields.validate(
         "max_learning_rate", max_learning_rate, fields.rate(positive=exponential)
     )
     if not last > first:

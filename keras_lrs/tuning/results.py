@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from keras_lrs._storage import pictures
+from keras_lrs.schedules import plotting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,7 +154,7 @@ class Sweep:
             ValueError: If the suffix of `path` is not that of a picture.
         """
         width = 4.0 * max(len(self.ranges), 1.5)
-        with pictures.drawn("Sweep.plot", path, width, 4.0) as figure:
+        with plotting.drawn("Sweep.plot", path, width, 4.0) as figure:
             panels = figure.subplots(1, len(self.ranges), sharey=True, squeeze=False)[0]
             for axes, name in zip(panels, self.ranges, strict=True):
                 for state, marker in (("complete", "C0o"), ("pruned", "C7o")):

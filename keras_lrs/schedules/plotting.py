@@ -6,7 +6,7 @@ import functools
 import io
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +34,7 @@ def plot_schedules(
 ) -> "Figure":
     """Draws the first `num_steps` rates of one or more schedules.
 
-    A schedule with open lengths is bound to a training of `num_steps` steps. One with
+    A schedule with open lengths is bound to a run of `num_steps` steps. One with
     lengths in `Epochs` has to be bound first: `schedule.bind(num_steps, 500)`.
 
     Args:
@@ -69,35 +69,63 @@ def plot_schedules(
     """
     named = _named(schedules)
     num_steps = count("num_steps", num_steps, 1)
-    path = picture(path)
     log_scale = fields.truth("log_scale", log_scale)
     names = [name for name, _ in named]
     columns = max(1, 90 // (max(map(len, names)) + 8))
     rows = -(-len(names) // columns)
-    figure, axes = new_figure("plot_schedules", 4.0 + 0.25 * rows)
-    lines = []
-    for index, (_, schedule) in enumerate(named):
-        steps, values = _points(schedule, num_steps)
+    with drawn("plot_schedules", path, height=4.0 + 0.25 * rows) as figure:
+        axes = figure.add_subplot()
+        lines = []
+        for index, (_, schedule) in enumerate(named):
+            steps, values = _points(schedule, num_steps)
+            if log_scale:
+                values = np.where(values > 0.0, values, np.nan)
+            style = LINE_STYLES[index // 10 % len(LINE_STYLES)]
+            lines += axes.plot(steps, values, color=f"C{index}", linestyle=style)
         if log_scale:
-            values = np.where(values > 0.0, values, np.nan)
-        style = LINE_STYLES[index // 10 % len(LINE_STYLES)]
-        lines += axes.plot(steps, values, color=f"C{index}", linestyle=style)
-    if log_scale:
-        axes.set_yscale("log")
-    axes.set_xlabel("step")
-    axes.set_ylabel("learning rate")
-    axes.grid(alpha=0.3)
-    figure.legend(lines, names, loc="outside lower center", ncols=columns)
-    return finished(figure, path)
+            axes.set_yscale("log")
+        axes.set_xlabel("step")
+        axes.set_ylabel("learning rate")
+        axes.grid(alpha=0.3)
+        figure.legend(lines, names, loc="outside lower center", ncols=columns)
+    return figure
 
 
-def picture(path: Any) -> pathlib.Path | None:
+@contextlib.contextmanager
+def drawn(
+    asked_by: str,
+    path: str | os.PathLike | None,
+    width: float = 8.0,
+    height: float = 4.5,
+) -> Iterator["Figure"]:
+    """Gives a new figure to draw on, which is saved afterwards if there is a path.
+
+    Args:
+        asked_by: The name of the public function that draws.
+        path: The file for the picture, in the format of its suffix; None does not save.
+        width: In inches.
+        height: In inches.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        ValueError: If the suffix of `path` is not that of a picture.
+    """
+    path = _picture(path)
+    figure = _empty_figure(asked_by, width, height)
+    yield figure
+    # Notebooks show only figures of pyplot by themselves.
+    figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
+    if path is not None:
+        figure.savefig(path)
+
+
+def _picture(path: Any) -> pathlib.Path | None:
     """Where to save a picture, if anywhere: checked before the work is done."""
     if path is None:
         return None
     path = fields.path("path", path)
     suffix = path.suffix[1:].lower()
-    with contextlib.suppress(ImportError):  # `empty_figure` says it.
+    with contextlib.suppress(ImportError):  # `_empty_figure` says it.
         from matplotlib.backend_bases import FigureCanvasBase
 
         known = FigureCanvasBase.get_supported_filetypes()
@@ -107,13 +135,7 @@ def picture(path: Any) -> pathlib.Path | None:
     return path
 
 
-def new_figure(asked_by: str, height: float = 4.5) -> tuple["Figure", Any]:
-    """A figure and its axes; raises `ImportError` without matplotlib."""
-    figure = empty_figure(asked_by, 8.0, height)
-    return figure, figure.add_subplot()
-
-
-def empty_figure(asked_by: str, width: float, height: float) -> "Figure":
+def _empty_figure(asked_by: str, width: float, height: float) -> "Figure":
     """A figure of so many inches; raises `ImportError` without matplotlib."""
     try:
         import matplotlib.figure
@@ -124,15 +146,6 @@ def empty_figure(asked_by: str, width: float, height: float) -> "Figure":
         ) from error
     # A figure of its own: pyplot would choose a backend and keep the figure alive.
     return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
-
-
-def finished(figure: "Figure", path: str | os.PathLike | None) -> "Figure":
-    """A figure that notebooks show, saved if there is a path."""
-    # Only figures of pyplot are shown by notebooks of themselves.
-    figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
-    if path is not None:
-        figure.savefig(path)
-    return figure
 
 
 def _png(figure) -> bytes:
