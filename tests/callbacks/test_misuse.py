@@ -248,6 +248,16 @@ class TestModels:
         catalogue.assert_same(catalogue.values_of(model), before)
         assert model.optimizer.get_config() == watch.config
         assert catalogue.untouched(model)
+        # What needs no step is done.
+        if name in ("HyperparameterScheduler", "OneCycleScheduler"):
+            assert "learning_rate" in callback.bound
+        elif name == "HyperparameterLogger":
+            assert watch.logs[0]["learning_rate"] == pytest.approx(catalogue.RATE)
+        elif name == "ReduceOnPlateau":
+            factor = catalogue.FACTOR ** (references.STEPS - 1)
+            assert callback.state["factor"] == pytest.approx(factor)
+        elif name == "ResumableTraining":
+            assert list(callback.directory.glob("generation-*"))
 
     def test_shared_layers(self, name, callback):
         shared, inputs = keras.layers.Dense(3), keras.Input((3,))
