@@ -194,9 +194,8 @@ def wrote_averages(callback, watch, close):
     np.testing.assert_array_equal(steps, watch.ends)
     found = A.posthoc(callback.directory, WIDTH)
     found = np.concatenate([np.ravel(array) for array in found])
-    np.testing.assert_allclose(
-        found, np.average(trained, axis=0, weights=counts), rtol=1e-4, atol=1e-6
-    )
+    # XLA may average weights before it rounds them to 16 bits.
+    close(found, np.average(trained, axis=0, weights=counts))
 
 
 def lowered_the_rate(callback, watch, close):
