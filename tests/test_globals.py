@@ -15,7 +15,7 @@ import pytest
 
 import keras_lrs as lrs
 from tests import processes
-from tests.callbacks import references
+from tests.callbacks import catalogue, references
 
 S, C = lrs.schedules, lrs.callbacks
 BACKEND = keras.backend.backend()
@@ -75,28 +75,22 @@ def numpy_random():
     return repr(np.random.get_state())  # noqa: NPY002
 
 
-def trainings(folder):
-    """Callbacks of ours that go together, and optimizers for them."""
-    schedule = S.CosineRestarts(0.05, 6, t_mul=1.0)
-    yield (
-        keras.optimizers.SGD(0.01, momentum=0.9),
-        [
-            C.HyperparameterScheduler(learning_rate=schedule),
-            C.HyperparameterLogger(every=3, log_dir=folder / "logs"),
-            C.ReduceOnPlateau("loss", patience=1),
-            C.WeightAveraging(),
-            C.SnapshotEnsemble(folder / "snapshots"),
-            C.GradientNormRecorder(),
-        ],
-    )
-    yield (
-        keras.optimizers.SGD(0.01, momentum=0.9),
-        [C.OneCycleScheduler(0.05), C.PosthocAveraging(folder / "averages")],
-    )
-    yield (
-        lrs.optimizers.ScheduleFree(keras.optimizers.SGD(0.1)),
-        [C.AveragedEvaluation()],
-    )
+# Callbacks that go together, the first with its optimizer, and the steps they make.
+COMPANIES = {
+    (
+        "HyperparameterScheduler",
+        "ReduceOnPlateau",
+        "WeightAveraging",
+        "SnapshotEnsemble",
+        "GradientNormRecorder",
+    ): catalogue.path_of_linear_decay_on_a_plateau,
+    (
+        "OneCycleScheduler",
+        "PosthocAveraging",
+        "ResumableTraining",
+    ): catalogue.path_of_one_cycle,
+    ("AveragedEvaluation", "HyperparameterLogger"): catalogue.path_of_schedule_free,
+}
 
 
 class Break(keras.callbacks.Callback):
@@ -116,16 +110,24 @@ def test_an_import_changes_nothing():
     assert json.loads(run.stdout.splitlines()[-1]) == [True] * 13, run.stdout
 
 
+def test_every_callback_is_in_company():
+    named = [name for company in COMPANIES for name in company]
+    assert sorted(named) == sorted(catalogue.CALLBACKS)
+
+
 @pytest.mark.parametrize("broken", [False, True], ids=["whole", "broken"])
-@pytest.mark.parametrize("index", range(3))
-def test_a_fit_changes_nothing(index, broken, tmp_path):
+@pytest.mark.parametrize("company", COMPANIES, ids=lambda company: company[0])
+def test_a_fit_changes_nothing(company, broken, tmp_path):
     pytest.importorskip("tensorboard.summary.writer.event_file_writer")
-    optimizer, callbacks = list(trainings(tmp_path))[index]
-    model = references.linear_model(optimizer)
     validation = (references.X, references.Y)
     # What Keras changes, and TensorBoard, which imports TensorFlow.
     first = C.HyperparameterLogger(log_dir=tmp_path / "first")
+    model = catalogue.linear_model(company[0])
     references.fit(model, [first], epochs=1, validation_data=validation)
+    model, watch = catalogue.linear_model(company[0]), catalogue.Watch()
+    logger = C.HyperparameterLogger(every=3, log_dir=tmp_path / "logs")
+    ours = [catalogue.make(name, tmp_path) for name in company]
+    callbacks = [watch, logger, *ours]
     before, drawn = state(), numpy_random()
     if broken:
         with pytest.raises(RuntimeError, match="stop"):
@@ -137,6 +139,11 @@ def test_a_fit_changes_nothing(index, broken, tmp_path):
     for name, value in before.items():
         assert after[name] == value, name
     assert numpy_random() == drawn
+    # They did take part.
+    num_steps = references.STEPS if broken else 4 * references.STEPS
+    path = COMPANIES[company](4 * references.STEPS)[:num_steps]
+    np.testing.assert_allclose(watch.moved(watch.steps)[1:], path, atol=1e-5)
+    assert len(list((tmp_path / "logs").iterdir())) == 1
 
 
 def test_searches_and_pictures_change_nothing(tmp_path):
