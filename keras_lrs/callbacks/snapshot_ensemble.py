@@ -161,7 +161,7 @@ class SnapshotEnsemble(FitCallback):
 
     def _open_store(self, count):
         here = count + self._offset
-        shapes = [list(variable.shape) for variable in self._run.model.variables]
+        shapes = self._shapes
         self._store = store.Store(self.directory)
         continued = count > self._ends.start
         kept = [record for record in self._store.records if record.step <= here]
@@ -175,6 +175,10 @@ class SnapshotEnsemble(FitCallback):
         if continued and self._ends.last_before(count) == count and not known:
             # It was saved here, and killed before the snapshot was written.
             self._take(count, {}, complete=True)
+
+    @property
+    def _shapes(self):
+        return [list(variable.shape) for variable in self._run.model.variables]
 
     @property
     def _iterations(self):
@@ -251,6 +255,7 @@ class SnapshotEnsemble(FitCallback):
             self._completed = weights
         if self._store is None:
             return
+        self._store.shapes = self._shapes  # Its first batch may have built the model.
         optimizer = self._ends.optimizer
         last = np.array([max(count - 1, 0)])
         used = self._run.used_values(optimizer, last)

@@ -45,6 +45,10 @@ class Store(manifest.Folder[Record]):
         """The shapes of the model's variables."""
         return self.notes.get("shapes", [])
 
+    @shapes.setter
+    def shapes(self, shapes: list[list[int]]) -> None:
+        self.notes["shapes"] = shapes
+
     def begin(self, shapes: list[list[int]], keep: Callable[[Record], bool]) -> None:
         """Keeps the members for which `keep(record)` is true, and no other files.
 
@@ -53,7 +57,7 @@ class Store(manifest.Folder[Record]):
             keep: A function of a record.
         """
         self.records = [record for record in self.records if keep(record)]
-        self.notes = {"shapes": shapes}
+        self.shapes = shapes
         self.write()
         self.clean()
 

@@ -269,11 +269,7 @@ class TestModels:
         model(references.X[:1])
         self.check(model, name, callback)
 
-    def test_a_model_that_its_first_batch_builds(self, name, callback, request):
-        if BACKEND == "tensorflow" and name == "SnapshotEnsemble":
-            reason = "The manifest notes the shapes of a model without weights"
-            mark = pytest.mark.xfail(raises=ValueError, strict=True, reason=reason)
-            request.applymarker(mark)
+    def test_a_model_that_its_first_batch_builds(self, name, callback):
         model, twin = Subclassed(), Subclassed()
         catalogue.compiled(model, name)
         twin(references.X[:1])
