@@ -15,6 +15,7 @@ import pytest
 from keras.src.trainers import epoch_iterator
 
 import keras_lrs
+from keras_lrs._keras import fit_loop
 
 pytestmark = pytest.mark.every_backend
 
@@ -239,3 +240,116 @@ def test_jax_still_keeps_the_state_of_a_fit_in_the_model():
         f"Keras {keras.__version__} has no `_jax_state` on a model that trains, which "
         "keras_lrs relies on."
     )
+
+
+# What has no underscore and is promised nowhere either. Each of these tests names the
+# module that relies on it.
+
+
+def relied_on_in(module):
+    return f"Keras {keras.__version__} has changed what {module} relies on."
+
+
+def test_a_tracker_still_keeps_the_list_of_variables():
+    optimizer = keras.optimizers.SGD(0.1)
+    tracker = optimizer._tracker
+    is_variable, variables = tracker.config["variables"]
+    relied = relied_on_in("_keras/optimizers.py")
+    assert variables is optimizer._variables, relied
+    assert is_variable(keras.Variable(0.0)), relied
+    assert tracker.stored_ids["variables"] == {id(v) for v in variables}, relied
+
+
+def test_iterations_and_rate_still_come_before_all_slots():
+    optimizer = averaging()
+    names = [variable.name for variable in optimizer.variables]
+    relied = relied_on_in("_keras/average_slots.py")
+    assert names[:2] == ["iteration", "learning_rate"], relied
+    averages = optimizer._model_variables_moving_average
+    assert optimizer.variables[2 : 2 + len(averages)] == averages, relied
+
+
+class Caller(keras.callbacks.Callback):
+    """Looks at what calls it."""
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.callback_list = fit_loop.callback_list()
+
+    def on_train_begin(self, logs=None):
+        self.iterator = fit_loop._epoch_iterator()
+        self.history = self.model.history
+
+
+def test_the_frames_of_a_fit_still_hold_its_callbacks_and_its_data():
+    caller = Caller()
+    model().fit(np.ones((4, 3)), np.ones((4, 1)), 2, verbose=0, callbacks=[caller])
+    relied = relied_on_in("_keras/fit_loop.py")
+    assert caller in caller.callback_list.callbacks, relied
+    assert isinstance(caller.iterator, epoch_iterator.EpochIterator), relied
+    for name in ("data_adapter", "steps_per_epoch"):
+        assert hasattr(caller.iterator, name), relied
+
+
+def test_a_model_still_gets_a_new_history_before_training_begins():
+    callers = [Caller(), Caller()]
+    for caller in callers:
+        model().fit(np.ones((2, 3)), np.ones((2, 1)), verbose=0, callbacks=[caller])
+    one, other = (caller.history for caller in callers)
+    relied = relied_on_in("_fit/run.py")
+    assert one is not None, relied
+    assert one is not other, relied
+
+
+def test_callbacks_may_still_be_moved_while_the_model_is_handed_out():
+    told = []
+
+    class First(keras.callbacks.Callback):
+        def set_model(self, model):
+            super().set_model(model)
+            callbacks = fit_loop.callback_list().callbacks
+            callbacks.insert(0, callbacks.pop(callbacks.index(self)))
+            told.append("first")
+
+    class Other(keras.callbacks.Callback):
+        def set_model(self, model):
+            super().set_model(model)
+            told.append("other")
+
+    callbacks = [Other(), First(), Other()]
+    model().fit(np.ones((2, 3)), np.ones((2, 1)), verbose=0, callbacks=callbacks)
+    assert told.count("first") == 1, relied_on_in("_fit/registry.py")
+    assert told.count("other") >= 2, relied_on_in("_fit/registry.py")
+
+
+def test_a_train_function_still_takes_and_returns_what_it_did():
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            function = self.model.train_function
+
+            def train_function(*arguments):
+                result = function(*arguments)
+                seen.append((arguments, result))
+                return result
+
+            self.model.train_function = train_function
+
+    trained = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    trained.compile(keras.optimizers.SGD(0.1), "mse")
+    trained.fit(np.ones((2, 3)), np.ones((2, 1)), verbose=0, callbacks=[Look()])
+    ((arguments, result),) = seen
+    relied = relied_on_in("_fit/train_function.py")
+    if BACKEND == "jax":
+        state, _ = arguments
+        logs, new_state = result
+        assert len(state) == len(new_state) == 4, relied
+        sizes = [len(part) for part in new_state]
+        expected = [trained.trainable_variables, trained.non_trainable_variables]
+        expected += [trained.optimizer.variables, trained.metrics_variables]
+        assert sizes == [len(part) for part in expected], relied
+    else:
+        logs = result
+        assert len(arguments) == 1, relied
+    assert "loss" in logs, relied
