@@ -66,7 +66,8 @@ def test_every_name_on_the_right_of_the_migration_table_exists():
 def test_every_callback_is_in_the_table():
     table = README.partition("## The callbacks")[2].partition("Guides:")[0]
     named = re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
-    assert sorted(named) == sorted(lrs.callbacks.__all__)
+    callbacks = set(lrs.callbacks.__all__) - {"FitCallback", "StepPart", "Wanted"}
+    assert sorted(named) == sorted(callbacks)
 
 
 def test_the_rows_for_keras_are_equal_to_keras():

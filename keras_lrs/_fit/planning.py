@@ -44,6 +44,9 @@ class WantedParts:
     def plan(self, run: Any, optimizer: Any) -> StepPlan:
         """What the step of an optimizer is to do."""
         wanted = [(c, w) for c, w in self._wanted if w.optimizer is optimizer]
+        if not any(one.slot == "learning_rate" for _, one in wanted):
+            # Nothing binds the optimizer's own: said before anything evaluates it.
+            base.check_bound(optimizers.rate_source(optimizer))
         # Schedules first: others may depend on them.
         wanted.sort(key=lambda pair: not issubclass(pair[1].kind, Hyperparameter))
         schedules: dict[str, Any] = {}
@@ -61,13 +64,11 @@ class WantedParts:
     def _completing(self, optimizer, schedules, parts):
         """The parts that others need: the rate to be scaled, the bias correction."""
         found = []
-        if "learning_rate" not in schedules:
-            # Nothing binds the optimizer's own: said before anything evaluates it.
-            base.check_bound(optimizers.rate_source(optimizer))
-            own = self._own_rates.get(optimizer)
-            if own is not None and any(part.kind.scales for part in parts):
-                rate = ("learning_rate", Constant(own))
-                found.append(PlannedPart(Hyperparameter, rate, {}))
+        own = self._own_rates.get(optimizer)
+        scaled = own is not None and any(part.kind.scales for part in parts)
+        if scaled and "learning_rate" not in schedules:
+            rate = ("learning_rate", Constant(own))
+            found.append(PlannedPart(Hyperparameter, rate, {}))
         names = [name for name in corrected(optimizer) if name in schedules]
         if names:
             betas = tuple((name, schedules[name]) for name in names)

@@ -17,6 +17,7 @@ from keras_lrs._keras import fit_loop, optimizers, variables
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.optimizer_step import OptimizerStep
+from keras_lrs._step.part import Wanted
 from keras_lrs.schedules import base
 
 
@@ -77,6 +78,7 @@ class Run:
             self.undo.callback(callback.fit_ends)
         self.progress.set_length(callback.params or {})
         for wanted in callback.prepare(self) or ():
+            _check_wanted(self, callback, wanted)
             self._wanted.add(callback, wanted, self.siblings)
 
     def resume(self, resume: "Resume") -> None:
@@ -289,6 +291,19 @@ class Resume:
 
     set_states: Callable[[], None]
     starts: list[int] | None
+
+
+def _check_wanted(run, callback, wanted):
+    kind = type(callback).__name__
+    if not isinstance(wanted, Wanted):
+        raise TypeError(
+            f"`{kind}.prepare` must return a list of `Wanted`. Received: {wanted!r}"
+        )
+    if not any(wanted.optimizer is optimizer for optimizer in run.optimizers):
+        raise ValueError(
+            f"`{kind}.prepare` must want parts of one of `run.optimizers`. "
+            f"Received: optimizer={wanted.optimizer!r}"
+        )
 
 
 def _close(reference):

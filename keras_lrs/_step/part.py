@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_lrs._step.update import PastUpdates, Update
+from keras_lrs.schedules import fields
 
 
 class StepPart:
@@ -140,6 +141,9 @@ class Wanted:
             compilation.
         slot: What the optimizer has one of: the name of a hyperparameter, or any other
             value. Two callbacks that want the same slot are refused. None is no slot.
+
+    Raises:
+        TypeError: If `kind` is not a subclass of `StepPart`.
     """
 
     optimizer: Any
@@ -149,3 +153,7 @@ class Wanted:
         default_factory=dict
     )
     slot: Any = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.kind, type) and issubclass(self.kind, StepPart)):
+            fields.refuse("kind", "be a subclass of `StepPart`", self.kind, TypeError)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz import values
-from tests.fuzz.subjects import PACKAGES, RECORDS, SUBJECTS, Made
+from tests.fuzz.subjects import BASES, PACKAGES, RECORDS, SUBJECTS, Made
 
 pytestmark = pytest.mark.only("torch")
 
@@ -105,7 +105,7 @@ def test_everything_public_is_fuzzed():
         for name in package.__all__
         if not inspect.ismodule(getattr(package, name)) and name != "__version__"
     }
-    assert public == SUBJECTS.keys() | RECORDS
+    assert public == SUBJECTS.keys() | RECORDS | BASES
 
 
 @pytest.mark.parametrize("name", SUBJECTS)

@@ -245,3 +245,26 @@ def test_momentum_correction_of_one_optimizer_beside_a_plateau():
     # Adam moves by its rate where all gradients are the same.
     kernel = keras.ops.convert_to_numpy(dense[1].kernel.value).item()
     assert kernel == pytest.approx(1.0 - 0.01 * factors.sum(), rel=1e-5)
+
+
+class Wants(FitCallback):
+    def __init__(self, want):
+        super().__init__()
+        self.want = want
+
+    def prepare(self, run):
+        return self.want(run)
+
+
+def test_what_is_no_wish_is_refused():
+    with pytest.raises(TypeError, match=r"`Wants.prepare` must return a list"):
+        fitted([Wants(lambda run: ["norms"])])
+    with pytest.raises(ValueError, match=r"must want parts of one of `run.optimizers`"):
+        fitted([Wants(lambda run: [Wanted(keras.optimizers.SGD(0.1), StepPart)])])
+    with pytest.raises(TypeError, match=r"Argument `kind` must be a subclass"):
+        Wanted(keras.optimizers.SGD(0.1), FitCallback)
+
+
+def test_calling_hooks_by_hand_says_what_to_do():
+    with pytest.raises(RuntimeError, match=r"callbacks=\["):
+        Watch().on_epoch_begin(0)
