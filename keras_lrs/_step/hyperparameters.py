@@ -38,6 +38,11 @@ def names(optimizer: Any) -> list[str]:
     ]
 
 
+def is_momentum(name: str) -> bool:
+    """Whether a hyperparameter is the share of an average of gradients."""
+    return bool(_MOMENTUM.search(name))
+
+
 def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
     """Raises `ValueError` if `name` cannot be scheduled, saying what can.
 
@@ -59,7 +64,7 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
             f"Argument `{name}` is not a hyperparameter of `{kind}`. {hint}"
             f"It has: {', '.join(available)}"
         )
-    if optimizers.is_taken_over(optimizer) and _MOMENTUM.search(name):
+    if optimizers.is_taken_over(optimizer) and is_momentum(name):
         raise ValueError(
             f"Argument `{name}` cannot be scheduled: `beta` of `ScheduleFree` is in "
             f"the place of a momentum of `{kind}`."

@@ -2,8 +2,6 @@
 
 import contextlib
 import copy
-import dataclasses
-import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -13,26 +11,8 @@ import keras
 from keras_lrs._keras import in_step, optimizers
 from keras_lrs._keras.variables import copies, number
 from keras_lrs.averages.schedules import Average
+from keras_lrs.optimizers.arguments import Arguments, check_optimizer
 from keras_lrs.schedules import fields, numerics
-
-_MOMENTUM = re.compile("(^|_)(momentum|beta_1)$")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Arguments(fields.Configured):
-    """The arguments of `ScheduleFree` besides the optimizer."""
-
-    beta: float = fields.number(at_least=0.0, below=1.0)
-    weight_power: float = fields.number(at_least=0.0)
-    step_power: float = fields.number(at_least=0.0)
-    warmup_steps: int = fields.integer(at_least=0)
-    average: Average | None = None
-
-    def check(self):
-        """Raises `TypeError` for what is no average."""
-        if self.average is not None and not isinstance(self.average, Average):
-            bound = "be one of `keras_lrs.averages` or None"
-            fields.refuse("average", bound, self.average, TypeError)
 
 
 @keras.saving.register_keras_serializable(package="keras_lrs")
@@ -105,8 +85,8 @@ class ScheduleFree(keras.optimizers.Optimizer):
         average: Average | None = None,
         name: str | None = None,
     ):
-        arguments = _Arguments(beta, weight_power, step_power, warmup_steps, average)
-        _check_optimizer(optimizer)
+        arguments = Arguments(beta, weight_power, step_power, warmup_steps, average)
+        check_optimizer(optimizer)
         if name is not None and not isinstance(name, str):
             fields.refuse("name", "be a string or None", name, TypeError)
         # Its own rate is the one last used, warmup included.
@@ -417,35 +397,3 @@ class ScheduleFree(keras.optimizers.Optimizer):
                     config[name], custom_objects
                 )
         return cls(**config)
-
-
-def _check_optimizer(optimizer):
-    """Raises if an optimizer cannot be the one inside."""
-    kind = type(optimizer).__name__
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        fields.refuse("optimizer", "be a Keras optimizer", optimizer, TypeError)
-    if optimizers.leaves(optimizer) != [optimizer]:
-        raise ValueError(
-            "Argument `optimizer` must be one that updates variables itself. Wrap "
-            "`ScheduleFree` in a `LossScaleOptimizer` or `MultiOptimizer`, not the "
-            f"other way round. Received: optimizer={kind}"
-        )
-    if isinstance(optimizer, keras.optimizers.Lion):
-        fields.refuse("optimizer", "do without a momentum, which Lion needs", kind)
-    for name, value in optimizer.get_config().items():
-        if _MOMENTUM.search(name) and name != "ema_momentum" and value:
-            raise ValueError(
-                "Argument `optimizer` must have no momentum of its own: `beta` of "
-                f"`ScheduleFree` takes its place. Construct it with {name}=0.0. "
-                f"Received: optimizer={kind} with {name}={value}"
-            )
-    if optimizer.use_ema:
-        raise ValueError(
-            "Argument `optimizer` must not average the weights itself: `ScheduleFree` "
-            f"does. Received: optimizer={kind} with use_ema=True"
-        )
-    if optimizer.built or optimizers.is_taken_over(optimizer):
-        raise ValueError(
-            "Argument `optimizer` must be a new one. Received: "
-            f"optimizer={kind} that is in use"
-        )
