@@ -66,6 +66,11 @@ class Folder(Generic[R]):
         self.notes: dict[str, Any] = {}
         if self.manifest.exists():
             content = read(self.manifest)
+            if not {self.listed_as, *self.noted} <= content.keys():
+                raise ValueError(
+                    f"`{self.manifest}` lists no {self.listed_as}: it is the manifest "
+                    "of another callback. Give each a directory of its own."
+                )
             self.notes = {name: content[name] for name in self.noted}
             self.records = [self._record(item) for item in content[self.listed_as]]
             self.records.sort(key=lambda record: record.number)

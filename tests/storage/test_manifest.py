@@ -51,6 +51,14 @@ class TestFolder:
         assert Letters(tmp_path / "new").records == []
         assert not (tmp_path / "new").exists()
 
+    @pytest.mark.parametrize("kind", [Store, Checkpoints])
+    def test_the_manifest_of_another_callback_is_called_that(self, kind, tmp_path):
+        letters = Letters(tmp_path)
+        letters.add(Letter(0, "Ada"), b"Dear Ada")
+        with pytest.raises(ValueError, match=f"`{letters.manifest}` lists no"):
+            kind(tmp_path)
+        assert names(tmp_path) == ["letter-001.txt", "manifest.json"]
+
     def test_reads_what_it_wrote(self, tmp_path):
         letters = Letters(tmp_path)
         letters.add(Letter(0, "Ada"), b"Dear Ada")

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import keras_lrs as lrs
+from keras_lrs._storage import manifest
 from keras_lrs.averages import snapshots
 from keras_lrs.ensembles import store
 from tests import catalogue
@@ -266,7 +267,7 @@ def test_a_lambda_in_a_schedule_of_a_file_is_not_run(parts):
 @given(anything, st.binary(max_size=30))
 def test_an_altered_manifest_is_refused(content, raw):
     for written in (json.dumps(content).encode(), raw):
-        pathlib.Path(store.MANIFEST).write_bytes(written)
+        pathlib.Path(manifest.NAME).write_bytes(written)
         with in_time(20), pytest.raises(ValueError, match="manifest"):
             store.Store(".")
 
