@@ -161,7 +161,7 @@ class TrainFunction:
     def __call__(self, *arguments: Any) -> Any:
         """Runs one execution: a step, or several."""
         if self._history is not getattr(self.model, "history", None):
-            # The run broke off outside of a step, and this one has no callback of ours.
+            # This run broke off outside of a step, and the next one has no `FitCallback`.
             self._undo.close()
             return self.keras_function(*arguments)
         try:

@@ -121,7 +121,7 @@ def shapes(variables: list) -> list[list]:
 
 
 class StepVariable:
-    """A variable of ours that a compiled step reads or writes.
+    """A variable, beside the optimizer's, that a compiled step reads or writes.
 
     JAX hands a step its arrays and takes them back: this one is inserted among the
     optimizer's while the step runs, and `array` is its value between steps.

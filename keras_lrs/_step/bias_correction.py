@@ -70,7 +70,7 @@ class BiasCorrection(StepPart):
         """Multiplies the betas of all updates before the schedules' step 0."""
         updates = self._updates_before
         for name, before in self._before.items():
-            # Since the last fit of ours, and before the first, it was the optimizer's.
+            # Outside of scheduled fits the beta was the optimizer's own.
             count, product = products(self.step.optimizer).get(name, (0, 1.0))
             if count > updates:  # It has been set back.
                 count, product = 0, 1.0

@@ -16,7 +16,7 @@ class AveragedEvaluation(SwappingCallback):
     ...), and `evaluate` and `predict` that are given this callback see the average `x`;
     gradients are taken at `y`. What is measured, saved and restored are the same
     weights, in whatever order the callbacks are listed. `BackupAndRestore` backs `y`
-    up. Files of the whole model hold both, and training goes on from `y`.
+    up. Files of the whole model hold both, and training resumes from `y`.
 
     Args:
         at_end: What the model holds after `fit`: `"average"` or `"raw"`, which is `y`.

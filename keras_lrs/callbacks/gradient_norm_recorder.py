@@ -1,4 +1,4 @@
-"""`GradientNormRecorder`: how large the gradients of a training were."""
+"""`GradientNormRecorder`: how large the gradients of a run were."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class GradientNormRecorder(FitCallback):
         norms: Their norms; float64 of the same shape.
 
     Raises:
-        ValueError: If an argument is out of range, or two recorders share a training.
+        ValueError: If an argument is out of range, or two recorders share a run.
         TypeError: If an argument has the wrong type.
 
     Example:

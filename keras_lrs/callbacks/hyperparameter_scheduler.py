@@ -19,9 +19,9 @@ class HyperparameterScheduler(FitCallback):
     """Lets schedules drive hyperparameters of the optimizer, in the compiled step.
 
     When the first epoch begins, every schedule is bound to this `fit`: its `Epochs` are
-    epochs of this data, its `Fraction`s and `None`s fractions and the rest of
-    `epochs` x steps per epoch. It ends with the training. In a second `fit` it begins
-    anew; with `initial_epoch`, or after `BackupAndRestore`, it goes on.
+    epochs of this data, its `Fraction`s and `None`s are fractions and the rest of
+    `epochs` x steps per epoch. It ends with the run. In a second `fit` it starts over;
+    with `initial_epoch`, or after `BackupAndRestore`, it resumes.
 
     Each schedule is evaluated once per step. Steps are what the optimizer counts:
     batches, micro-batches under gradient accumulation; those that a
@@ -105,21 +105,15 @@ class HyperparameterScheduler(FitCallback):
         """
         if self.run is None:
             return {}
-        several = len(self.run.optimizers) > 1
-        labels = dict(
-            zip(
-                map(id, self.run.optimizers),
-                optimizers.labels(self.run.optimizers),
-                strict=True,
-            )
-        )
         found: dict[str, Any] = {}
-        for part in self.run.parts(self):
-            if isinstance(part, Hyperparameter) and several:
-                label = labels[id(part.step.optimizer)]
-                found.setdefault(part.name, {})[label] = part.schedule
-            elif isinstance(part, Hyperparameter):
-                found[part.name] = part.schedule
+        every = self.run.optimizers
+        parts = [p for p in self.run.parts(self) if isinstance(p, Hyperparameter)]
+        for label, optimizer in zip(optimizers.labels(every), every, strict=True):
+            for part in parts:
+                if part.step.optimizer is optimizer and len(every) > 1:
+                    found.setdefault(part.name, {})[label] = part.schedule
+                elif part.step.optimizer is optimizer:
+                    found[part.name] = part.schedule
         return found
 
     def prepare(self, run: Run) -> list[Wanted]:

@@ -26,7 +26,7 @@ class PosthocAveraging(FitCallback):
     and optimizer stay as they are, which takes one more copy of the weights in memory
     per width.
 
-    With `initial_epoch` or after `BackupAndRestore` it goes on from the snapshot of the
+    With `initial_epoch` or after `BackupAndRestore` it resumes from the snapshot of the
     epoch's beginning; later ones are deleted.
 
     Args:
@@ -38,7 +38,7 @@ class PosthocAveraging(FitCallback):
     Raises:
         ValueError: If an argument is out of range; and before the first step, if the
             model is not built, if the directory holds snapshots of another training, or
-            lacks the one that this training must go on from.
+            lacks the one that this run must resume from.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -114,7 +114,7 @@ class PosthocAveraging(FitCallback):
         return {"averages": self._values}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on with them, when there are variables for them."""
+        """Continues with them, when there are variables for them."""
         self._given, self._goes_on = state["averages"], False
 
     @property
@@ -135,7 +135,7 @@ class PosthocAveraging(FitCallback):
         ]
 
     def epoch_begins(self, epoch: int) -> None:
-        """Goes on from a snapshot, in the first epoch."""
+        """Resumes from a snapshot, in the first epoch."""
         updates = self._run.progress.updates()
         paths = snapshots.paths(self.directory)
         files.remove([path for step, path in paths.items() if step > updates])
@@ -148,7 +148,7 @@ class PosthocAveraging(FitCallback):
         if updates not in paths:
             raise ValueError(
                 f"Argument `directory` must hold the snapshot after {updates} updates, "
-                "with which this training goes on. Received: "
+                "from which this run resumes. Received: "
                 f"directory={str(self.directory)!r}"
             )
         stored = snapshots.read(paths[updates])

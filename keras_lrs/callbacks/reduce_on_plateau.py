@@ -42,10 +42,10 @@ class ReduceOnPlateau(FitCallback):
     a better one the factor is multiplied by `factor`; then the next `cooldown` looks
     are not counted. With `raise_factor`, `patience` better ones in a row raise it.
 
-    A training that goes on (`initial_epoch`, `BackupAndRestore`) goes on with the
-    factor, the best value, the looks waited and the cooldown. They are written to
-    `state_path`, by default beside the files of a `BackupAndRestore` in the list.
-    Give `state_path` if you resume from saved models.
+    A run that resumes (`initial_epoch`, `BackupAndRestore`) continues with the factor,
+    the best value, the looks waited and the cooldown. They are written to `state_path`,
+    by default beside the files of a `BackupAndRestore` in the list. Give `state_path`
+    if you resume from saved models.
 
     Args:
         monitor: The metric's name in the logs.

@@ -1,4 +1,4 @@
-"""`ResumableTraining`: a training that was killed goes on as if it had not been."""
+"""`ResumableTraining`: a run that was killed resumes as if it had not been."""
 
 import contextlib
 import os
@@ -19,62 +19,66 @@ from keras_lrs.schedules import fields
 
 
 class ResumableTraining(FitCallback):
-    """Saves all that a training depends on, and goes on with it when it is killed.
+    """Saves everything that a run depends on, and resumes it exactly.
 
-    Make the same call again, in a new process: `fit` goes on where the last generation
-    was written, and ends with the weights, rates and decisions of a training that was
-    not interrupted.
+    If the process is killed, make the same call again in a new one: `fit` resumes from
+    the last checkpoint, and ends with the weights, rates and decisions of a run that
+    was never interrupted.
 
-    A generation is one file, whole or not there: the weights, the optimizer with its
-    averages, the state of the random generators, where the schedules are, the metrics
-    of the epoch so far, and the state of the callbacks in the list: all of this
-    library, Keras's `EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint`, `History`
-    (so `fit` returns the whole history) and the counters of `TensorBoard`; and any
-    other that has the methods `get_state()`, which returns a tree of JSON values and
-    arrays, and `set_state(state)`. The last two generations are kept, with their
-    hashes. If the newer is damaged, training goes on from the older.
+    A checkpoint is one file, which is whole or not there. It holds the weights, the
+    optimizer with its averages, the state of the random generators, the position of the
+    schedules, the metrics of the epoch so far, and the state of the callbacks in the
+    list: all of this library, Keras's `EarlyStopping`, `ReduceLROnPlateau`,
+    `ModelCheckpoint`, `History` (so `fit` returns the whole history) and the counters
+    of `TensorBoard`. Any other callback is included that has the methods `get_state()`,
+    which returns a tree of JSON values and arrays, and `set_state(state)`. The last two
+    checkpoints are kept, with their hashes. If the newer one is damaged, the run
+    resumes from the older one.
 
-    With `every="epoch"` a generation is written at the end of every epoch, after
+    With `every="epoch"` a checkpoint is written at the end of every epoch, after
     validation and all other callbacks. With `every=1000` it is written after so many
-    steps, and training goes on from the exact batch: those before it are taken from the
-    data once more, without training and without telling any callback. That needs data
-    that can be read again in the same order: arrays (on TensorFlow, shuffled ones need
-    `keras.utils.set_random_seed`), a `PyDataset`, a `tf.data.Dataset` or `DataLoader`
-    that has the same first batch when it is read twice. With other data, such as a
-    generator or what is read on and on with `steps_per_epoch`, a warning says so, and
-    generations are written at the ends of epochs only: it goes on from the epoch's
-    start. What such data yields then is its own affair.
+    steps, and the run resumes at the exact batch. The batches before it are read from
+    the data once more, without training and without telling any callback. That needs
+    data that can be read again in the same order: arrays (on TensorFlow, shuffled ones
+    need `keras.utils.set_random_seed`), a `PyDataset`, or a `tf.data.Dataset` or
+    `DataLoader` that has the same first batch when it is read twice. Other data, such
+    as a generator, or data read across epochs with `steps_per_epoch`, cannot be read
+    again. Then a warning says so, checkpoints are written at the ends of epochs only,
+    and the run resumes at the start of an epoch. Which batches such data yields next is
+    not under the callback's control.
 
-    At an epoch's end a training may go on with other data or another batch size. With
-    another number of steps per epoch, schedules of a `HyperparameterScheduler` are
-    bound to it and go on at the same epoch: lengths in `Epochs`, `Fraction`s and None
-    are the same part of the training, lengths in steps are other epochs than before. A
-    schedule in the optimizer goes on with its `iterations`.
+    At the end of an epoch a run may resume with other data or another batch size. With
+    another number of steps per epoch, the schedules of a `HyperparameterScheduler` are
+    bound to it and continue at the same epoch: lengths in `Epochs`, `Fraction`s and
+    None are the same part of the run, while lengths in steps are other epochs than
+    before. A schedule in the optimizer continues with its `iterations`.
 
-    A training that is over removes its generations. What callbacks have written to
-    files of their own after the last generation is written once more: a `CSVLogger`
-    needs `append=True`, or it begins anew.
+    A run that completes removes its checkpoints. After resuming, callbacks write again
+    to their own files what they wrote after the last checkpoint: a `CSVLogger` needs
+    `append=True`, or it starts over.
 
     Args:
-        directory: The folder for the generations, of this training alone.
+        directory: The folder for the checkpoints of this run and no other.
         every: `"epoch"`, or a number of steps.
-        delete_at_end: Whether a training that is over removes them. If not, the same
-            call with as many epochs trains no more and ends as the training did; with
-            more `epochs`, it goes on.
-        verbose: 1 prints a line when a training goes on.
+        delete_at_end: Whether a run that completes removes them. If not, the same call
+            with as many epochs trains no more and ends as the run did; with more
+            `epochs`, it continues.
+        verbose: 1 prints a line when a run resumes.
 
     Attributes:
-        resumed_from: What the training went on with: a record with its `epoch`, the
-            `batch` in it and the optimizer's `iterations`; None if it began anew.
+        resumed_from: The checkpoint that the run resumed from: a record with its
+            `epoch`, the `batch` in it and the optimizer's `iterations`; None if the run
+            started over.
 
     Raises:
-        ValueError: If an argument is out of range; and before the first step, if the
-            model is not built, if the generations are of another model or backend, or
-            all damaged, if the last is of a batch within an epoch that had another
-            number of steps or of data that cannot be read again, or beside Keras's
-            `BackupAndRestore`, another of these, or `SwapEMAWeights(swap_on_epoch)`.
+        ValueError: If an argument is out of range. Before the first step, if the model
+            is not built; if the checkpoints are of another model or backend, or all
+            damaged; if the last one is of a batch within an epoch that had another
+            number of steps, or of data that cannot be read again; or beside Keras's
+            `BackupAndRestore`, another `ResumableTraining`, or
+            `SwapEMAWeights(swap_on_epoch)`.
         TypeError: If an argument has the wrong type.
-        OSError: If a generation cannot be written.
+        OSError: If a checkpoint cannot be written.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -129,7 +133,7 @@ class ResumableTraining(FitCallback):
     # --- Finding what there is ---
 
     def prepare(self, run: Run) -> list[Wanted]:
-        """Reads the last generation, gives its values to the variables."""
+        """Reads the last checkpoint, and gives its values to the variables."""
         self._check_siblings(run)
         registry.build_optimizer(self, run.model)
         self._within_epochs = self.every_step
@@ -148,8 +152,8 @@ class ResumableTraining(FitCallback):
             run.resume(Resume(self._set_states_of_ours, self._starts))
         if reason is not None and self._within_epochs:
             warnings.warn(
-                f"`ResumableTraining(every={self.every})` saves this training at the "
-                f"ends of epochs only: the data {reason}, so it cannot be taken up "
+                f"`ResumableTraining(every={self.every})` saves this run at the "
+                f"ends of epochs only: the data {reason}, so it cannot resume "
                 "within one.",
                 stacklevel=2,
             )
@@ -173,22 +177,22 @@ class ResumableTraining(FitCallback):
     def _check(self, run, found, reason):
         shapes = variables.shapes(models.state_variables(run.model))
         if found["backend"] != keras.backend.backend():
-            bound = f"hold generations of {keras.backend.backend()}, or none"
+            bound = f"hold checkpoints of {keras.backend.backend()}, or none"
             self._refuse(bound, f" of {found['backend']}")
         if found["shapes"] != shapes or len(found["starts"]) != len(run.optimizers):
-            self._refuse("hold generations of this model and optimizer, or none")
+            self._refuse("hold checkpoints of this model and optimizer, or none")
         steps = run.progress.steps_per_epoch
         if found["batch"] and found["steps"] != steps:
-            bound = "hold generations of as many steps per epoch, or none"
+            bound = "hold checkpoints of as many steps per epoch, or none"
             self._refuse(bound, f" of {found['steps']}, for {steps}")
         if found["batch"] and reason is not None:
-            bound = "hold a generation of an epoch's end, or none"
+            bound = "hold a checkpoint of an epoch's end, or none"
             self._refuse(bound, f" of a batch within one, and the data {reason}")
 
     def _refuse(self, bound, received=""):
         raise ValueError(
             f"Argument `directory` must {bound}. "
-            f"Received: directory={str(self.directory)!r} with generations"
+            f"Received: directory={str(self.directory)!r} with checkpoints"
             + (received or " of another")
         )
 
@@ -223,7 +227,7 @@ class ResumableTraining(FitCallback):
                 random.set_state(
                     self._found["random_at_epoch"] or self._found["random"]
                 )
-            # What a generation within the epoch needs to read its batches again.
+            # A checkpoint within the epoch needs this to read its batches again.
             self._random = random.state() if self._within_epochs else None
 
     def after_all(self, hook: str, *arguments: Any) -> None:
@@ -300,7 +304,7 @@ class ResumableTraining(FitCallback):
     # --- Saving ---
 
     def _batch_ends(self, index, logs):
-        """Saves, if it is time and the epoch goes on."""
+        """Saves, if it is time and the epoch is not over."""
         steps = self._run.progress.steps_per_epoch
         batch = min(index + 1, steps or index + 1)
         self._since += batch - self._batch

@@ -41,11 +41,11 @@ class SnapshotEnsemble(FitCallback):
     by a thread, each file whole or not at all; if that fails, training stops at the
     next step. Two snapshots may wait for the disk, then training waits. With a
     `BackupAndRestore` or `ModelCheckpoint` in the list, epochs end when the snapshots
-    up to there are on the disk, so that none is missing where a training goes on.
+    up to there are on the disk, so that none is missing where a run resumes.
 
-    A training that goes on, in this process or a new one, goes on with the numbers, and
-    drops the members later than the step it was set back to. So a training from the
-    beginning replaces what another left in the directory.
+    A run that resumes, in this process or a new one, continues the numbers, and drops
+    the members that are later than the step it was set back to. So a run from the
+    beginning replaces what another one left in the directory.
 
     Args:
         directory: The folder for the files.
@@ -168,7 +168,7 @@ class SnapshotEnsemble(FitCallback):
         if kept and self._store.shapes != shapes:
             bound = "hold snapshots of this model, or none"
             fields.refuse("directory", bound, str(self.directory))
-        # What cut a cycle short has not, if the cycle goes on.
+        # A cycle that continues has not been cut short.
         self._store.begin(shapes, lambda r: r in kept and (r.complete or not continued))
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "snapshots")
         known = any(record.step == here for record in self._store.records)
@@ -319,7 +319,7 @@ class SnapshotEnsemble(FitCallback):
         """Gives the model the weights of the end of the last completed cycle."""
         content = None if self._completed is None else self._completed.content()
         if content is None and self._store is not None:
-            # Completed before this training went on.
+            # Completed before this run resumed.
             complete = [record for record in self._store.records if record.complete]
             content = self._store.read(complete[-1]) if complete else None
         if content is None:

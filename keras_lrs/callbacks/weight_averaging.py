@@ -23,31 +23,31 @@ class WeightAveraging(SwappingCallback):
     callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`, ...), and
     `evaluate` and `predict` that are given this callback see the average: what is
     measured, saved and restored are the same weights, in whatever order the callbacks
-    are listed. Metrics of the training itself (`loss`, not `val_loss`) are of the
-    training's own weights, and so are files saved within an epoch.
+    are listed. Training metrics (`loss`, not `val_loss`) are those of the raw weights,
+    and so are files saved within an epoch.
 
     The averages are in the slots that Keras's `use_ema` has for them: one more copy of
     the weights, in float32 for weights of less than 32 bits. They are saved with the
     model. A whole model saved at the end of an epoch holds the average for use, and the
-    training's weights for a `fit` with this callback and `initial_epoch`, which goes on
-    as if it had not been interrupted. A weights file saved then holds the average only.
-    `BackupAndRestore` backs the training's weights up.
+    raw weights for a `fit` with this callback and `initial_epoch`, which resumes as if
+    it had not been interrupted. A weights file saved then holds the average only.
+    `BackupAndRestore` backs up the raw weights.
 
-    Counted are updates, not micro-batches. The average begins anew in every `fit`,
-    unless it goes on with `initial_epoch` or after `BackupAndRestore`; from a model
-    that was saved without, it then begins with what is left of the training.
+    Updates are counted, not micro-batches. The average starts over in every `fit`,
+    unless it resumes with `initial_epoch` or after `BackupAndRestore`. If the model was
+    saved without an average, it then covers the rest of the run.
 
     Args:
         average: A schedule of `keras_lrs.averages`; `ExponentialAverage(0.999)` if
             None.
         start_step: How long to wait: a number of steps, `Epochs` or a `Fraction` of the
-            training. Till then the model is seen as it is.
+            run. Until then the model is seen as it is.
         update_every: Average one update in so many (an int, or `Epochs`), with a decay
             adjusted to cover the same stretch of training; or `"epoch"` or `"cycle"`:
             the weights at the end of each epoch, or of each cycle of the learning rate,
             with the decay as given (SWA: `UniformAverage()`).
         at_end: What the model holds after `fit`: `"average"`, and the optimizer is as
-            it was before; or `"raw"`, the training's own weights, and the optimizer
+            it was before; or `"raw"`, the weights of the training, and the optimizer
             keeps the averages for `evaluate`, `predict`, files and the next `fit`. If
             `fit` breaks off it is `"raw"`.
         batch_norm: What goes with the average: `"keep"`, the statistics of the
@@ -62,7 +62,7 @@ class WeightAveraging(SwappingCallback):
             model is not built (TensorFlow builds one without an `Input` in the first
             step), if the optimizer averages the weights itself (`use_ema=True`), if no
             update would be averaged, if lengths need steps per epoch that are not
-            known, or beside another callback that exchanges weights.
+            known, or beside another callback that swaps weights.
 
     Example:
         >>> import keras, numpy as np

@@ -41,7 +41,7 @@ class ScheduleFree(keras.optimizers.Optimizer):
         optimizer: Any Keras optimizer without a momentum of its own, such as `SGD()` or
             `AdamW(beta_1=0.0)`, not used before.
         beta: How much of the average is in the point at which gradients are taken, in
-            [0, 1). It does the work of a momentum; 0.95 to 0.98 suit long trainings.
+            [0, 1). It does the work of a momentum; 0.95 to 0.98 suit long runs.
             With 0, `x` is the Polyak average of what the optimizer would do alone.
         weight_power: A step counts in the average as the largest rate so far to this
             power, >= 0: those of a warmup count less. Not used with `average`.
@@ -302,10 +302,11 @@ class ScheduleFree(keras.optimizers.Optimizer):
         self._shows_x.assign(1.0)
 
     def use_training_weights(self) -> None:
-        """Puts y back into the model, to go on training.
+        """Puts y back into the model, to continue training.
 
         It comes back bit for bit, also from a file. Does nothing if it is there
-        already. A training step at x would take its gradient there, and go on from y.
+        already. A training step at x would take its gradient there, and continue from
+        y.
         """
         if self.uses_average:
             y = self._held
