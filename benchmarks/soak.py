@@ -3,7 +3,7 @@
     python benchmarks/soak.py [--minutes 60] [--output docs/reliability.md]
 
 One `fit`, of as many epochs as it takes: a schedule of the rate and one of momentum,
-averages, snapshots, a plateau rule, logs of every step, and generations to resume from.
+averages, snapshots, a plateau rule, logs of every step, and checkpoints to resume from.
 Every epoch it notes the memory of the process, the rate that was used, and the size of
 the files. Uses the backend that Keras is set to.
 """
@@ -158,7 +158,7 @@ def report(seconds, watch, rates, epochs, last):
             f"- The rate of every epoch's last step was at most {error:.1e} off the "
             "schedule's value in float64, as a fraction of it.",
             f"- Logs of two hyperparameters at every step: {logs:.0f} bytes per step. "
-            f"All else is bounded: three snapshots, two generations, and "
+            f"All else is bounded: three snapshots, two checkpoints, and "
             f"{last['p'] / 1e3:.0f} kB of the plateau's states.",
             "",
             table(["part of the time", "memory, MB"], rows),

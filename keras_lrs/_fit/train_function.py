@@ -161,7 +161,7 @@ class TrainFunction:
     def __call__(self, *arguments: Any) -> Any:
         """Runs one execution: a step, or several."""
         if self._history is not getattr(self.model, "history", None):
-            # This run broke off outside of a step, and the next one has no `FitCallback`.
+            # This run broke off outside of a step; the next has no `FitCallback`.
             self._undo.close()
             return self.keras_function(*arguments)
         try:
