@@ -63,6 +63,32 @@ class Last(S.Schedule):
             }
         )
 
+    def _cycle_ends(self, num_steps):
+        ends = base.cycle_ends(self.schedule, max(num_steps - self.first_steps, 0))
+        return {end + self.first_steps for end in ends}
+
+
+# What holds values hides both ends and jumps; `Restarts` ends only to begin again.
+HOLDING = {"Sampled every", "Sampled at", "Restarts"}
+
+
+@pytest.mark.parametrize("combinator", sorted(COMBINATORS.keys() - HOLDING))
+def test_the_rest_of_a_window_ends_with_the_run(combinator):
+    whole = COMBINATORS[combinator](S.LinearDecay(1.0), 11).bind(100)
+    before, end = whole(np.array([99, 100]))
+    assert end == pytest.approx(0.02 if combinator == "Clipped" else 0.0, abs=1e-15)
+    assert before > 0.0
+
+
+@pytest.mark.parametrize("combinator", sorted(COMBINATORS.keys() - HOLDING))
+def test_a_cycle_ends_where_the_rate_jumps(combinator):
+    cycles = S.CosineRestarts(1.0, 7, t_mul=1.0, end_learning_rate=0.1)
+    whole = COMBINATORS[combinator](cycles, 11).bind(60)
+    curve = whole.curve(60)
+    jumps = np.flatnonzero((curve[1:] > 3.0 * curve[:-1]) & (curve[:-1] > 0.0)) + 1
+    assert len(jumps) > 0
+    assert [end for end in whole.cycle_ends(60) if end < 60] == jumps.tolist()
+
 
 def test_no_combinator_is_missing():
     combinators = {
