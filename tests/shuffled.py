@@ -11,9 +11,9 @@ import random
 SEED = os.environ.setdefault("SHUFFLE", str(random.randrange(1_000_000)))
 
 
-def pytest_report_header():
-    """Says how to repeat the order."""
-    return f"shuffled: SHUFFLE={SEED}"
+def pytest_terminal_summary(terminalreporter):
+    """Says how to repeat the order, also with `-q`."""
+    terminalreporter.write_line(f"shuffled: SHUFFLE={SEED}")
 
 
 def pytest_collection_modifyitems(items):
