@@ -268,10 +268,15 @@ def events(folder):
     )
     read = accumulator.EventAccumulator(str(folder), {"scalars": 0})
     read.Reload()
-    return {
-        tag: tuple(zip(*((e.step, e.value) for e in read.Scalars(tag)), strict=True))
-        for tag in read.Tags()["scalars"]
-    }
+
+    def scalars(tag):
+        # TensorBoard numbers the files of a second, and reads the 10th before the 9th.
+        written = sorted(
+            read.Scalars(tag), key=lambda event: (event.wall_time, event.step)
+        )
+        return tuple(zip(*((e.step, e.value) for e in written), strict=True))
+
+    return {tag: scalars(tag) for tag in read.Tags()["scalars"]}
 
 
 # TensorBoard's own, of NumPy and of the protocol's library.
