@@ -117,7 +117,11 @@ class StepPart:
         """
 
     def before(self, update: Update) -> Any:
-        """Phase 2: may `update.put` values; what it returns is handed to `after`."""
+        """Phase 2: may `update.put` values; what it returns is handed to `after`.
+
+        Read `update.iterations` and `update.step` here: on TensorFlow the update has
+        raised them by the time of `after`.
+        """
 
     def update_step(self, update: Update, call: Callable) -> Callable:
         """Phase 3: returns `call(gradients, variables, rate)`, wrapped or as it is."""
