@@ -137,7 +137,8 @@ class StepVariable:
                 layout=layout,
                 name="keras_lrs",
             )
-        self.array: Any = None
+        # The step donates what it is given, so the variable keeps its own.
+        self.array: Any = jnp.copy(self.variable.value) if IS_JAX else None
 
     @property
     def value(self) -> Any:
@@ -146,14 +147,13 @@ class StepVariable:
 
     def read(self) -> np.ndarray:
         """A copy of the value, between steps."""
-        value = self.variable.value if self.array is None else self.array
+        value = self.array if IS_JAX else self.variable.value
         return np.array(ops.convert_to_numpy(value))
 
     def write(self, value: Any) -> None:
         """Changes the value, between steps."""
         assign(self.variable, value)
         if IS_JAX:
-            # The step donates what it is given, so the variable keeps its own.
             self.array = jnp.copy(self.variable.value)
 
 
@@ -168,7 +168,6 @@ class StepNumber(StepVariable):
         self.host = value
         if not IS_TORCH:
             super().__init__(model, value, dtype or numerics.float_dtype())
-            self.write(value)
 
     @property
     def value(self) -> Any:

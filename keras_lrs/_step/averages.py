@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lrs._keras import in_step, optimizers
+from keras_lrs._keras import in_step
 from keras_lrs._keras.average_slots import AverageSlots, average_dtype
 from keras_lrs._keras.variables import StepVariable, read
 from keras_lrs._step.part import StepPart
@@ -120,7 +120,6 @@ class FreeAverage(_Average):
     def __init__(self, step: Any, index: int, averaging: Averaging):
         super().__init__(step, averaging)
         self.index = index
-        self.weights = optimizers.weights(step.optimizer)
         self.variables = [
             StepVariable(
                 step.model,
@@ -128,17 +127,17 @@ class FreeAverage(_Average):
                 average_dtype(weight),
                 layout=getattr(weight, "_layout", None),
             )
-            for weight in self.weights
+            for weight in step.weights
         ]
 
     @functools.cached_property
     def pairs(self) -> list[tuple[Any, Any]]:
         """The weights and their averages, as variables."""
         averages = [one.variable for one in self.variables]
-        return list(zip(self.weights, averages, strict=True))
+        return list(zip(self.step.weights, averages, strict=True))
 
     def begin(self) -> None:
         """Sets the averages to the weights."""
-        for weight, average in zip(self.weights, self.variables, strict=True):
+        for weight, average in zip(self.step.weights, self.variables, strict=True):
             (value,) = read([weight])
             average.write(value)

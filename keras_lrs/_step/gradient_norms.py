@@ -31,7 +31,6 @@ class GradientNorms(StepPart):
         else:
             # The update `every * k` is at the place `k % size`.
             self.table = StepVariable(step.model, np.zeros(self.size), "float32")
-            self.table.write(np.zeros(self.size))
             self.variables = [self.table]
 
     def before(self, update: Update) -> None:

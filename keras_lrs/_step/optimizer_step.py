@@ -100,6 +100,11 @@ class OptimizerStep:
         self.parts = [planned.kind(self, *planned.compiled) for planned in plan.parts]
 
     @property
+    def weights(self) -> list:
+        """The weights that a built optimizer trains."""
+        return optimizers.weights(self.optimizer)
+
+    @property
     def step_variables(self) -> list[StepVariable]:
         """What JAX's step must be handed beside the optimizer's own variables.
 

@@ -25,7 +25,8 @@ class StepPart:
 
     Args:
         step: The step that the part belongs to. It has the `optimizer`, the `model`,
-            and `accumulated`, the number of micro-batches in an update.
+            the `weights` that the optimizer trains, and `accumulated`, the number of
+            micro-batches in an update.
         *compiled: What the compiled step depends on, from `Wanted.compiled`.
 
     Example:
@@ -117,11 +118,7 @@ class StepPart:
         """
 
     def before(self, update: Update) -> Any:
-        """Phase 2: may `update.put` values; what it returns is handed to `after`.
-
-        Read `update.iterations` and `update.step` here: on TensorFlow the update has
-        raised them by the time of `after`.
-        """
+        """Phase 2: may `update.put` values; what it returns is handed to `after`."""
 
     def update_step(self, update: Update, call: Callable) -> Callable:
         """Phase 3: returns `call(gradients, variables, rate)`, wrapped or as it is."""

@@ -30,7 +30,7 @@ class Update:
         optimizer = step.optimizer
         self.optimizer = optimizer
         # PyTorch counts on the host: reading a variable waits for the GPU.
-        self.iterations = step.iterations if IS_TORCH else optimizer._iterations.value
+        self.iterations = step.iterations if IS_TORCH else in_step.iterations(optimizer)
         self.step = self.iterations - step.start.value
         self.values: dict[str, Any] = {}
         self.factors: list[Any] = []

@@ -127,7 +127,7 @@ class PosthocAveraging(FitCallback):
         order = {id(v): i for i, v in enumerate(self._model.trainable_variables)}
         found: list[list[tuple[int, Any]]] = [[] for _ in self.averagings]
         for part in self._run.parts(self):
-            for weight, average in zip(part.weights, part.variables, strict=True):
+            for weight, average in zip(part.step.weights, part.variables, strict=True):
                 found[part.index].append((order[id(weight)], average))
         return [
             [average for _, average in sorted(kind, key=lambda pair: pair[0])]

@@ -172,7 +172,7 @@ class Window:
     """
 
     total: Any
-    steps_per_epoch: int | None
+    steps_per_epoch: Any  # A number, perhaps a fraction; None if it is not known.
     start: Any = 0
     first: Any = 0
     stop: Any = None
