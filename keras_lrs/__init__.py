@@ -1,7 +1,9 @@
 """Learning-rate schedules for Keras 3, exact and evaluated in the compiled step."""
 
 from keras_lrs import averages, callbacks, ensembles, optimizers, schedules, tuning
+from keras_lrs.callbacks.layerwise import layerwise_decay
 from keras_lrs.schedules.durations import Epochs, Fraction
+from keras_lrs.schedules.per_variable import PerVariable
 from keras_lrs.schedules.plotting import plot_schedules
 
 __version__ = "0.1.0"
@@ -9,10 +11,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Epochs",
     "Fraction",
+    "PerVariable",
     "__version__",
     "averages",
     "callbacks",
     "ensembles",
+    "layerwise_decay",
     "optimizers",
     "plot_schedules",
     "schedules",

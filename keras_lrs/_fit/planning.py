@@ -9,6 +9,7 @@ from keras_lrs._fit.rates import OwnRates
 from keras_lrs._keras import optimizers
 from keras_lrs._step import hyperparameters
 from keras_lrs._step.bias_correction import BiasCorrection, corrected
+from keras_lrs._step.groups import GroupedUpdate, Groups
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.optimizer_step import PlannedPart, StepPlan
 from keras_lrs._step.part import Wanted
@@ -74,6 +75,8 @@ class WantedParts:
             betas = tuple((name, schedules[name]) for name in names)
             first = self._first(optimizer)
             found.append(PlannedPart(BiasCorrection, (betas, first), {}))
+        if any(issubclass(part.kind, Groups) for part in parts):
+            found.append(PlannedPart(GroupedUpdate, (), {}))  # After all others.
         return found
 
     def _first(self, optimizer):
@@ -136,7 +139,7 @@ def _check_scalable(callback, optimizer):
 
 def _two_of_one(wanted, one, other):
     names = f"`{type(one).__name__}` and `{type(other).__name__}`"
-    if issubclass(wanted.kind, Hyperparameter):
+    if issubclass(wanted.kind, (Hyperparameter, Groups)):
         name = wanted.slot
         return (
             f"Argument `{name}` of `{type(wanted.optimizer).__name__}` must have one "

@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -212,6 +212,32 @@ def hyperparameter(value: Any) -> Any:
         # Without a momentum the velocity would stand still, where it must be forgotten.
         return value or sys.float_info.min
     return _TracedHyperparameter(value)
+
+
+def rate_of(optimizer: Any, rate: Any) -> Any:
+    """A rate as an optimizer's own variable of it would give it."""
+    if not IS_TORCH:
+        return rate
+    # Filled on the device, and rounded as the variable is.
+    device = optimizer._iterations.value.device
+    return torch.full((), rate, dtype=torch.float32, device=device)
+
+
+def repeatable(optimizer: Any) -> Callable[[], None]:
+    """What undoes, between calls of an update, what it must do once for all variables.
+
+    Nadam multiplies the product of its momenta.
+    """
+    product = getattr(optimizer, "_u_product", None)
+    if product is None:
+        return lambda: None
+    before = product.value.detach().clone()
+
+    def undo():
+        with torch.no_grad():
+            product.value.copy_(before)
+
+    return undo
 
 
 # --- Assigning to variables ---

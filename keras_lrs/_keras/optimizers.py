@@ -88,6 +88,15 @@ def trained(optimizer: Any) -> list:
     return optimizer._trainable_variables
 
 
+def trained_paths(optimizer: Any) -> list[str]:
+    """The paths of the model's variables that an optimizer trains, in its order."""
+    # Those of the optimizer inside a `ScheduleFree` stand for the model's.
+    owner = optimizer
+    if is_taken_over(optimizer):
+        owner = vars(optimizer)["_apply_weight_decay"].__self__
+    return [variable.path for variable in trained(owner)]
+
+
 def position(optimizer: Any, variable: Any) -> int:
     """Where a variable is among those that an optimizer was built with."""
     return optimizer._get_variable_index(variable)
@@ -116,19 +125,15 @@ def set_variables(optimizer: Any, variables: list) -> None:
 # --- An optimizer that makes the updates of another ---
 
 
-def take_over(optimizer: Any, update: Any) -> None:
-    """Calls `update(gradients, variables, rate)` where an optimizer would update.
+def take_over(optimizer: Any, update: Any, decay: Any) -> None:
+    """Calls methods of another optimizer where an optimizer would update and decay.
 
-    That is once per update, not per micro-batch, with gradients that are averaged and
-    clipped. Weight decay is left to `update`.
+    Both are called once per update, not per micro-batch: `decay(variables)`, then
+    `update(gradients, variables, rate)` with gradients that are averaged and clipped.
     """
     attributes = vars(optimizer)
     attributes["_backend_update_step"] = update
-    attributes["_apply_weight_decay"] = _without_weight_decay
-
-
-def _without_weight_decay(variables):
-    """A no-op that replaces the optimizer's own weight decay."""
+    attributes["_apply_weight_decay"] = decay
 
 
 def is_taken_over(optimizer: Any) -> bool:

@@ -15,8 +15,8 @@ from keras_lrs.schedules import base
 
 # Read only when the optimizer is built, or no hyperparameter in the usual sense.
 _EXCLUDED = ("initial_accumulator_value", "loss_scale_factor", "beta_2_decay")
-_CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
-_OPTIONAL = ("weight_decay", *_CLIPPING)
+CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
+_OPTIONAL = ("weight_decay", *CLIPPING)
 # The share of an old value that an average keeps.
 _AVERAGING = re.compile("(^|_)(momentum|beta_[12]|rho)$")
 _MOMENTUM = re.compile("(^|_)(momentum|beta_1)$")
@@ -81,7 +81,7 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
             f"Argument `{name}` cannot be scheduled: this `{kind}` does not use it. "
             f"Construct it with {how}. Received: {name}={value}"
         )
-    for other in _CLIPPING if name in _CLIPPING else ():
+    for other in CLIPPING if name in CLIPPING else ():
         given = getattr(optimizer, other) is not None or other in beside
         if other != name and given:
             raise ValueError(

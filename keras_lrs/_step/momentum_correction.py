@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_lrs._keras import in_step
+from keras_lrs._step.groups import check_constant_ratios
 from keras_lrs._step.part import StepPart, Wanted
 from keras_lrs._step.update import Update
 
@@ -27,6 +28,7 @@ class MomentumCorrection(StepPart):
                 f"momentum. Received: {type(optimizer).__name__}"
                 f"{' with momentum=0' if sgd else ''}"
             )
+        check_constant_ratios([wanted, *beside])
 
     def before(self, update: Update) -> None:
         """Rescales the velocity before the rate is set."""

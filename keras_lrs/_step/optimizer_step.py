@@ -8,7 +8,7 @@ happens while the step is traced. Between steps the optimizer is as the user mad
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -139,7 +139,7 @@ class OptimizerStep:
         finally:
             if variables:
                 del self.optimizer._variables[-len(variables) :]
-            _put_back(attributes, ["apply"], before)
+            put_back(attributes, ["apply"], before)
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """`Optimizer.apply`, with the parts around it."""
@@ -170,14 +170,15 @@ class OptimizerStep:
         finally:
             # Not what was found above: the replicas of a TensorFlow strategy come here
             # one inside the other.
-            _put_back(attributes, update.overrides, self.originals)
+            put_back(attributes, update.overrides, self.originals)
         for part, one in zip(self.parts, kept, strict=True):
             part.after(update, one)
 
     def _rate(self, update):
         """The learning rate, where a part sets or multiplies it."""
         rate = update.values.get("learning_rate")
-        if rate is None and update.factors:
+        scaled = update.factors or any(part.scales for part in self.parts)
+        if rate is None and scaled:
             # A schedule of the optimizer's own counts all its iterations.
             own = self.originals["_learning_rate"]
             rate = in_step.evaluate(own, update.iterations)
@@ -209,10 +210,14 @@ class OptimizerStep:
         rate = past.values.pop("learning_rate", own_rate)
         for factor in past.factors:
             rate = rate * factor
-        return {"learning_rate": rate, **past.values}
+        past.rate = rate
+        found = {"learning_rate": rate, **past.values}
+        for part in self.parts:
+            found.update(part.used(past))
+        return found
 
 
-def _put_back(attributes, names, originals):
+def put_back(attributes: dict, names: Iterable[str], originals: dict) -> None:
     """Puts an optimizer's own attributes back; removes what its class provides."""
     for name in names:
         if name in originals:

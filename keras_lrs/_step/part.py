@@ -117,6 +117,10 @@ class StepPart:
         It is also called for updates of the past, whose values a logger asks for.
         """
 
+    def used(self, update: PastUpdates) -> dict[str, Any]:
+        """Values of past updates, beside `update.values`, under a logger's names."""
+        return {}
+
     def before(self, update: Update) -> Any:
         """Phase 2: may `update.put` values; what it returns is handed to `after`."""
 

@@ -20,6 +20,8 @@ class Update:
         iterations: How often `apply` was called before, micro-batches included.
         step: The step of the schedules: the iterations since their step 0.
         values: The scheduled value of each hyperparameter.
+        groups: The values of groups of variables: of each hyperparameter, by the
+            group's name.
         factors: By what the learning rate is multiplied.
         rate: The learning rate that is used, from phase 2 on; None where it is the
             optimizer's own affair.
@@ -33,6 +35,7 @@ class Update:
         self.iterations = step.iterations if IS_TORCH else in_step.iterations(optimizer)
         self.step = self.iterations - step.start.value
         self.values: dict[str, Any] = {}
+        self.groups: dict[str, dict[str, Any]] = {}
         self.factors: list[Any] = []
         self.rate: Any = None
         self.overrides: dict[str, Any] = {}
@@ -79,7 +82,9 @@ class PastUpdates:
         self.iterations = iterations
         self.step = np.maximum(iterations - step.start.host, 0)
         self.values: dict[str, Any] = {}
+        self.groups: dict[str, dict[str, Any]] = {}
         self.factors: list[Any] = []
+        self.rate: Any = None
 
     def evaluate(self, schedule: Any) -> np.ndarray:
         """The values of a schedule at these steps."""

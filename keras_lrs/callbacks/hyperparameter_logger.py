@@ -23,7 +23,9 @@ class HyperparameterLogger(FitCallback):
     scheduler drives: the values of the last update of the epoch, not of the next one.
     `History`, `CSVLogger`, `TensorBoard` and other callbacks get them, whatever their
     order. The keys are `learning_rate`, `momentum` and so on; with several optimizers
-    `learning_rate/<name of the optimizer>`.
+    `learning_rate/<name of the optimizer>`. Groups of variables that have values of
+    their own are logged besides, as `learning_rate/<pattern>`: groups of equal
+    schedules once, under the first of their patterns.
 
     With `log_dir` they are written as TensorBoard scalars too; the step is the number
     of updates before the one that used the value. Nothing is computed in the training
@@ -124,7 +126,12 @@ class HyperparameterLogger(FitCallback):
 
 
 def _tagged(values, suffix):
-    return {name + suffix: array for name, array in values.items()}
+    """Values under names with that of the optimizer, which comes before the group's."""
+    split = {key: key.partition("/") for key in values}
+    return {
+        f"{name}{suffix}{slash}{group}": values[key]
+        for key, (name, slash, group) in split.items()
+    }
 
 
 class _Writer:

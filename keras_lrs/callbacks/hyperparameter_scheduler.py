@@ -4,13 +4,17 @@ from typing import Any
 
 import keras
 
+from keras_lrs._fit import registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import optimizers
-from keras_lrs._step.hyperparameters import Hyperparameter, wanted
+from keras_lrs._step import groups, hyperparameters
+from keras_lrs._step.groups import Groups
+from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.momentum_correction import MomentumCorrection
 from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
+from keras_lrs.schedules.per_variable import PerVariable, pairs_of
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
@@ -38,22 +42,40 @@ class HyperparameterScheduler(FitCallback):
     Schedules are ours, Keras's or your own. For a `MultiOptimizer`, give one schedule
     for all optimizers, or a dictionary from the names of optimizers to schedules.
 
+    Groups of variables have rates of their own with `rate_multipliers`, which keeps one
+    main schedule (for layer-wise decay, discriminative rates, gradual unfreezing), or
+    with a `PerVariable`, which gives each group any schedule. Decoupled weight decay is
+    times the rate of the group. Variables whose rate is 0 from the first step on keep
+    their values bit for bit, also from weight decay. This is less than
+    `trainable=False`: gradients are computed, averages of gradients such as Adam's are
+    updated, and so are the statistics of batch normalization. A velocity that SGD or
+    RMSprop already has goes on moving a variable when its rate drops to 0.
+
     Args:
-        learning_rate: The schedule of the learning rate; None does not schedule it.
+        learning_rate: The schedule of the learning rate, or a `PerVariable`; None does
+            not schedule it.
+        rate_multipliers: By what the rate of groups of variables is multiplied: a
+            dictionary from patterns to numbers >= 0 or schedules, as in `PerVariable`;
+            see `keras_lrs.layerwise_decay`. The rate may be the optimizer's own. All
+            others are not multiplied.
         momentum_correction: Whether to multiply SGD's velocity by the ratio of
             successive rates. Keras keeps the rate inside the velocity, so that after a
             drop the old step size lives on for about `1 / (1 - momentum)` steps. Needs
-            `learning_rate`.
+            `learning_rate`. Multipliers must be numbers then.
         **schedules: The schedules of other hyperparameters: `momentum`, `beta_1`,
             `weight_decay`, `clipnorm` or any other number that is an argument of the
-            optimizer.
+            optimizer. A `PerVariable` can be that of `weight_decay`, `momentum`, `rho`
+            and `epsilon`.
 
     Raises:
         TypeError: If a schedule is none.
         ValueError: If there is no schedule; and before the first step, if the optimizer
             has no such hyperparameter, does not use it or has a schedule for it, if a
             schedule leaves the hyperparameter's range, if the number of steps is needed
-            and not known, or if another callback sets the same hyperparameter.
+            and not known, if another callback sets the same hyperparameter, if a
+            pattern decides for no variable, or if groups cannot have a value of their
+            own: for clipping, `ema_momentum` and the betas of Adam and Adamax, and for
+            absolute rates with `ScheduleFree`.
 
     Example:
         >>> import keras, numpy as np
@@ -73,6 +95,15 @@ class HyperparameterScheduler(FitCallback):
         >>> scheduler.bound["learning_rate"].schedule.decay_steps
         16
 
+        Half of the rate for one layer, and no weight decay for biases:
+
+        >>> from keras_lrs import PerVariable
+        >>> scheduler = HyperparameterScheduler(
+        ...     learning_rate=CosineAnnealing(0.1),
+        ...     rate_multipliers={"(^|/)backbone/": 0.5},
+        ...     weight_decay=PerVariable({"bias$": 0.0}),
+        ... )
+
     Reference: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1
     Hour", 2017, arXiv:1706.02677, section 3 (momentum correction). Kingma and Ba,
     "Adam: A Method for Stochastic Optimization", 2014, arXiv:1412.6980, section 3.
@@ -82,6 +113,7 @@ class HyperparameterScheduler(FitCallback):
         self,
         learning_rate: Any = None,
         *,
+        rate_multipliers: Any = None,
         momentum_correction: bool = False,
         **schedules: Any,
     ):
@@ -95,7 +127,11 @@ class HyperparameterScheduler(FitCallback):
                 "Received: momentum_correction=True"
             )
         self.momentum_correction = momentum_correction
-        self.schedules = _checked(schedules)
+        self.rate_multipliers: PerVariable | None = None
+        if rate_multipliers is not None:
+            pairs = pairs_of("rate_multipliers", rate_multipliers)
+            self.rate_multipliers = PerVariable(pairs)
+        self.schedules = _checked(schedules, self.rate_multipliers is not None)
 
     @property
     def bound(self) -> dict[str, Any]:
@@ -107,34 +143,53 @@ class HyperparameterScheduler(FitCallback):
             return {}
         found: dict[str, Any] = {}
         every = self.run.optimizers
-        parts = [p for p in self.run.parts(self) if isinstance(p, Hyperparameter)]
         for label, optimizer in zip(optimizers.labels(every), every, strict=True):
+            parts = [p for p in self.run.parts(self) if p.step.optimizer is optimizer]
+            values = {p.name: p.schedule for p in parts if isinstance(p, Hyperparameter)}
             for part in parts:
-                if part.step.optimizer is optimizer and len(every) > 1:
-                    found.setdefault(part.name, {})[label] = part.schedule
-                elif part.step.optimizer is optimizer:
-                    found[part.name] = part.schedule
+                if isinstance(part, Groups):
+                    values[part.name] = part.per_variable(values.get(part.name))
+            for name, value in values.items():
+                if len(every) > 1:
+                    found.setdefault(name, {})[label] = value
+                else:
+                    found[name] = value
         return found
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Says which hyperparameter of which optimizer each schedule drives."""
-        found = [
-            wanted(optimizer, name, schedule)
-            for name, given in self.schedules.items()
-            for optimizer, schedule in _assigned(name, given, run.optimizers)
-        ]
+        found = []
+        for name, given in self._given.items():
+            assigned = _assigned(name, given, run.optimizers)
+            for each in _grouped(assigned):
+                registry.build_optimizer(self, run.model)
+                of = [one for one, value in assigned if value is each]
+                paths = [path for one in of for path in optimizers.trained_paths(one)]
+                each.check_paths(name, paths)
+            for optimizer, value in assigned:
+                if isinstance(value, PerVariable):
+                    found += groups.wanted(optimizer, name, value)
+                else:
+                    found.append(hyperparameters.wanted(optimizer, name, value))
         if self.momentum_correction:
             found += [
-                Wanted(one.optimizer, MomentumCorrection)
+                Wanted(one.optimizer, MomentumCorrection, slot=groups.CORRECTION)
                 for one in found
                 if one.slot == "learning_rate"
             ]
         return found
 
+    @property
+    def _given(self):
+        """All schedules, and the multipliers."""
+        if self.rate_multipliers is None:
+            return self.schedules
+        return {**self.schedules, groups.MULTIPLIERS: self.rate_multipliers}
 
-def _checked(schedules):
-    """The schedules, if they are."""
-    if not schedules:
+
+def _checked(schedules, others):
+    """The schedules, if they are; `others` says whether there may be none."""
+    if not schedules and not others:
         raise ValueError(
             "At least one hyperparameter must be given a schedule, such as "
             "`learning_rate=`. Received: none"
@@ -142,14 +197,20 @@ def _checked(schedules):
     for name, given in schedules.items():
         values = list(given.values()) if isinstance(given, dict) else [given]
         for value in values or [given]:
-            if not isinstance(value, Schedule):
+            if not isinstance(value, (Schedule, PerVariable)):
                 bound = (
                     "be a `LearningRateSchedule`; for a number it is "
                     "`keras_lrs.schedules.Constant`, for a function of the step "
-                    "`FunctionSchedule`"
+                    "`FunctionSchedule`, for groups of variables `PerVariable`"
                 )
                 fields.refuse(name, bound, given, TypeError)
     return schedules
+
+
+def _grouped(assigned):
+    """Those of some values that differ between variables, each once."""
+    found = {id(value): value for _, value in assigned}.values()
+    return [value for value in found if isinstance(value, PerVariable)]
 
 
 def _assigned(name, given, found):

@@ -94,7 +94,7 @@ class ScheduleFree(keras.optimizers.Optimizer):
         self.inner_optimizer = optimizer
         self.arguments = arguments
         self._hold(None)
-        optimizers.take_over(optimizer, self._update)
+        optimizers.take_over(optimizer, self._update, self._decay)
 
     # --- What is that of the optimizer inside ---
 
@@ -212,26 +212,33 @@ class ScheduleFree(keras.optimizers.Optimizer):
             )
         self._shows_x.assign(0.0)
 
+    def _decay(self, z):
+        """Decays z by y, in the place of the optimizer inside."""
+        inner = self.inner_optimizer
+        if not inner.weight_decay:
+            return
+        used = in_step.value_of(inner.learning_rate) * self._warmup()
+        y = [self._trainable_variables[optimizers.position(inner, one)] for one in z]
+        decayed = [i for i, one in enumerate(y) if optimizers.decays(inner, one)]
+        in_step.move(
+            [z[i] for i in decayed],
+            (-(inner.weight_decay * used), [y[i] for i in decayed], 0.0),
+        )
+
     def _update(self, grads, z, rate):
         """Makes the update of z, in the place of the optimizer inside."""
         inner = self.inner_optimizer
-        used = in_step.value_of(inner.learning_rate)
-        warmup_steps = self.arguments.warmup_steps
-        if warmup_steps > 0:
-            k, _ = self._place(in_step.iterations(inner))
-            warm = numerics.ratio(numerics.minimum(k + 1, warmup_steps), warmup_steps)
-            used, rate = used * warm, rate * warm
-        self._learning_rate.assign(used)
-        if inner.weight_decay:
-            y = [
-                self._trainable_variables[optimizers.position(inner, one)] for one in z
-            ]
-            decayed = [i for i, one in enumerate(y) if optimizers.decays(inner, one)]
-            in_step.move(
-                [z[i] for i in decayed],
-                (-(inner.weight_decay * used), [y[i] for i in decayed], 0.0),
-            )
-        optimizers.update(inner, grads, z, rate)
+        warmup = self._warmup()
+        self._learning_rate.assign(in_step.value_of(inner.learning_rate) * warmup)
+        optimizers.update(inner, grads, z, rate * warmup)
+
+    def _warmup(self):
+        """The factor on the rate."""
+        steps = self.arguments.warmup_steps
+        if steps == 0:
+            return 1.0
+        k, _ = self._place(in_step.iterations(self.inner_optimizer))
+        return numerics.ratio(numerics.minimum(k + 1, steps), steps)
 
     def _place(self, count):
         """The number of updates before, and whether this micro-batch makes one."""

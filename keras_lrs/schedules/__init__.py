@@ -44,6 +44,7 @@ from keras_lrs.schedules.open_ended import (
     PowerDecay,
     StepDecay,
 )
+from keras_lrs.schedules.per_variable import PerVariable
 from keras_lrs.schedules.piecewise import (
     MultiStepDecay,
     PiecewiseConstant,
@@ -76,6 +77,7 @@ __all__ = [
     "Noisy",
     "OneCycle",
     "OneMinusSqrtDecay",
+    "PerVariable",
     "PhasedCosine",
     "PiecewiseConstant",
     "PiecewiseInterpolation",

@@ -1,0 +1,344 @@
+"""Groups of variables: hyperparameters that depend on the variable, too."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lrs._keras import in_step, optimizers
+from keras_lrs._keras.backend import IS_TORCH
+from keras_lrs._step import hyperparameters
+from keras_lrs._step.bias_correction import corrected
+from keras_lrs._step.optimizer_step import identity, put_back
+from keras_lrs._step.part import StepPart, Wanted
+from keras_lrs._step.update import PastUpdates, Update
+from keras_lrs.schedules import base
+from keras_lrs.schedules.open_ended import Constant
+from keras_lrs.schedules.per_variable import PerVariable
+
+RATE, MULTIPLIERS, DECAY = "learning_rate", "rate_multipliers", "weight_decay"
+CORRECTION = "momentum_correction"
+_GROUPED = (RATE, DECAY, "momentum", "rho", "epsilon")
+# Muon has a decay of its own for the variables that its Adam trains.
+_ATTRIBUTES = {DECAY: (DECAY, "adam_weight_decay")}
+_ONE = Constant(1.0)
+
+
+class Groups(StepPart):
+    """Gives groups of variables values of their own for one hyperparameter.
+
+    It says which variables have which value; `GroupedUpdate` acts on it.
+
+    Args:
+        step: The optimizer's step.
+        name: The hyperparameter, or `"rate_multipliers"`.
+        groups: Pairs of a pattern and a bound schedule.
+    """
+
+    def __init__(self, step: Any, name: str, groups: tuple[tuple[str, Any], ...]):
+        super().__init__(step)
+        self.name = name
+        self._groups, given = groups, PerVariable(groups)
+        by_pattern = dict(groups)
+        self.schedules: dict[str, Any] = {}
+        """The schedule of each group, by the first of its patterns."""
+        self.group_of: list[str | None] = []
+        """The group of each variable, in the optimizer's order; None is the rest."""
+        first: dict[Any, str | None] = {}
+        if name == MULTIPLIERS:
+            first[identity(_ONE)] = None
+        for path in optimizers.trained_paths(step.optimizer):
+            pattern = given.pattern_of(path)
+            if pattern is not None:
+                schedule = by_pattern[pattern]
+                pattern = first.setdefault(identity(schedule), pattern)
+                if pattern is not None:
+                    self.schedules.setdefault(pattern, schedule)
+            self.group_of.append(pattern)
+
+    def per_variable(self, rest: Any) -> PerVariable:
+        """What it was made of, bound; `rest` is the schedule of all other variables."""
+        groups = self._groups if rest is None else (*self._groups, (".*", rest))
+        return PerVariable(groups)
+
+    @staticmethod
+    def check(callback: Any, wanted: Wanted, beside: list[Wanted]) -> None:
+        """Raises if the optimizer cannot have such groups."""
+        name, _ = wanted.compiled  # type: ignore[misc]
+        if name != MULTIPLIERS:
+            check_groupable(wanted.optimizer, name)
+        together = [one for one in (wanted, *beside) if one.kind is RateGroups]
+        if len({one.compiled[0] for one in together}) > 1:  # type: ignore[index]
+            raise ValueError(
+                "Argument `rate_multipliers` cannot be given beside a `PerVariable` of "
+                "`learning_rate`: multiply its schedules, with "
+                "`keras_lrs.schedules.Scaled`, or give `learning_rate` one schedule."
+            )
+        check_constant_ratios([wanted, *beside])
+
+    @staticmethod
+    def bind(run: Any, name: str, groups: tuple) -> tuple:
+        """Binds the schedules."""
+        return name, tuple(
+            (pattern, run.bind(name, as_schedule(value))) for pattern, value in groups
+        )
+
+    @staticmethod
+    def key(name: str, groups: tuple) -> Any:
+        """The same patterns with equal schedules."""
+        return name, tuple((pattern, identity(one)) for pattern, one in groups)
+
+    def values(self, update: Update | PastUpdates) -> None:
+        """Evaluates the schedule of each group."""
+        update.groups[self.name] = {
+            pattern: update.evaluate(schedule)
+            for pattern, schedule in self.schedules.items()
+        }
+
+
+class RateGroups(Groups):
+    """Groups of variables with learning rates of their own."""
+
+    scales = True
+
+    def __init__(self, step: Any, name: str, groups: tuple[tuple[str, Any], ...]):
+        super().__init__(step, name, groups)
+        if not isinstance(step.optimizer, keras.optimizers.Ftrl):
+            return
+        for pattern, schedule in self.schedules.items():
+            rates = np.asarray(base.evaluate(schedule, np.arange(10_001)))
+            if (rates == 0.0).any():
+                raise ValueError(
+                    f"Argument `{name}` must be > 0 with `Ftrl`, which divides by the "
+                    f"learning rate. Received: 0 at step {np.argmin(rates)} for the "
+                    f"pattern {pattern!r}"
+                )
+
+
+class GroupedUpdate(StepPart):
+    """Updates each variable with the values of its groups.
+
+    On TensorFlow and JAX Keras updates variable by variable, in one loop: there the
+    values are put in place around each. PyTorch's updates are of all variables at once:
+    there it is one for each group. Weight decay is Keras's own, once for each group.
+
+    It must be the last of the parts, so that it acts before all others: it hands them 1
+    for the rate, and what then comes back is the product of their factors on it.
+    """
+
+    @staticmethod
+    def covers() -> tuple[str, ...]:
+        """All attributes that it switches."""
+        attributes = [a for name in _GROUPED[1:] for a in _ATTRIBUTES.get(name, [name])]
+        return ("update_step", "_apply_weight_decay", *attributes)
+
+    def __init__(self, step: Any):
+        super().__init__(step)
+        # Now: the replicas of a TensorFlow strategy are in the step one inside another.
+        self._plain_step = step.optimizer.update_step
+        self._plain_decay = step.optimizer._apply_weight_decay
+
+    @functools.cached_property
+    def _parts(self):
+        return [part for part in self.step.parts if isinstance(part, Groups)]
+
+    def _names(self, decay):
+        """What makes a difference to the decay, or to the update."""
+        names = [part.name for part in self._parts]
+        return [one for one in names if is_rate(one) or (one == DECAY) == decay]
+
+    def before(self, update: Update) -> None:
+        """Puts itself in the place of what Keras calls."""
+        if self._names(decay=True):
+            update.put("_apply_weight_decay", functools.partial(self._decay, update))
+        if self._names(decay=False) and not IS_TORCH:
+            update.put("update_step", functools.partial(self._step_of_one, update))
+
+    def update_step(self, update: Update, call: Callable) -> Callable:
+        """Keeps the factors of other parts apart; on PyTorch, splits the update."""
+        names = self._names(decay=False)
+        if not names:
+            return call
+        rates = any(map(is_rate, names))
+
+        def grouped(gradients, variables, rate):
+            if not IS_TORCH:
+                call(gradients, variables, 1.0 if rates else rate)
+                return
+            undo = in_step.repeatable(self.step.optimizer)
+            for number, (group, members) in enumerate(self._split(variables, names)):
+                if number:
+                    undo()
+                with self._switched(update, group, names):
+                    call(
+                        [gradients[i] for i in members],
+                        [variables[i] for i in members],
+                        self._rate(update, group) if rates else rate,
+                    )
+
+        return grouped
+
+    def used(self, update: PastUpdates) -> dict[str, Any]:
+        """The values of groups, by the name and the first pattern of the group."""
+        groups = {name: of for name, of in update.groups.items() if not is_rate(name)}
+        return {
+            f"{name}/{pattern}": value
+            for name, values in {RATE: rates(update), **groups}.items()
+            for pattern, value in values.items()
+        }
+
+    def _step_of_one(self, update, gradient, variable, rate):
+        """`Optimizer.update_step`, with the values of a variable."""
+        names = self._names(decay=False)
+        group = self._group(variable, names)
+        if any(map(is_rate, names)):
+            rate = self._rate(update, group) * rate
+        with self._switched(update, group, names):
+            return self._plain_step(gradient, variable, rate)
+
+    def _decay(self, update, variables):
+        """`Optimizer._apply_weight_decay`, group by group."""
+        names = self._names(decay=True)
+        for group, members in self._split(variables, names):
+            with self._switched(update, group, names, decay=True):
+                self._plain_decay([variables[i] for i in members])
+
+    def _group(self, variable, names):
+        """The patterns that a variable has matched, by the hyperparameter."""
+        index = optimizers.position(self.step.optimizer, variable)
+        parts = (part for part in self._parts if part.name in names)
+        return tuple((part.name, part.group_of[index]) for part in parts)
+
+    def _split(self, variables, names):
+        """Groups and the indices of their variables, in the order of the first."""
+        found: dict[Any, list[int]] = {}
+        for index, variable in enumerate(variables):
+            found.setdefault(self._group(variable, names), []).append(index)
+        return list(found.items())
+
+    def _rate(self, update, group):
+        """The learning rate of a group, without the factors that other parts put."""
+        values = rates(update)
+        for name, pattern in group:
+            if is_rate(name) and pattern is not None:
+                return values[pattern]
+        return update.rate
+
+    @contextlib.contextmanager
+    def _switched(self, update, group, names, decay=False) -> Iterator[None]:
+        """Within it the optimizer has the values of a group."""
+        attributes = vars(self.step.optimizer)
+        switched: dict[str, Any] = {}
+        if decay and any(is_rate(n) and p is not None for n, p in group):
+            rate = self._rate(update, group)
+            switched["_learning_rate"] = in_step.rate_of(self.step.optimizer, rate)
+        for name, pattern in group:
+            if not is_rate(name) and pattern is not None:
+                value = in_step.hyperparameter(update.groups[name][pattern])
+                own = (a for a in _ATTRIBUTES.get(name, (name,)) if a in attributes)
+                switched.update(dict.fromkeys(own, value))
+        attributes.update(switched)
+        try:
+            yield
+        finally:
+            # Not what was found above, which may be that of another replica.
+            put_back(
+                attributes, switched, {**self.step.originals, **update.overrides}
+            )
+
+
+def rates(update: Any) -> dict[str, Any]:
+    """The learning rates of groups, by pattern, once the main one is known."""
+    found = {
+        pattern: multiplier * update.rate
+        for pattern, multiplier in update.groups.get(MULTIPLIERS, {}).items()
+    }
+    for pattern, rate in update.groups.get(RATE, {}).items():
+        for factor in update.factors:
+            rate = rate * factor
+        found[pattern] = rate
+    return found
+
+
+def is_rate(name: str) -> bool:
+    """Whether groups of this name have rates of their own."""
+    return name in (RATE, MULTIPLIERS)
+
+
+def as_schedule(value: Any) -> Any:
+    """A schedule; for a number the constant one."""
+    return Constant(value) if isinstance(value, float) else value
+
+
+def wanted(optimizer: Any, name: str, given: PerVariable) -> list[Wanted]:
+    """What a callback returns to give groups of variables values of their own.
+
+    Where every variable has a rate of its own, that of the last pattern becomes the
+    optimizer's, so that its `learning_rate` is one that is used.
+    """
+    deciding = [given.pattern_of(p) for p in optimizers.trained_paths(optimizer)]
+    groups = [(pattern, v) for pattern, v in given.values if pattern in deciding]
+    found = []
+    slot: Any = name
+    if name == RATE and groups and None not in deciding:
+        _, last = groups.pop()
+        schedule = as_schedule(last)
+        found.append(hyperparameters.wanted(optimizer, RATE, schedule))
+        slot = (RATE, "groups")
+    if groups:
+        kind = RateGroups if is_rate(name) else Groups
+        found.append(Wanted(optimizer, kind, (name, tuple(groups)), slot=slot))
+    return found
+
+
+def check_constant_ratios(together: list[Wanted]) -> None:
+    """Raises if momentum correction is wanted where the ratios of rates differ."""
+    if not any(one.slot == CORRECTION for one in together):
+        return
+    for one in together:
+        if not issubclass(one.kind, RateGroups):
+            continue
+        name, groups = one.compiled  # type: ignore[misc]
+        changing = [p for p, value in groups if not isinstance(value, (float, Constant))]
+        if name == RATE or changing:
+            raise ValueError(
+                "Argument `momentum_correction` rescales the whole velocity by one "
+                "ratio of rates, so groups of variables must have constant multiples "
+                "of one rate: numbers in `rate_multipliers`. Received: a schedule or a "
+                f"rate of its own for the pattern {(changing or [groups[0][0]])[0]!r}"
+            )
+
+
+def check_groupable(optimizer: Any, name: str) -> None:
+    """Raises if a hyperparameter cannot have a value for each variable."""
+    kind = type(optimizer).__name__
+    if name in hyperparameters.CLIPPING:
+        raise ValueError(
+            f"Argument `{name}` cannot be a `PerVariable`: an optimizer clips the "
+            "gradients of all variables before it updates the first. Give it one "
+            "schedule."
+        )
+    if name == "ema_momentum":
+        raise ValueError(
+            "Argument `ema_momentum` cannot be a `PerVariable`: Keras averages all "
+            "variables at once. Give it one schedule."
+        )
+    if name in corrected(optimizer):
+        raise ValueError(
+            f"Argument `{name}` of `{kind}` cannot be a `PerVariable`: its bias "
+            "correction is one for all variables. Give it one schedule."
+        )
+    hyperparameters.check_name(optimizer, name)
+    if name not in _GROUPED:
+        raise ValueError(
+            f"Argument `{name}` cannot be a `PerVariable`. It can be the value of: "
+            f"{', '.join(_GROUPED)}"
+        )
+    if name == RATE and optimizers.is_taken_over(optimizer):
+        raise ValueError(
+            "Argument `learning_rate` cannot be a `PerVariable` with `ScheduleFree`, "
+            "whose average weighs each update by one rate. Use `rate_multipliers`."
+        )

@@ -1,0 +1,179 @@
+"""`layerwise_decay`: multipliers of the rate that fall from the head down."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_lrs.schedules import fields
+from keras_lrs.schedules.per_variable import PerVariable
+
+
+def layerwise_decay(
+    model: keras.Model, factor: float, blocks: Sequence[str] | None = None
+) -> dict[str, float]:
+    """Returns multipliers of the learning rate that fall from the head down.
+
+    `multiplier = factor ** depth`
+
+    The depth is 0 at the head, 1 in the block before it, and so on. Use it to fine-tune
+    a model that was pre-trained: what is near the input is general, and needs to change
+    least.
+
+    Args:
+        model: A built model.
+        factor: By what the rate is multiplied from block to block, in (0, 1]. 0.65 to
+            0.9 suit transformers.
+        blocks: Regular expressions that are searched for in the paths of variables, in
+            the order from the input to the head. One with a group, such as
+            `r"block(\\d+)/"`, stands for as many blocks as the group finds numbers, in
+            the numbers' order. The first one found decides. None takes each layer that
+            has weights as a block, in the model's order, and enters models in it.
+
+    Returns:
+        A dictionary from patterns to numbers, from the head to the input, for the
+        argument `rate_multipliers` of `HyperparameterScheduler`.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If the model is not built or has no trainable weights, an argument
+            is out of range, a variable is in no block, a block has no variable, a group
+            finds no number, or variables of equal paths belong to different blocks.
+
+    Example:
+        >>> import keras
+        >>> from keras_lrs import layerwise_decay
+        >>> layers = [keras.layers.Dense(2, name=f"block{i}") for i in range(2)]
+        >>> head = keras.layers.Dense(1, name="head")
+        >>> model = keras.Sequential([keras.Input((3,)), *layers, head], name="net")
+        >>> layerwise_decay(model, 0.5)
+        {'^net/head/': 1.0, '^net/block1/': 0.5, '^net/block0/': 0.25}
+        >>> layerwise_decay(model, 0.5, [r"block(\\d+)/", "head/"])
+        {'head/': 1.0, 'block1/': 0.5, 'block0/': 0.25}
+
+    Reference: `layer_decay` of BEiT (Bao et al., 2021, arXiv:2106.08254) and of timm;
+    Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification",
+    2018, arXiv:1801.06146, section 3.2.
+    """
+    fields.model("model", model)
+    factor = fields.validate("factor", factor, fields.number(above=0.0, at_most=1.0))
+    if not model.trainable_variables:
+        fields.refuse("model", "have trainable weights", model)
+    if blocks is None:
+        found = _by_layers(model)
+    else:
+        found = _by_patterns(model, _checked(blocks))
+    result = {
+        pattern: factor**depth
+        for depth, variables in enumerate(reversed(found))
+        for pattern in _patterns(variables)
+    }
+    _check(model, found, result, factor)
+    return result
+
+
+def _checked(blocks):
+    constraint = "be a list of regular expressions"
+    patterns = fields.items("blocks", blocks, constraint)
+    if not patterns:
+        fields.refuse("blocks", constraint, blocks)
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            fields.refuse("blocks", constraint, pattern, TypeError)
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            fields.refuse("blocks", f"{constraint} ({error})", pattern)
+    return patterns
+
+
+def _by_layers(model: Any) -> list[list[tuple[str, str]]]:
+    """The blocks, as the paths of their variables and what names them in the path."""
+    blocks, seen = [], set()
+    for layer in _leaves(model):
+        new = [v for v in layer.trainable_variables if id(v) not in seen]
+        seen.update(map(id, new))
+        if new:
+            folder = _folder([v.path for v in new])
+            blocks.append([(v.path, f"^{re.escape(folder)}") for v in new])
+    rest = [v for v in model.trainable_variables if id(v) not in seen]
+    if rest:
+        raise ValueError(
+            "Argument `model` has variables outside of its layers, whose depth is not "
+            "known. Give `blocks`. Received: "
+            f"{', '.join(variable.path for variable in rest)}"
+        )
+    return blocks
+
+
+def _leaves(model):
+    """The layers of a model, with those of models in it."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _leaves(layer)
+        else:
+            yield layer
+
+
+def _folder(paths):
+    """The longest beginning that paths share, up to a slash."""
+    folders = [path.split("/")[:-1] for path in paths]
+    shared = []
+    for names in zip(*folders, strict=False):
+        if len(set(names)) > 1:
+            break
+        shared.append(names[0])
+    return "".join(f"{name}/" for name in shared)
+
+
+def _by_patterns(model, patterns):
+    """The blocks that patterns find, likewise."""
+    found: dict[tuple[int, int], list[tuple[str, str]]] = {}
+    for variable in model.trainable_variables:
+        path = variable.path
+        matches = ((i, re.search(p, path)) for i, p in enumerate(patterns))
+        index, match = next(((i, m) for i, m in matches if m), (None, None))
+        if match is None:
+            raise ValueError(
+                f"Argument `blocks` must have a pattern for every trainable variable. "
+                f"None is found in {path!r}. Received: blocks={list(patterns)!r}"
+            )
+        number = 0
+        if match.re.groups:
+            text = match.group(1) or ""
+            if not text.isdigit():
+                raise ValueError(
+                    f"Argument `blocks`: the group of {patterns[index]!r} must find a "
+                    f"number. Received: {text!r} in {path!r}"
+                )
+            number = int(text)
+        block = found.setdefault((index, number), [])
+        begins = "" if match.start() else "^"
+        block.append((path, begins + re.escape(match.group())))
+    unused = set(range(len(patterns))) - {index for index, _ in found}
+    if unused:
+        PerVariable([(p, 1.0) for p in patterns]).check_paths(
+            "blocks", [variable.path for variable in model.trainable_variables]
+        )
+    return [found[key] for key in sorted(found)]
+
+
+def _patterns(variables):
+    """Patterns that find the variables of a block, each once."""
+    return dict.fromkeys(pattern for _, pattern in variables)
+
+
+def _check(model, blocks, result, factor):
+    """Raises if the patterns find variables of other blocks."""
+    decided = PerVariable(result)
+    for depth, variables in enumerate(reversed(blocks)):
+        for path, pattern in variables:
+            other = decided.pattern_of(path)
+            if other is not None and result[other] == factor**depth:
+                continue
+            raise ValueError(
+                f"Argument `model`: the variable {path!r} cannot be told from those of "
+                f"another block, which {other!r} finds as well. Give layers different "
+                "names, or `blocks` that tell them apart, such as '(^|/)head/'."
+            )

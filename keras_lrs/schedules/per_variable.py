@@ -1,0 +1,131 @@
+"""`PerVariable`: values of a hyperparameter that depend on the variable."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+from keras_lrs.schedules import fields
+
+_Schedule = keras.optimizers.schedules.LearningRateSchedule
+_NUMBER = fields.rate()
+
+
+def pairs_of(name: str, given: Any) -> tuple[tuple[str, Any], ...]:
+    """Pairs of a pattern and its value, if an argument is a mapping of them."""
+    if isinstance(given, PerVariable):
+        return given.values
+    constraint = "map regular expressions to numbers and schedules"
+    if not isinstance(given, Mapping):
+        # A config holds a list, since some writers of JSON sort the keys of an object.
+        pairs = given if isinstance(given, (list, tuple)) else [None]
+        if not all(isinstance(one, (list, tuple)) and len(one) == 2 for one in pairs):
+            fields.refuse(name, constraint, given, TypeError)
+        if len({repr(pattern) for pattern, _ in pairs}) < len(pairs):
+            fields.refuse(name, "have each pattern once", given)
+        given = pairs
+    pairs = list(given.items() if isinstance(given, Mapping) else given)
+    if not pairs:
+        fields.refuse(name, constraint, given)
+    return tuple((_pattern(name, one), _value(name, one, it)) for one, it in pairs)
+
+
+def _pattern(name, pattern):
+    constraint = "have regular expressions as its keys"
+    if not isinstance(pattern, str):
+        fields.refuse(name, constraint, pattern, TypeError)
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        fields.refuse(name, f"{constraint} ({error})", pattern)
+    return pattern
+
+
+def _value(name, pattern, value):
+    if isinstance(value, _Schedule):
+        return value
+    return fields.validate(f"{name}[{pattern!r}]", value, _NUMBER)
+
+
+@fields.serializable
+class PerVariable(fields.Configured):
+    """The values of a hyperparameter, by the names of variables.
+
+    `v(variable, k) = values[first pattern found in variable.path](k)`
+
+    Use it as a value of `HyperparameterScheduler`, where parts of a model are to have a
+    learning rate, a weight decay or a momentum of their own. Variables that match no
+    pattern keep the optimizer's own value.
+
+    A pattern is a regular expression that is searched for anywhere in the variable's
+    path (`re.search`), such as `"encoder/block_3/dense/kernel"`. The order counts: the
+    first pattern that is found decides. Print the paths with
+    `[v.path for v in model.trainable_variables]`: in a `Sequential` or a subclassed
+    model they begin with the model's name, in a functional one with the layer's. So
+    write `"(^|/)head/"` for a layer and `"bias$"` for a kind of variable.
+
+    Args:
+        values: A dictionary from patterns to numbers >= 0 or schedules.
+
+    Returns:
+        A value: it can be compared, printed, saved as JSON and loaded.
+
+    Raises:
+        TypeError: If `values` is no dictionary, a pattern is no string, or a value is
+            neither a number nor a schedule.
+        ValueError: If it is empty, a pattern is no regular expression, or a number is
+            out of range.
+
+    Example:
+        >>> from keras_lrs import PerVariable
+        >>> from keras_lrs.schedules import LinearDecay
+        >>> rates = PerVariable({"(^|/)backbone/": 1e-4, ".*": LinearDecay(0.01)})
+        >>> rates.pattern_of("model/backbone/dense/kernel")
+        '(^|/)backbone/'
+        >>> PerVariable({"/(bias|gamma|beta)$": 0.0})
+        PerVariable({'/(bias|gamma|beta)$': 0.0})
+
+    Reference: parameter groups of `torch.optim`, and `optax.partition`.
+    """
+
+    values: tuple[tuple[str, Any], ...] = fields.checked(fields.REQUIRED, pairs_of)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns, in their order."""
+        return tuple(pattern for pattern, _ in self.values)
+
+    def pattern_of(self, path: str) -> str | None:
+        """The pattern that decides for a variable's path; None if none is found."""
+        found = (one for one in self.patterns if re.search(one, path))
+        return next(found, None)
+
+    def check_paths(self, name: str, paths: Iterable[str]) -> None:
+        """Raises `ValueError` if a pattern decides for none of some paths.
+
+        `name` is that of the argument in the message.
+        """
+        paths = list(paths)
+        deciding = {self.pattern_of(path) for path in paths}
+        for pattern in self.patterns:
+            if pattern in deciding:
+                continue
+            matched = [path for path in paths if re.search(pattern, path)]
+            if matched:
+                before = ", ".join(sorted({repr(self.pattern_of(p)) for p in matched}))
+                problem = (
+                    f"all that the pattern {pattern!r} matches is matched by {before} "
+                    "before, and the first match decides. Change their order"
+                )
+            else:
+                problem = (
+                    f"the pattern {pattern!r} matches no trainable variable. A pattern "
+                    "is searched for in the variable's path"
+                )
+            shown = "\n".join(f"  {path}" for path in paths)
+            raise ValueError(f"Argument `{name}`: {problem}. The paths are:\n{shown}")
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{one!r}: {value!r}" for one, value in self.values)
+        return f"PerVariable({{{inside}}})"
