@@ -38,6 +38,12 @@ def sgd():
     return model().optimizer
 
 
+def nadam():
+    optimizer = keras.optimizers.Nadam(0.1)
+    optimizer.build(model().trainable_variables)
+    return optimizer
+
+
 def averaging():
     optimizer = keras.optimizers.SGD(0.1, use_ema=True)
     optimizer.build(model().trainable_variables)
@@ -72,6 +78,7 @@ RELIED_ON = {
     "_model_variables_moving_average": (averaging, ANY),
     "_tracker": (sgd, ANY),
     "_trainable_variables": (sgd, ANY),
+    "_u_product": (nadam, ("torch",)),
     "_use_weight_decay": (sgd, ANY),
     "_variables": (sgd, ANY),
     # Of a model.

@@ -245,9 +245,7 @@ class GroupedUpdate(StepPart):
             yield
         finally:
             # Not what was found above, which may be that of another replica.
-            put_back(
-                attributes, switched, {**self.step.originals, **update.overrides}
-            )
+            put_back(attributes, switched, {**self.step.originals, **update.overrides})
 
 
 def rates(update: Any) -> dict[str, Any]:
@@ -302,7 +300,9 @@ def check_constant_ratios(together: list[Wanted]) -> None:
         if not issubclass(one.kind, RateGroups):
             continue
         name, groups = one.compiled  # type: ignore[misc]
-        changing = [p for p, value in groups if not isinstance(value, (float, Constant))]
+        changing = [
+            p for p, value in groups if not isinstance(value, (float, Constant))
+        ]
         if name == RATE or changing:
             raise ValueError(
                 "Argument `momentum_correction` rescales the whole velocity by one "

@@ -46,7 +46,8 @@ class HyperparameterScheduler(FitCallback):
     main schedule (for layer-wise decay, discriminative rates, gradual unfreezing), or
     with a `PerVariable`, which gives each group any schedule. Decoupled weight decay is
     times the rate of the group. Variables whose rate is 0 from the first step on keep
-    their values bit for bit, also from weight decay. This is less than
+    their values bit for bit, also from weight decay (with Keras's `ScheduleFreeAdamW`,
+    which computes them anew in every step, up to rounding). This is less than
     `trainable=False`: gradients are computed, averages of gradients such as Adam's are
     updated, and so are the statistics of batch normalization. A velocity that SGD or
     RMSprop already has goes on moving a variable when its rate drops to 0.
@@ -145,7 +146,9 @@ class HyperparameterScheduler(FitCallback):
         every = self.run.optimizers
         for label, optimizer in zip(optimizers.labels(every), every, strict=True):
             parts = [p for p in self.run.parts(self) if p.step.optimizer is optimizer]
-            values = {p.name: p.schedule for p in parts if isinstance(p, Hyperparameter)}
+            values = {
+                p.name: p.schedule for p in parts if isinstance(p, Hyperparameter)
+            }
             for part in parts:
                 if isinstance(part, Groups):
                     values[part.name] = part.per_variable(values.get(part.name))

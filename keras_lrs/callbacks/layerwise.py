@@ -13,7 +13,7 @@ from keras_lrs.schedules.per_variable import PerVariable
 def layerwise_decay(
     model: keras.Model, factor: float, blocks: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """Returns multipliers of the learning rate that fall from the head down.
+    r"""Returns multipliers of the learning rate that fall from the head down.
 
     `multiplier = factor ** depth`
 
@@ -26,14 +26,14 @@ def layerwise_decay(
         factor: By what the rate is multiplied from block to block, in (0, 1]. 0.65 to
             0.9 suit transformers.
         blocks: Regular expressions that are searched for in the paths of variables, in
-            the order from the input to the head. One with a group, such as
-            `r"block(\\d+)/"`, stands for as many blocks as the group finds numbers, in
-            the numbers' order. The first one found decides. None takes each layer that
+            the order from the input to the head. One with a group of digits, such as
+            `r"block(\d+)/"`, stands for as many blocks as there are numbers, in the
+            numbers' order. The first one found decides. None takes each layer that
             has weights as a block, in the model's order, and enters models in it.
 
     Returns:
-        A dictionary from patterns to numbers, from the head to the input, for the
-        argument `rate_multipliers` of `HyperparameterScheduler`.
+        A dictionary from patterns to numbers, for the argument `rate_multipliers` of
+        `HyperparameterScheduler`.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -49,8 +49,8 @@ def layerwise_decay(
         >>> model = keras.Sequential([keras.Input((3,)), *layers, head], name="net")
         >>> layerwise_decay(model, 0.5)
         {'^net/head/': 1.0, '^net/block1/': 0.5, '^net/block0/': 0.25}
-        >>> layerwise_decay(model, 0.5, [r"block(\\d+)/", "head/"])
-        {'head/': 1.0, 'block1/': 0.5, 'block0/': 0.25}
+        >>> layerwise_decay(model, 0.5, [r"block(\d+)/", "(^|/)head/"])
+        {'block1/': 0.5, 'block0/': 0.25, '/head/': 1.0}
 
     Reference: `layer_decay` of BEiT (Bao et al., 2021, arXiv:2106.08254) and of timm;
     Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification",
@@ -64,12 +64,25 @@ def layerwise_decay(
         found = _by_layers(model)
     else:
         found = _by_patterns(model, _checked(blocks))
+    depths = {key: depth for depth, key in enumerate(sorted(found, reverse=True))}
+    # As they are looked for: `block1` must come after `block10`.
+    order = sorted(found, key=lambda key: (key[0], -key[1]))
     result = {
-        pattern: factor**depth
-        for depth, variables in enumerate(reversed(found))
-        for pattern in _patterns(variables)
+        pattern: factor ** depths[key]
+        for key in order
+        for pattern in dict.fromkeys(pattern for _, pattern in found[key])
     }
-    _check(model, found, result, factor)
+    decided = PerVariable(tuple(result.items()))
+    for key, block in found.items():
+        for path, _ in block:
+            other = decided.pattern_of(path)
+            if other is None or result[other] != factor ** depths[key]:
+                raise ValueError(
+                    f"Argument `model`: the variable {path!r} cannot be told from "
+                    f"those of another block, which {other!r} finds as well. Give "
+                    "layers different names, or `blocks` that tell them apart, such as "
+                    "'(^|/)head/'."
+                )
     return result
 
 
@@ -88,15 +101,22 @@ def _checked(blocks):
     return patterns
 
 
-def _by_layers(model: Any) -> list[list[tuple[str, str]]]:
-    """The blocks, as the paths of their variables and what names them in the path."""
-    blocks, seen = [], set()
+# A block lists the paths of its variables, each with a pattern that finds it. Its key
+# says where the pattern of `blocks` stands, and the number that it has found.
+_Blocks = dict[tuple[int, int], list[tuple[str, str]]]
+
+
+def _by_layers(model: Any) -> _Blocks:
+    """The layers that have weights."""
+    blocks: _Blocks = {}
+    seen: set[int] = set()
     for layer in _leaves(model):
         new = [v for v in layer.trainable_variables if id(v) not in seen]
         seen.update(map(id, new))
         if new:
             folder = _folder([v.path for v in new])
-            blocks.append([(v.path, f"^{re.escape(folder)}") for v in new])
+            paths = [(v.path, f"^{re.escape(folder)}") for v in new]
+            blocks[0, len(blocks)] = paths
     rest = [v for v in model.trainable_variables if id(v) not in seen]
     if rest:
         raise ValueError(
@@ -127,53 +147,30 @@ def _folder(paths):
     return "".join(f"{name}/" for name in shared)
 
 
-def _by_patterns(model, patterns):
-    """The blocks that patterns find, likewise."""
-    found: dict[tuple[int, int], list[tuple[str, str]]] = {}
+def _by_patterns(model: Any, patterns: tuple[str, ...]) -> _Blocks:
+    """What patterns find."""
+    PerVariable(tuple((pattern, 1.0) for pattern in patterns)).check_paths(
+        "blocks", [variable.path for variable in model.trainable_variables]
+    )
+    found: _Blocks = {}
     for variable in model.trainable_variables:
         path = variable.path
         matches = ((i, re.search(p, path)) for i, p in enumerate(patterns))
-        index, match = next(((i, m) for i, m in matches if m), (None, None))
+        index, match = next(((i, m) for i, m in matches if m), (0, None))
         if match is None:
             raise ValueError(
                 f"Argument `blocks` must have a pattern for every trainable variable. "
                 f"None is found in {path!r}. Received: blocks={list(patterns)!r}"
             )
-        number = 0
-        if match.re.groups:
-            text = match.group(1) or ""
-            if not text.isdigit():
-                raise ValueError(
-                    f"Argument `blocks`: the group of {patterns[index]!r} must find a "
-                    f"number. Received: {text!r} in {path!r}"
-                )
-            number = int(text)
-        block = found.setdefault((index, number), [])
+        numbers = [int(text) for text in match.groups("") if text.isdigit()]
+        number = numbers[0] if numbers else -1
         begins = "" if match.start() else "^"
+        block = found.setdefault((index, number), [])
         block.append((path, begins + re.escape(match.group())))
-    unused = set(range(len(patterns))) - {index for index, _ in found}
-    if unused:
-        PerVariable([(p, 1.0) for p in patterns]).check_paths(
-            "blocks", [variable.path for variable in model.trainable_variables]
-        )
-    return [found[key] for key in sorted(found)]
-
-
-def _patterns(variables):
-    """Patterns that find the variables of a block, each once."""
-    return dict.fromkeys(pattern for _, pattern in variables)
-
-
-def _check(model, blocks, result, factor):
-    """Raises if the patterns find variables of other blocks."""
-    decided = PerVariable(result)
-    for depth, variables in enumerate(reversed(blocks)):
-        for path, pattern in variables:
-            other = decided.pattern_of(path)
-            if other is not None and result[other] == factor**depth:
-                continue
+    for index, number in found:
+        if number < 0 and any(i == index and n >= 0 for i, n in found):
             raise ValueError(
-                f"Argument `model`: the variable {path!r} cannot be told from those of "
-                f"another block, which {other!r} finds as well. Give layers different "
-                "names, or `blocks` that tell them apart, such as '(^|/)head/'."
+                f"Argument `blocks`: the group of {patterns[index]!r} must find a "
+                f"number in every variable. Received: {found[index, number][0][0]!r}"
             )
+    return found

@@ -17,18 +17,19 @@ def pairs_of(name: str, given: Any) -> tuple[tuple[str, Any], ...]:
     if isinstance(given, PerVariable):
         return given.values
     constraint = "map regular expressions to numbers and schedules"
-    if not isinstance(given, Mapping):
-        # A config holds a list, since some writers of JSON sort the keys of an object.
-        pairs = given if isinstance(given, (list, tuple)) else [None]
-        if not all(isinstance(one, (list, tuple)) and len(one) == 2 for one in pairs):
-            fields.refuse(name, constraint, given, TypeError)
-        if len({repr(pattern) for pattern, _ in pairs}) < len(pairs):
-            fields.refuse(name, "have each pattern once", given)
-        given = pairs
-    pairs = list(given.items() if isinstance(given, Mapping) else given)
+    # A config holds a list, since some writers of JSON sort the keys of an object.
+    pairs = list(given.items() if isinstance(given, Mapping) else _listed(given))
+    if not all(isinstance(one, (list, tuple)) and len(one) == 2 for one in pairs):
+        fields.refuse(name, constraint, given, TypeError)
     if not pairs:
         fields.refuse(name, constraint, given)
+    if len({repr(pattern) for pattern, _ in pairs}) < len(pairs):
+        fields.refuse(name, "have each pattern once", given)
     return tuple((_pattern(name, one), _value(name, one, it)) for one, it in pairs)
+
+
+def _listed(given):
+    return given if isinstance(given, (list, tuple)) else [given]
 
 
 def _pattern(name, pattern):

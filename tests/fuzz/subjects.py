@@ -272,6 +272,20 @@ SUBJECTS: dict[str, Subject] = {
     **_schedules(),
     "Epochs": Subject(S.Epochs, [{"epochs": 1.0}]),
     "Fraction": Subject(S.Fraction, [{"fraction": 0.5}]),
+    "PerVariable": Subject(
+        lrs.PerVariable,
+        [{"values": {"bias$": 0.1, ".*": S.LinearDecay(0.1)}}],
+        lambda value: (repr(value), hash(value), value.pattern_of("a/b")),
+    ),
+    "layerwise_decay": Subject(
+        lrs.layerwise_decay,
+        [
+            {"model": Made(linear_model), "factor": 0.5},
+            {"model": Made(linear_model), "factor": 1.0, "blocks": ["kernel"]},
+        ],
+        lambda found: check_finite(list(found.values())),
+        is_costly=True,
+    ),
     "without_weight_decay": Subject(
         S.without_weight_decay,
         [
@@ -321,6 +335,7 @@ SUBJECTS: dict[str, Subject] = {
         C.HyperparameterScheduler,
         {"learning_rate": S.LinearDecay(0.1), "momentum": S.Constant(0.9)},
         {"learning_rate": {"SGD": S.REXDecay(0.1)}, "momentum_correction": True},
+        {"rate_multipliers": {"kernel": 0.5, ".*": S.Constant(0.1)}},
         keywords=("momentum",),
     ),
     "OneCycleScheduler": _callback(
