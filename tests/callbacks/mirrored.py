@@ -3,12 +3,13 @@
 import keras
 import numpy as np
 
+from keras_lrs import PerVariable
 from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs.callbacks import (
     HyperparameterScheduler,
     ReduceOnPlateau,
 )
-from tests.callbacks import devices, references
+from tests.callbacks import devices, grouped, references
 
 
 def main():
@@ -51,6 +52,54 @@ def main():
     loop.train(40, **{name: s.curve(40) for name, s in schedules.items()})
     np.testing.assert_allclose(references.weights(model), loop.w, atol=5e-6)
     assert "_backend_update_step" not in vars(optimizer)
+
+    # Groups: rates, decays and momenta of their own.
+    with strategy.scope():
+        optimizer = keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=0.3)
+        model = grouped.linear_models(optimizer)
+    rising = S.LinearDecay(0.0, 40, 1.0)
+    scheduler = HyperparameterScheduler(
+        learning_rate=rate,
+        rate_multipliers={"early": 0.5, "late": rising},
+        momentum=PerVariable({"late": momentum}),
+        weight_decay=PerVariable({"early|head": 0.0}),
+    )
+    grouped.fit(model, [scheduler])
+    grouped.assert_trained(
+        model,
+        references.SGD,
+        early={"learning_rate": 0.5 * rate.curve(40)},
+        late={
+            "learning_rate": rate.curve(40) * rising.curve(40),
+            "momentum": momentum.curve(40),
+            "weight_decay": np.full(40, 0.3),
+        },
+        head={"learning_rate": rate.curve(40)},
+    )
+    assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 0.3)
+    for name in ("apply", "update_step", "_apply_weight_decay", "_backend_update_step"):
+        assert name not in vars(optimizer)
+
+    # The same with absolute rates, where betas change: in Adam they correct all rates.
+    betas = {name: schedules[name] for name in ("beta_1", "beta_2")}
+    with strategy.scope():
+        model = grouped.linear_models(keras.optimizers.AdamW(0.01, weight_decay=0.1))
+    scheduler = HyperparameterScheduler(
+        learning_rate=PerVariable({"early": rate, "late": 0.02}),
+        weight_decay=PerVariable({"early": 0.0}),
+        **betas,
+    )
+    grouped.fit(model, [scheduler])
+    curves = {name: schedule.curve(40) for name, schedule in betas.items()}
+    decay = {**curves, "weight_decay": np.full(40, 0.1)}
+    grouped.assert_trained(
+        model,
+        references.Adam,
+        atol=1e-5,
+        early={"learning_rate": rate.curve(40), **curves},
+        late={"learning_rate": np.full(40, 0.02), **decay},
+        head={"learning_rate": np.full(40, 0.01), **decay},
+    )
 
     # A schedule in the optimizer, and a factor on it: halved after every epoch.
     with strategy.scope():
