@@ -1,6 +1,8 @@
 """Groups of parameters of torch and optax, and the layer decay of timm."""
 
 import importlib
+import pathlib
+import re
 import sys
 import types
 
@@ -234,3 +236,52 @@ def test_timm_scales_the_rates_of_layers(layer_decay):
     without = PerVariable({"/(bias|gamma|beta)$": 0.0})
     for path, decay in decays.items():
         assert (without.pattern_of(path) is not None) == (decay == 0.0), path
+
+
+def test_fastai_spreads_the_rates_of_a_slice():
+    # `even_mults` and `Optimizer.set_hypers`: a geometric sequence over the groups.
+    for start, groups in ((1e-5, 3), (1e-4, 4), (1e-3, 2)):
+        stop, model = 1e-3, our_transformer(groups - 2)
+        step = (stop / start) ** (1.0 / (groups - 1))
+        expected = [start * step**i for i in range(groups)]
+        factor = (start / stop) ** (1.0 / (groups - 1))
+        multipliers = lrs.layerwise_decay(model, factor)
+        rates = [stop * one for one in reversed(multipliers.values())]
+        np.testing.assert_allclose(rates, expected, rtol=1e-12)
+
+
+# --- The guide ------------------------------------------------------------------------
+
+
+def test_the_recipes_of_the_guide_are_one():
+    torch = pytest.importorskip("torch")
+    page = pathlib.Path(__file__).parents[2] / "docs" / "guides" / "groups.md"
+    (code,) = re.findall(r"```text\n(.*?)```", page.read_text(), re.DOTALL)
+    source = "\n".join(re.findall(r"^(?:>>>|\.\.\.) (.*)$", page.read_text(), re.M))
+    model = source[: source.index("typo =")]
+    ours: dict = {}
+    exec(model, ours)
+    weights = {v.path: v.shape for v in ours["model"].trainable_variables}
+
+    class Module(torch.nn.Module):
+        def named_parameters(self):
+            return {
+                path: torch.zeros(*shape) for path, shape in weights.items()
+            }.items()
+
+    theirs = {"torch": torch, "module": Module()}
+    exec(code, theirs)
+    multipliers = source[source.index("multipliers = ") :].split("\nfor ")[0]
+    exec(multipliers, ours)
+    rates = PerVariable(ours["multipliers"])
+    decays = eval(
+        re.search(r"weight_decay=(PerVariable\(.*\)),", source).group(1), ours
+    )
+    groups = theirs["optimizer"].param_groups
+    for path, group in zip(weights, groups, strict=True):
+        rate = 1e-3 * ours["multipliers"][rates.pattern_of(path)]
+        assert group["lr"] == pytest.approx(rate), path
+        decay = 0.05 if decays.pattern_of(path) is None else 0.0
+        # In Keras the biases of attention are matrices, one row a head.
+        if len(weights[path]) == 1 or "bias" not in path:
+            assert group["weight_decay"] == decay, path
