@@ -8,7 +8,7 @@ from keras_lrs.callbacks import (
     HyperparameterScheduler,
     ReduceOnPlateau,
 )
-from tests.callbacks import devices, references
+from tests.callbacks import devices, forward, references
 
 
 def main():
@@ -67,6 +67,11 @@ def main():
     with strategy.scope():
         model = references.linear_model(keras.optimizers.SGD(0.05, momentum=0.9))
     devices.check_average(model, update_every=2)
+
+    for settings in ({}, {"run_eagerly": True}):
+        with strategy.scope():
+            model = forward.model(**settings)
+        devices.check_variable(model)
 
     with strategy.scope():
         model = references.linear_model(keras.optimizers.SGD(0.05))
