@@ -88,6 +88,7 @@ COMPANIES = {
         "OneCycleScheduler",
         "PosthocAveraging",
         "ResumableTraining",
+        "VariableScheduler",
     ): catalogue.path_of_one_cycle,
     ("AveragedEvaluation", "HyperparameterLogger"): catalogue.path_of_schedule_free,
 }
@@ -125,6 +126,8 @@ def test_a_fit_changes_nothing(company, broken, tmp_path):
     model = catalogue.linear_model(company[0])
     references.fit(model, [first], epochs=1, validation_data=validation)
     model, watch = catalogue.linear_model(company[0]), catalogue.Watch()
+    if "VariableScheduler" in company:
+        catalogue.give_a_variable(model)
     logger = C.HyperparameterLogger(every=3, log_dir=tmp_path / "logs")
     ours = [catalogue.make(name, tmp_path) for name in company]
     callbacks = [watch, logger, *ours]

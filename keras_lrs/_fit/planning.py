@@ -1,5 +1,6 @@
 """What the steps of a run's optimizers are to do: parts wanted, checked and bound."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -88,8 +89,15 @@ class WantedParts:
         return max(-start, 0) + accumulated - 1 - begun
 
 
-def bind(progress: Progress, name: str, schedule: Any) -> Any:
+def bind(
+    progress: Progress,
+    name: str,
+    schedule: Any,
+    check: Callable[[str, Any, int], None] = hyperparameters.check_values,
+) -> Any:
     """A schedule of a hyperparameter, with all lengths in steps of this run.
+
+    `check(name, schedule, num_steps)` refuses values that are out of range.
 
     Raises:
         ValueError: If the number of steps is needed and not known, or if a value
@@ -108,7 +116,7 @@ def bind(progress: Progress, name: str, schedule: Any) -> Any:
                 f"steps_per_epoch)`. Received: {schedule!r}"
             )
     num_steps = progress.window().total if known else 10_000
-    hyperparameters.check_values(name, schedule, num_steps)
+    check(name, schedule, num_steps)
     return schedule
 
 

@@ -104,6 +104,11 @@ class Progress:
             return optimizers.iterations(optimizer)
         return self._train_function.iterations(optimizer)
 
+    @property
+    def ahead(self) -> Any:
+        """The optimizer that is ahead; the first of those that are."""
+        return max(self.optimizers, key=self.step)
+
     def step(self, optimizer: Any = None) -> int:
         """The step of the schedules in the next iteration."""
         if optimizer is None:

@@ -15,6 +15,7 @@ from keras_lrs._fit.rates import OwnRates
 from keras_lrs._fit.train_function import Skip, TrainFunction
 from keras_lrs._keras import fit_loop, optimizers, variables
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
+from keras_lrs._step import hyperparameters, scheduled_variable
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.optimizer_step import OptimizerStep
 from keras_lrs._step.part import Wanted
@@ -186,6 +187,14 @@ class Run:
                 return step.used_values(iterations, own)
         return {"learning_rate": own}
 
+    def variable_values(self, steps: np.ndarray) -> dict[str, np.ndarray]:
+        """The values of scheduled variables that forward passes saw, by path.
+
+        Args:
+            steps: The steps of the schedules, as `progress.step()` counts them.
+        """
+        return scheduled_variable.values_at(self._steps, steps)
+
     def _own_rate(self, optimizer, iterations):
         source: Any = optimizers.rate_source(optimizer)
         if isinstance(source, keras.optimizers.schedules.LearningRateSchedule):
@@ -244,14 +253,21 @@ class Run:
                 used = self.used_values(step.optimizer, np.array([iterations - 1]))
                 optimizers.set_rate(step.optimizer, used["learning_rate"].item())
 
-    def bind(self, name: str, schedule: Any) -> Any:
+    def bind(
+        self,
+        name: str,
+        schedule: Any,
+        check: Callable[[str, Any, int], None] = hyperparameters.check_values,
+    ) -> Any:
         """A schedule of a hyperparameter, with all lengths in steps of this run.
+
+        `check(name, schedule, num_steps)` refuses values that are out of range.
 
         Raises:
             ValueError: If the number of steps is needed and not known, or if a value
                 leaves the range of the hyperparameter.
         """
-        return planning.bind(self.progress, name, schedule)
+        return planning.bind(self.progress, name, schedule, check)
 
     # --- Ending ---
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from keras_lrs._fit.hooks import replace
 from keras_lrs._keras import in_step, models, optimizers, variables
 from keras_lrs._keras.backend import END_OF_DATA, IS_JAX, IS_TENSORFLOW, IS_TORCH
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
+from keras_lrs._step import scheduled_variable
 from keras_lrs._step.optimizer_step import OptimizerStep, StepPlan
 
 if IS_JAX:
@@ -199,6 +201,8 @@ class TrainFunction:
                 )
             if self._fresh_metrics:
                 self.model.reset_metrics()
+            if IS_TORCH:  # Its executions are of one step, and nothing is traced anew.
+                scheduled_variable.set_variables(self.steps)
             return self.function(*arguments)
 
     def _pass_over(self, skip, arguments):
@@ -229,6 +233,13 @@ class TrainFunction:
 
     def _check(self):
         self._checked = True
+        for part in scheduled_variable.of(self.steps):
+            if not part.used:
+                raise RuntimeError(
+                    f"`{type(self.model).__name__}.make_train_function` never called "
+                    "`train_step`: the schedule of the variable "
+                    f"`{part.variable.path}` would have no effect."
+                )
         if not self.model.trainable_variables:
             return
         traced = self.function is not self.keras_function
@@ -258,8 +269,10 @@ def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep
     key = tuple(plan.key for plan in plans)
     if key not in cache:
         steps = [OptimizerStep(model, plan) for plan in plans]
-        eager = IS_TORCH or model.run_eagerly
-        function = plain if eager or not plans else _traced_anew(model, steps)
+        # Variables are set before every step, of which an execution may have several.
+        eager = model.run_eagerly and not scheduled_variable.of(steps)
+        is_plain = IS_TORCH or eager or not plans
+        function = plain if is_plain else _traced_anew(model, steps)
         kept = list(cache.items())[1 - _MOST_KEPT :]
         cache = {**dict(kept), key: (function, steps)}
         with contextlib.suppress(AttributeError):  # A callable without attributes.
@@ -273,6 +286,7 @@ def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep
 def _traced_anew(model, steps):
     """Makes a train function of its own, to be traced while the steps are installed."""
     plain = model.train_function
+    set_variables = functools.partial(scheduled_variable.set_variables, steps)
 
     def make(train_step):
         # `jax.jit` keeps its traces by the equality of functions, and bound methods of
@@ -280,6 +294,8 @@ def _traced_anew(model, steps):
         # other.
         def step_with_batch(*arguments):
             with in_step.with_batch(arguments):
+                if scheduled_variable.of(steps):
+                    arguments = in_step.before_forward(model, arguments, set_variables)
                 return train_step(*arguments)
 
         return step_with_batch

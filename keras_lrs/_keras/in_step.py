@@ -52,6 +52,27 @@ def after_batch(gradients: Any) -> contextlib.AbstractContextManager:
     return tf.control_dependencies([getattr(one, "values", one) for one in awaited])
 
 
+def before_forward(model: Any, arguments: tuple, act: Any) -> tuple:
+    """Calls `act()`, which sets variables; returns the arguments of `train_step` then.
+
+    On JAX a step gets the values of all variables, and reads those of no other.
+    """
+    if not IS_JAX:
+        with after_batch(()):
+            act()
+        return arguments
+    (trainable, non_trainable, own, metrics), *data = arguments
+    mapping = list(zip(model.optimizer.variables, own, strict=True))
+    with keras.StatelessScope(state_mapping=mapping) as scope:
+        act()
+    new = [scope.get_current_value(one) for one in model.non_trainable_variables]
+    non_trainable = [
+        before if value is None else value
+        for before, value in zip(non_trainable, new, strict=True)
+    ]
+    return (trainable, non_trainable, own, metrics), *data
+
+
 def uncompiled(function: Any) -> Any:
     """A function that PyTorch's compiler leaves alone: it asks for numbers."""
     return torch.compiler.disable(function) if IS_TORCH else function
@@ -251,6 +272,15 @@ def assign(variable: Any, value: Any) -> None:
             variable.value.fill_(value)
     else:
         variable.assign(value)
+
+
+def set_variable(variable: Any, value: Any) -> None:
+    """Sets a variable of a model, also one that replicas may not assign to."""
+    if IS_TORCH:
+        assign(variable, value)
+    else:
+        value = ops.cast(value, variable.dtype)
+        _on_each_replica(_assigned, [variable], [value])
 
 
 def scale(variables: list, factor: Any) -> None:

@@ -61,6 +61,14 @@ def build_from(model: Any, batch_spec: Any) -> None:
     model._symbolic_build(data_batch=batch_spec)
 
 
+def can_set(model: Any, variable: Any) -> bool:
+    """Whether a training step reads what a variable, not trained, is set to before it.
+
+    JAX compiles the value of any that is not the model's into the step.
+    """
+    return not IS_JAX or any(variable is v for v in model.non_trainable_variables)
+
+
 @contextlib.contextmanager
 def built_first(model: Any) -> Iterator[None]:
     """Within it, TensorFlow's `fit` builds a model before it calls any callback.

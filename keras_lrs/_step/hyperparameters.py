@@ -91,13 +91,18 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
             )
 
 
+def sampled(schedule: Any, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most 10,001 steps of a run, both ends among them, and the values there."""
+    steps = np.unique(np.linspace(0, num_steps, 10_001).astype(np.int64))
+    return steps, np.asarray(base.evaluate(schedule, steps))
+
+
 def check_values(name: str, schedule: Any, num_steps: int) -> None:
     """Raises `ValueError` if a schedule leaves the range of its hyperparameter.
 
     At most 10,001 steps are looked at, both ends among them.
     """
-    steps = np.unique(np.linspace(0, num_steps, 10_001).astype(np.int64))
-    values = np.asarray(base.evaluate(schedule, steps))
+    steps, values = sampled(schedule, num_steps)
     good = np.isfinite(values) & (values >= 0.0)
     constraint = ">= 0 and finite"
     if _AVERAGING.search(name):

@@ -105,6 +105,13 @@ class OptimizerStep:
         return optimizers.weights(self.optimizer)
 
     @property
+    def next_step(self) -> Any:
+        """The step of the schedules in the next update, also in a trace."""
+        # PyTorch counts on the host: reading a variable waits for the GPU.
+        count = self.iterations if IS_TORCH else in_step.iterations(self.optimizer)
+        return count - self.start.value
+
+    @property
     def step_variables(self) -> list[StepVariable]:
         """What JAX's step must be handed beside the optimizer's own variables.
 

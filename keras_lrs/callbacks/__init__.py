@@ -11,6 +11,7 @@ from keras_lrs.callbacks.posthoc_averaging import PosthocAveraging
 from keras_lrs.callbacks.reduce_on_plateau import ReduceOnPlateau
 from keras_lrs.callbacks.resumable_training import ResumableTraining
 from keras_lrs.callbacks.snapshot_ensemble import SnapshotEnsemble
+from keras_lrs.callbacks.variable_scheduler import VariableScheduler
 from keras_lrs.callbacks.weight_averaging import WeightAveraging
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ResumableTraining",
     "SnapshotEnsemble",
     "StepPart",
+    "VariableScheduler",
     "Wanted",
     "WeightAveraging",
 ]

@@ -39,6 +39,8 @@ class FitCallback(keras.callbacks.Callback):
     - `run.parts(self)`: the living parts that the callback wanted.
     - `run.used_values(optimizer, iterations)`: the hyperparameters that past updates
       used, as a dictionary of float64 arrays.
+    - `run.variable_values(steps)`: the values of scheduled variables that forward
+      passes saw at steps of the schedules.
     - `run.bind(name, schedule)`: a schedule with its lengths in steps of this run.
     - `run.undo`: an `ExitStack`; what is pushed on it is undone when the run ends.
 

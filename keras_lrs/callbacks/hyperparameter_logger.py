@@ -23,9 +23,14 @@ class HyperparameterLogger(FitCallback):
     scheduler drives: the values of the last update of the epoch, not of the next one.
     `History`, `CSVLogger`, `TensorBoard` and other callbacks get them, whatever their
     order. The keys are `learning_rate`, `momentum` and so on; with several optimizers
+<<<<<<< HEAD
     `learning_rate/<name of the optimizer>`. Groups of variables that have values of
     their own are logged besides, as `learning_rate/<pattern>`: groups of equal
     schedules once, under the first of their patterns.
+=======
+    `learning_rate/<name of the optimizer>`. The key of a variable that a
+    `VariableScheduler` sets is its path.
+>>>>>>> anyvar
 
     With `log_dir` they are written as TensorBoard scalars too; the step is the number
     of updates before the one that used the value. Nothing is computed in the training
@@ -84,7 +89,7 @@ class HyperparameterLogger(FitCallback):
         run = self._run
         for optimizer, suffix in self._optimizers():
             last = np.array([max(run.progress.iterations(optimizer) - 1, 0)])
-            values = _tagged(run.used_values(optimizer, last), suffix)
+            values = self._used(optimizer, suffix, last)
             logs.update({tag: value.item() for tag, value in values.items()})
             if self._writer is not None and self.every == "epoch":
                 self._writer.write(last, values)
@@ -114,17 +119,27 @@ class HyperparameterLogger(FitCallback):
         suffixes = [f"/{label}" for label in optimizers.labels(found)]
         return list(zip(found, suffixes, strict=True))
 
+    def _used(self, optimizer, suffix, past):
+        """All values of updates after so many iterations, by their tags."""
+        run = self._run
+        used = run.used_values(optimizer, past)
+        values = {name + suffix: array for name, array in used.items()}
+        if optimizer is run.progress.ahead:  # Variables are the model's.
+            values |= run.variable_values(past - run.progress.start(optimizer))
+        return values
+
     def _write_steps(self):
         self._looked = time.monotonic()
         for index, (optimizer, suffix) in enumerate(self._optimizers()):
             first = self._written[index]
             end = self._run.progress.iterations(optimizer)
             past = np.arange(-(-first // self.every) * self.every, end, self.every)
-            values = _tagged(self._run.used_values(optimizer, past), suffix)
+            values = self._used(optimizer, suffix, past)
             self._writer.write(past, values)
             self._written[index] = end
 
 
+<<<<<<< HEAD
 def _tagged(values, suffix):
     """Values under names with that of the optimizer, which comes before the group's."""
     split = {key: key.partition("/") for key in values}
@@ -134,6 +149,8 @@ def _tagged(values, suffix):
     }
 
 
+=======
+>>>>>>> anyvar
 class _Writer:
     """TensorBoard scalars, in a file that is opened with the first of them."""
 

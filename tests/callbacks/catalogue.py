@@ -25,6 +25,8 @@ RATE, MOMENTUM = 0.01, 0.9  # Of the optimizer.
 PEAK = 0.05  # Of what is in the place of its rate.
 DECAY = 0.9  # Of the average.
 FACTOR = 0.5  # On the rate, after each look but the first.
+SCHEDULED = "scheduled"  # The path of a variable that a schedule sets,
+OWN = 3.0  # and the user's value of it.
 WIDTH = 18.0**-0.5  # Relative, of the average in which the k-th step counts 2k - 1.
 
 
@@ -33,12 +35,23 @@ def falling(y, prediction):
     return -keras.ops.mean(keras.ops.sum(prediction, axis=-1))
 
 
+def variables_of(model):
+    """All variables but that which a schedule sets, which is the user's again later."""
+    return [variable for variable in model.variables if variable.path != SCHEDULED]
+
+
 def values_of(model):
-    """The values of all variables, in float64."""
+    """The values of these variables, in float64."""
     return [
         keras.ops.convert_to_numpy(variable.value).astype(np.float64)
-        for variable in model.variables
+        for variable in variables_of(model)
     ]
+
+
+def scheduled(model):
+    """What the variable holds that a schedule sets; nothing if there is none."""
+    found = [variable for variable in model.variables if variable.path == SCHEDULED]
+    return [float(keras.ops.convert_to_numpy(variable.value)) for variable in found]
 
 
 class Watch(keras.callbacks.Callback):
@@ -46,6 +59,7 @@ class Watch(keras.callbacks.Callback):
 
     Attributes:
         steps: The values of all variables, before the first step and after each.
+        scheduled: The value of the variable that a schedule sets, after each step.
         losses: The mean loss of the epoch so far, after each step.
         shown: The values of all variables at the end of each epoch.
         logs: The logs of each epoch.
@@ -54,6 +68,7 @@ class Watch(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
         self.steps, self.losses, self.shown, self.logs = [], [], [], []
+        self.scheduled = []
 
     def on_train_begin(self, logs=None):
         self.config = self.model.optimizer.get_config()
@@ -61,6 +76,7 @@ class Watch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.steps.append(values_of(self.model))
+        self.scheduled += scheduled(self.model)
         self.losses.append(float(logs["loss"]))
 
     def on_epoch_end(self, epoch, logs=None):
@@ -74,7 +90,7 @@ class Watch(keras.callbacks.Callback):
             for variable in self.model.trainable_variables
             if not variable.overwrite_with_gradient  # The scales of float8.
         }
-        kept = [id(variable) in trainable for variable in self.model.variables]
+        kept = [id(variable) in trainable for variable in variables_of(self.model)]
         rows = [
             [x.ravel() for x, keep in zip(row, kept, strict=True) if keep]
             for row in values
@@ -84,7 +100,7 @@ class Watch(keras.callbacks.Callback):
     def moved(self, values):
         """How far the first bias of the output has moved, of each of `values`."""
         bias = self.model.layers[-1].bias
-        index = [v is bias for v in self.model.variables].index(True)
+        index = [v is bias for v in variables_of(self.model)].index(True)
         start = self.steps[0][index].ravel()[0]
         return np.array([row[index].ravel()[0] - start for row in values])
 
@@ -231,6 +247,13 @@ def wrote_snapshots(callback, watch, close):
             np.testing.assert_array_equal(np.asarray(value).astype(np.float64), seen)
 
 
+def set_the_variable(callback, watch, close):
+    """Every step found its value in the variable; then the user's came back."""
+    expected = 1.0 - np.arange(len(watch.losses)) / len(watch.losses)
+    np.testing.assert_allclose(watch.scheduled, expected, atol=1e-6)
+    assert scheduled(watch.model) == [OWN]
+
+
 def sgd():
     return keras.optimizers.SGD(RATE, momentum=MOMENTUM)
 
@@ -317,6 +340,11 @@ CALLBACKS = {
         path_at_its_own_rate,
         wrote_snapshots,
     ),
+    "VariableScheduler": Entry(
+        lambda folder: C.VariableScheduler({SCHEDULED: S.LinearDecay(1.0)}),
+        path_at_its_own_rate,
+        set_the_variable,
+    ),
     "WeightAveraging": Entry(
         lambda folder: C.WeightAveraging(A.ExponentialAverage(DECAY), at_end="raw"),
         path_at_its_own_rate,
@@ -344,8 +372,19 @@ def linear_model(name, **compile_arguments):
 
 def compiled(model, name, **compile_arguments):
     """A model, compiled as the catalogue knows it."""
+    if name == "VariableScheduler" and not scheduled(model):
+        give_a_variable(model)
     model.compile(optimizer_for(name), falling, **compile_arguments)
     return model
+
+
+def give_a_variable(model):
+    """Gives a model, also one that is built, a variable that is not trained."""
+    tracker = model._tracker
+    locked, tracker.locked = tracker.locked, False
+    model.scheduled = keras.Variable(OWN, trainable=False, name=SCHEDULED)
+    tracker.locked = locked
+    assert scheduled(model) == [OWN]
 
 
 def training_steps(model):

@@ -8,7 +8,7 @@ from keras_lrs.callbacks import (
     HyperparameterScheduler,
     ReduceOnPlateau,
 )
-from tests.callbacks import devices, references
+from tests.callbacks import devices, forward, references
 
 
 def main():
@@ -32,6 +32,8 @@ def main():
 
     model = references.linear_model(keras.optimizers.SGD(0.05, momentum=0.9))
     devices.check_average(model, update_every=1)
+
+    devices.check_variable(forward.model())
 
     model = references.linear_model(keras.optimizers.SGD(0.05))
     devices.check_norms_and_range_test(model)

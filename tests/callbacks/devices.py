@@ -4,9 +4,13 @@ import numpy as np
 
 from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs.averages import UniformAverage
-from keras_lrs.callbacks import GradientNormRecorder, WeightAveraging
+from keras_lrs.callbacks import (
+    GradientNormRecorder,
+    VariableScheduler,
+    WeightAveraging,
+)
 from keras_lrs.tuning import range_test
-from tests.callbacks import references
+from tests.callbacks import forward, references
 
 SAME = "every number is that of one device"
 
@@ -25,6 +29,16 @@ def check_average(model, update_every):
     expected = references.X @ np.mean(taken, axis=0)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(references.weights(model), steps[-1], atol=1e-6)
+
+
+def check_variable(model):
+    """Every forward pass sees the value of its step, on all devices."""
+    beta = forward.beta(model)
+    scheduler = VariableScheduler([(beta, forward.FALLING)])
+    for _ in range(2):
+        seen = forward.fit(model, [scheduler])
+        np.testing.assert_allclose(seen, forward.values(0, 18), atol=1e-6)
+        assert forward.number(beta) == forward.OWN
 
 
 def check_norms_and_range_test(model):

@@ -9,7 +9,7 @@ from keras_lrs.callbacks import (
     HyperparameterScheduler,
     ReduceOnPlateau,
 )
-from tests.callbacks import devices, grouped, references
+from tests.callbacks import devices, forward, grouped, references
 
 
 def main():
@@ -116,6 +116,11 @@ def main():
     with strategy.scope():
         model = references.linear_model(keras.optimizers.SGD(0.05, momentum=0.9))
     devices.check_average(model, update_every=2)
+
+    for settings in ({}, {"run_eagerly": True}):
+        with strategy.scope():
+            model = forward.model(**settings)
+        devices.check_variable(model)
 
     with strategy.scope():
         model = references.linear_model(keras.optimizers.SGD(0.05))

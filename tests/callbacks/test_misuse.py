@@ -77,13 +77,15 @@ class TestData:
         model, twin = catalogue.linear_model(name), catalogue.linear_model(name)
         before = catalogue.values_of(model)
         found, expected = ending(model, [callback]), ending(twin, [])
-        if BACKEND == "tensorflow" and name in (
-            "HyperparameterScheduler",
-            "OneCycleScheduler",
-        ):
+        scheduled = {
+            "HyperparameterScheduler": "learning_rate",
+            "OneCycleScheduler": "learning_rate",
+            "VariableScheduler": catalogue.SCHEDULED,
+        }.get(name)
+        if BACKEND == "tensorflow" and scheduled is not None:
             assert found[0] is ValueError
             assert found[1].startswith(
-                "The schedule of `learning_rate` needs the number of steps per epoch, "
+                f"The schedule of `{scheduled}` needs the number of steps per epoch, "
                 "which this data does not tell. Pass `steps_per_epoch=` to `fit`"
             )
         else:  # Keras ends in another way on each backend, on TensorFlow well.
@@ -163,6 +165,8 @@ class TestCompiling:
         inner = getattr(optimizer, "inner_optimizer", optimizer)
         inner.learning_rate = rate
         model = references.linear_model(optimizer)
+        if name == "VariableScheduler":
+            catalogue.give_a_variable(model)
         with pytest.raises(ValueError, match=message):
             references.fit(model, [callback], 1)
         assert int(optimizer.iterations) == 0
@@ -251,6 +255,8 @@ class TestModels:
         # What needs no step is done.
         if name in ("HyperparameterScheduler", "OneCycleScheduler"):
             assert "learning_rate" in callback.bound
+        elif name == "VariableScheduler":  # No step after the first.
+            assert watch.scheduled == [1.0] * references.STEPS
         elif name == "HyperparameterLogger":
             assert watch.logs[0]["learning_rate"] == pytest.approx(catalogue.RATE)
         elif name == "ReduceOnPlateau":

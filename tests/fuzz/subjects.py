@@ -357,6 +357,11 @@ SUBJECTS: dict[str, Subject] = {
     "SnapshotEnsemble": _callback(
         C.SnapshotEnsemble, {"directory": Made(fresh_directory), "schedule": [3, 5]}
     ),
+    "VariableScheduler": _callback(
+        C.VariableScheduler,
+        {"schedules": {"beta": S.LinearDecay(0.1)}},
+        {"schedules": [("beta", S.LinearDecay(0.1)), ("tau", S.Constant(2.0))]},
+    ),
     "WeightAveraging": _callback(
         C.WeightAveraging,
         {},

@@ -1,0 +1,102 @@
+"""Variables of a model that schedules set before the forward pass of every step."""
+
+import functools
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_lrs._keras import in_step
+from keras_lrs._step.hyperparameters import sampled
+from keras_lrs._step.optimizer_step import OptimizerStep, identity
+from keras_lrs._step.part import StepPart, Wanted
+from keras_lrs.schedules import base, numerics
+
+
+class ScheduledVariable(StepPart):
+    """Lets a schedule set a variable before the forward pass.
+
+    The phases of an update come after the forward pass, so this part has none of them:
+    `set_variables` acts on it. Every optimizer of the model has an equal one, so that
+    each counts its iterations of this run.
+
+    Args:
+        step: The optimizer's step.
+        variable: The variable, which has no dimensions.
+        schedule: Its schedule, bound.
+    """
+
+    def __init__(self, step: Any, variable: keras.Variable, schedule: Any):
+        super().__init__(step)
+        self.variable, self.schedule = variable, schedule
+        self.used = False
+
+    @staticmethod
+    def check(callback: Any, wanted: Wanted, beside: list[Wanted]) -> None:
+        """Raises if the variable has a schedule already."""
+        if any(other.slot == wanted.slot for other in beside):
+            given: Any = wanted.compiled
+            raise ValueError(
+                f"The variable `{given[0].path}` must have one schedule. Received: two "
+                "callbacks that schedule it"
+            )
+
+    @staticmethod
+    def bind(run: Any, variable: keras.Variable, schedule: Any) -> tuple:
+        """Binds the schedule, whose values may be negative."""
+        check = functools.partial(check_values, dtype=variable.dtype)
+        return variable, run.bind(variable.path, schedule, check)
+
+    @staticmethod
+    def key(variable: keras.Variable, schedule: Any) -> Any:
+        """The same variable with an equal schedule."""
+        return id(variable), identity(schedule)
+
+
+def wanted(optimizer: Any, variable: keras.Variable, schedule: Any) -> Wanted:
+    """What a callback returns of each optimizer to let a schedule set a variable."""
+    slot = (ScheduledVariable, id(variable))
+    return Wanted(optimizer, ScheduledVariable, (variable, schedule), slot=slot)
+
+
+def check_values(name: str, schedule: Any, num_steps: int, dtype: str) -> None:
+    """Raises `ValueError` if a value is not finite in the variable's type."""
+    steps, values = sampled(schedule, num_steps)
+    held = ops.convert_to_numpy(ops.cast(values, dtype)).astype(np.float64)
+    good = np.isfinite(held)
+    if not good.all():
+        worst = np.argmin(good)
+        raise ValueError(
+            f"The schedule of `{name}` must have values that are finite in {dtype}. "
+            f"Received: {values[worst]:g} at step {steps[worst]}, from {schedule!r}"
+        )
+
+
+def of(steps: list[OptimizerStep]) -> list[ScheduledVariable]:
+    """The parts that set variables, of the first of the model's optimizers."""
+    parts = steps[0].parts if steps else []
+    return [part for part in parts if isinstance(part, ScheduledVariable)]
+
+
+def set_variables(steps: list[OptimizerStep]) -> None:
+    """Sets all scheduled variables to their values at the step of this forward pass.
+
+    The step is that of the optimizer that is ahead: others may make fewer updates.
+    """
+    parts = of(steps)
+    if not parts:
+        return
+    step = functools.reduce(numerics.maximum, [one.next_step for one in steps])
+    for part in parts:
+        part.used = True
+        in_step.set_variable(part.variable, in_step.evaluate(part.schedule, step))
+
+
+def values_at(steps: list[OptimizerStep], at: np.ndarray) -> dict[str, np.ndarray]:
+    """The values that forward passes at steps of the schedules saw, by path."""
+    at = np.maximum(at, 0)
+    return {
+        part.variable.path: np.asarray(base.evaluate(part.schedule, at), np.float64)
+        for part in of(steps)
+    }

@@ -1,0 +1,243 @@
+"""`VariableScheduler`: schedules of a model's own variables."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_lrs._fit.run import Run
+from keras_lrs._keras import models, optimizers, variables
+from keras_lrs._step import scheduled_variable
+from keras_lrs._step.part import Wanted
+from keras_lrs._step.scheduled_variable import ScheduledVariable
+from keras_lrs.callbacks.base import FitCallback
+from keras_lrs.schedules import fields
+
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+
+_HOLD_IT = (
+    "Hold the number in a variable, `self.add_weight(shape=(), trainable=False)` in a "
+    "layer's `__init__`, and use it in `call`"
+)
+
+
+class VariableScheduler(FitCallback):
+    """Lets schedules set variables of the model before every forward pass.
+
+    Use it for a number that the loss or a layer depends on: the weight of a loss term,
+    the beta of a variational autoencoder, a temperature, a dropout rate. It must be
+    held in a variable, because a Python number is a constant of the compiled step. The
+    guide "Schedules of any variable" has a dropout layer that holds one.
+
+    The forward pass of step `t` sees `schedule(t)`. Schedules are bound to the `fit`,
+    start over and resume as those of a `HyperparameterScheduler` do, and steps are what
+    the optimizer counts: batches, micro-batches under gradient accumulation. A batch
+    whose update a `LossScaleOptimizer` skips is not counted, so the next forward pass
+    sees the same value. With several optimizers, the step is that of the one that is
+    ahead. Values may be negative, with `FunctionSchedule` or Keras's own schedules.
+
+    Validation sees the value of the last step, and files that are saved during `fit`
+    hold it. After `fit` the variables have the values they had before, however it
+    ended. `HyperparameterLogger` logs the values under the paths of the variables.
+
+    Args:
+        schedules: Pairs of a variable and its schedule, or a dictionary from paths of
+            variables (`variable.path`) to schedules. Each variable is one number: its
+            shape is `()`, its type a float, and it is not trained. On JAX it must be
+            one of `model.non_trainable_variables`.
+
+    Raises:
+        TypeError: If a schedule is none, or something else than a variable or a path is
+            to be scheduled.
+        ValueError: If there is no schedule or a variable has two. Before the first
+            step, if a variable is trained, has a shape or no float type, or belongs to
+            the optimizer; if the model has no variable of that path, or on JAX not that
+            variable; if a value is not finite, or the number of steps is needed and
+            not known.
+
+    Example:
+        The weight of a penalty rises from 0 to 1 in the first of two epochs.
+
+        >>> import keras, numpy as np
+        >>> from keras_lrs import Epochs
+        >>> from keras_lrs.callbacks import HyperparameterLogger, VariableScheduler
+        >>> from keras_lrs.schedules import Constant, Warmup
+        >>> class Penalty(keras.layers.Layer):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.beta = self.add_weight(shape=(), trainable=False, name="beta")
+        ...
+        ...     def call(self, x):
+        ...         self.add_loss(self.beta * keras.ops.mean(x**2))
+        ...         return x
+        >>> penalty = Penalty()
+        >>> layers = [keras.Input((1,)), keras.layers.Dense(1), penalty]
+        >>> model = keras.Sequential(layers)
+        >>> model.compile(keras.optimizers.SGD(0.1), "mse")
+        >>> schedule = Warmup(Constant(1.0), Epochs(1))
+        >>> x = np.ones((8, 1), "float32")
+        >>> history = model.fit(
+        ...     x,
+        ...     x,
+        ...     batch_size=2,
+        ...     epochs=2,
+        ...     verbose=0,
+        ...     callbacks=[
+        ...         VariableScheduler([(penalty.beta, schedule)]),
+        ...         HyperparameterLogger(),
+        ...     ],
+        ... )
+        >>> [round(value, 4) for value in history.history[penalty.beta.path]]
+        [0.75, 1.0]
+
+    Reference: Bowman et al., "Generating Sentences from a Continuous Space", 2016,
+    arXiv:1511.06349, section 3.1 (the weight of the KL term is warmed up).
+    """
+
+    def __init__(
+        self, schedules: Sequence[tuple[Any, Any]] | Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        self.schedules = _checked(schedules)
+        self._own: list[tuple[Any, float]] = []
+
+    @property
+    def bound(self) -> dict[str, Any]:
+        """The schedules as the last `fit` bound them, by the paths of the variables."""
+        if self.run is None:
+            return {}
+        parts = [p for p in self.run.parts(self) if isinstance(p, ScheduledVariable)]
+        return {part.variable.path: part.schedule for part in parts}
+
+    def set_model(self, model: Any) -> None:
+        """Notes the user's values, before `BackupAndRestore` overwrites them."""
+        super().set_model(model)
+        if self.run is None or self.run.closed:
+            self._own = []
+            found = [_named(model, target) for target, _ in self.schedules]
+            self._note([one[0] for one in found if len(one) == 1])
+
+    def prepare(self, run: Run) -> list[Wanted]:
+        """Finds the variables, and says which schedule sets each."""
+        pairs = [(_found(run.model, target), one) for target, one in self.schedules]
+        targets = [variable for variable, _ in pairs]
+        for index, variable in enumerate(targets):
+            if any(variable is other for other in targets[:index]):
+                bound = f"give `{variable.path}` one schedule"
+                fields.refuse("schedules", bound, self.schedules)
+        self._note(targets)
+        run.undo.callback(self._restore)
+        return [
+            scheduled_variable.wanted(optimizer, variable, schedule)
+            for optimizer in run.optimizers
+            for variable, schedule in pairs
+        ]
+
+    def after_all(self, hook: str, *arguments: Any) -> None:
+        """Gives the values back again: `EarlyStopping` may have restored others."""
+        if hook == "on_train_end":
+            self._restore()
+
+    def _note(self, found):
+        known = {id(variable) for variable, _ in self._own}
+        self._own += [(v, variables.number(v)) for v in found if id(v) not in known]
+
+    def _restore(self):
+        for variable, value in self._own:
+            variables.assign(variable, value)
+
+
+def _checked(schedules):
+    """Pairs of a variable or a path, and a schedule."""
+    if isinstance(schedules, Mapping):
+        pairs = list(schedules.items())
+    else:
+        bound = "be a list of pairs (variable, schedule), or a dictionary from paths"
+        pairs = [
+            fields.items("schedules", pair, bound)
+            for pair in fields.items("schedules", schedules, bound)
+        ]
+        if any(len(pair) != 2 for pair in pairs):
+            fields.refuse("schedules", bound, schedules)
+    if not pairs:
+        fields.refuse("schedules", "hold at least one schedule", schedules)
+    for target, schedule in pairs:
+        _check_target(target)
+        if not isinstance(schedule, Schedule):
+            bound = (
+                "give every variable a `LearningRateSchedule`; for a number it is "
+                "`keras_lrs.schedules.Constant`, for a function of the step "
+                "`FunctionSchedule`"
+            )
+            fields.refuse("schedules", bound, schedule, TypeError)
+    return pairs
+
+
+def _check_target(target):
+    if isinstance(target, keras.layers.Layer):
+        bound = (
+            "name variables, not layers: an argument such as `Dropout.rate` is a "
+            f"constant of the compiled step. {_HOLD_IT}"
+        )
+        fields.refuse("schedules", bound, target, TypeError)
+    if isinstance(target, str):
+        return
+    if not isinstance(target, keras.Variable):
+        bound = (
+            "name variables, by themselves or their paths: a number is a constant of "
+            f"the compiled step. {_HOLD_IT}"
+        )
+        fields.refuse("schedules", bound, target, TypeError)
+    _check_variable(target)
+
+
+def _check_variable(variable):
+    if not _is_one_float(variable):
+        bound = "name variables that hold one float, of shape ()"
+        shape = f"of shape {tuple(variable.shape)} and type {variable.dtype}"
+        fields.refuse("schedules", bound, f"{variable.path} {shape}")
+
+
+def _is_one_float(variable):
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    return tuple(variable.shape) == () and "float" in dtype
+
+
+def _named(model, target):
+    """The variables that a target names, without a look at what they are."""
+    if not isinstance(target, str):
+        return [target]
+    return [one for one in model.variables if one.path == target]
+
+
+def _found(model, target):
+    """The variable that a target names, if it can be scheduled."""
+    found = _named(model, target)
+    if len(found) != 1:
+        possible = [v for v in model.variables if _is_one_float(v) and not v.trainable]
+        paths = ", ".join(variable.path for variable in possible) or "none"
+        built = "" if model.built else "Build the model before `fit`. "
+        bound = (
+            f"name one variable of the model; {len(found)} have this path. {built}"
+            f"Those that can be scheduled are: {paths}"
+        )
+        fields.refuse("schedules", bound, target)
+    (variable,) = found
+    _check_variable(variable)
+    if variable.trainable:
+        bound = "name variables that are not trained: create them with trainable=False"
+        fields.refuse("schedules", bound, variable.path)
+    for optimizer in (model.optimizer, *optimizers.leaves(model.optimizer)):
+        if any(variable is one for one in optimizer.variables):
+            bound = (
+                "name no variable of the optimizer, which `HyperparameterScheduler` "
+                "is for"
+            )
+            fields.refuse("schedules", bound, variable.path)
+    if not models.can_set(model, variable):
+        bound = (
+            "name variables among `model.non_trainable_variables` on JAX: any other is "
+            f"a constant of the compiled step. {_HOLD_IT}"
+        )
+        fields.refuse("schedules", bound, variable.path)
+    return variable
