@@ -234,7 +234,7 @@ class TrainFunction:
     def _check(self):
         self._checked = True
         for part in scheduled_variable.of(self.steps):
-            if not part.used:
+            if not part.was_set:
                 raise RuntimeError(
                     f"`{type(self.model).__name__}.make_train_function` never called "
                     "`train_step`: the schedule of the variable "

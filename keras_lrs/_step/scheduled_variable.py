@@ -30,7 +30,7 @@ class ScheduledVariable(StepPart):
     def __init__(self, step: Any, variable: keras.Variable, schedule: Any):
         super().__init__(step)
         self.variable, self.schedule = variable, schedule
-        self.used = False
+        self.was_set = False
 
     @staticmethod
     def check(callback: Any, wanted: Wanted, beside: list[Wanted]) -> None:
@@ -89,7 +89,7 @@ def set_variables(steps: list[OptimizerStep]) -> None:
         return
     step = functools.reduce(numerics.maximum, [one.next_step for one in steps])
     for part in parts:
-        part.used = True
+        part.was_set = True
         in_step.set_variable(part.variable, in_step.evaluate(part.schedule, step))
 
 

@@ -18,45 +18,42 @@ _SECONDS = 5.0  # Between two looks at the optimizer within an epoch.
 class HyperparameterLogger(FitCallback):
     """Writes the hyperparameters that were used into the logs of every epoch.
 
-        The rate, whatever it comes from (a float, a schedule, a `HyperparameterScheduler`,
-        times the factor of a `ReduceOnPlateau`), and all other hyperparameters that a
-        scheduler drives: the values of the last update of the epoch, not of the next one.
-        `History`, `CSVLogger`, `TensorBoard` and other callbacks get them, whatever their
-        order. The keys are `learning_rate`, `momentum` and so on; with several optimizers
-        `learning_rate/<name of the optimizer>`. Groups of variables that have values of
-        their own are logged besides, as `learning_rate/<pattern>`: groups of equal
-        schedules once, under the first of their patterns.
-    =======
-        `learning_rate/<name of the optimizer>`. The key of a variable that a
-        `VariableScheduler` sets is its path.
-    >>>>>>> anyvar
+    The rate, whatever it comes from (a float, a schedule, a `HyperparameterScheduler`,
+    times the factor of a `ReduceOnPlateau`), and all other hyperparameters that a
+    scheduler drives: the values of the last update of the epoch, not of the next one.
+    `History`, `CSVLogger`, `TensorBoard` and other callbacks get them, whatever their
+    order. The keys are `learning_rate`, `momentum` and so on; with several optimizers
+    `learning_rate/<name of the optimizer>`. Groups of variables that have values of
+    their own are logged besides, as `learning_rate/<pattern>`: groups of equal
+    schedules once, under the first of their patterns. The key of a variable that a
+    `VariableScheduler` sets is its path.
 
-        With `log_dir` they are written as TensorBoard scalars too; the step is the number
-        of updates before the one that used the value. Nothing is computed in the training
-        step and the device is not waited for, but once in 5 seconds.
+    With `log_dir` they are written as TensorBoard scalars too; the step is the number
+    of updates before the one that used the value. Nothing is computed in the training
+    step and the device is not waited for, but once in 5 seconds.
 
-        Args:
-            every: `"epoch"`, or with `log_dir` a number of steps: a scalar every so many
-                steps.
-            log_dir: The folder for TensorBoard's event files; needs the package
-                `tensorboard`.
+    Args:
+        every: `"epoch"`, or with `log_dir` a number of steps: a scalar every so many
+            steps.
+        log_dir: The folder for TensorBoard's event files; needs the package
+            `tensorboard`.
 
-        Raises:
-            ValueError: If `every` is neither, or a number without `log_dir`.
-            ImportError: If `log_dir` is given and `tensorboard` is not installed.
+    Raises:
+        ValueError: If `every` is neither, or a number without `log_dir`.
+        ImportError: If `log_dir` is given and `tensorboard` is not installed.
 
-        Example:
-            >>> import keras, numpy as np
-            >>> from keras_lrs.callbacks import HyperparameterLogger
-            >>> from keras_lrs.schedules import LinearDecay
-            >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-            >>> model.compile(keras.optimizers.SGD(LinearDecay(0.1, 10)), "mse")
-            >>> x = np.ones((5, 1), "float32")
-            >>> history = model.fit(
-            ...     x, x, 1, epochs=2, verbose=0, callbacks=[HyperparameterLogger()]
-            ... )
-            >>> [round(rate, 4) for rate in history.history["learning_rate"]]
-            [0.06, 0.01]
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lrs.callbacks import HyperparameterLogger
+        >>> from keras_lrs.schedules import LinearDecay
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile(keras.optimizers.SGD(LinearDecay(0.1, 10)), "mse")
+        >>> x = np.ones((5, 1), "float32")
+        >>> history = model.fit(
+        ...     x, x, 1, epochs=2, verbose=0, callbacks=[HyperparameterLogger()]
+        ... )
+        >>> [round(rate, 4) for rate in history.history["learning_rate"]]
+        [0.06, 0.01]
     """
 
     first = True
