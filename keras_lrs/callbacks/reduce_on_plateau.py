@@ -161,8 +161,8 @@ class ReduceOnPlateau(FitCallback):
         self._steps = self._looked = 0
         self._carried = 0.0
         self._warmup_steps: Any = self.warmup
-        if isinstance(self.warmup, (durations.Epochs, durations.Fraction)):
-            self._warmup_steps = self._run.progress.window().length(self.warmup)
+        if self.warmup is not None:
+            self._warmup_steps = self._run.progress.length(self.warmup)
         self._take_up((self._records or self._read()) if epoch > 0 else [])
 
     def _take_up(self, records):

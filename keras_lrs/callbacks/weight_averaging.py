@@ -152,7 +152,7 @@ class WeightAveraging(SwappingCallback):
         """Which updates of an optimizer are averaged; `schedules` are bound to it."""
         progress = self._run.progress
         accumulated = optimizers.accumulated(optimizer)
-        first = self._steps(self.start_step) // accumulated
+        first = progress.length(self.start_step) // accumulated
         if self._begins_late:
             first = max(first, progress.step(optimizer) // accumulated)
         if progress.steps_per_epoch is not None:
@@ -163,12 +163,12 @@ class WeightAveraging(SwappingCallback):
                     f"{total} updates. Received: start_step={self.start_step!r}"
                 )
         if self.update_every not in ("epoch", "cycle"):
-            every = self._steps(self.update_every)
+            every = progress.length(self.update_every)
             if not isinstance(self.update_every, int):
                 every = max(every // accumulated, 1)
             return (Averaging(self.average.thinned(every), first, every),)
         if self.update_every == "epoch":
-            epoch = progress.window().length(durations.Epochs(1))
+            epoch = progress.length(durations.Epochs(1))
             steps = list(range(epoch, progress.window().total + 1, epoch))
         else:
             steps = cycle_ends_of(progress, optimizer, schedules)
@@ -180,11 +180,6 @@ class WeightAveraging(SwappingCallback):
                 f"Received: update_every={self.update_every!r}"
             )
         return (Averaging(self.average, ends=tuple(ends)),)
-
-    def _steps(self, duration):
-        if isinstance(duration, int):
-            return duration
-        return self._run.progress.window().length(duration)
 
     def __getstate__(self):
         return {**super().__getstate__(), "_slots": []}

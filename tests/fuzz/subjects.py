@@ -272,6 +272,8 @@ SUBJECTS: dict[str, Subject] = {
     **_schedules(),
     "Epochs": Subject(S.Epochs, [{"epochs": 1.0}]),
     "Fraction": Subject(S.Fraction, [{"fraction": 0.5}]),
+    "Samples": Subject(S.Samples, [{"samples": 100, "per_step": 8}]),
+    "Tokens": Subject(S.Tokens, [{"tokens": 10**12, "per_step": 2**20}]),
     "without_weight_decay": Subject(
         S.without_weight_decay,
         [
