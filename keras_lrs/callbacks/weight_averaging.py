@@ -40,12 +40,12 @@ class WeightAveraging(SwappingCallback):
     Args:
         average: A schedule of `keras_lrs.averages`; `ExponentialAverage(0.999)` if
             None.
-        start_step: How long to wait: a number of steps, `Epochs` or a `Fraction` of the
-            run. Until then the model is seen as it is.
-        update_every: Average one update in so many (an int, or `Epochs`), with a decay
-            adjusted to cover the same stretch of training; or `"epoch"` or `"cycle"`:
-            the weights at the end of each epoch, or of each cycle of the learning rate,
-            with the decay as given (SWA: `UniformAverage()`).
+        start_step: How long to wait: a number of steps, `Epochs`, `Samples`, `Tokens`
+            or a `Fraction` of the run. Until then the model is seen as it is.
+        update_every: Average one update in so many (an int, or another length), with a
+            decay adjusted to cover the same stretch of training; or `"epoch"` or
+            `"cycle"`: the weights at the end of each epoch, or of each cycle of the
+            learning rate, with the decay as given (SWA: `UniformAverage()`).
         at_end: What the model holds after `fit`: `"average"`, and the optimizer is as
             it was before; or `"raw"`, the weights of the training, and the optimizer
             keeps the averages for `evaluate`, `predict`, files and the next `fit`. If
