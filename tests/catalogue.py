@@ -175,6 +175,7 @@ def holds_a_keras_schedule(schedule):
 
 
 EPOCHS, FRACTION = S.Epochs(1.5), S.Fraction(0.3)
+SAMPLES, TOKENS = S.Samples(20, per_step=8), S.Tokens(1000, per_step=256)
 
 OPEN = [
     S.LinearDecay(0.1),
@@ -212,10 +213,18 @@ OPEN = [
     S.WarmupStableDecay(0.1, EPOCHS, FRACTION),
     S.WarmupStableDecay(0.1, FRACTION, S.Fraction(0.7), shape="rex"),
     S.FlatCosine(0.1),
+    S.Warmup(S.CosineAnnealing(0.1), SAMPLES),
+    S.StepDecay(0.1, TOKENS),
+    S.PiecewiseConstant([SAMPLES, TOKENS, S.Samples(99, 8)], [0.1, 0.2, 0.3, 0.4]),
+    S.Sampled(S.LinearDecay(0.1), every=SAMPLES),
+    S.Restarts(S.Warmup(S.CosineAnnealing(0.1), SAMPLES), TOKENS),
+    S.Restarts(S.Warmup(S.CosineAnnealing(0.1), SAMPLES), FRACTION, t_mul=2.0),
+    S.WarmupStableDecay(0.1, SAMPLES, FRACTION),
 ]
 
 # The steps that an open schedule needs, where that is more than one.
 SHORTEST = {
     S.WarmupStableDecay(0.1, EPOCHS, FRACTION): 5,  # 3 steps of warmup, 30 % cooldown.
     S.CosineRestarts(0.1, t_mul=2.0, num_cycles=2): 2,
+    S.WarmupStableDecay(0.1, SAMPLES, FRACTION): 5,
 }

@@ -35,6 +35,66 @@ def test_epochs_are_counted_in_steps_per_epoch():
         S.StepDecay(1.0, S.Epochs(30)).bind(10**5)
 
 
+def test_samples_are_counted_in_batches():
+    schedule = S.StepDecay(1.0, S.Samples(12_800))
+    assert schedule.bind(1000, samples_per_step=256).step_size == 50
+    assert schedule.bind(1000, samples_per_step=3).step_size == 4267  # 4266.67
+    assert S.StepDecay(1.0, S.Samples(4, per_step=8)).bind(1000).step_size == 1
+    own = S.StepDecay(1.0, S.Samples(12_800, per_step=128))
+    assert own.bind(1000, samples_per_step=256).step_size == 100
+
+
+def test_tokens_are_counted_in_batches():
+    schedule = S.StepDecay(1.0, S.Tokens(10**12))
+    assert schedule.bind(10**6, tokens_per_step=4 * 10**6).step_size == 250_000
+    assert S.StepDecay(1.0, S.Tokens(10**13, 3)).bind(9).step_size == 3333333333333
+
+
+@pytest.mark.parametrize("kind", [S.Samples, S.Tokens])
+def test_positions_in_samples_and_tokens_are_rounded_and_not_lengths(kind):
+    half = kind(55 * 4, per_step=8)  # 27.5 steps.
+    pieces = S.Sequential([S.LinearDecay(1.0, half)] * 2, [half]).bind(55)
+    assert pieces.boundaries == (28,)
+    assert [piece.decay_steps for piece in pieces.schedules] == [28, 27]
+    phases = S.PhasedCosine([half] * 2, [1.0, 1.0], [0.0, 0.0]).bind(55)
+    assert phases.phase_steps == (28, 27)
+    warm = S.Warmup(S.LinearDecay(1.0, half), half).bind(55)
+    assert (warm.warmup_steps, warm.schedule.decay_steps) == (28, 27)
+
+
+def test_in_cycles_of_growing_length_samples_stay_what_they_are():
+    cycle = S.Warmup(S.LinearDecay(1.0), S.Samples(40))
+    schedule = S.Restarts(cycle, S.Samples(160), t_mul=2.0, num_cycles=2)
+    bound = schedule.bind(1000, samples_per_step=8)
+    expected = []
+    for length in (20, 40):
+        t = np.arange(length)
+        down = 1.0 - (t - 5.0) / (length - 5.0)
+        expected = np.append(expected, np.where(t < 5, t / 5.0, down))
+    np.testing.assert_allclose(bound.curve(60), expected, rtol=1e-12)
+
+
+def test_samples_or_tokens_that_cannot_be_counted_say_what_to_pass():
+    for kind, unit in ((S.Samples, "samples"), (S.Tokens, "tokens")):
+        schedule = S.StepDecay(1.0, kind(100))
+        message = rf"`{kind.__name__}\(100, per_step=...\)`, or `{unit}_per_step="
+        with pytest.raises(ValueError, match=message):
+            schedule.bind(1000, 10)
+        for wrong in (0, -1, 1.5, "8"):
+            with pytest.raises((TypeError, ValueError), match=f"`{unit}_per_step`"):
+                schedule.bind(1000, **{f"{unit}_per_step": wrong})
+
+
+def test_samples_are_in_increasing_order_where_that_can_be_told():
+    with pytest.raises(ValueError, match="increasing order"):
+        S.MultiStepDecay(1.0, [S.Samples(9), S.Samples(8)])
+    # So many samples of larger batches come earlier.
+    mixed = S.MultiStepDecay(1.0, [S.Samples(9, 9), S.Samples(8, 1)])
+    assert mixed.bind(100).milestones == (1, 8)
+    with pytest.raises(ValueError, match="increasing order once bound"):
+        S.MultiStepDecay(1.0, [S.Samples(8, 1), S.Samples(9, 9)]).bind(100)
+
+
 def test_none_is_the_rest_of_the_piece():
     assert S.LinearDecay(1.0).bind(100).decay_steps == 100
     assert S.Warmup(S.LinearDecay(1.0), 10).bind(100).schedule.decay_steps == 90

@@ -15,7 +15,7 @@ from tests import catalogue, compiled
 pytestmark = pytest.mark.every_backend
 
 ABSTRACT = {"Schedule", "Decay", "Composition"}
-OTHERS = {"Epochs", "Fraction", "PerVariable"}
+OTHERS = {"Epochs", "Fraction", "PerVariable", "Samples", "Tokens"}
 STEPS = np.array([0, 1, 2, 5, 9, 10, 11, 36, 50, 99, 100, 101, 500, 10**6, 2**31 - 2])
 
 
@@ -206,6 +206,38 @@ def test_binding_closes_everything_at_every_length(schedule, total_steps):
     np.testing.assert_allclose(
         compiled.values(bound, steps), bound(steps), rtol=2e-6, atol=1e-37
     )
+
+
+def with_epochs_in(kind, config, per_epoch, per_step):
+    """The config of a schedule whose `Epochs` are as many samples or tokens."""
+    if isinstance(config, list):
+        return [with_epochs_in(kind, item, per_epoch, per_step) for item in config]
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "Epochs":
+        size = round(config["config"]["epochs"] * per_epoch)
+        return keras.saving.serialize_keras_object(kind(size, per_step))
+    return {
+        name: with_epochs_in(kind, value, per_epoch, per_step)
+        for name, value in config.items()
+    }
+
+
+@every_open_schedule
+@pytest.mark.parametrize("kind", [lrs.Samples, lrs.Tokens])
+@pytest.mark.parametrize("known", ["by itself", "to bind"])
+def test_samples_and_tokens_are_the_epochs_that_they_make(schedule, kind, known):
+    config = keras.saving.serialize_keras_object(schedule)
+    per_step = 32 if known == "by itself" else None
+    # Of 7 batches of 32: one and a half epochs are 10.5 steps.
+    other = keras.saving.deserialize_keras_object(
+        with_epochs_in(kind, config, 7 * 32, per_step)
+    )
+    assert (other == schedule) == ("Epochs" not in repr(schedule))
+    per_batch = {"samples_per_step": 32, "tokens_per_step": 32}
+    given = {} if known == "by itself" else per_batch
+    expected = schedule.bind(1000, 7, **given)
+    assert other.bind(1000, 7, **given) == expected
 
 
 @every_schedule

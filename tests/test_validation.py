@@ -220,6 +220,16 @@ REFUSED = [
     }),
     (S.Epochs, {"epochs": 3}, {"epochs": [-1, NAN, INF, "3", None, True]}),
     (S.Fraction, {"fraction": 0.3}, {"fraction": [-0.1, 1.1, NAN, "0", None, True]}),
+    (
+        S.Samples,
+        {"samples": 3},
+        {"samples": [-1, 1.5, NAN, "3", None, True], "per_step": [0, -1, 1.5, "3"]},
+    ),
+    (
+        S.Tokens,
+        {"tokens": 3},
+        {"tokens": [-1, 1.5, NAN, "3", None, True], "per_step": [0, -1, 1.5, "3"]},
+    ),
 ]  # fmt: skip
 
 CASES = [

@@ -108,6 +108,8 @@ def bind(
     if isinstance(schedule, base.Schedule) and not schedule.is_bound:
         if known:
             schedule = base.bind(schedule, progress.window())
+        elif not base.needs_length(schedule):
+            schedule = base.bind(schedule, progress.window_of_batches())
         else:
             raise ValueError(
                 f"The schedule of `{name}` needs the number of steps per epoch, "

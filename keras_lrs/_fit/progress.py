@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras_lrs._keras import optimizers
+from keras_lrs._keras import fit_loop, models, optimizers
 from keras_lrs.schedules import durations
 
 
@@ -50,7 +50,25 @@ class Progress:
                 "The data does not tell its steps per epoch, which lengths in epochs, "
                 "fractions or 'the rest' need. Pass `steps_per_epoch=` to `fit`."
             )
-        return durations.Window(steps * self.epochs, steps)
+        return durations.Window(steps * self.epochs, steps, batch=self._batch)
+
+    def window_of_batches(self) -> durations.Window:
+        """What measures samples and tokens, also in a run of unknown length."""
+        return durations.CycleWindow(None, None, batch=self._batch)
+
+    def length(self, duration: durations.Duration) -> int:
+        """The steps of a duration from the beginning of the run."""
+        if isinstance(duration, (int, *durations.OF_BATCHES)):
+            return self.window_of_batches().length(duration)
+        return self.window().length(duration)
+
+    def _batch(self, kind):
+        """How many samples or tokens a step has; None if it is not known."""
+        samples = fit_loop.batch_size()
+        if samples is None or kind is durations.Samples:
+            return samples
+        tokens = models.tokens_per_sample(self._model)
+        return None if tokens is None else samples * tokens
 
     # --- Where it began ---
 

@@ -96,6 +96,27 @@ def why_not_read_again() -> str | None:
     return reason
 
 
+def batch_size() -> int | None:
+    """The samples in a full batch of the calling `fit`, of all replicas together.
+
+    None if the data does not tell: a generator, or a dataset whose batches may differ.
+    """
+    iterator = _epoch_iterator()
+    if iterator is None:
+        return None
+    adapter = iterator.data_adapter
+    dataset = getattr(adapter, "py_dataset", None)
+    if dataset is not None:
+        size = next(iter(_leaves(dataset[0]))).shape[0]
+    else:
+        try:
+            size = adapter.batch_size
+        except (AttributeError, IndexError, ValueError):
+            # A dataset that is distributed already, or one of scalars.
+            size = None
+    return None if size is None else int(size)
+
+
 def _epoch_iterator():
     """Returns the `EpochIterator` of the enclosing `fit`."""
     frame = inspect.currentframe()

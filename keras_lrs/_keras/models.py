@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -67,6 +68,18 @@ def can_set(model: Any, variable: Any) -> bool:
     JAX compiles the value of any that is not the model's into the step.
     """
     return not IS_JAX or any(variable is v for v in model.non_trainable_variables)
+
+
+def tokens_per_sample(model: Any) -> int | None:
+    """The length of the sequences that a model takes; None if it is not known.
+
+    It is if the only input is of integers and of shape (batch, length).
+    """
+    inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    if len(inputs) != 1 or len(inputs[0].shape) != 2:
+        return None
+    is_integer = "int" in keras.backend.standardize_dtype(inputs[0].dtype)
+    return inputs[0].shape[1] if is_integer else None
 
 
 @contextlib.contextmanager

@@ -61,9 +61,9 @@ class ReduceOnPlateau(FitCallback):
             `monitor` is the mean of a training metric over these steps. Reading it
             waits for the device.
         relative: Whether `min_delta` is a fraction of the best value's size.
-        warmup: For how long nothing is looked at: steps, `Epochs` or a `Fraction`. None
-            is the warmup of the schedule, if it has one (also within `Scaled`,
-            `Product`, `Clipped` and `Noisy`).
+        warmup: For how long nothing is looked at: steps, `Epochs`, `Samples`, `Tokens`
+            or a `Fraction`. None is the warmup of the schedule, if it has one (also
+            within `Scaled`, `Product`, `Clipped` and `Noisy`).
         raise_factor: What the rate is multiplied by after `patience` better values in a
             row, > 1. None never raises it.
         max_factor: The highest factor, >= 1, if it is raised; None has no bound.
@@ -161,8 +161,8 @@ class ReduceOnPlateau(FitCallback):
         self._steps = self._looked = 0
         self._carried = 0.0
         self._warmup_steps: Any = self.warmup
-        if isinstance(self.warmup, (durations.Epochs, durations.Fraction)):
-            self._warmup_steps = self._run.progress.window().length(self.warmup)
+        if self.warmup is not None:
+            self._warmup_steps = self._run.progress.length(self.warmup)
         self._take_up((self._records or self._read()) if epoch > 0 else [])
 
     def _take_up(self, records):

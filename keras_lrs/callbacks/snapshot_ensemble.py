@@ -52,7 +52,7 @@ class SnapshotEnsemble(FitCallback):
         keep_last: How many members are kept, the last ones; None keeps all.
         schedule: Where cycles end. None takes the schedule of the optimizer's rate,
             also one that a `HyperparameterScheduler` drives. Or a schedule of your own,
-            or a list of steps (`Epochs`, `Fraction`s), which count from where a driven
+            or a list of steps (or other lengths), which count from where a driven
             schedule would.
         partial: What becomes of a last cycle that the training cuts short: `"drop"`, or
             `"keep"` it as a member that is not complete. One that is interrupted by an

@@ -40,12 +40,12 @@ class WeightAveraging(SwappingCallback):
     Args:
         average: A schedule of `keras_lrs.averages`; `ExponentialAverage(0.999)` if
             None.
-        start_step: How long to wait: a number of steps, `Epochs` or a `Fraction` of the
-            run. Until then the model is seen as it is.
-        update_every: Average one update in so many (an int, or `Epochs`), with a decay
-            adjusted to cover the same stretch of training; or `"epoch"` or `"cycle"`:
-            the weights at the end of each epoch, or of each cycle of the learning rate,
-            with the decay as given (SWA: `UniformAverage()`).
+        start_step: How long to wait: a number of steps, `Epochs`, `Samples`, `Tokens`
+            or a `Fraction` of the run. Until then the model is seen as it is.
+        update_every: Average one update in so many (an int, or another length), with a
+            decay adjusted to cover the same stretch of training; or `"epoch"` or
+            `"cycle"`: the weights at the end of each epoch, or of each cycle of the
+            learning rate, with the decay as given (SWA: `UniformAverage()`).
         at_end: What the model holds after `fit`: `"average"`, and the optimizer is as
             it was before; or `"raw"`, the weights of the training, and the optimizer
             keeps the averages for `evaluate`, `predict`, files and the next `fit`. If
@@ -152,7 +152,7 @@ class WeightAveraging(SwappingCallback):
         """Which updates of an optimizer are averaged; `schedules` are bound to it."""
         progress = self._run.progress
         accumulated = optimizers.accumulated(optimizer)
-        first = self._steps(self.start_step) // accumulated
+        first = progress.length(self.start_step) // accumulated
         if self._begins_late:
             first = max(first, progress.step(optimizer) // accumulated)
         if progress.steps_per_epoch is not None:
@@ -163,12 +163,12 @@ class WeightAveraging(SwappingCallback):
                     f"{total} updates. Received: start_step={self.start_step!r}"
                 )
         if self.update_every not in ("epoch", "cycle"):
-            every = self._steps(self.update_every)
+            every = progress.length(self.update_every)
             if not isinstance(self.update_every, int):
                 every = max(every // accumulated, 1)
             return (Averaging(self.average.thinned(every), first, every),)
         if self.update_every == "epoch":
-            epoch = progress.window().length(durations.Epochs(1))
+            epoch = progress.length(durations.Epochs(1))
             steps = list(range(epoch, progress.window().total + 1, epoch))
         else:
             steps = cycle_ends_of(progress, optimizer, schedules)
@@ -180,11 +180,6 @@ class WeightAveraging(SwappingCallback):
                 f"Received: update_every={self.update_every!r}"
             )
         return (Averaging(self.average, ends=tuple(ends)),)
-
-    def _steps(self, duration):
-        if isinstance(duration, int):
-            return duration
-        return self._run.progress.window().length(duration)
 
     def __getstate__(self):
         return {**super().__getstate__(), "_slots": []}

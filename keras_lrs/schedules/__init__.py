@@ -30,7 +30,7 @@ from keras_lrs.schedules.decays import (
     REXDecay,
     TanhDecay,
 )
-from keras_lrs.schedules.durations import Epochs, Fraction
+from keras_lrs.schedules.durations import Epochs, Fraction, Samples, Tokens
 from keras_lrs.schedules.equivalences import without_weight_decay
 from keras_lrs.schedules.open_ended import (
     ChebyshevFractal,
@@ -87,11 +87,13 @@ __all__ = [
     "REXDecay",
     "Restarts",
     "Sampled",
+    "Samples",
     "Scaled",
     "Schedule",
     "Sequential",
     "StepDecay",
     "TanhDecay",
+    "Tokens",
     "Warmup",
     "WarmupStableDecay",
     "refined_from_gradient_norms",

@@ -101,7 +101,14 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         check_bound(self)
         return sorted(self._cycle_ends(fields.count("num_steps", num_steps, 0)))
 
-    def bind(self, total_steps: int, steps_per_epoch: int | None = None) -> "Schedule":
+    def bind(
+        self,
+        total_steps: int,
+        steps_per_epoch: int | None = None,
+        *,
+        samples_per_step: int | None = None,
+        tokens_per_step: int | None = None,
+    ) -> "Schedule":
         """The same schedule with every length a number of steps.
 
         Positions are rounded, not lengths, halves up: two halves of 55 steps end at 28
@@ -111,13 +118,16 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
             total_steps: Steps of the whole run, > 0. What `Fraction` is a fraction
                 of, and what None lasts until.
             steps_per_epoch: What `Epochs` counts, > 0; only needed for these.
+            samples_per_step: The global batch size, > 0; only needed for `Samples`.
+            tokens_per_step: The tokens in a batch, > 0; only needed for `Tokens`.
 
         Returns:
             A schedule of the same class.
 
         Raises:
-            ValueError: If an argument is not > 0, if `Epochs` are met and
-                `steps_per_epoch` is None, or if the lengths, now known, do not fit.
+            ValueError: If an argument is not > 0, if `Epochs`, `Samples` or `Tokens`
+                are met and what they need is None, or if the lengths, now known, do not
+                fit.
 
         Example:
             >>> from keras_lrs.schedules import CosineAnnealing, Epochs, Warmup
@@ -128,7 +138,13 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         if steps_per_epoch is not None:
             steps_per_epoch = fields.count("steps_per_epoch", steps_per_epoch, 1)
         total_steps = fields.count("total_steps", total_steps, 1)
-        return self._bind(Window(total_steps, steps_per_epoch))
+        batch: dict[type, int | None] = {}
+        for kind, name, given in (
+            (durations.Samples, "samples_per_step", samples_per_step),
+            (durations.Tokens, "tokens_per_step", tokens_per_step),
+        ):
+            batch[kind] = None if given is None else fields.count(name, given, 1)
+        return self._bind(Window(total_steps, steps_per_epoch, batch=batch.get))
 
     @property
     def is_bound(self) -> bool:
@@ -498,6 +514,13 @@ def bind(schedule: Any, window: Window) -> Any:
     return schedule._bind(window) if isinstance(schedule, Schedule) else schedule
 
 
+def needs_length(schedule: Any) -> bool:
+    """Whether the length of the run must be known to bind a schedule."""
+    found = [value for _, value in schedule._open()]
+    items = [x for value in found for x in (value if _is_list(value) else (value,))]
+    return not all(isinstance(x, (int, *durations.OF_BATCHES)) for x in items)
+
+
 def bind_to_steps(name: str, schedule: Any, num_steps: int) -> Any:
     """Any schedule, bound to a run of so many steps for the argument `name`."""
     try:
@@ -572,9 +595,7 @@ def _kind(field):
 def _is_open(kind, value, in_cycle):
     if value is None:
         return kind == "length" and not in_cycle
-    open_types = (
-        durations.Epochs if in_cycle else (durations.Epochs, durations.Fraction)
-    )
+    open_types = durations.OF_DATA if in_cycle else durations.OPEN
     items = value if isinstance(value, tuple) else (value,)
     return any(isinstance(item, open_types) for item in items)
 

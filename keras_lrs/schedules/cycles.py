@@ -229,7 +229,7 @@ class Restarts(Schedule):
         name = self._measured
         value = getattr(self, name)
         is_open = not isinstance(value, int) and not (
-            in_cycle and not isinstance(value, durations.Epochs)
+            in_cycle and not isinstance(value, durations.OF_DATA)
         )
         own = [(name, value)] if is_open else []
         return own + self._open_inside(in_cycle=True)
@@ -241,15 +241,17 @@ class Restarts(Schedule):
         )
 
     def _in_steps(self, window):
-        """The schedule with its `Epochs` in steps; the cycle measures the rest."""
+        """The schedule with what the data measures in steps; the cycle has the rest."""
         schedule = self.schedule
-        if not (isinstance(schedule, Schedule) and schedule._open(in_cycle=True)):
+        found = isinstance(schedule, Schedule) and schedule._open(in_cycle=True)
+        if not found:
             return schedule
         try:
             return schedule._bind(window.cycle())
         except TypeError as error:
+            kind = next(name for name in _OF_DATA if f"{name}(" in repr(found))
             raise ValueError(
-                "Argument `schedule` must not hold `Epochs` where it calculates with "
+                f"Argument `schedule` must not hold `{kind}` where it calculates with "
                 "lengths that only a cycle gives. Use a number of steps or a "
                 f"`Fraction`. Received: schedule={schedule!r}"
             ) from error
@@ -278,6 +280,7 @@ class Restarts(Schedule):
         return base.cycle_ends(base.bind(self.schedule, Window(length, None)), length)
 
 
+_OF_DATA = [kind.__name__ for kind in durations.OF_DATA]
 _PRECISE = decimal.Context(120, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX)
 
 

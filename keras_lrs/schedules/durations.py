@@ -1,9 +1,10 @@
-"""Lengths in steps, epochs or fractions of a run, and how they are bound."""
+"""Lengths in steps, epochs, samples, tokens or fractions of a run; binding them."""
 
 import dataclasses
 import fractions
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,77 @@ class Fraction(fields.Configured):
     fraction: float = fields.number(at_least=0.0, at_most=1.0)
 
 
-Duration = int | Epochs | Fraction | None
-"""Steps, epochs, a fraction of the run, or None: the rest of it."""
+@fields.serializable
+class Samples(fields.Configured):
+    """A length in samples, for any argument of a schedule that is a number of steps.
+
+    A schedule that holds one must be bound (`Schedule.bind`) before it is used. A step
+    counts as a full batch, also the last one of an epoch. With gradient accumulation a
+    step is a micro-batch.
+
+    In `fit`, the samples per step are the global batch size: that of arrays, of a
+    `PyDataset` (its first batch), of a `DataLoader`, and of a `tf.data.Dataset` that is
+    batched with `drop_remainder=True`. Other data does not tell it: give `per_step`.
+
+    Args:
+        samples: The number of samples, >= 0.
+        per_step: The samples of a step, > 0; None is what `bind` or `fit` tells.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument is not a number.
+
+    Example:
+        >>> from keras_lrs.schedules import LinearDecay, Samples, Warmup
+        >>> schedule = Warmup(LinearDecay(0.1), Samples(12_800))
+        >>> schedule.bind(total_steps=1000, samples_per_step=256).warmup_steps
+        50
+    """
+
+    samples: int = fields.integer(at_least=0)
+    per_step: int | None = fields.integer(None, at_least=1)
+
+
+@fields.serializable
+class Tokens(fields.Configured):
+    """A length in tokens, for any argument of a schedule that is a number of steps.
+
+    A schedule that holds one must be bound (`Schedule.bind`) before it is used. A step
+    counts as a full batch of full sequences, padding included.
+
+    In `fit`, the tokens per step are known if the samples are (see `Samples`) and the
+    model has one input, of integers and of shape `(batch, length)` with a known length.
+    Otherwise give `per_step`.
+
+    Args:
+        tokens: The number of tokens, >= 0.
+        per_step: The tokens of a step, > 0; None is what `bind` or `fit` tells.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument is not a number.
+
+    Example:
+        >>> from keras_lrs.schedules import CosineAnnealing, Tokens, Warmup
+        >>> schedule = Warmup(CosineAnnealing(0.1, Tokens(10**9)), Tokens(10**7))
+        >>> bound = schedule.bind(total_steps=5000, tokens_per_step=2**18)
+        >>> bound.warmup_steps, bound.schedule.decay_steps
+        (38, 3815)
+    """
+
+    tokens: int = fields.integer(at_least=0)
+    per_step: int | None = fields.integer(None, at_least=1)
+
+
+Duration = int | Epochs | Fraction | Samples | Tokens | None
+"""Steps, epochs, samples, tokens, a fraction of the run, or None: the rest of it."""
+
+OF_BATCHES = (Samples, Tokens)
+"""What the size of a batch turns into steps, whatever the length of the run is."""
+OF_DATA = (Epochs, *OF_BATCHES)
+"""What the data turns into steps, also inside a cycle whose length is not known."""
+OPEN = (*OF_DATA, Fraction)
+"""All that must be bound."""
 
 
 def check(name: str, value: Any, at_least: int = 0) -> Duration:
@@ -101,8 +171,10 @@ def positions(default: Any = fields.REQUIRED, *, at_least: int = 0) -> Any:
         result = tuple(
             _duration(name, item, at_least) for item in fields.items(name, value)
         )
-        for kind in (int, Epochs, Fraction):
-            same = [_size(item) for item in result if isinstance(item, kind)]
+        units = [_unit(item) for item in result]
+        for unit in set(units) - {(fields.Table, None)}:
+            pairs = zip(result, units, strict=True)
+            same = [_size(item) for item, its in pairs if its == unit]
             if any(late <= early for early, late in itertools.pairwise(same)):
                 fields.refuse(name, "be in increasing order", value)
         return result
@@ -113,7 +185,7 @@ def positions(default: Any = fields.REQUIRED, *, at_least: int = 0) -> Any:
 def _duration(name, value, at_least):
     if isinstance(value, fields.Table):
         return value.astype(np.int64)
-    if isinstance(value, (Epochs, Fraction)):
+    if isinstance(value, OPEN):
         if at_least > 0 and _size(value) == 0:
             fields.refuse(name, "be > 0", value)
         return value
@@ -122,7 +194,7 @@ def _duration(name, value, at_least):
     except (TypeError, ValueError) as error:
         fields.refuse(
             name,
-            "be a whole number of steps, `Epochs` or a `Fraction`",
+            "be a whole number of steps, `Epochs`, `Samples`, `Tokens` or a `Fraction`",
             value,
             type(error),
         )
@@ -134,9 +206,15 @@ def _duration(name, value, at_least):
 
 
 def _size(duration):
-    if isinstance(duration, Epochs):
-        return duration.epochs
-    return duration.fraction if isinstance(duration, Fraction) else duration
+    """The number that a duration is written with: the first of its fields."""
+    if not isinstance(duration, OPEN):
+        return duration
+    return getattr(duration, dataclasses.fields(duration)[0].name)
+
+
+def _unit(duration):
+    """Equal for durations whose sizes can be compared."""
+    return type(duration), getattr(duration, "per_step", None)
 
 
 def exact(value: float) -> fractions.Fraction:
@@ -169,6 +247,9 @@ class Window:
     their exact lengths say: `start` is where the window begins exactly, `first` the
     step at which it begins. `total` may be an object array, one whole run per
     cycle of `Restarts`; then all positions and lengths are arrays like it.
+
+    `batch` tells the numbers of samples and of tokens per step, by the class of the
+    duration; a number that is not known is None. It is only asked for what is needed.
     """
 
     total: Any
@@ -176,11 +257,14 @@ class Window:
     start: Any = 0
     first: Any = 0
     stop: Any = None
+    batch: Callable[[type], int | None] = lambda kind: None
 
     def exact(self, duration: Any) -> Any:
         """A duration's exact number of steps."""
         if isinstance(duration, Fraction):
             return exact(duration.fraction) * self.total
+        if isinstance(duration, OF_BATCHES):
+            return fractions.Fraction(_size(duration), self._per_step(duration))
         if not isinstance(duration, Epochs):
             return duration
         if self.steps_per_epoch is None:
@@ -189,6 +273,19 @@ class Window:
                 "Received: steps_per_epoch=None"
             )
         return exact(duration.epochs) * self.steps_per_epoch
+
+    def _per_step(self, duration):
+        kind = type(duration)
+        per_step = duration.per_step or self.batch(kind)
+        if per_step is None:
+            unit = kind.__name__.lower()
+            raise ValueError(
+                f"The {unit} of a step must be known to bind {duration}: pass "
+                f"`{kind.__name__}({_size(duration)}, per_step=...)`, or "
+                f"`{unit}_per_step=` to `bind`. In `fit`, the data or the model does "
+                f"not tell it. Received: per_step=None"
+            )
+        return per_step
 
     def length(self, duration: Duration) -> Any:
         """The whole number of steps of a duration at the window's beginning.
@@ -217,7 +314,7 @@ class Window:
         They only overlap if they do so exactly, not by rounding.
         """
         first, last = self.length(early), late
-        if isinstance(late, (Epochs, Fraction)):
+        if isinstance(late, OPEN):
             last = at_least(total - half_up(total - self.exact(late)), 1)
         if np.all(self.exact(early) + self.exact(late) <= total):
             first = at_most(first, total - last)
@@ -278,11 +375,11 @@ class Window:
 
     def cycle(self) -> "CycleWindow":
         """What is known of a cycle of `Restarts` that plays in this window."""
-        return CycleWindow(None, self.steps_per_epoch)
+        return CycleWindow(None, self.steps_per_epoch, batch=self.batch)
 
 
 class CycleWindow(Window):
-    """A cycle whose length is not known yet: only `Epochs` can be turned into steps.
+    """A cycle or a run whose length is not known: what is `OF_DATA` becomes steps.
 
     Other durations come back as they are. They can be stored in a field, to be bound
     when the cycle is, but not calculated with: `Restarts` refuses a schedule that does.
@@ -315,4 +412,4 @@ class CycleWindow(Window):
 
 
 def _is_known(duration):
-    return isinstance(duration, (int, Epochs))
+    return isinstance(duration, (int, *OF_DATA))

@@ -353,7 +353,9 @@ def _from_config(value):
     return value
 
 
-@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(number,))
+@dataclass_transform(
+    frozen_default=True, eq_default=False, field_specifiers=(number, integer)
+)
 def serializable(cls: type[T]) -> type[T]:
     """Makes a class an immutable dataclass that Keras can save and load."""
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)

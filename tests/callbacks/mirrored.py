@@ -9,6 +9,7 @@ from keras_lrs.callbacks import (
     HyperparameterScheduler,
     ReduceOnPlateau,
 )
+from keras_lrs.schedules import Samples
 from tests.callbacks import devices, forward, grouped, references
 
 
@@ -116,6 +117,13 @@ def main():
     with strategy.scope():
         model = references.linear_model(keras.optimizers.SGD(0.05, momentum=0.9))
     devices.check_average(model, update_every=2)
+
+    # A step has the samples of the batch that is given to `fit`.
+    scheduler = HyperparameterScheduler(S.LinearDecay(0.05, Samples(80)))
+    with strategy.scope():
+        model = references.linear_model(keras.optimizers.SGD(0.01))
+    references.fit(model, [scheduler])
+    assert scheduler.bound["learning_rate"].decay_steps == 20
 
     for settings in ({}, {"run_eagerly": True}):
         with strategy.scope():

@@ -286,6 +286,8 @@ SUBJECTS: dict[str, Subject] = {
         lambda found: check_finite(list(found.values())),
         is_costly=True,
     ),
+    "Samples": Subject(S.Samples, [{"samples": 100, "per_step": 8}]),
+    "Tokens": Subject(S.Tokens, [{"tokens": 10**12, "per_step": 2**20}]),
     "without_weight_decay": Subject(
         S.without_weight_decay,
         [

@@ -70,6 +70,8 @@ lengths = st.one_of(
     st.sampled_from([2**24, 2**24 + 1, 2**31 - 2, 2**31 - 1, 2**31]),
     st.builds(S.Epochs, st.floats(0, 100)),
     st.builds(S.Fraction, st.floats(0, 1)),
+    st.builds(S.Samples, st.integers(0, 10**6), st.integers(1, 1000)),
+    st.builds(S.Tokens, st.integers(0, 10**13), st.none() | st.integers(1, 10**7)),
 )
 numbers = st.one_of(
     st.floats(0, 1),
@@ -94,7 +96,7 @@ def near(value):
     """Values of the same kind as one that is good."""
     if isinstance(value, bool):
         return st.booleans()
-    if isinstance(value, (int, S.Epochs, S.Fraction)):
+    if isinstance(value, (int, S.Epochs, S.Fraction, S.Samples, S.Tokens)):
         return lengths
     if isinstance(value, float):
         return numbers

@@ -48,8 +48,11 @@ def stepped(code, num_steps, peers, **arguments):
 
 
 def batches(time):
-    """A time string of Composer: batches, epochs, or a share of the training."""
-    units = {"dur": TOTAL, "ep": STEPS_PER_EPOCH, "ba": 1}
+    """A time string of Composer: batches, epochs, samples, tokens, or a share.
+
+    A batch has 8 samples of 8 tokens.
+    """
+    units = {"dur": TOTAL, "ep": STEPS_PER_EPOCH, "ba": 1, "sp": 1 / 8, "tok": 1 / 64}
     for unit, size in units.items():
         if time.endswith(unit):
             return int(float(time.removesuffix(unit)) * size)
