@@ -27,9 +27,9 @@ from quickstart import load_data
 
 SHOTS = 10  # Images of each new digit.
 BATCH_SIZE = 10
-EPOCHS = {"pretrain": 20, "finetune": 40}
+EPOCHS = {"pretrain": 5, "finetune": 40}
 QUICK = {"pretrain": 2, "finetune": 3}
-RATE_GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+RATE_GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 ONE = "one rate"
 # Those that `--tune --backend torch --seeds 10` chose.
 RATES = {
