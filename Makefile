@@ -79,6 +79,7 @@ bench: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.peers
 	$(BIN)/python benchmarks/schedules.py --output $(REPORT) $(ARGS)
 	$(BIN)/python benchmarks/ensembles.py --output $(REPORT) $(ARGS)
 	$(BIN)/python benchmarks/steps.py --output $(REPORT) $(ARGS)
+	$(BIN)/python benchmarks/groups.py --output $(REPORT) $(ARGS)
 	$(BIN)/python benchmarks/averaging.py --output $(REPORT) $(ARGS)
 	$(BIN)/python benchmarks/growth.py --output $(REPORT) $(ARGS)
 	$(BIN)/python benchmarks/device.py --output $(REPORT) $(ARGS)

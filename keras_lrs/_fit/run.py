@@ -178,7 +178,8 @@ class Run:
     ) -> dict[str, np.ndarray]:
         """The values that updates after so many iterations used, by name.
 
-        Always the rate; of the others, what a schedule drives.
+        Always the rate; of the others, what a schedule drives. Those of groups of
+        variables are `"<name>/<pattern>"`.
         """
         own = np.asarray(self._own_rate(optimizer, iterations), np.float64)
         own = np.broadcast_to(own, iterations.shape)

@@ -22,9 +22,13 @@ from keras_lrs.schedules.per_variable import PerVariable
 RATE, MULTIPLIERS, DECAY = "learning_rate", "rate_multipliers", "weight_decay"
 CORRECTION = "momentum_correction"
 _GROUPED = (RATE, DECAY, "momentum", "rho", "epsilon")
-# Muon has a decay of its own for the variables that its Adam trains.
-_ATTRIBUTES = {DECAY: (DECAY, "adam_weight_decay")}
 _ONE = Constant(1.0)
+
+
+def _attributes(name):
+    """The attributes of an optimizer that hold a hyperparameter."""
+    # Muon has a decay of its own for the variables that its Adam trains.
+    return (name, "adam_weight_decay") if name == DECAY else (name,)
 
 
 class Groups(StepPart):
@@ -132,7 +136,7 @@ class GroupedUpdate(StepPart):
     @staticmethod
     def covers() -> tuple[str, ...]:
         """All attributes that it switches."""
-        attributes = [a for name in _GROUPED[1:] for a in _ATTRIBUTES.get(name, [name])]
+        attributes = [a for name in _GROUPED if name != RATE for a in _attributes(name)]
         return ("update_step", "_apply_weight_decay", *attributes)
 
     def __init__(self, step: Any):
@@ -140,46 +144,51 @@ class GroupedUpdate(StepPart):
         # Now: the replicas of a TensorFlow strategy are in the step one inside another.
         self._plain_step = step.optimizer.update_step
         self._plain_decay = step.optimizer._apply_weight_decay
+        self._splits: dict[Any, list[tuple[tuple, list[int]]]] = {}
 
     @functools.cached_property
-    def _parts(self):
-        return [part for part in self.step.parts if isinstance(part, Groups)]
+    def _of_update(self) -> list[Groups]:
+        """What makes a difference to the update."""
+        parts = [part for part in self.step.parts if isinstance(part, Groups)]
+        return [part for part in parts if part.name != DECAY]
 
-    def _names(self, decay):
-        """What makes a difference to the decay, or to the update."""
-        names = [part.name for part in self._parts]
-        return [one for one in names if is_rate(one) or (one == DECAY) == decay]
+    @functools.cached_property
+    def _of_decay(self) -> list[Groups]:
+        """What makes a difference to the weight decay."""
+        parts = [part for part in self.step.parts if isinstance(part, Groups)]
+        return [part for part in parts if part.name == DECAY or part.scales]
 
     def before(self, update: Update) -> None:
         """Puts itself in the place of what Keras calls."""
-        if self._names(decay=True):
+        update.group_rates = rates(update)
+        if self._of_decay:
             update.put("_apply_weight_decay", functools.partial(self._decay, update))
-        if self._names(decay=False) and not IS_TORCH:
+        if self._of_update and not IS_TORCH:
             update.put("update_step", functools.partial(self._step_of_one, update))
 
     def update_step(self, update: Update, call: Callable) -> Callable:
         """Keeps the factors of other parts apart; on PyTorch, splits the update."""
-        names = self._names(decay=False)
-        if not names:
-            return call
-        rates = any(map(is_rate, names))
+        scales = any(part.scales for part in self._of_update)
 
-        def grouped(gradients, variables, rate):
-            if not IS_TORCH:
-                call(gradients, variables, 1.0 if rates else rate)
-                return
+        def in_one_loop(gradients, variables, rate):
+            call(gradients, variables, 1.0 if scales else rate)
+
+        def group_by_group(gradients, variables, rate):
             undo = in_step.repeatable(self.step.optimizer)
-            for number, (group, members) in enumerate(self._split(variables, names)):
+            splits = self._split(variables, self._of_update)
+            for number, (group, members) in enumerate(splits):
                 if number:
                     undo()
-                with self._switched(update, group, names):
+                with self._switched(update, self._of_update, group):
                     call(
                         [gradients[i] for i in members],
                         [variables[i] for i in members],
-                        self._rate(update, group) if rates else rate,
+                        self._rate(update, self._of_update, group) if scales else rate,
                     )
 
-        return grouped
+        if not self._of_update:
+            return call
+        return group_by_group if IS_TORCH else in_one_loop
 
     def used(self, update: PastUpdates) -> dict[str, Any]:
         """The values of groups, by the name and the first pattern of the group."""
@@ -192,53 +201,55 @@ class GroupedUpdate(StepPart):
 
     def _step_of_one(self, update, gradient, variable, rate):
         """`Optimizer.update_step`, with the values of a variable."""
-        names = self._names(decay=False)
-        group = self._group(variable, names)
-        if any(map(is_rate, names)):
-            rate = self._rate(update, group) * rate
-        with self._switched(update, group, names):
+        parts = self._of_update
+        group = self._group(variable, parts)
+        if any(part.scales for part in parts):
+            rate = self._rate(update, parts, group) * rate
+        with self._switched(update, parts, group):
             return self._plain_step(gradient, variable, rate)
 
     def _decay(self, update, variables):
         """`Optimizer._apply_weight_decay`, group by group."""
-        names = self._names(decay=True)
-        for group, members in self._split(variables, names):
-            with self._switched(update, group, names, decay=True):
+        optimizer, parts = self.step.optimizer, self._of_decay
+        for group, members in self._split(variables, parts):
+            more = {}
+            rate = self._rate(update, parts, group)
+            if rate is not update.rate:
+                more["_learning_rate"] = in_step.rate_of(optimizer, rate)
+            with self._switched(update, parts, group, more):
                 self._plain_decay([variables[i] for i in members])
 
-    def _group(self, variable, names):
-        """The patterns that a variable has matched, by the hyperparameter."""
+    def _group(self, variable, parts):
+        """The pattern that a variable has of each part."""
         index = optimizers.position(self.step.optimizer, variable)
-        parts = (part for part in self._parts if part.name in names)
-        return tuple((part.name, part.group_of[index]) for part in parts)
+        return tuple(part.group_of[index] for part in parts)
 
-    def _split(self, variables, names):
+    def _split(self, variables, parts):
         """Groups and the indices of their variables, in the order of the first."""
-        found: dict[Any, list[int]] = {}
-        for index, variable in enumerate(variables):
-            found.setdefault(self._group(variable, names), []).append(index)
-        return list(found.items())
+        key = id(parts), tuple(map(id, variables))
+        if key not in self._splits:
+            found: dict[tuple, list[int]] = {}
+            for index, variable in enumerate(variables):
+                found.setdefault(self._group(variable, parts), []).append(index)
+            self._splits[key] = list(found.items())
+        return self._splits[key]
 
-    def _rate(self, update, group):
+    def _rate(self, update, parts, group):
         """The learning rate of a group, without the factors that other parts put."""
-        values = rates(update)
-        for name, pattern in group:
-            if is_rate(name) and pattern is not None:
-                return values[pattern]
+        for part, pattern in zip(parts, group, strict=True):
+            if part.scales and pattern is not None:
+                return update.group_rates[pattern]
         return update.rate
 
     @contextlib.contextmanager
-    def _switched(self, update, group, names, decay=False) -> Iterator[None]:
-        """Within it the optimizer has the values of a group."""
+    def _switched(self, update, parts, group, more=()) -> Iterator[None]:
+        """Within it the optimizer has the values of a group, and some more."""
         attributes = vars(self.step.optimizer)
-        switched: dict[str, Any] = {}
-        if decay and any(is_rate(n) and p is not None for n, p in group):
-            rate = self._rate(update, group)
-            switched["_learning_rate"] = in_step.rate_of(self.step.optimizer, rate)
-        for name, pattern in group:
-            if not is_rate(name) and pattern is not None:
-                value = in_step.hyperparameter(update.groups[name][pattern])
-                own = (a for a in _ATTRIBUTES.get(name, (name,)) if a in attributes)
+        switched = dict(more)
+        for part, pattern in zip(parts, group, strict=True):
+            if not part.scales and pattern is not None:
+                value = in_step.hyperparameter(update.groups[part.name][pattern])
+                own = (a for a in _attributes(part.name) if a in attributes)
                 switched.update(dict.fromkeys(own, value))
         attributes.update(switched)
         try:

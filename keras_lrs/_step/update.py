@@ -25,6 +25,7 @@ class Update:
         factors: By what the learning rate is multiplied.
         rate: The learning rate that is used, from phase 2 on; None where it is the
             optimizer's own affair.
+        group_rates: The learning rates of groups, by their names, from phase 3 on.
         overrides: The values that stand in for attributes of the optimizer.
     """
 
@@ -38,6 +39,7 @@ class Update:
         self.groups: dict[str, dict[str, Any]] = {}
         self.factors: list[Any] = []
         self.rate: Any = None
+        self.group_rates: dict[str, Any] = {}
         self.overrides: dict[str, Any] = {}
         self._gradients, self._variables = gradients, variables
 

@@ -161,21 +161,15 @@ class ScheduleFree(keras.optimizers.Optimizer):
         self.inner_optimizer.build(self._z)
 
     def _add_number(self, name):
-        return self.add_variable(
-            (),
-            dtype=numerics.float_dtype(),
-            aggregation="only_first_replica",
-            name=name,
-        )
+        own = {"dtype": numerics.float_dtype(), "aggregation": "only_first_replica"}
+        return self.add_variable((), name=name, **own)
 
     @in_step.uncompiled
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Updates variables, which hold y, with gradients at y."""
         if len(grads) == 0:
             return
-        if trainable_variables is None:
-            trainable_variables = self._trainable_variables
-        trainable_variables = list(trainable_variables)
+        trainable_variables = list(trainable_variables or self._trainable_variables)
         self.build(trainable_variables)
         # Where its data ends, TensorFlow still runs what does not depend on it.
         with in_step.after_batch(grads):
@@ -215,37 +209,36 @@ class ScheduleFree(keras.optimizers.Optimizer):
     def _decay(self, z):
         """Decays z by y, in the place of the optimizer inside."""
         inner = self.inner_optimizer
-        if not inner.weight_decay:
-            return
-        used = in_step.value_of(inner.learning_rate) * self._warmup()
-        y = [self._trainable_variables[optimizers.position(inner, one)] for one in z]
-        decayed = [i for i, one in enumerate(y) if optimizers.decays(inner, one)]
-        in_step.move(
-            [z[i] for i in decayed],
-            (-(inner.weight_decay * used), [y[i] for i in decayed], 0.0),
-        )
+        if inner.weight_decay:
+            used = in_step.value_of(inner.learning_rate) * self._warmup()
+            at = [optimizers.position(inner, one) for one in z]
+            pairs = [
+                (one, self._trainable_variables[i])
+                for one, i in zip(z, at, strict=True)
+            ]
+            pairs = [(one, y) for one, y in pairs if optimizers.decays(inner, y)]
+            z, y = ([pair[i] for pair in pairs] for i in range(2))
+            in_step.move(z, (-(inner.weight_decay * used), y, 0.0))
 
     def _update(self, grads, z, rate):
         """Makes the update of z, in the place of the optimizer inside."""
-        inner = self.inner_optimizer
+        used = in_step.value_of(self.inner_optimizer.learning_rate)
         warmup = self._warmup()
-        self._learning_rate.assign(in_step.value_of(inner.learning_rate) * warmup)
-        optimizers.update(inner, grads, z, rate * warmup)
+        self._learning_rate.assign(used * warmup)
+        optimizers.update(self.inner_optimizer, grads, z, rate * warmup)
 
     def _warmup(self):
         """The factor on the rate."""
         steps = self.arguments.warmup_steps
-        if steps == 0:
-            return 1.0
         k, _ = self._place(in_step.iterations(self.inner_optimizer))
-        return numerics.ratio(numerics.minimum(k + 1, steps), steps)
+        return numerics.ratio(numerics.minimum(k + 1, steps), steps) if steps else 1.0
 
     def _place(self, count):
         """The number of updates before, and whether this micro-batch makes one."""
-        accumulated = self.inner_optimizer.gradient_accumulation_steps or 1
-        if accumulated == 1:
-            return count, True
-        return count // accumulated, (count + 1) % accumulated == 0
+        every = optimizers.accumulated(self.inner_optimizer)
+        return (
+            (count // every, (count + 1) % every == 0) if every > 1 else (count, True)
+        )
 
     def _weigh(self, count):
         """The share c of the new z in the average; 0 where nothing was updated."""

@@ -19,7 +19,7 @@ from keras_lrs.callbacks import (
     Wanted,
     WeightAveraging,
 )
-from tests.callbacks import references
+from tests.callbacks import grouped, references
 from tests.ramp import mean_of_prediction, ramp
 
 S = lrs.schedules
@@ -138,6 +138,31 @@ def test_the_order_of_parts_changes_nothing(tmp_path):
     for order in orders[1:]:
         for one, other in zip(first, outcome(order), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.every_backend
+def test_the_order_of_parts_beside_groups_changes_nothing():
+    def outcome(order):
+        made = [
+            HyperparameterScheduler(
+                learning_rate=lrs.PerVariable({"early": 0.02, "late": 0.01}),
+                weight_decay=lrs.PerVariable({"late": 0.0}),
+            ),
+            HyperparameterScheduler(beta_1=S.LinearDecay(0.9, None, 0.5)),
+            ReduceOnPlateau("loss", 0.5, patience=1, min_delta=1e9),
+            ScaleRate(S.LinearDecay(1.0, end_learning_rate=0.5)),
+        ]
+        model = grouped.linear_models(keras.optimizers.AdamW(0.03, weight_decay=0.1))
+        callbacks = [*(made[i] for i in order), HyperparameterLogger()]
+        history = grouped.fit(model, callbacks, epochs=3)
+        rates = [v for k, v in history.items() if k.startswith("learning_rate")]
+        assert len(rates) == 3
+        return np.concatenate([*map(np.ravel, model.get_weights()), *rates])
+
+    orders = list(itertools.permutations(range(4)))[:: 5 if BACKEND == "torch" else 11]
+    first = outcome(orders[0])
+    for order in orders[1:]:
+        np.testing.assert_array_equal(outcome(order), first)
 
 
 @pytest.mark.every_backend

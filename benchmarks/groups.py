@@ -1,0 +1,202 @@
+"""Measures what groups of variables add to a training step.
+
+    python benchmarks/groups.py [--backends tensorflow jax torch] [--quick]
+                                [--output docs/performance.md]
+
+AdamW trains 42 variables in 13 groups: with one schedule for all, with multipliers of
+it, with weight decays besides, with rates of their own, and with Keras's
+`MultiOptimizer`, an optimizer for each group. The models are trained turn and turn
+about, as in `benchmarks/steps.py`; a second model with one schedule shows the noise.
+Every backend is measured in a process of its own.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+
+import steps
+from report import table, write_part
+from steps import NUM_CLASSES, NUM_FEATURES, RATE, Contender, Ratio, Size
+
+TITLE = "# Groups of variables"
+ONE, AGAIN = "one schedule", "one schedule, again"
+MULTIPLIERS = "`rate_multipliers`"
+DECAYS = "`rate_multipliers`, weight decay of two kinds"
+RATES = "`PerVariable` rates"
+MULTI = "Keras's `MultiOptimizer`, 13 AdamWs"
+ROWS = (AGAIN, MULTIPLIERS, DECAYS, RATES, MULTI)
+# To the step with one schedule.
+TARGETS = {"TensorFlow": 1.05, "TensorFlow XLA": 1.05, "JAX": 1.05, "PyTorch": 1.15}
+SIZES = {False: Size(40.0, 9, 0), True: Size(0.0, 3, 0)}
+ADAMW, SEVERAL = "AdamW", "13 of AdamW"
+LAYERS, GROUPS = 21, 13
+
+
+# --- What is compared -----------------------------------------------------------------
+
+
+def pattern(group):
+    return f"(^|/)group_{group}_"
+
+
+def network():
+    """Dense layers, each of 13 groups."""
+    import keras
+
+    names = [f"group_{i * GROUPS // LAYERS}_{i}" for i in range(LAYERS)]
+    *hidden, last = names
+    layers = [keras.layers.Dense(64, activation="relu", name=name) for name in hidden]
+    head = keras.layers.Dense(NUM_CLASSES, name=last)
+    return keras.Sequential([keras.Input((NUM_FEATURES,)), *layers, head])
+
+
+def adamw(rate):
+    import keras
+
+    return network(), keras.optimizers.AdamW(rate)
+
+
+def several(rate):
+    import keras
+
+    optimizers = keras.optimizers
+    made = {
+        f".*{pattern(group)[6:]}.*": optimizers.AdamW(rate, name=f"adamw_{group}")
+        for group in range(GROUPS - 1)
+    }
+    rest = optimizers.AdamW(rate, name="adamw_rest")
+    return network(), optimizers.MultiOptimizer(optimizers.OptimizerMap(rest, made))
+
+
+steps.WORKLOADS.update({ADAMW: adamw, SEVERAL: several})
+
+
+def scheduled(**more):
+    """A function that makes the callback."""
+
+    def callbacks(lrs, folder):
+        given = {name: make(lrs) for name, make in more.items()}
+        given.setdefault("learning_rate", steps.warmup_and_cosine(lrs))
+        return [lrs.callbacks.HyperparameterScheduler(**given)]
+
+    return callbacks
+
+
+def multipliers(lrs):
+    return {pattern(group): 0.9 ** (GROUPS - group) for group in range(GROUPS - 1)}
+
+
+def decays(lrs):
+    return lrs.PerVariable({"bias$": 0.0})
+
+
+def rates(lrs):
+    schedule = lrs.schedules.CosineAnnealing
+    found = {pattern(i): schedule(RATE * 0.9**i) for i in range(GROUPS)}
+    return lrs.PerVariable(found)
+
+
+def contenders():
+    """Ways to train, the one that others are compared to first."""
+    import keras
+
+    found = [
+        Contender(ADAMW, ONE, callbacks=scheduled()),
+        Contender(ADAMW, AGAIN, callbacks=scheduled()),
+        Contender(
+            ADAMW, MULTIPLIERS, callbacks=scheduled(rate_multipliers=multipliers)
+        ),
+        Contender(
+            ADAMW,
+            DECAYS,
+            callbacks=scheduled(rate_multipliers=multipliers, weight_decay=decays),
+        ),
+        Contender(ADAMW, RATES, callbacks=scheduled(learning_rate=rates)),
+    ]
+    if hasattr(keras.optimizers, "MultiOptimizer"):
+        found.append(Contender(SEVERAL, MULTI))
+    return found
+
+
+# --- Measuring, in a process per configuration ----------------------------------------
+
+
+def measured(name, size):
+    """Seconds per step, by contender, one per round."""
+    print(f"Measuring groups on {name} ...", file=sys.stderr)
+    configuration = steps.CONFIGURATIONS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        found = steps.step_seconds(
+            configuration, size, contenders(), pathlib.Path(folder)
+        )
+    return {**found[ADAMW], **found.get(SEVERAL, {})}
+
+
+# --- The tables -----------------------------------------------------------------------
+
+
+def markdown(results):
+    """All that is said of it; results by configuration."""
+    lines = [["**one schedule, ms**", *map(milliseconds, results.values())]]
+    lines += [[row, *(cell(found, row) for found in results.values())] for row in ROWS]
+    lines.append(["*target*", *(f"{TARGETS[name]:.2f}" for name in results)])
+    return "\n\n".join(
+        [
+            TITLE,
+            "What `model.fit` takes per step with AdamW, 42 variables and 13 groups, "
+            "as a ratio to the same model with one schedule: medians of the ratios "
+            "within a round (ratios of the fastest epochs in parentheses). On PyTorch "
+            "Keras updates all variables at once; groups make that 13 updates. "
+            "`benchmarks/groups.py`.",
+            table(["", *results], lines),
+        ]
+    )
+
+
+def milliseconds(found):
+    return f"{1e3 * statistics.median(found[ONE]):.3g} ({1e3 * min(found[ONE]):.3g})"
+
+
+def cell(found, row):
+    if row not in found:
+        return "not run"
+    return Ratio.of(found[row], found[ONE]).cell(verbose=False)
+
+
+# --- The program ----------------------------------------------------------------------
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--backends", nargs="+", choices=steps.BACKENDS, default=steps.BACKENDS
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--output", type=pathlib.Path, help="a file for the tables")
+    parser.add_argument("--measure", choices=TARGETS, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.measure:
+        print(json.dumps(measured(options.measure, SIZES[options.quick])))
+        return
+    quick = ["--quick"] * options.quick
+    part = markdown(
+        {
+            name: steps.run(
+                __file__,
+                steps.CONFIGURATIONS[name].backend,
+                ["--measure", name, *quick],
+            )
+            for name in TARGETS
+            if steps.CONFIGURATIONS[name].backend in options.backends
+        }
+    )
+    print(part)
+    if options.output:
+        write_part(options.output, part)
+
+
+if __name__ == "__main__":
+    main()
