@@ -18,22 +18,20 @@ _SUFFIX = ".weights.h5"  # By which Keras knows the format.
 class WeightsCopy:
     """What a `.weights.h5` file of Keras holds: arrays in the host's memory.
 
-    A model writes itself into the copy as it would into a file. Writing the copy to a
-    file later needs no model.
+    A model writes itself into the copy as it would into a file. The bytes of
+    the file can be made later, without the model.
     """
 
     def __init__(self) -> None:
         self._groups: list[tuple[str, Any, _Group]] = []
 
     def content(self) -> memoryview:
-        """The bytes of the file."""
-        buffer = io.BytesIO()
-        self.write(buffer)
-        return buffer.getbuffer()
+        """The bytes of the file that Keras would write; also in a thread.
 
-    def write(self, path: Any) -> None:
-        """Writes the file as Keras would, without another copy; also in a thread."""
-        with h5py.File(path, "w") as file:
+        Never write HDF5 to a disk: where that is full, HDF5 kills the process later.
+        """
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w") as file:
             for inner_path, metadata, group in self._groups:
                 if not metadata and not group:
                     continue
@@ -43,6 +41,7 @@ class WeightsCopy:
                     dataset = found.create_dataset(key, data=array)
                     if array.dtype.name == "bfloat16":  # Which HDF5 does not know.
                         dataset.attrs["dtype"] = "bfloat16"
+        return buffer.getbuffer()
 
     def make(self, path: str, metadata: Any = None) -> "_Group":
         """Makes room for the variables of a layer, as `H5IOStore.make` does."""

@@ -45,9 +45,9 @@ class Checkpoints(Folder[Checkpoint]):
 
         Args:
             checkpoint: Its number and hash are filled in.
-            state: As for `tree.write`.
+            state: As for `tree.written`.
         """
-        self.add(checkpoint, lambda path: tree.write(path, state), _KEPT)
+        self.add(checkpoint, tree.written(state), _KEPT)
 
     def newest(self) -> tuple[Checkpoint, dict[str, Any]] | None:
         """Returns the newest undamaged checkpoint and its state; None without any.
@@ -60,7 +60,7 @@ class Checkpoints(Folder[Checkpoint]):
         errors = []
         for checkpoint in reversed(self.records):
             try:
-                content = self.read(checkpoint)
+                state = self._state(checkpoint)
             except ValueError as error:
                 errors.append(str(error))
                 continue
@@ -69,7 +69,16 @@ class Checkpoints(Folder[Checkpoint]):
                     f"{errors[0]} Training resumes from the checkpoint before it.",
                     stacklevel=4,
                 )
-            return checkpoint, tree.read(content)
+            return checkpoint, state
         if errors:
             raise ValueError(" ".join(errors))
         return None
+
+    def _state(self, checkpoint):
+        content = self.read(checkpoint)
+        try:
+            return tree.read(content)
+        except ValueError as error:
+            raise ValueError(
+                f"`{self.path(checkpoint)}` is damaged: {error}."
+            ) from error

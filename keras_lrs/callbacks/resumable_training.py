@@ -72,13 +72,14 @@ class ResumableTraining(FitCallback):
 
     Raises:
         ValueError: If an argument is out of range. Before the first step, if the model
-            is not built; if the checkpoints are of another model or backend, or all
-            damaged; if the last one is of a batch within an epoch that had another
+            is not built; if another run is writing to the directory; if the checkpoints
+            are of another model or backend, or all damaged; if the last one is of a batch within an epoch that had another
             number of steps, or of data that cannot be read again; or beside Keras's
             `BackupAndRestore`, another `ResumableTraining`, or
             `SwapEMAWeights(swap_on_epoch)`.
         TypeError: If an argument has the wrong type.
-        OSError: If a checkpoint cannot be written.
+        OSError: If a checkpoint cannot be written, or, before the first step, nothing
+            can be written to the directory.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -139,6 +140,8 @@ class ResumableTraining(FitCallback):
         self._within_epochs = self.every_step
         self._batch = self._since = 0
         self._checkpoints = Checkpoints(self.directory)
+        if models.is_chief(run.model):
+            self._checkpoints.lock()
         newest = self._checkpoints.newest()
         self.resumed_from, self._found = newest or (None, None)
         within = self._within_epochs or bool(self._found and self._found["batch"])
@@ -242,6 +245,7 @@ class ResumableTraining(FitCallback):
             self._epoch_ends(arguments[0] + 1)
         elif self.delete_at_end and models.is_chief(self._run.model):
             self._checkpoints.remove()
+            self._checkpoints.close()  # Which locked the folder again.
 
     def _set_variables(self):
         model = self._run.model
@@ -356,7 +360,9 @@ class ResumableTraining(FitCallback):
         self._since = 0
 
     def fit_ends(self) -> None:
-        """Leaves the model to begin as it is told."""
+        """Leaves the model to begin as it is told, and the folder to others."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
         fit_loop.begin_at(self._run.model, None)
         self._found = None
 

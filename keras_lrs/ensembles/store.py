@@ -47,6 +47,7 @@ class Store(manifest.Folder[Record]):
 
     @shapes.setter
     def shapes(self, shapes: list[list[int]]) -> None:
+        self.lock()
         self.notes["shapes"] = shapes
 
     def begin(self, shapes: list[list[int]], keep: Callable[[Record], bool]) -> None:
@@ -56,6 +57,7 @@ class Store(manifest.Folder[Record]):
             shapes: The shapes of the model's variables.
             keep: A function of a record.
         """
+        self.lock()
         self.records = [record for record in self.records if keep(record)]
         self.shapes = shapes
         self.write()
@@ -63,6 +65,7 @@ class Store(manifest.Folder[Record]):
 
     def set_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Replaces the metrics of the member that was written at a step."""
+        self.lock()
         self.records = [
             dataclasses.replace(r, metrics=metrics) if r.step == step else r
             for r in self.records

@@ -187,6 +187,7 @@ class TestTheStore:
         (directory / "notes.txt").write_bytes(b"of the user")
         found = store.Store(directory)
         found.begin(found.shapes, lambda record: True)
+        found.close()
         assert sorted(path.name for path in directory.iterdir()) == [
             "manifest.json",
             "notes.txt",
