@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -44,6 +45,16 @@ def write_atomically(
             raise
         _sync_folder(path.parent)
     return digest
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """Raises `OSError` if a file cannot be written; makes the folders that it needs."""
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 @contextlib.contextmanager

@@ -231,9 +231,9 @@ class Folder(Generic[R]):
         """The record of an entry in the manifest, or in the label of a file."""
         try:
             record = self.record(**{k: v for k, v in item.items() if k != "file"})
+            # JSON may hold anything in the place of anything.
             valid = item == self._item(record) and all(
-                isinstance(getattr(record, field.name), _TYPES.get(field.type, dict))
-                and isinstance(getattr(record, field.name), bool) == (field.type is bool)
+                type(getattr(record, field.name)) in _TYPES.get(field.type, (dict,))
                 for field in dataclasses.fields(self.record)  # type: ignore[arg-type]
             )
         except (TypeError, AttributeError):  # It has other fields, or is no entry.
@@ -243,7 +243,13 @@ class Folder(Generic[R]):
         return record
 
 
-_TYPES: dict[Any, Any] = {int: int, bool: bool, str: str, float: (int, float)}
+# Of the values of fields of a type in JSON; what is not listed is a dictionary.
+_TYPES: dict[Any, tuple] = {
+    int: (int,),
+    bool: (bool,),
+    str: (str,),
+    float: (int, float),
+}
 
 
 def write(path: pathlib.Path, content: dict[str, Any]) -> None:
@@ -256,8 +262,8 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     """Reads a manifest.
 
     Raises:
-        ValueError: If it cannot be read, if a single byte differs from what was written,
-            or if the manifest has another format.
+        ValueError: If it cannot be read, if a single byte differs from what was
+            written, or if it has another format.
     """
     try:
         written = path.read_bytes()

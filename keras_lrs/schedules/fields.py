@@ -371,7 +371,10 @@ def _from_config(value):
     if isinstance(value, list):
         return [_from_config(item) for item in value]
     if isinstance(value, dict):
-        return keras.saving.deserialize_keras_object(value)
+        try:
+            return keras.saving.deserialize_keras_object(value)
+        except RecursionError:
+            raise ValueError("The config is nested too deeply.") from None
     return value
 
 
