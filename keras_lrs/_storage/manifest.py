@@ -163,6 +163,8 @@ class Folder(Generic[R]):
             keep_last: How many of the last files to keep; None keeps all.
         """
         self.lock()
+        if not self.manifest.exists():
+            self.write()  # So that a missing manifest is one that was lost.
         number = self.records[-1].number + 1 if self.records else 1
         record = dataclasses.replace(record, number=number)
         entry = {k: v for k, v in self._item(record).items() if k != "sha256"}

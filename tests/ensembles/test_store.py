@@ -16,6 +16,7 @@ from keras_lrs._keras.weights import copied_weights, loaded_weights
 from keras_lrs._storage import manifest
 from keras_lrs.ensembles import store
 from tests.ensembles import faults
+from tests.storage import writers
 from tests.warned import warns
 
 BACKEND = keras.backend.backend()
@@ -135,6 +136,21 @@ class TestDamage:
         manifest.write(path, {**content, "format": manifest.FORMAT + 1})
         with pytest.raises(ValueError, match="has the format 2, written by keras_lrs"):
             load(directory)
+
+
+def test_a_run_that_is_writing_is_read_without_an_error(tmp_path):
+    """Whenever it is read, members are being replaced and removed."""
+    model = faults.like_those_trained()
+    contents = list(faults.contents().values())
+    with writers.writing(writers.snapshots, tmp_path, contents) as (_, sent):
+        for _ in range(3):
+            sent.recv()
+        steps = [
+            [member.step for member in ensembles.load(tmp_path, model)]
+            for _ in range(50)
+        ]
+    assert steps == sorted(steps)
+    assert all(second == first + 1 for first, second in steps)
 
 
 class TestOtherModels:
