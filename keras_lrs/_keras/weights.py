@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import pathlib
-import tempfile
 from typing import Any
 
 import h5py
@@ -11,8 +9,6 @@ import keras
 import numpy as np
 from keras import ops
 from keras.src.saving import saving_lib
-
-_SUFFIX = ".weights.h5"  # By which Keras knows the format.
 
 
 class WeightsCopy:
@@ -98,12 +94,26 @@ def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
     Raises:
         ValueError: If the file is that of another model.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, f"content{_SUFFIX}")
-        path.write_bytes(content)
-        # In this scope an assignment changes the scope and not the variable.
-        with keras.StatelessScope() as scope:
-            model.load_weights(path, objects_to_skip=_not_weights(model))
+    # Not by `load_weights`, which needs a file: where a disk is full, there is no room.
+    store = saving_lib.H5IOStore(io.BytesIO(content), mode="r")
+    skipped = {id(one) for one in _not_weights(model)}
+    failed: set[int] = set()
+    errors: dict[int, Any] = {}
+    # In this scope an assignment changes the scope and not the variable.
+    with keras.StatelessScope() as scope:
+        saving_lib._load_state(
+            model,
+            store,
+            None,
+            "",
+            visited_saveables=skipped,
+            failed_saveables=failed,
+            error_msgs=errors,
+        )
+    store.close()
+    if failed:
+        _, error = next(iter(errors.values()))
+        raise ValueError(f"{len(failed)} layers cannot be loaded: {error}")
     for variable in model.weights:
         if scope.get_current_value(variable) is None:
             raise ValueError(f"There is no value for `{variable.path}`.")
