@@ -75,6 +75,7 @@ class Folder(Generic[R]):
         self.notes: dict[str, Any] = {}
         self._lock = Lock(self.directory / f".{self.listed_as}.lock")
         self._was_rebuilt = False
+        self._first = 1  # The number of the first file.
         self._load()
 
     @property
@@ -165,7 +166,7 @@ class Folder(Generic[R]):
         self.lock()
         if not self.manifest.exists():
             self.write()  # So that a missing manifest is one that was lost.
-        number = self.records[-1].number + 1 if self.records else 1
+        number = self.records[-1].number + 1 if self.records else self._first
         record = dataclasses.replace(record, number=number)
         entry = {k: v for k, v in self._item(record).items() if k != "sha256"}
         # Nothing of the time: a run that is repeated writes the same bytes.

@@ -34,7 +34,8 @@ class ResumableTraining(FitCallback):
     of `TensorBoard`. Any other callback is included that has the methods `get_state()`,
     which returns a tree of JSON values and arrays, and `set_state(state)`. The last two
     checkpoints are kept, with their hashes. If the newer one is damaged, the run
-    resumes from the older one.
+    resumes from the older one. The bytes of a file are made in the host's memory, which
+    takes room for the state twice.
 
     With `every="epoch"` a checkpoint is written at the end of every epoch, after
     validation and all other callbacks. With `every=1000` it is written after so many

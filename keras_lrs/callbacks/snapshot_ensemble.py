@@ -40,7 +40,8 @@ class SnapshotEnsemble(FitCallback):
 
     Training waits while the weights are copied to the host's memory. They are written
     by a thread, each file whole or not at all; if that fails, training stops at the
-    next step. Two snapshots may wait for the disk, then training waits. With a
+    next step. Two snapshots may wait for the disk, then training waits. The bytes of a
+    file are made in memory, too. With a
     `BackupAndRestore` or `ModelCheckpoint` in the list, epochs end when the snapshots
     up to there are on the disk, so that none is missing where a run resumes.
 
@@ -169,7 +170,11 @@ class SnapshotEnsemble(FitCallback):
             bound = "hold snapshots of this model, or none"
             fields.refuse("directory", bound, str(self.directory))
         # A cycle that continues has not been cut short.
-        self._store.begin(shapes, lambda r: r in kept and (r.complete or not continued))
+        self._store.begin(
+            shapes,
+            lambda record: record in kept and (record.complete or not continued),
+            continued,
+        )
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "snapshots")
         known = any(record.step == here for record in self._store.records)
         if continued and self._ends.last_before(count) == count and not known:

@@ -211,6 +211,20 @@ class TestTheStore:
             "snapshot-0003.weights.h5",
         ]
 
+    def test_numbers_do_not_restart_where_the_earlier_members_were_pruned(
+        self, directory
+    ):
+        found = store.Store(directory)
+        member = found.records[0]
+        assert member.number == 2
+        found.begin(found.shapes, lambda record: False, continued=True)
+        found.add(member, b"content")
+        assert [record.number for record in found.records] == [2]
+        found.begin(found.shapes, lambda record: False)
+        again = store.Store(directory)
+        again.add(member, b"content")
+        assert [record.number for record in again.records] == [1]
+
     def test_numbers_go_on_after_the_last(self, directory):
         found = store.Store(directory)
         found.add(dataclasses.replace(found.records[0], step=40), b"content")
