@@ -135,7 +135,7 @@ def write_seconds(rounds):
             {
                 "copy": lambda: copied_weights(model),
                 "bare copy": lambda: [np.array(array) for array in arrays],
-                "write": lambda: found.add(record, weights.write, keep_last=1),
+                "write": lambda: found.add(record, weights.content(), keep_last=1),
                 "bare write": write_bare,
             },
             max(rounds // 3, 2),

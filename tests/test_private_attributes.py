@@ -96,6 +96,7 @@ RELIED_ON = {
     "_layout": (lambda: keras.Variable(0.0), ("jax",)),
     "_value": (lambda: keras.Variable(0.0), ANY),
     # Of `keras.src.saving.saving_lib`.
+    "_load_state": (library("saving.saving_lib"), ANY),
     "_save_state": (library("saving.saving_lib"), ANY),
     # Of what gives `fit` its batches.
     "_get_iterator": (lambda: epoch_iterator.EpochIterator, ANY),

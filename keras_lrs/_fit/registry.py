@@ -6,6 +6,7 @@ import keras
 
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import fit_loop, optimizers
+from keras_lrs.schedules import fields
 
 _ATTRIBUTE = "_keras_lrs_run"  # In the model's `__dict__`, past Keras's tracking.
 
@@ -58,6 +59,16 @@ def backs_up(callback: Any) -> bool:
     """Whether a callback saves the run, to resume it."""
     keras_own = isinstance(callback, keras.callbacks.BackupAndRestore)
     return keras_own or getattr(callback, "backs_up", False)
+
+
+def refuse_shared_directory(callback: Any, run: Run) -> None:
+    """Raises if another callback of the same class has the same `directory`."""
+    kind = type(callback)
+    for other in run.siblings:
+        ours = isinstance(other, kind) and other is not callback
+        if ours and other.directory.resolve() == callback.directory.resolve():
+            bound = f"be another one for each `{kind.__name__}`"
+            fields.refuse("directory", bound, str(callback.directory))
 
 
 def begin(callback: Any, model: Any) -> Run:

@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import pathlib
-import tempfile
 from typing import Any
 
 import h5py
@@ -12,28 +10,24 @@ import numpy as np
 from keras import ops
 from keras.src.saving import saving_lib
 
-_SUFFIX = ".weights.h5"  # By which Keras knows the format.
-
 
 class WeightsCopy:
     """What a `.weights.h5` file of Keras holds: arrays in the host's memory.
 
-    A model writes itself into the copy as it would into a file. Writing the copy to a
-    file later needs no model.
+    A model writes itself into the copy as it would into a file. The bytes of
+    the file can be made later, without the model.
     """
 
     def __init__(self) -> None:
         self._groups: list[tuple[str, Any, _Group]] = []
 
     def content(self) -> memoryview:
-        """The bytes of the file."""
-        buffer = io.BytesIO()
-        self.write(buffer)
-        return buffer.getbuffer()
+        """The bytes of the file that Keras would write; also in a thread.
 
-    def write(self, path: Any) -> None:
-        """Writes the file as Keras would, without another copy; also in a thread."""
-        with h5py.File(path, "w") as file:
+        Never write HDF5 to a disk: where that is full, HDF5 kills the process later.
+        """
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w") as file:
             for inner_path, metadata, group in self._groups:
                 if not metadata and not group:
                     continue
@@ -43,6 +37,7 @@ class WeightsCopy:
                     dataset = found.create_dataset(key, data=array)
                     if array.dtype.name == "bfloat16":  # Which HDF5 does not know.
                         dataset.attrs["dtype"] = "bfloat16"
+        return buffer.getbuffer()
 
     def make(self, path: str, metadata: Any = None) -> "_Group":
         """Makes room for the variables of a layer, as `H5IOStore.make` does."""
@@ -99,12 +94,26 @@ def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
     Raises:
         ValueError: If the file is that of another model.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, f"content{_SUFFIX}")
-        path.write_bytes(content)
-        # In this scope an assignment changes the scope and not the variable.
-        with keras.StatelessScope() as scope:
-            model.load_weights(path, objects_to_skip=_not_weights(model))
+    # Not by `load_weights`, which needs a file: where a disk is full, there is no room.
+    store = saving_lib.H5IOStore(io.BytesIO(content), mode="r")
+    skipped = {id(one) for one in _not_weights(model)}
+    failed: set[int] = set()
+    errors: dict[int, Any] = {}
+    # In this scope an assignment changes the scope and not the variable.
+    with keras.StatelessScope() as scope:
+        saving_lib._load_state(
+            model,
+            store,
+            None,
+            "",
+            visited_saveables=skipped,
+            failed_saveables=failed,
+            error_msgs=errors,
+        )
+    store.close()
+    if failed:
+        _, error = next(iter(errors.values()))
+        raise ValueError(f"{len(failed)} layers cannot be loaded: {error}")
     for variable in model.weights:
         if scope.get_current_value(variable) is None:
             raise ValueError(f"There is no value for `{variable.path}`.")

@@ -1,6 +1,8 @@
 """The folder of a training run that can be resumed: its last two checkpoints."""
 
+import contextlib
 import dataclasses
+import pathlib
 import warnings
 from typing import Any
 
@@ -33,6 +35,13 @@ class Checkpoint(Record):
     sha256: str = ""
 
 
+STATE = {
+    *("backend", "epoch", "batch", "steps", "stopped", "starts", "products", "shapes"),
+    *("values", "buffers", "metrics", "logs", "callbacks", "random", "random_at_epoch"),
+}
+"""What the state of a run holds, since version 0.1.0; later ones hold more."""
+
+
 class Checkpoints(Folder[Checkpoint]):
     """The checkpoints in a folder."""
 
@@ -45,9 +54,9 @@ class Checkpoints(Folder[Checkpoint]):
 
         Args:
             checkpoint: Its number and hash are filled in.
-            state: As for `tree.write`.
+            state: As for `tree.written`.
         """
-        self.add(checkpoint, lambda path: tree.write(path, state), _KEPT)
+        self.add(checkpoint, tree.written(state), _KEPT)
 
     def newest(self) -> tuple[Checkpoint, dict[str, Any]] | None:
         """Returns the newest undamaged checkpoint and its state; None without any.
@@ -60,7 +69,7 @@ class Checkpoints(Folder[Checkpoint]):
         errors = []
         for checkpoint in reversed(self.records):
             try:
-                content = self.read(checkpoint)
+                state = self._state(checkpoint)
             except ValueError as error:
                 errors.append(str(error))
                 continue
@@ -69,7 +78,71 @@ class Checkpoints(Folder[Checkpoint]):
                     f"{errors[0]} Training resumes from the checkpoint before it.",
                     stacklevel=4,
                 )
-            return checkpoint, tree.read(content)
+            return checkpoint, state
         if errors:
             raise ValueError(" ".join(errors))
         return None
+
+    def _state(self, checkpoint):
+        content = self.read(checkpoint)
+        try:
+            return tree.read(content)
+        except ValueError as error:
+            raise ValueError(
+                f"`{self.path(checkpoint)}` is damaged: {error}."
+            ) from error
+
+
+Newest = tuple[Checkpoint, dict[str, Any]] | None
+
+
+def of_fit(
+    directory: pathlib.Path, updates: int, writes: bool
+) -> tuple[Checkpoints, Newest]:
+    """Finds the checkpoints of a fit, and the newest of them.
+
+    A program may call `fit` several times with one folder. Killed in a later one and
+    run again, it comes to an earlier one first, which must neither take up nor replace
+    the checkpoints of the later: it has a folder of its own in this one.
+
+    Args:
+        directory: The folder.
+        updates: The optimizer's iterations when the fit begins.
+        writes: Whether to lock the folder.
+    """
+    found, newest = _opened(directory, writes)
+    began = 0 if newest is None else newest[1].get("began", 0)
+    if began <= updates:
+        return found, newest
+    found.close()
+    warnings.warn(
+        f"The checkpoints in `{directory}` are of a fit that began after {began} "
+        f"updates. They are kept for it, and not taken up by this one, which begins "
+        f"after {updates}.",
+        stacklevel=4,
+    )
+    earlier = [int(path.name.rpartition("-")[2]) for path in _inner(directory)]
+    first = max([number for number in earlier if number <= updates], default=updates)
+    return _opened(directory / f"fit-from-{first}", writes)
+
+
+def remove(checkpoints: Checkpoints) -> None:
+    """Removes the checkpoints of a fit that is over, and the folder of an inner one."""
+    checkpoints.remove()
+    checkpoints.close()
+    if checkpoints.directory in _inner(checkpoints.directory.parent):
+        with contextlib.suppress(OSError):  # It holds something else.
+            checkpoints.directory.rmdir()
+
+
+def _opened(directory, writes):
+    found = Checkpoints(directory)
+    if writes:
+        found.lock()
+    return found, found.newest()
+
+
+def _inner(directory):
+    """The folders of earlier fits in one."""
+    names = directory.glob("fit-from-*")
+    return [path for path in names if path.name.rpartition("-")[2].isdigit()]

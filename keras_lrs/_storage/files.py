@@ -1,19 +1,28 @@
 """Writes files that are there whole or not at all, and checks them when reading."""
 
 import concurrent.futures
+import contextlib
+import errno
 import hashlib
 import os
 import pathlib
 import secrets
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
-def write_atomically(path: str | os.PathLike, content: Any) -> str:
+def write_atomically(
+    path: str | os.PathLike,
+    content: Any,
+    trailer: Callable[[str], bytes] | None = None,
+) -> str:
     """Writes a file so that a crash leaves either the old one or the new one.
 
     Args:
         path: The file; missing folders are created.
-        content: Bytes, or a function that writes a new file at the path it is given.
+        content: Bytes.
+        trailer: A function of the sha256 of the content, which returns bytes that are
+            written behind it.
 
     Returns:
         The sha256 of the file.
@@ -22,31 +31,61 @@ def write_atomically(path: str | os.PathLike, content: Any) -> str:
         OSError: If the file cannot be written; the old one is still there.
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not from `tempfile`, whose files only their owner can read: the umask decides.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with naming(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            digest = _written(temporary, content, trailer)
+            os.replace(temporary, path)
+        except BaseException:
+            # A disk that failed to write may fail to remove, too.
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    return digest
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """Raises `OSError` if a file cannot be written; makes the folders that it needs."""
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """An `OSError` within names the path, and not a temporary file or none."""
     try:
-        if callable(content):
-            content(temporary)
-        else:
-            with open(temporary, "xb") as file:
-                file.write(content)
-        digest = _synced(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-    return digest
+        yield
+    except OSError as error:
+        cause = error.strerror or str(error)
+        raise OSError(error.errno, cause, str(path)) from error
 
 
-def _synced(path):
-    """Flushes a file to the disk and computes its hash meanwhile."""
-    with open(path, "rb+") as file, concurrent.futures.ThreadPoolExecutor(1) as thread:
-        synced = thread.submit(os.fsync, file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        synced.result()
-    return digest
+def _written(path, content, trailer):
+    """Writes a new file to the disk, and computes its hash meanwhile."""
+    with open(path, "xb") as file, concurrent.futures.ThreadPoolExecutor(1) as thread:
+        writing = thread.submit(_write, file, content)
+        try:
+            digest = hashlib.sha256(content)
+        finally:
+            writing.result()
+        if trailer is not None:
+            end = trailer(digest.hexdigest())
+            _write(file, end)
+            digest.update(end)
+    return digest.hexdigest()
+
+
+def _write(file, content):
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def read(path: pathlib.Path, sha256: str) -> bytes:
@@ -74,15 +113,6 @@ def remove(paths: list[pathlib.Path]) -> None:
         path.unlink(missing_ok=True)
     if paths:
         _sync_folder(paths[0].parent)
-
-
-def keep_only(folder: pathlib.Path, kept: list[pathlib.Path], *patterns: str) -> None:
-    """Removes all other files whose names match, and what a crash left of them."""
-    left = [p for pattern in patterns for p in sorted(folder.glob(pattern))]
-    left = [path for path in left if path not in kept]
-    for pattern in patterns:
-        left += temporaries(folder, pattern)
-    remove(left)
 
 
 def temporaries(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:

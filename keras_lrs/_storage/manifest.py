@@ -3,6 +3,9 @@
 A file is written first, and the manifest that lists it is replaced afterwards, as a
 whole. So at every moment the manifest lists files that are there and complete. It holds
 the hash of each file, and its own.
+
+Each file also carries its entry in a label, and the hash of its content. From these a
+manifest that was lost is rebuilt.
 """
 
 import dataclasses
@@ -11,14 +14,18 @@ import hashlib
 import json
 import os
 import pathlib
+import warnings
 from typing import Any, ClassVar, Generic, TypeVar
 
 import keras
 
-from keras_lrs._storage import files
+from keras_lrs._storage import files, labels
+from keras_lrs._storage.locks import Lock
 
 FORMAT = 1
 NAME = "manifest.json"
+KINDS = ("members", "generations")
+"""What our callbacks list. They may share a folder: only one has `NAME`."""
 
 
 class Record:
@@ -47,11 +54,14 @@ R = TypeVar("R", bound=Record)
 class Folder(Generic[R]):
     """The files that the manifest of a folder lists, the oldest first.
 
+    Whatever writes takes the lock of the folder first, and keeps it until `close`.
+
     Args:
         directory: The folder; it need not exist.
 
     Raises:
-        ValueError: If the manifest is damaged, or was written by a later version.
+        ValueError: If the manifest is damaged, or was written by a later version; or if
+            it is missing, and cannot be rebuilt from the files.
     """
 
     record: type[R]
@@ -61,19 +71,85 @@ class Folder(Generic[R]):
 
     def __init__(self, directory: str | os.PathLike):
         self.directory = pathlib.Path(directory)
-        self.manifest = self.directory / NAME
         self.records: list[R] = []
         self.notes: dict[str, Any] = {}
-        if self.manifest.exists():
-            content = read(self.manifest)
-            if not {self.listed_as, *self.noted} <= content.keys():
+        self._lock = Lock(self.directory / f".{self.listed_as}.lock")
+        self._was_rebuilt = False
+        self._first = 1  # The number of the first file.
+        self._load()
+
+    @property
+    def manifest(self) -> pathlib.Path:
+        """The path of the manifest: another callback's may have the usual name."""
+        own = self.directory / f"manifest-{self.listed_as}.json"
+        shared = self.directory / NAME
+        if not own.exists() and shared.exists():
+            content = read(shared)
+            others = set(KINDS) - {self.listed_as}
+            if self.listed_as in content or not others & content.keys():
+                return shared
+        return own if own.exists() or shared.exists() else shared
+
+    def _load(self):
+        """Reads what is in the folder."""
+        manifest = self.manifest
+        if not manifest.exists():
+            self._rebuild(manifest)
+            return
+        content = read(manifest)
+        if not {self.listed_as, *self.noted} <= content.keys():
+            raise ValueError(
+                f"`{manifest}` lists no {self.listed_as}: it is the manifest "
+                "of another callback. Give each a directory of its own."
+            )
+        if not isinstance(content[self.listed_as], list):
+            raise ValueError(f"`{manifest}` has {self.listed_as} of another kind.")
+        self.notes = {name: content[name] for name in self.noted}
+        self.records = [self._record(manifest, i) for i in content[self.listed_as]]
+        self.records.sort(key=lambda record: record.number)
+
+    def _rebuild(self, manifest):
+        """Lists what is in the files, when there is no manifest."""
+        found = []
+        for path in self._files():
+            try:
+                written = path.read_bytes()
+                label = labels.read(written)
+                digest = hashlib.sha256(written).hexdigest()
+                record = self._record(path, {**label["entry"], "sha256": digest})
+                if record.file != path.name:
+                    raise ValueError(f"it was written as `{record.file}`")
+                found.append((record, {name: label[name] for name in self.noted}))
+            except (OSError, KeyError, TypeError, ValueError) as error:
                 raise ValueError(
-                    f"`{self.manifest}` lists no {self.listed_as}: it is the manifest "
-                    "of another callback. Give each a directory of its own."
-                )
-            self.notes = {name: content[name] for name in self.noted}
-            self.records = [self._record(item) for item in content[self.listed_as]]
-            self.records.sort(key=lambda record: record.number)
+                    f"`{manifest}` is missing, and cannot be rebuilt: `{path}` cannot "
+                    f"be listed ({error}). Restore the manifest, or remove this file."
+                ) from error
+        self.records, self.notes = [record for record, _ in found], {}
+        if not found:
+            return
+        self.notes = found[-1][1]
+        if not self._was_rebuilt:
+            self._was_rebuilt = True
+            warnings.warn(
+                f"`{manifest}` is missing. It is rebuilt from the {len(found)} files "
+                "that it should list.",
+                stacklevel=5,
+            )
+
+    def lock(self) -> None:
+        """Keeps others from writing to the folder; reads again what is in it.
+
+        Raises:
+            ValueError: If another process is writing to it.
+            OSError: If nothing can be written to it.
+        """
+        if self._lock.acquire():
+            self._load()
+
+    def close(self) -> None:
+        """Lets others write to the folder."""
+        self._lock.release()
 
     def path(self, record: R) -> pathlib.Path:
         """The path of a record's file."""
@@ -84,12 +160,20 @@ class Folder(Generic[R]):
 
         Args:
             record: The record; its number and hash are filled in.
-            content: As for `files.write_atomically`.
+            content: The bytes of the file.
             keep_last: How many of the last files to keep; None keeps all.
         """
-        number = self.records[-1].number + 1 if self.records else 1
+        self.lock()
+        if not self.manifest.exists():
+            self.write()  # So that a missing manifest is one that was lost.
+        number = self.records[-1].number + 1 if self.records else self._first
         record = dataclasses.replace(record, number=number)
-        digest = files.write_atomically(self.path(record), content)
+        entry = {k: v for k, v in self._item(record).items() if k != "sha256"}
+        # Nothing of the time: a run that is repeated writes the same bytes.
+        label = {"format": FORMAT, **self.notes, "entry": entry}
+        digest = files.write_atomically(
+            self.path(record), content, lambda sha256: labels.made(label, sha256)
+        )
         record = dataclasses.replace(record, sha256=digest)
         records = [*self.records, record]
         self.records = records if keep_last is None else records[-keep_last:]
@@ -97,44 +181,78 @@ class Folder(Generic[R]):
         self.clean()
 
     def read(self, record: R) -> bytes:
-        """Reads the file of a record.
+        """Reads the content of a record's file.
 
         Raises:
             ValueError: If the file is missing or altered.
         """
-        return files.read(self.path(record), record.sha256)
+        content = files.read(self.path(record), record.sha256)
+        return labels.parted(content)[0]
 
     def write(self) -> None:
         """Replaces the manifest."""
+        self.lock()
         records = reversed(self.records) if self.newest_first else self.records
         items = [self._item(record) for record in records]
         write(self.manifest, {**origin(), **self.notes, self.listed_as: items})
 
     def clean(self) -> None:
         """Removes the files that the manifest does not list."""
-        kept = [self.manifest, *map(self.path, self.records)]
-        files.keep_only(self.directory, kept, NAME, self.record.pattern)
+        kept = list(map(self.path, self.records))
+        left = [path for path in self._files() if path not in kept]
+        for pattern in (self.record.pattern, self.manifest.name):
+            left += files.temporaries(self.directory, pattern)
+        files.remove(left)
+
+    def _files(self):
+        """The files in the folder whose names are those of records, in order."""
+        before, after = self.record.pattern.split("*")
+        return [
+            path
+            for path in sorted(self.directory.glob(self.record.pattern))
+            if path.name[len(before) : -len(after)].isdigit()
+        ]
 
     def remove(self) -> None:
-        """Removes all files, the manifest first."""
+        """Removes all files.
+
+        The manifest, which then lists none, goes last: it would be rebuilt from files
+        that are left where this is interrupted.
+        """
+        self.lock()
         self.records = []
-        files.remove([self.manifest] if self.manifest.exists() else [])
-        self.clean()
+        if self.manifest.exists():
+            self.write()
+            self.clean()
+            files.remove([self.manifest])
 
     def _item(self, record: Any) -> dict[str, Any]:
         """The entry of a record in the manifest."""
         return dataclasses.asdict(record)
 
-    def _record(self, item):
-        """The record of an entry in the manifest."""
+    def _record(self, path, item):
+        """The record of an entry in the manifest, or in the label of a file."""
         try:
             record = self.record(**{k: v for k, v in item.items() if k != "file"})
-            valid = item == self._item(record) and type(record.number) is int
-        except TypeError:  # It has other fields.
+            # JSON may hold anything in the place of anything.
+            valid = item == self._item(record) and all(
+                type(getattr(record, field.name)) in _TYPES.get(field.type, (dict,))
+                for field in dataclasses.fields(self.record)  # type: ignore[arg-type]
+            )
+        except (TypeError, AttributeError):  # It has other fields, or is no entry.
             valid = False
-        if not valid:
-            raise ValueError(f"`{self.manifest}` has an entry of another kind: {item}")
+        if not valid or record.number < 1:
+            raise ValueError(f"`{path}` has an entry of another kind: {item}")
         return record
+
+
+# Of the values of fields of a type in JSON; what is not listed is a dictionary.
+_TYPES: dict[Any, tuple] = {
+    int: (int,),
+    bool: (bool,),
+    str: (str,),
+    float: (int, float),
+}
 
 
 def write(path: pathlib.Path, content: dict[str, Any]) -> None:
@@ -147,27 +265,47 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     """Reads a manifest.
 
     Raises:
-        ValueError: If a single byte differs from what was written, or the manifest has
-            another format.
+        ValueError: If it cannot be read, if a single byte differs from what was
+            written, or if it has another format.
     """
-    written = path.read_bytes()
+    try:
+        written = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"`{path}` cannot be read: {error}") from error
     try:
         content = json.loads(written)
         digest = content.pop("sha256")
         whole = digest == _digest(content)
         # Other bytes may mean the same JSON.
         whole &= _serialized({**content, "sha256": digest}) == written
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         whole = False
-    if not whole:
-        raise ValueError(f"`{path}` is damaged: its sha256 is not the one in it.")
-    if content["format"] != FORMAT:
+    if not whole and _is_foreign(written):
         raise ValueError(
-            f"`{path}` has the format {content['format']}, written by keras_lrs "
-            f"{content['keras_lrs']}. This version, {_version()}, reads format "
+            f"`{path}` was not written by keras_lrs. Choose another directory."
+        )
+    if not whole:
+        raise ValueError(
+            f"`{path}` is damaged: its sha256 is not the one in it. Remove it, and it "
+            "is rebuilt from the files that it lists."
+        )
+    if content.get("format") != FORMAT:
+        raise ValueError(
+            f"`{path}` has the format {content.get('format')}, written by keras_lrs "
+            f"{content.get('keras_lrs')}. This version, {_version()}, reads format "
             f"{FORMAT}."
         )
     return content
+
+
+def _is_foreign(written):
+    """Tells whether a file is JSON of another program, and no damaged manifest."""
+    try:
+        content = json.loads(written)
+    except (ValueError, RecursionError):
+        return False
+    ours = {"format", "keras_lrs", "sha256"}
+    return isinstance(content, dict) and bool(content) and not ours & content.keys()
 
 
 def origin() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import io
 import json
-import pathlib
+import zipfile
 from typing import Any
 
 import ml_dtypes  # noqa: F401  (Registers `bfloat16` and the like with NumPy.)
@@ -11,11 +11,13 @@ import numpy as np
 _ARRAY = "__array__"
 
 
-def write(path: pathlib.Path, tree: dict[str, Any]) -> None:
-    """Writes a tree to a new file.
+def written(tree: dict[str, Any]) -> memoryview:
+    """Returns the bytes of the file of a tree.
+
+    They are made in memory: where the disk is full, writing them is a single error, and
+    closing a half-written archive raises others.
 
     Args:
-        path: The file, which must not exist.
         tree: Dicts with string keys, lists and tuples of numbers, strings, None and
             arrays.
 
@@ -24,14 +26,37 @@ def write(path: pathlib.Path, tree: dict[str, Any]) -> None:
     """
     arrays: dict[str, np.ndarray] = {}
     content = json.dumps(_packed(tree, arrays))
-    with open(path, "xb") as file:
-        np.savez(file, **arrays, tree=np.array(content))  # type: ignore[arg-type]
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays, tree=np.array(content))  # type: ignore[arg-type]
+    return buffer.getbuffer()
 
 
 def read(content: bytes) -> dict[str, Any]:
-    """Returns the tree in the bytes of a file that `write` has written."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return _unpacked(json.loads(str(arrays["tree"])), arrays)
+    """Returns the tree in the bytes of a file.
+
+    Raises:
+        ValueError: If they are not what `written` returns.
+    """
+    try:
+        check_unpacked(content)
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            found = _unpacked(json.loads(str(arrays["tree"])), arrays)
+    except Exception as error:  # NumPy raises anything for bytes that it did not write.
+        raise ValueError(f"it holds no state: {error!r}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds no state, but {type(found).__name__}")
+    return found
+
+
+def check_unpacked(content: bytes) -> None:
+    """Raises `ValueError` if the arrays of a file take more memory than the file.
+
+    NumPy writes them as they are; someone else may have compressed gigabytes of zeros.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        sizes = [entry.file_size for entry in archive.infolist()]
+    if sum(sizes) > len(content):
+        raise ValueError(f"its arrays would take {sum(sizes)} bytes")
 
 
 def _packed(tree, arrays):

@@ -39,9 +39,32 @@ def posthoc(
     """
     if model is not None:
         fields.model("model", model)
-    paths = snapshots.paths(fields.path("directory", directory))
-    if not paths:
-        raise FileNotFoundError(f"There are no snapshots of averages in {directory}")
+    directory = fields.path("directory", directory)
+    paths = snapshots.paths(directory)
+    while True:
+        if not paths:
+            raise FileNotFoundError(
+                f"There are no snapshots of averages in {directory}"
+            )
+        try:
+            total = _total(paths, sigma_rel, step)
+            break
+        except FileNotFoundError:
+            # A run that resumes removes the snapshots that it will write again.
+            before, paths = paths, snapshots.paths(directory)
+            if paths == before:
+                raise
+    if model is not None:
+        shapes = [tuple(variable.shape) for variable in model.trainable_variables]
+        if shapes != [array.shape for array in total]:
+            fields.refuse("model", "have the shapes of the snapshots", shapes)
+        for variable, array in zip(model.trainable_variables, total, strict=True):
+            variable.assign(array)
+    return total
+
+
+def _total(paths, sigma_rel, step):
+    """The average that is the weighted sum of the snapshots at some paths."""
     step = max(paths) if step is None else fields.count("step", step, 1)
     keys = [
         (taken, sigma, path)
@@ -57,10 +80,4 @@ def posthoc(
             total = (
                 [a + b for a, b in zip(total, parts, strict=True)] if total else parts
             )
-    if model is not None:
-        shapes = [tuple(variable.shape) for variable in model.trainable_variables]
-        if shapes != [array.shape for array in total]:
-            fields.refuse("model", "have the shapes of the snapshots", shapes)
-        for variable, array in zip(model.trainable_variables, total, strict=True):
-            variable.assign(array)
     return total

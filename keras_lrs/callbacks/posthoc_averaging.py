@@ -8,9 +8,11 @@ import numpy as np
 
 from keras_lrs._fit import registry
 from keras_lrs._fit.run import Run
+from keras_lrs._keras.models import is_chief
 from keras_lrs._step.averages import Averaging, FreeAverage
 from keras_lrs._step.part import Wanted
 from keras_lrs._storage import files
+from keras_lrs._storage.locks import Lock
 from keras_lrs.averages import snapshots
 from keras_lrs.averages.posthoc import power_function
 from keras_lrs.callbacks.base import FitCallback
@@ -37,9 +39,12 @@ class PosthocAveraging(FitCallback):
 
     Raises:
         ValueError: If an argument is out of range; and before the first step, if the
-            model is not built, if the directory holds snapshots of another training, or
-            lacks the one that this run must resume from.
+            model is not built, if another run is writing to the directory, or if it
+            holds snapshots of another training, or lacks the one that this run must
+            resume from.
         TypeError: If an argument has the wrong type.
+        OSError: If a snapshot cannot be written, or, before the first step, nothing can
+            be written to the directory.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -81,10 +86,18 @@ class PosthocAveraging(FitCallback):
             Averaging(power_function("sigma_rels", sigma)) for sigma in self.sigma_rels
         )
         self.every = fields.count("every", every, 1)
+        self._lock: Any = None
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_lock": None}
 
     def prepare(self, run: Run) -> list[Wanted]:
-        """Asks for the averages."""
+        """Asks for the averages, and for the folder."""
         registry.build_to_average(self, run)
+        registry.refuse_shared_directory(self, run)
+        if is_chief(run.model):
+            self._lock = Lock(self.directory / ".averages.lock")
+            self._lock.acquire()
         return [
             Wanted(
                 optimizer,
@@ -138,7 +151,8 @@ class PosthocAveraging(FitCallback):
         """Resumes from a snapshot, in the first epoch."""
         updates = self._run.progress.updates()
         paths = snapshots.paths(self.directory)
-        files.remove([path for step, path in paths.items() if step > updates])
+        if self._lock is not None:
+            files.remove([path for step, path in paths.items() if step > updates])
         if self._given is not None:
             self._set(self._given)
             self._given = None
@@ -152,6 +166,9 @@ class PosthocAveraging(FitCallback):
                 f"directory={str(self.directory)!r}"
             )
         stored = snapshots.read(paths[updates])
+        if not set(self.sigma_rels) <= stored.keys():
+            bound = f"be of those in `{paths[updates]}`: {sorted(stored)}"
+            fields.refuse("sigma_rels", bound, self.sigma_rels)
         self._set([stored[sigma_rel] for sigma_rel in self.sigma_rels])
 
     def _set(self, values):
@@ -161,7 +178,14 @@ class PosthocAveraging(FitCallback):
 
     def epoch_ends(self, epoch: int, logs: dict) -> None:
         """Writes a snapshot."""
+        if self._lock is None:
+            return
         last = epoch + 1 == self._run.progress.epochs
         if (epoch + 1) % self.every == 0 or last or self._model.stop_training:
             snapshot = dict(zip(self.sigma_rels, self._values, strict=True))
             snapshots.write(self.directory, self._run.progress.updates(), snapshot)
+
+    def fit_ends(self) -> None:
+        """Lets others write to the folder."""
+        if self._lock is not None:
+            self._lock.release()

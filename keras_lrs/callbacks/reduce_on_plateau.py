@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
 import warnings
 from typing import Any
 
@@ -149,7 +148,9 @@ class ReduceOnPlateau(FitCallback):
     # --- Keeping the state ---
 
     def prepare(self, run: Run) -> list[Wanted]:
-        """Asks for a factor on all rates."""
+        """Asks for a factor on all rates, and for a file."""
+        if (path := self._path()) is not None:
+            files.check_writable(path)
         return [
             Wanted(optimizer, RateFactor, begins=self._factors, slot=ReduceOnPlateau)
             for optimizer in run.optimizers
@@ -248,7 +249,8 @@ class ReduceOnPlateau(FitCallback):
             return self.state_path
         for other in self._run.siblings:
             if isinstance(other, keras.callbacks.BackupAndRestore):
-                return pathlib.Path(other.backup_dir, "reduce_on_plateau.json")
+                beside = os.path.join(other.backup_dir, "reduce_on_plateau.json")
+                return fields.path("state_path", beside)
         return None
 
     # --- Looking ---

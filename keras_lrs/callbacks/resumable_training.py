@@ -13,7 +13,8 @@ from keras_lrs._fit.train_function import Skip
 from keras_lrs._keras import fit_loop, models, optimizers, random, variables
 from keras_lrs._step import bias_correction
 from keras_lrs._step.part import Wanted
-from keras_lrs._storage.checkpoints import Checkpoint, Checkpoints
+from keras_lrs._storage import checkpoints
+from keras_lrs._storage.checkpoints import Checkpoint
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
 
@@ -33,7 +34,8 @@ class ResumableTraining(FitCallback):
     of `TensorBoard`. Any other callback is included that has the methods `get_state()`,
     which returns a tree of JSON values and arrays, and `set_state(state)`. The last two
     checkpoints are kept, with their hashes. If the newer one is damaged, the run
-    resumes from the older one.
+    resumes from the older one. The bytes of a file are made in the host's memory, which
+    takes room for the state twice.
 
     With `every="epoch"` a checkpoint is written at the end of every epoch, after
     validation and all other callbacks. With `every=1000` it is written after so many
@@ -52,6 +54,10 @@ class ResumableTraining(FitCallback):
     bound to it and continue at the same epoch: lengths in `Epochs`, `Fraction`s and
     None are the same part of the run, while lengths in steps are other epochs than
     before. A schedule in the optimizer continues with its `iterations`.
+
+    A program may pass one directory to several `fit`s of a model, one after another:
+    the checkpoints of a later one, which begins after more updates, are not taken up by
+    an earlier one. Where the optimizer is new in each, give each its own directory.
 
     A run that completes removes its checkpoints. After resuming, callbacks write again
     to their own files what they wrote after the last checkpoint: a `CSVLogger` needs
@@ -72,13 +78,15 @@ class ResumableTraining(FitCallback):
 
     Raises:
         ValueError: If an argument is out of range. Before the first step, if the model
-            is not built; if the checkpoints are of another model or backend, or all
-            damaged; if the last one is of a batch within an epoch that had another
-            number of steps, or of data that cannot be read again; or beside Keras's
+            is not built; if another run is writing to the directory; if the checkpoints
+            are of another model or backend, or all damaged; if the last one is of a
+            batch within an epoch that had another number of steps, or of data that
+            cannot be read again; or beside Keras's
             `BackupAndRestore`, another `ResumableTraining`, or
             `SwapEMAWeights(swap_on_epoch)`.
         TypeError: If an argument has the wrong type.
-        OSError: If a checkpoint cannot be written.
+        OSError: If a checkpoint cannot be written, or, before the first step, nothing
+            can be written to the directory.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -138,8 +146,10 @@ class ResumableTraining(FitCallback):
         registry.build_optimizer(self, run.model)
         self._within_epochs = self.every_step
         self._batch = self._since = 0
-        self._checkpoints = Checkpoints(self.directory)
-        newest = self._checkpoints.newest()
+        self._began = run.progress.iterations()
+        self._checkpoints, newest = checkpoints.of_fit(
+            self.directory, self._began, models.is_chief(run.model)
+        )
         self.resumed_from, self._found = newest or (None, None)
         within = self._within_epochs or bool(self._found and self._found["batch"])
         reason = fit_loop.why_not_read_again() if within else None
@@ -175,6 +185,12 @@ class ResumableTraining(FitCallback):
                 )
 
     def _check(self, run, found, reason):
+        if missing := checkpoints.STATE - found.keys():
+            self._refuse(
+                "hold checkpoints of this callback, or none",
+                f" that lack {', '.join(sorted(missing))}",
+            )
+        self._began = found.get("began", 0)
         shapes = variables.shapes(models.state_variables(run.model))
         if found["backend"] != keras.backend.backend():
             bound = f"hold checkpoints of {keras.backend.backend()}, or none"
@@ -241,7 +257,7 @@ class ResumableTraining(FitCallback):
         elif hook == "on_epoch_end":
             self._epoch_ends(arguments[0] + 1)
         elif self.delete_at_end and models.is_chief(self._run.model):
-            self._checkpoints.remove()
+            checkpoints.remove(self._checkpoints)
 
     def _set_variables(self):
         model = self._run.model
@@ -331,6 +347,7 @@ class ResumableTraining(FitCallback):
             metrics_variables = model.metrics_variables if batch else []
             tree = {
                 "backend": keras.backend.backend(),
+                "began": self._began,
                 "epoch": epoch,
                 "batch": batch,
                 "steps": run.progress.steps_per_epoch,
@@ -356,7 +373,9 @@ class ResumableTraining(FitCallback):
         self._since = 0
 
     def fit_ends(self) -> None:
-        """Leaves the model to begin as it is told."""
+        """Leaves the model to begin as it is told, and the folder to others."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
         fit_loop.begin_at(self._run.model, None)
         self._found = None
 

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_lrs._fit import registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras.models import is_chief
 from keras_lrs._keras.weights import loaded_weights, set_weights
@@ -39,7 +40,8 @@ class SnapshotEnsemble(FitCallback):
 
     Training waits while the weights are copied to the host's memory. They are written
     by a thread, each file whole or not at all; if that fails, training stops at the
-    next step. Two snapshots may wait for the disk, then training waits. With a
+    next step. Two snapshots may wait for the disk, then training waits. The bytes of a
+    file are made in memory, too. With a
     `BackupAndRestore` or `ModelCheckpoint` in the list, epochs end when the snapshots
     up to there are on the disk, so that none is missing where a run resumes.
 
@@ -65,9 +67,10 @@ class SnapshotEnsemble(FitCallback):
         ValueError: If an argument is out of range; and before the first step, if the
             schedule has no cycles, if a cycle ends within an execution of several steps
             (`steps_per_execution`), or if the directory holds snapshots of another
-            model or a damaged manifest.
+            model or a damaged manifest, or another run is writing to it.
         TypeError: If an argument has the wrong type.
-        OSError: If a snapshot cannot be written.
+        OSError: If a snapshot cannot be written, or, before the first step, nothing can
+            be written to the directory.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -130,11 +133,10 @@ class SnapshotEnsemble(FitCallback):
         """Checks that no other writes to the same directory."""
         self._ends, self._writing = None, []
         self._last: int | None = None
-        for other in run.siblings:
-            ours = isinstance(other, SnapshotEnsemble) and other is not self
-            if ours and other.directory.resolve() == self.directory.resolve():
-                bound = "be another one for each `SnapshotEnsemble`"
-                fields.refuse("directory", bound, str(self.directory))
+        registry.refuse_shared_directory(self, run)
+        if is_chief(run.model):
+            self._store = store.Store(self.directory)
+            self._store.lock()
         return []
 
     def epoch_begins(self, epoch: int) -> None:
@@ -162,14 +164,17 @@ class SnapshotEnsemble(FitCallback):
     def _open_store(self, count):
         here = count + self._offset
         shapes = self._shapes
-        self._store = store.Store(self.directory)
         continued = count > self._ends.start
         kept = [record for record in self._store.records if record.step <= here]
         if kept and self._store.shapes != shapes:
             bound = "hold snapshots of this model, or none"
             fields.refuse("directory", bound, str(self.directory))
         # A cycle that continues has not been cut short.
-        self._store.begin(shapes, lambda r: r in kept and (r.complete or not continued))
+        self._store.begin(
+            shapes,
+            lambda record: record in kept and (record.complete or not continued),
+            continued,
+        )
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "snapshots")
         known = any(record.step == here for record in self._store.records)
         if continued and self._ends.last_before(count) == count and not known:
@@ -278,7 +283,7 @@ class SnapshotEnsemble(FitCallback):
 
     def _write(self, record, weights):
         """Runs in the thread, which must not touch the model."""
-        self._store.add(record, weights.write, self.keep_last)
+        self._store.add(record, weights.content(), self.keep_last)
         if self.verbose:
             written = self._store.records[-1]
             print(f"\nSnapshotEnsemble: {written.file} after {written.step} steps")
@@ -314,6 +319,8 @@ class SnapshotEnsemble(FitCallback):
             )
         if self.restore_last_completed:
             self._restore()
+        if self._store is not None:
+            self._store.close()  # Which the last snapshot may have locked again.
 
     def _restore(self):
         """Gives the model the weights of the end of the last completed cycle."""
@@ -334,10 +341,11 @@ class SnapshotEnsemble(FitCallback):
 
     def fit_ends(self) -> None:
         """Lets the thread write what it was given, however the training ended."""
-        if self._thread is None:
-            return
-        self._thread.shutdown()
-        self._thread = None
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+        if self._store is not None:
+            self._store.close()
         errors = [error for w in self._writing if (error := w.exception()) is not None]
         if errors and sys.exc_info()[0] is not None:
             # Another exception is on its way, and `on_train_end` will not be called.

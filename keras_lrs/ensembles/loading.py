@@ -20,7 +20,8 @@ def load(
 ) -> Ensemble:
     """Loads the members that `keras_lrs.callbacks.SnapshotEnsemble` wrote.
 
-    Every byte is checked against the hashes in the manifest.
+    Every byte is checked against the hashes in the manifest. The run may still be
+    writing: its last whole members are loaded.
 
     Args:
         directory: The folder.
@@ -35,7 +36,7 @@ def load(
         An `Ensemble`.
 
     Raises:
-        FileNotFoundError: If there is no manifest.
+        FileNotFoundError: If there is no manifest, and no member to rebuild it from.
         ValueError: If a file is missing or damaged, or has another format; if no cycle
             was over yet; if the model has other weights than the members.
 
@@ -55,28 +56,56 @@ def load(
         >>> [member["step"] for member in ensemble.members]
         [5, 10, 15, 20]
     """
-    store = Store(fields.path("directory", directory))
+    directory = fields.path("directory", directory)
     strict = fields.truth("strict", strict)
-    if not store.manifest.exists():
+    store = Store(directory)
+    if not store.records and not store.manifest.exists():
         raise FileNotFoundError(
             f"There is no `{store.manifest}`: no `SnapshotEnsemble` has begun to write "
             "to this directory."
         )
     fields.model("model", model)
+    while True:
+        refusal = None
+        try:
+            members, left_out = _members(store, model, strict)
+        except ValueError as error:
+            refusal, members, left_out = error, [], []
+        if refusal is None and not left_out:
+            return Ensemble(model, members, activation)
+        # A run that is writing to the directory replaces and removes members.
+        latest = Store(directory)
+        if _hashes(latest) == _hashes(store):
+            break
+        store = latest
+    if refusal is not None:
+        raise refusal
+    for reason in left_out:
+        warnings.warn(f"A member is left out. {reason}", stacklevel=2)
+    if not members:
+        raise ValueError(f"None of the members in `{store.directory}` is whole.")
+    return Ensemble(model, members, activation)
+
+
+def _members(store, model, strict):
+    """The members that are whole; why others are not, if that is no error."""
     if not store.records:
         raise ValueError(f"`{store.manifest}` names no member: no cycle was over yet.")
     _check_shapes(store, model)
-    members = []
+    members: list[Member] = []
+    left_out: list[ValueError] = []
     for record in store.records:
         try:
             members.append(_member(store, record, model))
         except ValueError as error:
             if strict:
                 raise
-            warnings.warn(f"A member is left out. {error}", stacklevel=2)
-    if not members:
-        raise ValueError(f"None of the members in `{store.directory}` is whole.")
-    return Ensemble(model, members, activation)
+            left_out.append(error)
+    return members, left_out
+
+
+def _hashes(store):
+    return [record.sha256 for record in store.records]
 
 
 def _check_shapes(store, model):

@@ -47,15 +47,25 @@ class Store(manifest.Folder[Record]):
 
     @shapes.setter
     def shapes(self, shapes: list[list[int]]) -> None:
+        self.lock()
         self.notes["shapes"] = shapes
 
-    def begin(self, shapes: list[list[int]], keep: Callable[[Record], bool]) -> None:
+    def begin(
+        self,
+        shapes: list[list[int]],
+        keep: Callable[[Record], bool],
+        continued: bool = False,
+    ) -> None:
         """Keeps the members for which `keep(record)` is true, and no other files.
 
         Args:
             shapes: The shapes of the model's variables.
             keep: A function of a record.
+            continued: Whether the run that wrote them continues. Its members have the
+                numbers that they had, also where none of the earlier ones is kept.
         """
+        self.lock()
+        self._first = self.records[0].number if continued and self.records else 1
         self.records = [record for record in self.records if keep(record)]
         self.shapes = shapes
         self.write()
@@ -63,6 +73,7 @@ class Store(manifest.Folder[Record]):
 
     def set_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Replaces the metrics of the member that was written at a step."""
+        self.lock()
         self.records = [
             dataclasses.replace(r, metrics=metrics) if r.step == step else r
             for r in self.records

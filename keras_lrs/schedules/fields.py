@@ -10,6 +10,9 @@ import math
 import numbers
 import os
 import pathlib
+import re
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
@@ -118,13 +121,32 @@ def verbosity(name: str, value: Any) -> int:
     return int(value) if isinstance(value, bool) else count(name, value, 0)
 
 
+# `gs://bucket`, or what `pathlib` makes of it, `gs:/bucket`; no drive of Windows.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):[/:]")
+
+
 def path(name: str, value: Any) -> pathlib.Path:
-    """`value` as a path, if it is one."""
+    """`value` as a path on this machine, if it is one; `~` is the home folder."""
     if not isinstance(value, (str, os.PathLike)):
         refuse(name, "be a path", value, TypeError)
-    if "\0" in str(value):
+    text = os.fsdecode(value)
+    if not text:
+        refuse(name, "be a path, which is not empty", value)
+    if "\0" in text:
         refuse(name, "be a path, which holds no null character", value)
-    return pathlib.Path(value)
+    url = _URL.match(text)
+    if url is not None and url[1].lower() == "file":
+        text = urllib.request.url2pathname(urllib.parse.urlparse(text).path)
+    elif url is not None:
+        bound = (
+            f"be a path on this machine: mount the `{url[1]}` storage, or write to a "
+            "folder here and copy it there"
+        )
+        refuse(name, bound, text)
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError as error:
+        return refuse(name, f"be a path, and {error}", value)
 
 
 def model(name: str, value: Any) -> keras.Model:
@@ -349,7 +371,10 @@ def _from_config(value):
     if isinstance(value, list):
         return [_from_config(item) for item in value]
     if isinstance(value, dict):
-        return keras.saving.deserialize_keras_object(value)
+        try:
+            return keras.saving.deserialize_keras_object(value)
+        except RecursionError:
+            raise ValueError("The config is nested too deeply.") from None
     return value
 
 

@@ -641,7 +641,7 @@ def test_damage_that_leaves_nothing_is_named(tmp_path):
 
 
 def test_a_full_disk_leaves_the_generation_before(tmp_path, straight, monkeypatch):
-    def full(path, content):
+    def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def more():

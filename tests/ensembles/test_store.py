@@ -16,6 +16,7 @@ from keras_lrs._keras.weights import copied_weights, loaded_weights
 from keras_lrs._storage import manifest
 from keras_lrs.ensembles import store
 from tests.ensembles import faults
+from tests.storage import writers
 from tests.warned import warns
 
 BACKEND = keras.backend.backend()
@@ -137,6 +138,21 @@ class TestDamage:
             load(directory)
 
 
+def test_a_run_that_is_writing_is_read_without_an_error(tmp_path):
+    """Whenever it is read, members are being replaced and removed."""
+    model = faults.like_those_trained()
+    contents = list(faults.contents().values())
+    with writers.writing(writers.snapshots, tmp_path, contents) as (_, sent):
+        for _ in range(3):
+            sent.recv()
+        steps = [
+            [member.step for member in ensembles.load(tmp_path, model)]
+            for _ in range(50)
+        ]
+    assert steps == sorted(steps)
+    assert all(second == first + 1 for first, second in steps)
+
+
 class TestOtherModels:
     def test_with_other_shapes(self, directory):
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
@@ -187,12 +203,27 @@ class TestTheStore:
         (directory / "notes.txt").write_bytes(b"of the user")
         found = store.Store(directory)
         found.begin(found.shapes, lambda record: True)
+        found.close()
         assert sorted(path.name for path in directory.iterdir()) == [
             "manifest.json",
             "notes.txt",
             "snapshot-0002.weights.h5",
             "snapshot-0003.weights.h5",
         ]
+
+    def test_numbers_do_not_restart_where_the_earlier_members_were_pruned(
+        self, directory
+    ):
+        found = store.Store(directory)
+        member = found.records[0]
+        assert member.number == 2
+        found.begin(found.shapes, lambda record: False, continued=True)
+        found.add(member, b"content")
+        assert [record.number for record in found.records] == [2]
+        found.begin(found.shapes, lambda record: False)
+        again = store.Store(directory)
+        again.add(member, b"content")
+        assert [record.number for record in again.records] == [1]
 
     def test_numbers_go_on_after_the_last(self, directory):
         found = store.Store(directory)

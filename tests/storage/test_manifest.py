@@ -1,15 +1,21 @@
 """A folder has the files that its manifest lists; what was released still loads."""
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
+import os
+import warnings
 
 import numpy as np
 import pytest
 
 from keras_lrs._storage import manifest
 from keras_lrs._storage.checkpoints import Checkpoint, Checkpoints
-from keras_lrs.ensembles.store import Store
+from keras_lrs.ensembles.store import Record, Store
+from tests.storage import writers
+from tests.warned import warns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +34,8 @@ class Letters(manifest.Folder[Letter]):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    """The files in a folder, without the lock of who is writing to it."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 def written_by_hand(path, content):
@@ -62,7 +69,7 @@ class TestFolder:
     def test_reads_what_it_wrote(self, tmp_path):
         letters = Letters(tmp_path)
         letters.add(Letter(0, "Ada"), b"Dear Ada")
-        letters.add(Letter(0, "Bob"), lambda path: path.write_bytes(b"Dear Bob"))
+        letters.add(Letter(0, "Bob"), memoryview(b"Dear Bob"))
         again = Letters(tmp_path)
         assert again.records == letters.records
         assert [(r.number, r.to) for r in again.records] == [(1, "Ada"), (2, "Bob")]
@@ -71,14 +78,16 @@ class TestFolder:
 
     def test_keeps_the_last_files_and_those_of_others(self, tmp_path):
         (tmp_path / "notes.txt").write_bytes(b"of the user")
+        (tmp_path / "letter-draft.txt").write_bytes(b"of the user")
+        letters = Letters(tmp_path)
+        letters.add(Letter(0, "Ada"), b"Ada")
         (tmp_path / "letter-009.txt").write_bytes(b"orphan")
         (tmp_path / ".letter-001.txt.0123abcd").write_bytes(b"half")
-        letters = Letters(tmp_path)
-        for to in ("Ada", "Bob", "Cy"):
+        for to in ("Bob", "Cy"):
             letters.add(Letter(0, to), to.encode(), keep_last=2)
         assert [record.number for record in letters.records] == [2, 3]
-        kept = ["letter-002.txt", "letter-003.txt", "manifest.json", "notes.txt"]
-        assert names(tmp_path) == kept
+        kept = ["letter-002.txt", "letter-003.txt", "letter-draft.txt"]
+        assert names(tmp_path) == [*kept, "manifest.json", "notes.txt"]
 
     def test_remove_leaves_only_what_is_not_its_own(self, tmp_path):
         (tmp_path / "notes.txt").write_bytes(b"of the user")
@@ -171,3 +180,172 @@ def test_a_checkpoint_is_written_as_version_0_1_0_reads_it(tmp_path):
     assert [*entries[0]] == ["number", "epoch", "batch", "iterations", "sha256"]
     written = ["generation-00000002.npz", "generation-00000003.npz", "manifest.json"]
     assert names(tmp_path) == written
+
+
+def three_letters(folder, keep_last=None):
+    letters = Letters(folder)
+    for to in ("Ada", "Bob", "Cy"):
+        letters.add(Letter(0, to), f"Dear {to}".encode(), keep_last)
+    letters.close()
+    return letters
+
+
+class TestALostManifest:
+    """A file says what it is, so that the manifest can be rebuilt."""
+
+    @pytest.mark.parametrize("keep_last", [None, 2])
+    def test_is_rebuilt_from_the_files(self, tmp_path, keep_last):
+        written = three_letters(tmp_path, keep_last)
+        written.manifest.unlink()
+        with warns(r"manifest.json` is missing. It is rebuilt from the \d files"):
+            letters = Letters(tmp_path)
+        assert letters.records == written.records
+        assert letters.read(letters.records[-1]) == b"Dear Cy"
+        letters.add(Letter(0, "Dan"), b"Dear Dan")
+        again = Letters(tmp_path)
+        assert again.records == letters.records
+        assert again.records[-1].number == 4
+
+    def test_that_is_damaged_is_rebuilt_once_it_is_removed(self, tmp_path):
+        written = three_letters(tmp_path)
+        manifest = written.manifest
+        manifest.write_bytes(b"")
+        with pytest.raises(ValueError, match=r"is damaged.*Remove it, and it is rebui"):
+            Letters(tmp_path)
+        manifest.unlink()
+        with warns("is rebuilt"):
+            assert Letters(tmp_path).records == written.records
+
+    @pytest.mark.parametrize("damage", ["cut off", "altered", "renamed", "unlabelled"])
+    def test_is_not_rebuilt_from_other_files_which_are_kept(self, tmp_path, damage):
+        written = three_letters(tmp_path)
+        written.manifest.unlink()
+        path = tmp_path / "letter-002.txt"
+        content = path.read_bytes()
+        if damage == "cut off":
+            path.write_bytes(content[:-1])
+        elif damage == "altered":
+            path.write_bytes(b"F" + content[1:])
+        elif damage == "unlabelled":
+            path.write_bytes(b"Dear Bob")
+        else:
+            path = path.rename(tmp_path / "letter-009.txt")
+        with pytest.raises(ValueError, match=f"is missing.*`{path}` cannot be listed"):
+            Letters(tmp_path)
+        assert len(names(tmp_path)) == 3
+
+    def test_no_altered_byte_of_a_file_goes_unnoticed(self, tmp_path):
+        written = three_letters(tmp_path)
+        written.manifest.unlink()
+        path = tmp_path / "letter-002.txt"
+        whole = path.read_bytes()
+        for index in range(len(whole)):
+            altered = bytearray(whole)
+            altered[index] ^= 1
+            path.write_bytes(altered)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    records = Letters(tmp_path).records
+            except ValueError:
+                continue
+            # Then it was the label: what it says of the content is checked, not itself.
+            assert index >= len(b"Dear Bob")
+            assert records[1].sha256 == hashlib.sha256(altered).hexdigest()
+
+    def test_of_a_folder_that_was_emptied_lists_nothing(self, tmp_path):
+        three_letters(tmp_path).remove()
+        assert Letters(tmp_path).records == []
+
+    @pytest.mark.parametrize("operation", ["replace", "unlink", "fsync"])
+    def test_emptying_that_is_interrupted_brings_nothing_back(
+        self, tmp_path, monkeypatch, operation
+    ):
+        """Whatever is left then, no run resumes from a part of it."""
+        for number in range(5):
+            folder, count = tmp_path / str(number), [0]
+            letters = three_letters(folder)
+            before = letters.records
+            letters.lock()
+            real = getattr(os, operation)
+
+            def fail(*arguments, at=number, count=count, real=real, **keywords):
+                count[0] += 1
+                if count[0] > at:
+                    raise OSError(errno.EIO, "Input/output error")
+                return real(*arguments, **keywords)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(os, operation, fail)
+                with contextlib.suppress(OSError):
+                    letters.remove()
+            assert Letters(folder).records in ([], before)
+
+
+class TestTwoKinds:
+    """Snapshots and checkpoints share a folder, and each has a manifest."""
+
+    def both(self, folder, first):
+        store, checkpoints = Store(folder), Checkpoints(folder)
+        if first == "checkpoints":
+            checkpoints.save(Checkpoint(0, 1, 0, 10), {"epoch": 1})
+        store.begin([[2]], lambda record: False)
+        for epoch in (2, 3, 4):
+            store.add(Record(0, epoch, epoch, True, 0.1, {}), b"weights")
+            checkpoints.save(Checkpoint(0, epoch, 0, 10), {"epoch": epoch})
+        return store, checkpoints
+
+    @pytest.mark.parametrize("first", ["store", "checkpoints"])
+    def test_neither_loses_anything(self, tmp_path, first):
+        store, checkpoints = self.both(tmp_path, first)
+        assert store.manifest != checkpoints.manifest
+        assert [record.step for record in Store(tmp_path).records] == [2, 3, 4]
+        assert Checkpoints(tmp_path).newest()[1]["epoch"] == 4
+
+    @pytest.mark.parametrize("first", ["store", "checkpoints"])
+    def test_a_run_that_is_over_leaves_the_snapshots(self, tmp_path, first):
+        store, checkpoints = self.both(tmp_path, first)
+        checkpoints.remove()
+        assert [record.step for record in Store(tmp_path).records] == [2, 3, 4]
+        assert not list(tmp_path.glob("generation*"))
+        store.add(Record(0, 5, 5, True, 0.1, {}), b"weights")
+        assert [record.step for record in Store(tmp_path).records] == [2, 3, 4, 5]
+
+    @pytest.mark.parametrize("first", ["store", "checkpoints"])
+    @pytest.mark.parametrize("lost", ["store", "checkpoints"])
+    def test_the_manifest_of_each_is_rebuilt(self, tmp_path, first, lost):
+        store, checkpoints = self.both(tmp_path, first)
+        (store if lost == "store" else checkpoints).manifest.unlink()
+        with warns("is rebuilt"):
+            found = Store(tmp_path), Checkpoints(tmp_path)
+        assert [record.step for record in found[0].records] == [2, 3, 4]
+        assert found[1].newest()[1]["epoch"] == 4
+
+
+def test_a_manifest_of_another_program_is_called_that(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "app", "icons": []}')
+    with pytest.raises(ValueError, match="was not written by keras_lrs"):
+        Letters(tmp_path)
+
+
+def test_a_folder_in_the_place_of_the_manifest_is_named(tmp_path):
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(ValueError, match=r"manifest.json` cannot be read"):
+        Letters(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_a_second_writer_is_refused_and_damages_nothing(tmp_path):
+    with writers.writing(writers.checkpoints, tmp_path) as (process, sent):
+        for _ in range(20):
+            saved = sent.recv()
+            second = Checkpoints(tmp_path)
+            with pytest.raises(ValueError, match=f"which process {process.pid} on "):
+                second.save(Checkpoint(0, -1, 0, 0), {"epoch": -1})
+    # Whenever it was killed: the lock of a dead process keeps nobody out.
+    found, state = Checkpoints(tmp_path).newest()
+    assert found.epoch == state["epoch"] >= saved
+    assert (state["values"] == found.epoch).all()
+    third = Checkpoints(tmp_path)
+    third.save(Checkpoint(0, 7, 0, 0), {"epoch": 7})
+    assert third.records[-1].number == found.number + 1

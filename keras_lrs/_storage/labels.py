@@ -1,0 +1,47 @@
+"""Labels at the ends of files, which say what the files are without a manifest.
+
+A label follows the content, behind which readers of `.npz` and HDF5 ignore what there
+is: JSON, then its length in eight digits, then a word that marks it.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+_MARK = b"keras_lrs"
+_DIGITS = 8
+
+
+def made(label: dict[str, Any], sha256: str) -> bytes:
+    """Returns the bytes of a label that goes behind a content of this hash."""
+    text = json.dumps({**label, "sha256": sha256}).encode()
+    return text + f"{len(text):0{_DIGITS}d}".encode() + _MARK
+
+
+def parted(content: bytes) -> tuple[bytes, bytes | None]:
+    """Returns a file's content without the label, and the JSON of the label."""
+    end = len(content) - len(_MARK)
+    begin = end - _DIGITS
+    length = content[max(begin, 0) : end]
+    if not content.endswith(_MARK) or not length.isdigit() or int(length) > begin:
+        return content, None
+    return content[: begin - int(length)], content[begin - int(length) : begin]
+
+
+def read(content: bytes) -> dict[str, Any]:
+    """Returns the label of a file.
+
+    Raises:
+        ValueError: If it has none, or is not what the label says.
+    """
+    content, text = parted(content)
+    if text is None:
+        raise ValueError("it has no label: it is cut off, or of version 0.1.0")
+    try:
+        label = json.loads(text)
+        sha256 = label.pop("sha256")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError("its label is damaged") from error
+    if sha256 != hashlib.sha256(content).hexdigest():
+        raise ValueError("it is damaged: its sha256 is not the one in its label")
+    return label

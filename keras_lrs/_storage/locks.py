@@ -1,0 +1,178 @@
+"""Locks that keep a second writer out of a folder."""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import socket
+import threading
+import warnings
+import weakref
+from typing import Any
+
+from keras_lrs._storage import files
+
+try:
+    import fcntl
+except ImportError:  # Windows has none; there, nothing keeps a second writer out.
+    fcntl = None  # type: ignore[assignment]
+
+_HELD: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+
+
+class Lock:
+    """A lock on a folder, which the system releases when the process ends, however.
+
+    It is `flock` on a file in the folder, which says who holds it. Processes that this
+    one forks do not hold it.
+
+    A run that broke off may be kept alive by its traceback, with its lock. So another
+    run takes over what a run in the same thread holds: two cannot be under way there.
+
+    Args:
+        path: The file, in the folder that is locked.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path.absolute()  # The current folder may change.
+        self._release: Any = None
+        self._thread: int | None = None
+        self._is_lost = False
+
+    def acquire(self) -> bool:
+        """Takes the lock, or keeps it; returns whether it was not held before.
+
+        Raises:
+            ValueError: If someone else holds it.
+            OSError: If nothing can be written to the folder.
+        """
+        if self._is_lost:
+            raise ValueError(
+                f"`{self.path.parent}` has been taken over by a later run in this "
+                "process. Give each run a directory of its own."
+            )
+        if self._release is not None:
+            return False
+        with files.naming(self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        if fcntl is not None:
+            self._take_over()
+            handle = _locked(self.path)
+            self._release = weakref.finalize(self, _let_go, self.path, handle)
+        else:
+            self._release = lambda: None
+        self._thread = threading.get_ident()
+        _HELD.add(self)
+        return True
+
+    def release(self) -> None:
+        """Lets others write; does nothing if the lock is not held."""
+        _HELD.discard(self)
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+    def _take_over(self):
+        for other in list(_HELD):
+            same = other.path == self.path or (
+                other.path.name == self.path.name and _same(other.path, self.path)
+            )
+            if same and other._thread == threading.get_ident():
+                other.release()
+                other._is_lost = True
+
+    def _forget(self):
+        """In a process that was forked: the lock is its parent's."""
+        finalizer, self._release = self._release, None
+        detached = finalizer.detach() if finalizer is not None else None
+        if detached is not None:
+            _, _, (_, handle), _ = detached
+            os.close(handle)
+
+
+def _forget_all():
+    for lock in list(_HELD):
+        lock._forget()
+    _HELD.clear()
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+def _locked(path):
+    """Returns a handle of the file, which is locked and still has this name."""
+    while True:
+        with files.naming(path.parent):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if _flock(handle, path) and not _is_at(handle, path):
+                # Who held the lock has removed the file meanwhile.
+                os.close(handle)
+                continue
+            with files.naming(path.parent):
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, _self(), 0)
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+
+def _flock(handle, path):
+    """Locks a file; returns False where the filesystem has no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            "Argument `directory` must be written by one run at a time. Received: "
+            f"directory={str(path.parent)!r}, which {_holder(handle)} is writing. Give "
+            "each run a directory of its own, or end the other one."
+        ) from None
+    except OSError as error:
+        warnings.warn(
+            f"The filesystem of `{path.parent}` cannot lock files ({error.strerror}), "
+            "so nothing keeps a second run from writing there, too.",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def _is_at(handle, path):
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _same(one, other):
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _self():
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    who = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+    return (json.dumps(who) + "\n").encode()
+
+
+def _holder(handle):
+    """Says who holds the lock, by what is in the file."""
+    try:
+        who = json.loads(os.pread(handle, 10_000, 0))
+        return f"process {who['pid']} on {who['host']} (since {who['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"  # Which has not yet written who it is.
+
+
+def _let_go(path, handle):
+    try:
+        # First, because another may hold the lock from the moment it is free.
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    finally:
+        os.close(handle)

@@ -1,0 +1,268 @@
+"""Folders that callbacks write to: shared, full, remote, or in someone else's use."""
+
+import errno
+import os
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_lrs import averages, ensembles
+from keras_lrs import schedules as S  # noqa: N812
+from keras_lrs.callbacks import (
+    PosthocAveraging,
+    ReduceOnPlateau,
+    ResumableTraining,
+    SnapshotEnsemble,
+)
+from tests import processes
+from tests.callbacks import full_disk, references
+from tests.callbacks.references import STEPS, linear_model
+from tests.warned import warns
+
+WRITERS = {
+    "SnapshotEnsemble": lambda folder: SnapshotEnsemble(folder, schedule=[5, 15]),
+    "ResumableTraining": lambda folder: ResumableTraining(folder, verbose=0),
+    "PosthocAveraging": lambda folder: PosthocAveraging(folder),
+}
+STATES = {"ReduceOnPlateau": lambda path: ReduceOnPlateau("loss", state_path=path)}
+
+posix = pytest.mark.skipif(os.name != "posix", reason="locks and limits of POSIX")
+
+
+def model():
+    return linear_model(keras.optimizers.SGD(0.002))
+
+
+class Break(keras.callbacks.Callback):
+    def __init__(self, epoch, error=KeyboardInterrupt):
+        super().__init__()
+        self.epoch, self.error = epoch, error
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise self.error
+
+
+class NoStep(keras.callbacks.Callback):
+    """Notes whether anything was trained."""
+
+    steps = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+
+
+# --- Paths ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*WRITERS, *STATES])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "gs://bucket/run",
+        "s3://bucket/run",
+        "memory://run",
+        "hdfs://host/run",
+        "simplecache::s3://bucket/run",
+        pathlib.Path("gs://bucket/run"),
+    ],
+    ids=str,
+)
+def test_a_path_that_is_not_on_this_machine_is_refused(
+    tmp_path, monkeypatch, name, path
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="must be a path on this machine: mount the `"):
+        (WRITERS | STATES)[name](path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_readers_refuse_it_too():
+    with pytest.raises(ValueError, match="must be a path on this machine"):
+        ensembles.load("gs://bucket/run", model())
+    with pytest.raises(ValueError, match="must be a path on this machine"):
+        averages.posthoc("gs://bucket/run", 0.1)
+
+
+def test_the_state_beside_a_remote_backup_needs_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    backup.backup_dir = "gs://bucket/run"
+    with pytest.raises(ValueError, match="Argument `state_path` must be a path on th"):
+        references.fit(model(), [ReduceOnPlateau("loss"), backup], 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_url_of_a_file_and_the_home_folder_are_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    expected = tmp_path / "a run"
+    for path in (f"file://{tmp_path}/a%20run", "~/a run", expected):
+        assert SnapshotEnsemble(path).directory == expected
+
+
+@pytest.mark.parametrize("name", [*WRITERS, *STATES])
+def test_an_empty_path_is_refused(name):
+    with pytest.raises(ValueError, match="must be a path, which is not empty"):
+        (WRITERS | STATES)[name]("")
+
+
+@pytest.mark.parametrize("name", [*WRITERS, *STATES])
+def test_a_file_in_the_place_of_a_folder_is_named_before_the_first_step(tmp_path, name):
+    (tmp_path / "file").write_bytes(b"")
+    callback, steps = (WRITERS | STATES)[name](tmp_path / "file" / "in"), NoStep()
+    with pytest.raises(OSError, match=r"'.*/file"):
+        references.fit(model(), [callback, steps], 1)
+    assert steps.steps == 0
+
+
+# --- Full disks -----------------------------------------------------------------------
+
+
+def check_full(tmp_path, kind, how, code):
+    raised, found, left = processes.call(full_disk.train, tmp_path, kind, how)
+    files = {
+        "snapshots": "snapshot-0003.weights.h5",
+        "checkpoints": "generation-00000003.npz",
+        "averages": "averages-0000000030.npz",
+        "plateau": "p.json",
+    }
+    assert raised == ["OSError", code, str(tmp_path / files[kind])]
+    assert not any(name.startswith(".") for name in found)
+    if kind == "snapshots":
+        assert left == [10, 20]
+    return left
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", full_disk.KINDS)
+def test_a_file_that_may_not_grow_is_one_error_that_names_it(tmp_path, kind):
+    left = check_full(tmp_path, kind, "limited", errno.EFBIG)
+    if kind == "checkpoints":
+        assert left == 2
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", full_disk.KINDS)
+def test_a_full_disk_is_one_error_that_names_the_file(tmp_path, kind):
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a disk")
+    try:
+        with full_disk.mounted(tmp_path):
+            pass
+    except Exception:
+        pytest.skip("this system mounts no disk")
+    check_full(tmp_path, kind, "mounted", errno.ENOSPC)
+
+
+# --- Two writers ----------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_second_run_is_refused_before_its_first_step(tmp_path, name):
+    """Another process asks for the folder, while this one trains."""
+
+    class Second(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                refusals.append(processes.call(second_run, tmp_path, name))
+
+    refusals = []
+    references.fit(model(), [WRITERS[name](tmp_path), Second()], 3)
+    ((message, steps),) = refusals
+    assert re.search(f"one run at a time.*which process {os.getpid()} on", message)
+    assert steps == 0
+    assert not list(tmp_path.glob(".*"))
+
+
+def second_run(folder, name):
+    steps = NoStep()
+    try:
+        references.fit(model(), [WRITERS[name](folder), steps], 3)
+    except ValueError as error:
+        return str(error), steps.steps
+    return "", steps.steps
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_run_that_broke_off_lets_the_folder_go(tmp_path, name):
+    with pytest.raises(KeyboardInterrupt) as kept:
+        references.fit(model(), [WRITERS[name](tmp_path), Break(1)], 3)
+    assert not list(tmp_path.glob(".*"))
+    del kept
+
+
+@pytest.mark.parametrize("name", ["SnapshotEnsemble", "ResumableTraining"])
+def test_a_run_whose_data_broke_off_is_no_second_one(tmp_path, name):
+    """`fit` tells callbacks nothing then, and a traceback keeps them alive."""
+
+    def batches():
+        yield np.ones((4, 3), "float32"), np.ones((4, 1), "float32")
+        raise OSError("The data is gone.")
+
+    kept = []
+    try:
+        model().fit(batches(), verbose=0, callbacks=[WRITERS[name](tmp_path)])
+    except Exception as error:
+        kept.append(error)
+    assert kept
+    references.fit(model(), [WRITERS[name](tmp_path)], 2)
+
+
+# --- Shared folders -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SnapshotEnsemble", "PosthocAveraging"])
+def test_two_of_a_kind_in_one_folder_are_refused(tmp_path, name):
+    two = [WRITERS[name](tmp_path), WRITERS[name](tmp_path / ".." / tmp_path.name)]
+    with pytest.raises(ValueError, match=f"another one for each `{name}`"):
+        references.fit(model(), two, 1)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_folder_serves_all_kinds(tmp_path, order):
+    def train(folder, *more):
+        writers = [make(folder) for make in WRITERS.values()][::order]
+        writers.append(ReduceOnPlateau("loss", state_path=folder / "plateau.json"))
+        found = model()
+        references.fit(found, [*writers, *more], 4)
+        return found
+
+    straight = train(tmp_path / "straight")
+    folder = tmp_path / "resumed"
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, Break(2))
+    resumed = train(folder)
+    np.testing.assert_array_equal(
+        references.weights(resumed), references.weights(straight)
+    )
+    for each in (tmp_path / "straight", folder):
+        ensemble = ensembles.load(each, resumed)
+        assert [member.step for member in ensemble] == [5, 15]
+        assert averages.posthoc(each, 0.1, step=4 * STEPS)
+        assert not list(each.glob("generation*"))
+
+
+def test_checkpoints_of_a_later_fit_are_kept_for_it(tmp_path):
+    """A program that trains twice is killed in its second `fit`, and run again."""
+
+    def program(folder, *more):
+        found = linear_model(keras.optimizers.SGD(S.LinearDecay(0.002, 80)))
+        x, y = references.X, references.Y
+        for labels, extra in ((y, ()), (-y, more)):
+            callbacks = [ResumableTraining(folder, verbose=0), *extra]
+            found.fit(x, labels, 4, 4, verbose=0, shuffle=False, callbacks=callbacks)
+        return references.weights(found)
+
+    straight = program(tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        program(tmp_path / "resumed", Break(2))
+    with warns("of a fit that began after 40 updates"):
+        resumed = program(tmp_path / "resumed")
+    np.testing.assert_array_equal(resumed, straight)
+    assert list((tmp_path / "resumed").iterdir()) == []

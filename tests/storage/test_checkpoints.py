@@ -1,0 +1,168 @@
+"""Whatever fails while checkpoints are written, the last one that was is there."""
+
+import contextlib
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from keras_lrs._storage import checkpoints, files, labels, manifest, tree
+from keras_lrs._storage.checkpoints import Checkpoint, Checkpoints
+from tests.ensembles import faults
+from tests.warned import warns
+
+
+def state(epoch, began=0):
+    return {"epoch": epoch, "began": began, "values": np.full(50, float(epoch))}
+
+
+def save(found, epoch, began=0):
+    found.save(Checkpoint(0, epoch, 0, 10 * epoch), state(epoch, began))
+
+
+def run(folder, saved, before):
+    """Saves four checkpoints; calls a function before each operation on files."""
+    with faults.watched(before):
+        found = Checkpoints(folder)
+        for epoch in (1, 2, 3, 4):
+            save(found, epoch)
+            saved.append(epoch)
+        checkpoints.remove(found)
+        saved.append(None)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
+def test_a_fault_at_any_operation_loses_nothing(tmp_path, error):
+    count = [0]
+
+    def counted():
+        count[0] += 1
+
+    run(tmp_path / "whole", [], counted)
+    assert count[0] > 40
+    for number in range(count[0]):
+        folder, saved, left = tmp_path / str(number), [], [number]
+
+        def before(left=left):
+            left[0] -= 1
+            if left[0] < 0:  # A full disk stays full.
+                raise error
+
+        with contextlib.suppress(type(error)):
+            run(folder, saved, before)
+        newest = Checkpoints(folder).newest()
+        last = saved[-1] if saved else 0
+        if newest is None:  # Only when the first was not whole, or the run was over.
+            assert last in (0, 4, None)
+            continue
+        found, content = newest
+        assert found.epoch == content["epoch"]
+        assert found.epoch in (last, last + 1)
+        again = Checkpoints(folder)
+        save(again, 9)
+        assert Checkpoints(folder).newest()[0].epoch == 9
+
+
+def npz(content, **arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, tree=np.array(content), **arrays)
+    return buffer.getvalue()
+
+
+def compressed():
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, tree=np.array("{}"), zeros=np.zeros(1_000_000))
+    return buffer.getvalue()
+
+
+class Trap:
+    def __reduce__(self):
+        return pytest.fail, ("It was run.",)
+
+
+DAMAGED = {
+    "no archive": b"text",
+    "cut off": npz("{}")[:40],
+    "empty": b"",
+    "deep": npz("[" * 20_000 + "]" * 20_000),
+    "no JSON": npz("x"),
+    "no dictionary": npz("[]"),
+    "no tree": zipfile.ZipFile,
+    "an array that is missing": npz('{"a": {"__array__": "b", "dtype": "f4"}}'),
+    "another type": npz(
+        json.dumps({"a": {"__array__": "b", "dtype": "O", "shape": [1]}}),
+        b=np.zeros(8, np.uint8),
+    ),
+    "objects": npz("{}", objects=np.array([Trap()], object)),
+    "compressed zeros": compressed(),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_what_holds_no_state_is_damaged_whatever_its_hash(tmp_path, kind):
+    content = DAMAGED[kind]
+    if kind == "no tree":
+        buffer = io.BytesIO()
+        np.savez(buffer, other=np.zeros(3))
+        content = buffer.getvalue()
+    found = Checkpoints(tmp_path)
+    save(found, 1)
+    found.add(Checkpoint(0, 2, 0, 20), content)
+    if kind == "objects":  # They are not read, as nothing of the tree is in them.
+        assert found.newest()[1] == {}
+        return
+    with warns(r"generation-00000002.npz` is damaged.*from the checkpoint before it"):
+        checkpoint, content = Checkpoints(tmp_path).newest()
+    assert checkpoint.epoch == content["epoch"] == 1
+    found.path(checkpoint).unlink()
+    with pytest.raises(ValueError, match=r"02.npz` is damaged.*01.npz` cannot be"):
+        Checkpoints(tmp_path).newest()
+
+
+def test_a_label_leaves_the_file_to_other_readers(tmp_path):
+    """A checkpoint is a `.npz` file as before, for NumPy and for version 0.1.0."""
+    found = Checkpoints(tmp_path)
+    save(found, 3)
+    path = tmp_path / "generation-00000001.npz"
+    with np.load(path, allow_pickle=False) as arrays:
+        assert json.loads(str(arrays["tree"]))["epoch"] == 3
+    label = labels.read(path.read_bytes())
+    entry = {"number": 1, "epoch": 3, "batch": 0, "iterations": 30}
+    assert label == {"format": manifest.FORMAT, "entry": entry}
+    assert files.read(path, found.records[0].sha256) == path.read_bytes()
+    assert tree.read(found.read(found.records[0]))["epoch"] == 3
+
+
+class TestSeveralFits:
+    """One folder for several fits of a program, which begin after more updates each."""
+
+    def test_an_earlier_one_leaves_the_checkpoints_of_a_later(self, tmp_path):
+        later = Checkpoints(tmp_path)
+        save(later, 2, began=40)
+        with warns(r"of a fit that began after 40 updates.*begins after 0\."):
+            earlier, newest = checkpoints.of_fit(tmp_path, 0, writes=True)
+        assert newest is None
+        save(earlier, 1)
+        with warns("began after 40"):
+            earlier, newest = checkpoints.of_fit(tmp_path, 0, writes=True)
+        assert newest[0].epoch == 1
+        checkpoints.remove(earlier)
+        assert not earlier.directory.exists()
+        later, newest = checkpoints.of_fit(tmp_path, 40, writes=True)
+        assert newest[0].epoch == 2
+
+    def test_of_one_that_broke_off_the_model_may_be_further(self, tmp_path):
+        save(Checkpoints(tmp_path), 2, began=40)
+        with warns("began after 40"):
+            earlier, _ = checkpoints.of_fit(tmp_path, 0, writes=True)
+        save(earlier, 1)
+        with warns("began after 40"):
+            _, newest = checkpoints.of_fit(tmp_path, 15, writes=True)
+        assert newest[0].epoch == 1
+
+    def test_a_state_that_does_not_say_where_it_began_is_taken_up(self, tmp_path):
+        Checkpoints(tmp_path).save(Checkpoint(0, 5, 0, 50), {"epoch": 5})
+        _, newest = checkpoints.of_fit(tmp_path, 0, writes=False)
+        assert newest[0].epoch == 5
