@@ -286,6 +286,21 @@ SUBJECTS: dict[str, Subject] = {
         check_schedule,
     ),
     "Average": Subject(A.Average, [{}], check_average),
+    "Averager": Subject(
+        A.Averager,
+        [
+            {"model_or_variables": Made(linear_model)},
+            {
+                "model_or_variables": Made(linear_model),
+                "average": A.UniformAverage(),
+                "include": "kernel",
+                "every": 2,
+                "batch_norm": "average",
+            },
+        ],
+        lambda averager: averager.update(),
+        is_costly=True,
+    ),
     "ExponentialAverage": Subject(
         A.ExponentialAverage, [{"decay": 0.9}, {"half_life": 3.0}], check_average
     ),
