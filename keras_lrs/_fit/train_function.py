@@ -15,7 +15,7 @@ from keras_lrs._keras.weights import WeightsCopy, copied_weights
 from keras_lrs._step.optimizer_step import OptimizerStep, StepPlan
 
 if IS_JAX:
-    from keras_lrs._fit.jax_state import JaxState
+    from keras_lrs._fit.jax_state import JaxState, with_followers
 
 _MOST_KEPT = 8  # Compiled functions beside the plain one.
 
@@ -258,7 +258,8 @@ def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep
     key = tuple(plan.key for plan in plans)
     if key not in cache:
         steps = [OptimizerStep(model, plan) for plan in plans]
-        eager = IS_TORCH or model.run_eagerly
+        followed = any(part.follows_step for step in steps for part in step.parts)
+        eager = IS_TORCH or (model.run_eagerly and not followed)
         function = plain if eager or not plans else _traced_anew(model, steps)
         kept = list(cache.items())[1 - _MOST_KEPT :]
         cache = {**dict(kept), key: (function, steps)}
@@ -273,6 +274,7 @@ def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep
 def _traced_anew(model, steps):
     """Makes a train function of its own, to be traced while the steps are installed."""
     plain = model.train_function
+    followed = any(part.follows_step for step in steps for part in step.parts)
 
     def make(train_step):
         # `jax.jit` keeps its traces by the equality of functions, and bound methods of
@@ -280,7 +282,10 @@ def _traced_anew(model, steps):
         # other.
         def step_with_batch(*arguments):
             with in_step.with_batch(arguments):
-                return train_step(*arguments)
+                result = train_step(*arguments)
+            if followed:
+                return with_followers(model, steps, arguments[0], result)
+            return result
 
         return step_with_batch
 

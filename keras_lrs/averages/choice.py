@@ -45,6 +45,9 @@ class Choice:
             fields.refuse("exclude", bound, list(self.exclude))
 
 
+EVERYTHING = Choice()
+
+
 def _found(expression, path):
     return re.search(expression, path) is not None
 
