@@ -67,11 +67,12 @@ class Averager(keras.layers.Layer):
     Example:
         >>> import keras, numpy as np
         >>> from keras_lrs.averages import Averager, UniformAverage
-        >>> dense = keras.layers.Dense(1, use_bias=False)
-        >>> model = keras.Sequential([keras.Input((1,)), dense])
+        >>> model = keras.Sequential(
+        ...     [keras.Input((1,)), keras.layers.Dense(1, use_bias=False)]
+        ... )
         >>> averager = Averager(model, UniformAverage())
         >>> for value in (1.0, 2.0, 6.0):
-        ...     dense.kernel.assign([[value]])  # Instead of a step of an optimizer.
+        ...     model.set_weights([np.array([[value]])])  # In place of a step.
         ...     averager.update()
         >>> with averager.averaged():
         ...     model.predict(np.ones((1, 1)), verbose=0).item()

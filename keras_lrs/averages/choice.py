@@ -40,7 +40,7 @@ class Choice:
                 if not any(_found(one, path) for path in paths):
                     bound = f"be found in a path, which are {', '.join(paths)}"
                     fields.refuse(name, bound, one)
-        if not any(map(self, variables)):
+        if variables and not any(map(self, variables)):
             bound = f"leave a variable to average, of {', '.join(paths)}"
             fields.refuse("exclude", bound, list(self.exclude))
 

@@ -21,7 +21,10 @@ _BOUND = (
 def check(initial: Any, average: Average) -> None:
     """Raises if it is of no kind that is known, or would be forgotten at once."""
     if not isinstance(initial, (keras.Model, str, os.PathLike)):
-        if not isinstance(initial, (list, tuple)):
+        try:
+            for value in fields.items("initial", initial, _BOUND):
+                np.asarray(value, "float64")
+        except (ValueError, TypeError, OverflowError):
             fields.refuse("initial", _BOUND, initial, TypeError)
     elif not isinstance(initial, keras.Model):
         fields.path("initial", initial)
@@ -49,7 +52,7 @@ def values(initial: Any, model: Any) -> dict[int, np.ndarray]:
         by_variable = dict(zip(map(id, model.variables), content, strict=True))
         found = [by_variable[id(weight)] for weight in model.weights]
     else:
-        found = [np.asarray(value) for value in initial]
+        found = [np.asarray(value, "float64") for value in initial]
     if len(found) != len(model.weights):
         raise ValueError(
             f"Argument `initial` must have the {len(model.weights)} weights of the "

@@ -60,7 +60,7 @@ def main():
     averaging = WeightAveraging(UniformAverage(), batch_norm="average", at_end="raw")
     seen = []
     look = keras.callbacks.LambdaCallback(
-        on_test_end=lambda logs: seen.append(model.get_weights())
+        on_test_begin=lambda logs: seen.append(model.get_weights())
     )
     x, y = references.X, references.Y
     references.fit(model, [averaging, look], 2, validation_data=(x, y))

@@ -547,6 +547,27 @@ class TestTorch:
                     values([found])[0], values([expected])[0], atol=1e-6
                 )
 
+    def test_equals_the_average_of_timm(self):
+        import torch
+
+        timm = pytest.importorskip("timm.utils")
+        module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+        theirs = timm.ModelEmaV3(module, decay=0.9)
+        model, other = norm_model(), norm_model()
+        give(module, model)
+        average = A.ExponentialAverage(0.9, debias=False)
+        averager = A.Averager(model, average, batch_norm="average")
+        for step in range(6):
+            optimizer_like(module, step)
+            give(module, model)
+            theirs.update(module, step=step)
+            averager.update()
+        give(theirs.module, other)
+        for found, expected in zip(averager.averages, in_order(other), strict=True):
+            np.testing.assert_allclose(
+                values([found])[0], values([expected])[0], rtol=1e-5, atol=1e-6
+            )
+
 
 def optimizer_like(module, step):
     """Changes parameters, and by a forward pass the statistics."""

@@ -361,6 +361,8 @@ SUBJECTS: dict[str, Subject] = {
         C.WeightAveraging,
         {},
         {"average": A.UniformAverage(), "update_every": 2},
+        {"include": "kernel", "exclude": ["bias"], "batch_norm": "average"},
+        {"average": A.WarmupAverage(0.9), "initial": [np.ones((1, 1)), np.ones(1)]},
         {"batch_norm": "recalibrate", "batch_norm_data": X},
         unchecked=("batch_norm_data",),
     ),
