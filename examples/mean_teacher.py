@@ -26,7 +26,7 @@ RATE = 2e-3
 
 
 def make_network():
-    """A small convolutional network; its noise is what student and teacher differ by."""
+    """A small convolutional network; student and teacher differ by its noise."""
     import keras
 
     layers = keras.layers
