@@ -22,6 +22,7 @@ LAYERS = [
         "optimizers",
         "ensembles",
         # These touch models and files.
+        "averages.averager",
         "averages.batch_norm",
         "averages.reconstruction",
         "averages.snapshots",

@@ -113,6 +113,7 @@ RELIED_ON = {
 OTHERS = {
     *("_foreach_add_", "_foreach_copy_", "_foreach_lerp_", "_foreach_mul_"),
     *("_foreach_sub", "_rng", "_seed", "_set_global_seed", "_trial_id", "_repr_png_"),
+    "_version",
 }
 
 # Parts of names, in strings.
@@ -133,6 +134,7 @@ INHERITED = {
 # Of `keras.src`, and of `_jax_state`, which a model has while it trains on JAX only.
 MODULES = {
     "keras.src.backend.common.global_state",
+    "keras.src.backend.common.stateless_scope",
     "keras.src.random.seed_generator",
     "keras.src.saving.saving_lib",
     "keras.src.trainers.data_adapters",

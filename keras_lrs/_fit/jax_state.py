@@ -4,10 +4,37 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
+import keras
 import numpy as np
 from keras import ops
 
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
+
+
+def with_followers(model: Any, steps: list, before: tuple, result: tuple) -> tuple:
+    """What a `train_step` returns, after the parts that follow the whole step.
+
+    Args:
+        model: The model.
+        steps: The steps of its optimizers, installed.
+        before: The state that the step was given.
+        result: The logs and the new state.
+    """
+    logs, (trainable, non_trainable, optimizer, metrics) = result
+    variables = model.optimizer.variables
+    counts = dict(zip(map(id, variables), before[2], strict=True))
+    mapping = [
+        *zip(model.trainable_variables, trainable, strict=True),
+        *zip(model.non_trainable_variables, non_trainable, strict=True),
+        *zip(variables, optimizer, strict=True),
+    ]
+    with keras.StatelessScope(mapping) as scope:
+        for step in steps:
+            for part in step.parts:
+                if part.follows_step:
+                    part.step_ends(counts[id(step.optimizer._iterations)])
+    optimizer = [scope.get_current_value(variable) for variable in variables]
+    return logs, (trainable, non_trainable, optimizer, metrics)
 
 
 class JaxState:

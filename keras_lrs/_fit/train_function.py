@@ -17,7 +17,7 @@ from keras_lrs._step import scheduled_variable
 from keras_lrs._step.optimizer_step import OptimizerStep, StepPlan
 
 if IS_JAX:
-    from keras_lrs._fit.jax_state import JaxState
+    from keras_lrs._fit.jax_state import JaxState, with_followers
 
 _MOST_KEPT = 8  # Compiled functions beside the plain one.
 
@@ -269,8 +269,9 @@ def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep
     key = tuple(plan.key for plan in plans)
     if key not in cache:
         steps = [OptimizerStep(model, plan) for plan in plans]
-        # Variables are set before every step, of which an execution may have several.
-        eager = model.run_eagerly and not scheduled_variable.of(steps)
+        # What surrounds a step is in the new function; an execution may be many steps.
+        surrounded = _is_followed(steps) or scheduled_variable.of(steps)
+        eager = model.run_eagerly and not surrounded
         is_plain = IS_TORCH or eager or not plans
         function = plain if is_plain else _traced_anew(model, steps)
         kept = list(cache.items())[1 - _MOST_KEPT :]
@@ -281,6 +282,11 @@ def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep
     for step, plan in zip(steps, plans, strict=True):
         step.begin(plan)
     return function, steps
+
+
+def _is_followed(steps):
+    """Whether a part acts after the whole step."""
+    return any(part.follows_step for step in steps for part in step.parts)
 
 
 def _traced_anew(model, steps):
@@ -296,7 +302,10 @@ def _traced_anew(model, steps):
             with in_step.with_batch(arguments):
                 if scheduled_variable.of(steps):
                     arguments = in_step.before_forward(model, arguments, set_variables)
-                return train_step(*arguments)
+                result = train_step(*arguments)
+            if _is_followed(steps):
+                return with_followers(model, steps, arguments[0], result)
+            return result
 
         return step_with_batch
 

@@ -24,6 +24,7 @@ from keras import Variable, ops
 
 from keras_lrs._keras import optimizers
 from keras_lrs._keras.variables import give, read, strategy_scope, swap, write
+from keras_lrs.averages.choice import EVERYTHING, Choice
 
 SLOTS_HOLD_AVERAGE = 0.0
 MODEL_HOLDS_AVERAGE = 1e-300
@@ -36,11 +37,13 @@ _slots_so_far = weakref.WeakKeyDictionary()
 class AverageSlots:
     """The averages of one optimizer's weights.
 
-    Averages of weights of less than 32 bits are kept in float32: they would stall.
+    Averages of weights of less than 32 bits are kept in float32: they would stall. What
+    is not chosen has a slot, too, since Keras loads no optimizer with fewer.
     """
 
-    def __init__(self, optimizer: Any):
+    def __init__(self, optimizer: Any, choice: Choice = EVERYTHING):
         self.optimizer = optimizer
+        self.choice = choice
         self._rounded: list[np.ndarray] | None = None
         self._empty_since: int | None = None
 
@@ -63,7 +66,11 @@ class AverageSlots:
 
     @property
     def pairs(self) -> list[tuple[Any, Any]]:
-        """The weights and their averages, as variables."""
+        """The weights that are averaged and their averages, as variables."""
+        return [pair for pair in self._all_pairs if self.choice(pair[0])]
+
+    @property
+    def _all_pairs(self):
         averages = self.optimizer._model_variables_moving_average
         weights = optimizers.trained(self.optimizer)
         return [
@@ -114,12 +121,17 @@ class AverageSlots:
 
     def reset(self) -> None:
         """Sets the averages to the weights."""
-        for weight, average in self.pairs:
+        for weight, average in self._all_pairs:
             give(weight, average)
 
     def swap(self) -> None:
         """Swaps weights and averages; the weights come back bit for bit."""
-        pairs = self.pairs
+        pairs = self._all_pairs
+        if not self.swapped:
+            # What is not averaged is seen as it is, and comes back with the rest.
+            for weight, average in pairs:
+                if not self.choice(weight):
+                    give(weight, average)
         narrow = [average for weight, average in pairs if weight.dtype != average.dtype]
         rounded, self._rounded = self._rounded, None
         if not self.swapped:

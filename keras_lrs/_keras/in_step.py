@@ -356,6 +356,15 @@ def copy(targets: list, sources: list, condition: Any = True) -> None:
     _on_each_replica(assign, targets, sources, [condition] * len(targets))
 
 
+def cast_copy(targets: list, sources: list) -> None:
+    """Assigns the values of variables to others of any type."""
+
+    def assign(target, source):
+        target.assign(ops.cast(source, target.dtype))
+
+    _on_each_replica(assign, targets, sources)
+
+
 def move(variables: list, *moves: tuple[Any, Any, Any]) -> None:
     """Adds `factor * (end - start)` to variables, for each of some moves.
 

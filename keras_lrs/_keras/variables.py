@@ -64,10 +64,15 @@ def assign(variable: Any, value: Any) -> None:
 def swap(one: Any, other: Any) -> None:
     """Swaps the values of two variables, from wherever it is called."""
     if IS_TENSORFLOW:
+        # Replicas may differ: each has statistics of its own.
+        held = zip(holders([one]), holders([other]), strict=True)
         with tf.init_scope():
-            value = tf.identity(one._value)
-            one._value.assign(tf.cast(other._value, one._value.dtype))
-            other._value.assign(tf.cast(value, other._value.dtype))
+            for first, second in held:
+                first = getattr(first, "_value", first)
+                second = getattr(second, "_value", second)
+                value = tf.identity(first)
+                first.assign(tf.cast(second, first.dtype))
+                second.assign(tf.cast(value, second.dtype))
     elif IS_TORCH:
         with torch.no_grad():
             value = one._value.clone()

@@ -128,6 +128,16 @@ def set_weights(model: Any, values: list) -> None:
         variable.assign(value)
 
 
+def save_own_weights(layer: Any, path: pathlib.Path) -> None:
+    """Saves the variables of a layer by itself, as those of a model are."""
+    saving_lib.save_weights_only(layer, path)
+
+
+def load_own_weights(layer: Any, path: pathlib.Path) -> None:
+    """Loads them."""
+    saving_lib.load_weights_only(layer, path)
+
+
 def _not_weights(model):
     """What is saved beside the weights of a compiled model."""
     kinds = (keras.Optimizer, keras.Metric, keras.Loss)

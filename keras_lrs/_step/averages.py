@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_lrs._keras import in_step
+from keras_lrs._keras import average_statistics, in_step
 from keras_lrs._keras.average_slots import AverageSlots, average_dtype
+from keras_lrs._keras.backend import IS_JAX
 from keras_lrs._keras.variables import StepVariable, read
 from keras_lrs._step.part import StepPart
 from keras_lrs._step.update import Update
+from keras_lrs.averages.choice import EVERYTHING, Choice
 from keras_lrs.schedules import numerics
 
 
@@ -67,8 +69,10 @@ class _Average(StepPart):
 
     def before(self, update: Update) -> Any:
         """The share of the new weights, before the update raises the count."""
+        return self._share(update.iterations + 1)
+
+    def _share(self, after):
         every = self.step.accumulated
-        after = update.iterations + 1
         updates = after // every - self.step.start.value // every
         share = self.averaging.weight(updates)
         if every == 1:
@@ -86,15 +90,19 @@ class SlotsAverage(_Average):
 
     finalizes_average = True
 
+    def __init__(self, step: Any, averaging: Averaging, choice: Choice = EVERYTHING):
+        super().__init__(step, averaging)
+        self.choice = choice
+
     @staticmethod
-    def covers(averaging: Averaging) -> tuple[str, ...]:
+    def covers(averaging: Averaging, choice: Choice = EVERYTHING) -> tuple[str, ...]:
         """Keras has slots for averages, and is to leave them to us."""
         return ("use_ema",)
 
     @functools.cached_property
     def pairs(self) -> list[tuple[Any, Any]]:
         """The weights and their averages, as variables."""
-        return AverageSlots(self.step.optimizer).pairs
+        return AverageSlots(self.step.optimizer, self.choice).pairs
 
     def before(self, update: Update) -> Any:
         """Keeps Keras from updating the slots."""
@@ -106,6 +114,38 @@ class SlotsAverage(_Average):
         every = self.step.accumulated
         updates = iterations // every - self.step.start.host // every
         return int(self.averaging.taken(updates))
+
+
+class StatisticsAverage(_Average):
+    """The average of the statistics of batch normalization.
+
+    The forward pass has updated them when the optimizer's `apply` is called. On JAX
+    they are then in the state that the step hands on, where `apply` does not see them.
+    """
+
+    follows_step = IS_JAX
+
+    def __init__(self, step: Any, averaging: Averaging):
+        super().__init__(step, averaging)
+        kept = average_statistics.of(step.model)
+        self.statistics, self.variables = kept.statistics, kept.averages
+
+    @functools.cached_property
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """The statistics and their averages, as variables."""
+        averages = [one.variable for one in self.variables]
+        return list(zip(self.statistics, averages, strict=True))
+
+    def after(self, update: Update, kept: Any) -> None:
+        """Moves the averages."""
+        if not self.follows_step:
+            super().after(update, kept)
+
+    def step_ends(self, before: Any) -> None:
+        """Moves the averages, unless the update was skipped."""
+        now = in_step.iterations(self.step.optimizer)
+        share = numerics.where(now > before, self._share(now), 0.0)
+        in_step.interpolate(self.pairs, share, always=False)
 
 
 class FreeAverage(_Average):

@@ -71,6 +71,8 @@ class StepPart:
     """Whether the part multiplies the learning rate (`update.factors`)."""
     finalizes_average = False
     """Whether the part, and not Keras, finalizes the averages of `use_ema`."""
+    follows_step = False
+    """Whether `step_ends` is to be called, which is on JAX only."""
 
     def __init__(self, step: Any, *compiled: Any):
         self.step = step
@@ -130,6 +132,13 @@ class StepPart:
 
     def after(self, update: Update, kept: Any) -> None:
         """Phase 4: acts on the new variables; `kept` is what `before` returned."""
+
+    def step_ends(self, before: Any) -> None:
+        """After the whole `train_step` on JAX, where `after` sees no statistics.
+
+        `before` is how often `apply` had been called before the step. If it was not
+        called, because the loss scale was too large, the count is the same now.
+        """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

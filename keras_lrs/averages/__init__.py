@@ -1,5 +1,6 @@
 """Averages of weights: the schedules that make them, and what goes with them."""
 
+from keras_lrs.averages.averager import Averager
 from keras_lrs.averages.batch_norm import recalibrate_batch_norm
 from keras_lrs.averages.posthoc import posthoc_coefficients
 from keras_lrs.averages.reconstruction import posthoc
@@ -14,6 +15,7 @@ from keras_lrs.averages.schedules import (
 
 __all__ = [
     "Average",
+    "Averager",
     "ExponentialAverage",
     "PolynomialAverage",
     "PowerFunctionAverage",

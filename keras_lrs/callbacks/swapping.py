@@ -28,6 +28,7 @@ class SwappingCallback(FitCallback):
     """
 
     first = True  # Those after it in the list see the averages.
+    batch_norms: tuple[str, ...] = ("keep", "recalibrate")
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class SwappingCallback(FitCallback):
     ):
         super().__init__()
         fields.one_of("at_end", at_end, ("average", "raw"))
-        fields.one_of("batch_norm", batch_norm, ("keep", "recalibrate"))
+        fields.one_of("batch_norm", batch_norm, self.batch_norms)
         if (batch_norm == "recalibrate") != (batch_norm_data is not None):
             fields.refuse(
                 "batch_norm_data",

@@ -2,15 +2,20 @@
 
 import functools
 import warnings
+from collections.abc import Sequence
 from typing import Any
+
+import keras
 
 from keras_lrs._fit.registry import build_to_average
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import optimizers
+from keras_lrs._keras import average_statistics, optimizers, variables
 from keras_lrs._keras.average_slots import AverageSlots
-from keras_lrs._step.averages import Averaging, SlotsAverage
+from keras_lrs._step.averages import Averaging, SlotsAverage, StatisticsAverage
 from keras_lrs._step.part import Wanted
+from keras_lrs.averages.choice import Choice
 from keras_lrs.averages.schedules import Average, ExponentialAverage
+from keras_lrs.callbacks import initial_averages
 from keras_lrs.callbacks.cycle_ends import cycle_ends_of
 from keras_lrs.callbacks.swapping import SwappingCallback
 from keras_lrs.schedules import durations, fields
@@ -51,16 +56,29 @@ class WeightAveraging(SwappingCallback):
             keeps the averages for `evaluate`, `predict`, files and the next `fit`. If
             `fit` breaks off it is `"raw"`.
         batch_norm: What goes with the average: `"keep"`, the statistics of the
-            training; or `"recalibrate"`, those of the averaged weights, by a pass over
-            `batch_norm_data` each time that new averages are put into the model.
+            training; `"average"`, their average over the same updates; or
+            `"recalibrate"`, those of the averaged weights, by a pass over
+            `batch_norm_data` each time that new averages are put into the model. With
+            `"average"` a run resumes by `ResumableTraining` only: no model's file holds
+            the statistics of the training beside their average.
         batch_norm_data: Inputs, as `averages.recalibrate_batch_norm` takes them.
         batch_norm_steps: How many batches of them; all if None.
+        include: A regular expression or a list of them, searched for in the paths of
+            the trainable variables (`re.search`): only what is found is averaged, and
+            the rest is seen as it is. None is all. The memory is the same.
+        exclude: Likewise: what is found is not averaged.
+        initial: What the average begins with instead of the model's weights: a model
+            with the same weights, what its `get_weights()` returns, or the path of its
+            `.weights.h5` file. If the optimizer of such a model holds averages, as
+            Keras's `use_ema=True` does, they are taken. The average must keep a share
+            of it, so no debiased one.
 
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range; and before the first step, if the
             model is not built (TensorFlow builds one without an `Input` in the first
-            step), if the optimizer averages the weights itself (`use_ema=True`), if no
+            step), if the optimizer averages the weights itself (`use_ema=True`), if an
+            expression is found nowhere, if `initial` has other weights, if no
             update would be averaged, if lengths need steps per epoch that are not
             known, or beside another callback that swaps weights.
 
@@ -86,6 +104,8 @@ class WeightAveraging(SwappingCallback):
     Better Generalization", 2018, arXiv:1803.05407.
     """
 
+    batch_norms = ("keep", "recalibrate", "average")
+
     def __init__(
         self,
         average: Average | None = None,
@@ -95,6 +115,10 @@ class WeightAveraging(SwappingCallback):
         batch_norm: str = "keep",
         batch_norm_data: Any = None,
         batch_norm_steps: int | None = None,
+        *,
+        include: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        initial: Any = None,
     ):
         super().__init__(at_end, batch_norm, batch_norm_data, batch_norm_steps)
         average = ExponentialAverage() if average is None else average
@@ -113,33 +137,60 @@ class WeightAveraging(SwappingCallback):
         else:
             update_every = durations.check("update_every", update_every, 1)
         self.update_every = update_every
+        self.include, self.exclude, self.initial = include, exclude, initial
+        self._choice = Choice.of(include, exclude)
+        if initial is not None:
+            initial_averages.check(initial, average)
+            if self.start_step != 0 or self.update_every != 1:
+                bound = "be given with start_step=0 and update_every=1 only"
+                fields.refuse("initial", bound, type(initial).__name__)
         self._slots: list[AverageSlots] = []
         self._begins_late = False
+        self._lacks_statistics = False
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Makes room for the averages, before a `BackupAndRestore` fills them."""
         wanted = super().prepare(run)
         build_to_average(self, run)
-        self._slots = [AverageSlots(optimizer) for optimizer in run.optimizers]
+        self._choice.check(run.model.trainable_variables)
+        self._slots = [
+            AverageSlots(optimizer, self._choice) for optimizer in run.optimizers
+        ]
         for one in self._slots:
             if one.optimizer.use_ema and not one.attached:
                 raise ValueError(
                     f"`{type(self).__name__}` needs an optimizer that does not average "
-                    "the weights itself. Construct it with use_ema=False. Received: "
-                    f"`{type(one.optimizer).__name__}` with use_ema=True"
+                    "the weights itself. Construct it with use_ema=False; a model that "
+                    "was loaded with its averages may be passed as `initial`. Received:"
+                    f" `{type(one.optimizer).__name__}` with use_ema=True"
                 )
         for one in self._slots:
             one.attach(run.model)
         self.swap_out()  # A model from a file may hold the averages.
-        return wanted + [
+        wanted += [
             Wanted(
                 optimizer,
                 SlotsAverage,
-                functools.partial(self._averaging, optimizer),
+                functools.partial(self._chosen, optimizer),
                 slot=WeightAveraging,
             )
             for optimizer in run.optimizers
         ]
+        if self._averaged_statistics is not None:
+            self._check_backups(run)
+            # The first of several optimizers counts for all of them.
+            averaging = functools.partial(self._averaging, run.optimizers[0])
+            wanted.append(Wanted(run.optimizers[0], StatisticsAverage, averaging))
+        return wanted
+
+    def _check_backups(self, run):
+        for other in run.siblings:
+            if isinstance(other, keras.callbacks.BackupAndRestore):
+                raise ValueError(
+                    f"`{type(self).__name__}(batch_norm='average')` cannot work beside "
+                    "`BackupAndRestore`, which does not back these averages up. Use "
+                    "`ResumableTraining` instead of it."
+                )
 
     def fit_begins(self, epoch: int) -> None:
         """Begins with the weights, unless there are averages to continue."""
@@ -147,6 +198,67 @@ class WeightAveraging(SwappingCallback):
         if epoch == 0 or self._begins_late:
             for one in self._slots:
                 one.reset()
+        kept = self._averaged_statistics
+        if kept is not None:
+            now = optimizers.iterations(self._run.optimizers[0])
+            if epoch == 0 or self._begins_late:
+                kept.reset()
+                kept.known_at = now
+            self._lacks_statistics = kept.known_at != now
+        if self.initial is not None and (epoch == 0 or self._begins_late):
+            self._seed()
+
+    def _seed(self):
+        """Lets the averages begin with other weights."""
+        found = initial_averages.values(self.initial, self._model)
+        for one in self._slots:
+            for weight, average in one.pairs:
+                variables.assign(average, found[id(weight)])
+        kept = self._averaged_statistics
+        if kept is not None:
+            kept.write([found[id(variable)] for variable in kept.statistics])
+
+    def epoch_begins(self, epoch: int) -> None:
+        """Training continues from the raw weights and the averages of them."""
+        if self._lacks_statistics:
+            raise ValueError(
+                f"`{type(self).__name__}(batch_norm='average')` cannot resume from a "
+                "model or its file, which do not hold both the statistics of the "
+                "training and their average: resume with `ResumableTraining`. "
+                f"Received: initial_epoch={epoch}"
+            )
+        super().epoch_begins(epoch)
+
+    def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
+        """Callbacks after this one save and restore the averages."""
+        kept = self._averaged_statistics
+        if kept is not None:
+            kept.known_at = optimizers.iterations(self._run.optimizers[0])
+        super().epoch_ends(epoch, logs)
+
+    def get_state(self) -> dict[str, Any]:
+        """The averages that are not among the optimizer's variables."""
+        kept = self._averaged_statistics
+        return {} if kept is None else {"statistics": kept.read()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues with them."""
+        kept = self._averaged_statistics
+        if kept is not None and "statistics" in state:
+            kept.write(state["statistics"])
+            kept.known_at = optimizers.iterations(self._run.optimizers[0])
+            self._lacks_statistics = False
+
+    @property
+    def _averaged_statistics(self):
+        """The averages of the statistics, if they are to be averaged."""
+        if self.batch_norm != "average":
+            return None
+        kept = average_statistics.of(self._model)
+        return kept if kept.statistics else None
+
+    def _chosen(self, optimizer, schedules):
+        return (*self._averaging(optimizer, schedules), self._choice)
 
     def _averaging(self, optimizer, schedules):
         """Which updates of an optimizer are averaged; `schedules` are bound to it."""
@@ -191,12 +303,18 @@ class WeightAveraging(SwappingCallback):
         super().set_model(model)
         found = optimizers.leaves(model.optimizer) if model.optimizer else []
         known = {id(one.optimizer): one for one in self._slots}
-        self._slots = [known.get(id(one), AverageSlots(one)) for one in found]
+        self._slots = [
+            known.get(id(one), AverageSlots(one, self._choice)) for one in found
+        ]
 
     def swap(self) -> None:
         """Swaps the weights of all optimizers and their averages."""
+        into = not self.swapped
         for one in self._slots:
             one.swap()
+        kept = self._averaged_statistics
+        if kept is not None and kept.known_at is not None and kept.swapped != into:
+            kept.swap()
 
     @property
     def swapped(self) -> bool:
@@ -227,3 +345,6 @@ class WeightAveraging(SwappingCallback):
             )
         for one in self._slots:
             one.detach()
+        kept = self._averaged_statistics
+        if kept is not None:
+            kept.forget()

@@ -11,7 +11,11 @@ import pytest
 
 import keras_lrs as lrs
 from keras_lrs import averages as A  # noqa: N812
-from keras_lrs.callbacks import HyperparameterScheduler, WeightAveraging
+from keras_lrs.callbacks import (
+    HyperparameterScheduler,
+    ResumableTraining,
+    WeightAveraging,
+)
 from keras_lrs.schedules import Epochs, Fraction
 from tests import processes
 from tests.callbacks import averaged, references
@@ -604,6 +608,324 @@ class TestBatchNorm:
             np.testing.assert_allclose(
                 model.get_weights()[index], plain.get_weights()[index], atol=1e-6
             )
+
+
+def norm_model(optimizer=None, dtype="float32", **compiled):
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Dense(2, name="dense"),
+        keras.layers.BatchNormalization(momentum=0.5, name="norm"),
+        keras.layers.Dense(1, name="last"),
+    ]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    model.compile(optimizer or sgd(), "mse", **compiled)
+    return model
+
+
+def seen_by(model, averaging):
+    """The weights that an evaluation with the callback sees."""
+    seen = []
+    look = keras.callbacks.LambdaCallback(
+        on_test_begin=lambda logs: seen.append(model.get_weights())
+    )
+    model.evaluate(X, Y, verbose=0, callbacks=[averaging, look])
+    return seen[0]
+
+
+def assert_same(found, expected, atol=1e-6):
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=atol)
+
+
+def recorded(epochs=2, accumulated=None, **compiled):
+    """All weights after each step, of a run without an average."""
+    model, record = (
+        norm_model(sgd(gradient_accumulation_steps=accumulated), **compiled),
+        Record(),
+    )
+    references.fit(model, [record], epochs)
+    return record.weights
+
+
+class TestAveragedStatistics:
+    """Moving means and variances are averaged as the weights are."""
+
+    @pytest.mark.every_backend
+    @pytest.mark.parametrize("accumulated", [None, 5])
+    @pytest.mark.parametrize("compiled", [*COMPILED, {"run_eagerly": True}], ids=str)
+    def test_are_the_mean_of_all_that_were_seen(self, compiled, accumulated):
+        model = norm_model(sgd(gradient_accumulation_steps=accumulated), **compiled)
+        averaging = WeightAveraging(
+            A.UniformAverage(), batch_norm="average", at_end="raw"
+        )
+        references.fit(model, [averaging], 2)
+        steps = recorded(2, accumulated, **compiled)
+        assert_same(model.get_weights(), steps[-1], 2e-6)
+        before = model.get_weights()
+        taken = steps[(accumulated or 1) - 1 :: accumulated or 1]
+        expected = [np.mean(group, axis=0) for group in zip(*taken, strict=True)]
+        for _ in range(2):
+            assert_same(seen_by(model, averaging), expected, 2e-6)
+            for one, other in zip(model.get_weights(), before, strict=True):
+                np.testing.assert_array_equal(one, other)
+
+    @pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has no steps per execution")
+    def test_with_several_steps_per_execution(self):
+        model = norm_model(steps_per_execution=4)
+        averaging = WeightAveraging(A.UniformAverage(), batch_norm="average")
+        references.fit(model, [averaging], 2)
+        expected = [np.mean(group, axis=0) for group in zip(*recorded(), strict=True)]
+        assert_same(model.get_weights(), expected, 2e-6)
+
+    def test_epochs_and_files_hold_them_and_fits_follow_one_another(self, tmp_path):
+        model, steps = norm_model(), recorded(3)
+        path = str(tmp_path / "{epoch}.keras")
+        averaging = WeightAveraging(
+            A.UniformAverage(), batch_norm="average", at_end="raw"
+        )
+        callbacks = [averaging, keras.callbacks.ModelCheckpoint(path)]
+        references.fit(model, callbacks, 2, validation_data=(X, Y))
+        references.fit(model, callbacks, 3, initial_epoch=2)
+        for epoch in (1, 2, 3):
+            saved = keras.saving.load_model(path.format(epoch=epoch))
+            taken = steps[: epoch * STEPS]
+            expected = [np.mean(group, axis=0) for group in zip(*taken, strict=True)]
+            assert_same(saved.get_weights(), expected, 2e-6)
+        assert_same(model.get_weights(), steps[-1], 2e-6)
+
+    def test_an_update_that_is_skipped_is_not_averaged(self):
+        # The loss scale is infinite after float32: the first update is skipped.
+        model = norm_model(keras.optimizers.LossScaleOptimizer(sgd(), 1e38))
+        record = Record()
+        averaging = WeightAveraging(A.UniformAverage(), batch_norm="average")
+        references.fit(model, [record, averaging], 1)
+        kernels = [weights[0] for weights in record.weights]
+        start = norm_model().get_weights()[0]
+        moved = [
+            not np.array_equal(one, other)
+            for one, other in zip(kernels, [start, *kernels[:-1]], strict=True)
+        ]
+        assert not all(moved)
+        assert any(moved)
+        taken = [w for w, kept in zip(record.weights, moved, strict=True) if kept]
+        expected = [np.mean(group, axis=0) for group in zip(*taken, strict=True)]
+        assert_same(model.get_weights(), expected, 2e-6)
+
+    @pytest.mark.every_backend
+    @pytest.mark.parametrize("every", ["epoch", 3])
+    def test_a_run_that_was_killed_resumes_exactly(self, tmp_path, every):
+        class Break(keras.callbacks.Callback):
+            def on_train_batch_begin(self, batch, logs=None):
+                if self.model.optimizer.iterations == 25:
+                    raise KeyboardInterrupt
+
+        def train(*others):
+            averaging = WeightAveraging(
+                A.UniformAverage(), batch_norm="average", at_end="raw"
+            )
+            model = norm_model()
+            resumable = ResumableTraining(tmp_path, every, verbose=0)
+            references.fit(model, [*others, averaging, resumable], 4)
+            return [*model.get_weights(), *seen_by(model, averaging)]
+
+        whole = train()
+        with pytest.raises(KeyboardInterrupt):
+            train(Break())
+        for found, expected in zip(train(), whole, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+    def test_what_cannot_resume_says_so(self, tmp_path):
+        path = tmp_path / "model.keras"
+        averaging = WeightAveraging(batch_norm="average", at_end="raw")
+        callbacks = [averaging, keras.callbacks.ModelCheckpoint(path)]
+        references.fit(norm_model(), callbacks, 2)
+        model = keras.saving.load_model(path)
+        with pytest.raises(ValueError, match="resume with `ResumableTraining`"):
+            references.fit(model, [averaging], 3, initial_epoch=2)
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        with pytest.raises(ValueError, match="instead of it"):
+            references.fit(norm_model(), [averaging, backup], 1)
+
+    @pytest.mark.only("torch")
+    def test_equal_the_averaged_model_of_torch_step_by_step(self):
+        import torch
+        from torch.optim import swa_utils
+
+        class Mirror(torch.nn.Module):
+            """Parameters and buffers that follow those of a Keras model."""
+
+            def __init__(self, model):
+                super().__init__()
+                for variable in model.trainable_variables:
+                    value = variable.value.detach().clone()
+                    self.register_parameter(variable.name, torch.nn.Parameter(value))
+                for variable in model.non_trainable_variables:
+                    self.register_buffer(variable.name, variable.value.clone())
+
+            def follow(self, model):
+                held = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+                for variable in model.weights:
+                    held[variable.name].data.copy_(variable.value)
+
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(2), keras.layers.BatchNormalization(momentum=0.5)]
+        model = keras.Sequential([keras.Input((3,)), *layers])
+        model.compile(keras.optimizers.Adam(0.05), "mse")
+        mirror = Mirror(model)
+        theirs = swa_utils.AveragedModel(
+            mirror, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
+        )
+        theirs.update_parameters(mirror)  # Their first is a copy.
+
+        class Compare(keras.callbacks.Callback):
+            compared = 0
+
+            def on_train_batch_end(self, batch, logs=None):
+                mirror.follow(self.model)
+                theirs.update_parameters(mirror)
+                expected = {
+                    **dict(theirs.module.named_parameters()),
+                    **dict(theirs.module.named_buffers()),
+                }
+                averaging.swap_in()
+                for variable in self.model.weights:
+                    found = variable.value.detach().numpy()
+                    wanted = expected[variable.name].detach().numpy()
+                    np.testing.assert_allclose(found, wanted, atol=1e-6)
+                    self.compared += 1
+                averaging.swap_out()
+
+        averaging = WeightAveraging(
+            A.ExponentialAverage(0.9, debias=False), batch_norm="average"
+        )
+        compare = Compare()
+        model.fit(
+            X,
+            np.repeat(Y, 2, 1),
+            batch_size=4,
+            epochs=2,
+            verbose=0,
+            callbacks=[averaging, compare],
+        )
+        assert compare.compared == 6 * 2 * STEPS
+
+
+class TestChoice:
+    @pytest.mark.every_backend
+    @pytest.mark.parametrize(
+        ("arguments", "chosen"),
+        [
+            ({"include": "dense/"}, [0, 1]),
+            ({"exclude": ["norm/", "bias$"]}, [0, 6]),
+            ({"include": ["dense/", "last/"], "exclude": "bias"}, [0, 6]),
+        ],
+    )
+    def test_what_is_not_chosen_is_seen_as_it_is(self, arguments, chosen):
+        model, steps = norm_model(), recorded()
+        averaging = WeightAveraging(A.UniformAverage(), at_end="raw", **arguments)
+        references.fit(model, [averaging], 2, validation_data=(X, Y))
+        expected = list(steps[-1])
+        for index in chosen:
+            expected[index] = np.mean([weights[index] for weights in steps], axis=0)
+        assert_same(seen_by(model, averaging), expected, 2e-6)
+        assert_same(model.get_weights(), steps[-1], 2e-6)
+
+    def test_a_file_resumes(self, tmp_path):
+        path, steps = tmp_path / "model.keras", recorded(4)
+        arguments = {"include": "dense/", "at_end": "raw"}
+        averaging = WeightAveraging(A.UniformAverage(), **arguments)
+        checkpoint = keras.callbacks.ModelCheckpoint(path)
+        references.fit(norm_model(), [averaging, checkpoint], 2)
+        model = keras.saving.load_model(path)
+        averaging = WeightAveraging(A.UniformAverage(), **arguments)
+        references.fit(model, [averaging], 4, initial_epoch=2)
+        expected = list(steps[-1])
+        for index in (0, 1):
+            expected[index] = np.mean([weights[index] for weights in steps], axis=0)
+        assert_same(seen_by(model, averaging), expected, 1e-5)
+
+    def test_an_expression_that_is_found_nowhere_names_the_paths(self):
+        model = norm_model()
+        with pytest.raises(ValueError, match=r"dense/kernel.*include='backbone'"):
+            references.fit(model, [WeightAveraging(include="backbone")], 1)
+        with pytest.raises(ValueError, match="leave a variable"):
+            references.fit(model, [WeightAveraging(exclude=["/"])], 1)
+
+
+class TestInitial:
+    AVERAGE = A.ExponentialAverage(0.9, debias=False)
+
+    def expected(self, initial):
+        for weights in trajectory(STEPS):
+            initial = 0.9 * initial + 0.1 * weights
+        return initial
+
+    @pytest.mark.every_backend
+    @pytest.mark.parametrize("kind", ["model", "arrays", "path"])
+    def test_is_what_the_average_begins_with(self, tmp_path, kind):
+        other, first = linear_model(sgd()), np.full((3, 1), 2.0)
+        other.set_weights([first])
+        path = tmp_path / "other.weights.h5"
+        other.save_weights(path)
+        initial = {"model": other, "arrays": [first], "path": path}[kind]
+        model = linear_model(sgd())
+        references.fit(model, [WeightAveraging(self.AVERAGE, initial=initial)], 1)
+        expected = self.expected(first)
+        np.testing.assert_allclose(references.weights(model), expected, atol=1e-6)
+        assert (references.weights(other) == 2.0).all()
+
+    def test_is_the_average_that_keras_has_kept(self, tmp_path):
+        keras_own = linear_model(sgd(use_ema=True, ema_momentum=0.9))
+        path = tmp_path / "model.keras"
+        checkpoint = keras.callbacks.ModelCheckpoint(path)
+        references.fit(keras_own, [checkpoint], 1)
+        loaded = keras.saving.load_model(path)
+        steps = trajectory(STEPS)
+        average = steps[0]
+        for weights in steps[1:]:
+            average = 0.9 * average + 0.1 * weights
+        # The file has the weights of the training, and their average.
+        np.testing.assert_allclose(references.weights(loaded), steps[-1], atol=1e-6)
+        model = linear_model(sgd())
+        references.fit(model, [WeightAveraging(self.AVERAGE, initial=loaded)], 1)
+        expected = self.expected(average)
+        np.testing.assert_allclose(references.weights(model), expected, atol=1e-6)
+
+    def test_goes_with_the_statistics(self):
+        model, other = norm_model(), norm_model()
+        other.set_weights([value + 3.0 for value in other.get_weights()])
+        averaging = WeightAveraging(self.AVERAGE, batch_norm="average", initial=other)
+        references.fit(model, [averaging], 1)
+        expected = other.get_weights()
+        for weights in recorded(1):
+            expected = [
+                0.9 * x + 0.1 * y for x, y in zip(expected, weights, strict=True)
+            ]
+        assert_same(model.get_weights(), expected, 1e-5)
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({"initial": 3}, TypeError, "initial=3"),
+            ({"initial": "missing.weights.h5"}, ValueError, "missing"),
+            ({"initial": [np.zeros((3, 1))] * 2}, ValueError, "2 weights"),
+            ({"initial": [np.zeros((2, 1))]}, ValueError, r"shape \(3, 1\) for"),
+            (
+                {"initial": [np.zeros((3, 1))], "average": A.UniformAverage()},
+                ValueError,
+                "keep a share of `initial`",
+            ),
+            (
+                {"initial": [np.zeros((3, 1))], "start_step": 3},
+                ValueError,
+                "start_step=0",
+            ),
+        ],
+    )
+    def test_that_does_not_fit_is_refused(self, arguments, error, message):
+        arguments = {"average": self.AVERAGE, **arguments}
+        with pytest.raises(error, match=message):
+            references.fit(linear_model(sgd()), [WeightAveraging(**arguments)], 1)
 
 
 class TestRefusals:

@@ -302,6 +302,21 @@ SUBJECTS: dict[str, Subject] = {
         check_schedule,
     ),
     "Average": Subject(A.Average, [{}], check_average),
+    "Averager": Subject(
+        A.Averager,
+        [
+            {"model_or_variables": Made(linear_model)},
+            {
+                "model_or_variables": Made(linear_model),
+                "average": A.UniformAverage(),
+                "include": "kernel",
+                "every": 2,
+                "batch_norm": "average",
+            },
+        ],
+        lambda averager: averager.update(),
+        is_costly=True,
+    ),
     "ExponentialAverage": Subject(
         A.ExponentialAverage, [{"decay": 0.9}, {"half_life": 3.0}], check_average
     ),
@@ -368,6 +383,8 @@ SUBJECTS: dict[str, Subject] = {
         C.WeightAveraging,
         {},
         {"average": A.UniformAverage(), "update_every": 2},
+        {"include": "kernel", "exclude": ["bias"], "batch_norm": "average"},
+        {"average": A.WarmupAverage(0.9), "initial": [np.ones((1, 1)), np.ones(1)]},
         {"batch_norm": "recalibrate", "batch_norm_data": X},
         unchecked=("batch_norm_data",),
     ),

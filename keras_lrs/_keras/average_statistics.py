@@ -1,0 +1,105 @@
+"""Averages of the statistics of batch normalization.
+
+An optimizer has no slots for them. They are kept for as long as the model lives, since
+compiled steps hold on to them, and no file has them.
+"""
+
+import weakref
+from typing import Any
+
+import numpy as np
+
+from keras_lrs._keras.average_slots import average_dtype
+from keras_lrs._keras.backend import IS_JAX
+from keras_lrs._keras.batch_norm import batch_norms
+from keras_lrs._keras.variables import StepVariable, give, swap
+
+if IS_JAX:
+    import jax.numpy as jnp
+
+_so_far: weakref.WeakKeyDictionary[Any, "AverageStatistics"]
+_so_far = weakref.WeakKeyDictionary()
+
+
+class AverageStatistics:
+    """The averages of a model's moving means and variances.
+
+    Attributes:
+        statistics: The model's variables.
+        averages: A `StepVariable` for each of them.
+        swapped: Whether the model holds the averages, and these the statistics.
+        known_at: The iterations of the optimizer at which they were right; None if they
+            hold nothing.
+    """
+
+    def __init__(self, model: Any):
+        self.statistics = statistics(model)
+        self.averages = [
+            StepVariable(
+                model,
+                np.zeros(variable.shape),
+                average_dtype(variable),
+                layout=getattr(variable, "_layout", None),
+            )
+            for variable in self.statistics
+        ]
+        self.swapped = False
+        self.known_at: int | None = None
+        self._rounded: list[np.ndarray] | None = None
+
+    def reset(self) -> None:
+        """Sets the averages to the statistics."""
+        for variable, average in zip(self.statistics, self.averages, strict=True):
+            if IS_JAX:
+                average.array = jnp.copy(variable._value.astype(average.variable.dtype))
+            else:
+                give(variable, average.variable)
+
+    def read(self) -> list[np.ndarray]:
+        """Copies of the averages."""
+        return [average.read() for average in self.averages]
+
+    def write(self, values: list[np.ndarray]) -> None:
+        """Sets the averages."""
+        for average, value in zip(self.averages, values, strict=True):
+            average.write(value)
+
+    def swap(self) -> None:
+        """Swaps statistics and averages; both come back bit for bit."""
+        exact, self._rounded = self._rounded, None
+        pairs = list(zip(self.statistics, self.averages, strict=True))
+        if not self.swapped and any(v.dtype != a.variable.dtype for v, a in pairs):
+            self._rounded = self.read()
+        for variable, average in pairs:
+            if IS_JAX:
+                value = variable._value
+                variable._value = average.array.astype(variable.dtype)
+                average.array = value.astype(average.variable.dtype)
+            else:
+                swap(variable, average.variable)
+        if exact is not None:
+            self.write(exact)
+        self.swapped = not self.swapped
+
+    def forget(self) -> None:
+        """Leaves the model what it holds."""
+        self.swapped, self.known_at, self._rounded = False, None, None
+
+
+def statistics(model: Any) -> list:
+    """The moving means and variances of a model that training changes."""
+    return [
+        variable
+        for layer in batch_norms(model)
+        for variable in layer.non_trainable_variables
+        if "float" in variable.dtype
+    ]
+
+
+def of(model: Any) -> AverageStatistics:
+    """The averages of a model: the same ones every time, unless layers were frozen."""
+    found = _so_far.get(model)
+    ids = [id(variable) for variable in statistics(model)]
+    if found is None or [id(variable) for variable in found.statistics] != ids:
+        found = _so_far[model] = AverageStatistics(model)
+    return found

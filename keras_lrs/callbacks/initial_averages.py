@@ -1,0 +1,78 @@
+"""What an average begins with, if that is not the model's own weights."""
+
+import os
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lrs._keras import optimizers, variables
+from keras_lrs._keras.average_slots import AverageSlots
+from keras_lrs._keras.weights import loaded_weights
+from keras_lrs.averages.schedules import Average
+from keras_lrs.schedules import fields
+
+_BOUND = (
+    "be a model, the list of arrays of its `get_weights()`, or the path of its "
+    "`.weights.h5` file"
+)
+
+
+def check(initial: Any, average: Average) -> None:
+    """Raises if it is of no kind that is known, or would be forgotten at once."""
+    if not isinstance(initial, (keras.Model, str, os.PathLike)):
+        try:
+            for value in fields.items("initial", initial, _BOUND):
+                np.asarray(value, "float64")
+        except (ValueError, TypeError, OverflowError):
+            fields.refuse("initial", _BOUND, initial, TypeError)
+    elif not isinstance(initial, keras.Model):
+        fields.path("initial", initial)
+    if float(average.weight(0)) == 1.0:
+        bound = (
+            "keep a share of `initial` in its first update, which for example "
+            "`ExponentialAverage(0.999, debias=False)` does"
+        )
+        fields.refuse("average", bound, average)
+
+
+def values(initial: Any, model: Any) -> dict[int, np.ndarray]:
+    """The arrays that the averages begin with, by the identity of the variable.
+
+    Of a model whose optimizer holds averages (`use_ema=True`, or of an earlier `fit`)
+    they are these averages.
+    """
+    if isinstance(initial, keras.Model):
+        found = _averages_of(initial)
+    elif isinstance(initial, (str, os.PathLike)):
+        path = fields.path("initial", initial)
+        if not path.is_file():
+            fields.refuse("initial", _BOUND, initial)
+        content = loaded_weights(model, path.read_bytes())
+        by_variable = dict(zip(map(id, model.variables), content, strict=True))
+        found = [by_variable[id(weight)] for weight in model.weights]
+    else:
+        found = [np.asarray(value, "float64") for value in initial]
+    if len(found) != len(model.weights):
+        raise ValueError(
+            f"Argument `initial` must have the {len(model.weights)} weights of the "
+            f"model. Received: {len(found)} weights"
+        )
+    for weight, value in zip(model.weights, found, strict=True):
+        if tuple(weight.shape) != value.shape:
+            raise ValueError(
+                f"Argument `initial` must have the shape {tuple(weight.shape)} for "
+                f"`{weight.path}`. Received: an array of shape {value.shape}"
+            )
+    return dict(zip(map(id, model.weights), found, strict=True))
+
+
+def _averages_of(model):
+    held = {}
+    for optimizer in optimizers.leaves(model.optimizer) if model.optimizer else []:
+        slots = AverageSlots(optimizer)
+        # Keras's own slots are zeros until the first update.
+        begun = optimizer.built and optimizers.iterations(optimizer) > 0
+        if begun and optimizer.use_ema and not slots.swapped:
+            held.update({id(weight): average for weight, average in slots.pairs})
+    return variables.read([held.get(id(weight), weight) for weight in model.weights])
