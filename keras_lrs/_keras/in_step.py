@@ -2,8 +2,7 @@
 
 import contextlib
 import contextvars
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -155,110 +154,6 @@ def sum_of_replicas(tensors: list) -> list:
         return tensors
     context = tf.distribute.get_replica_context()
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
-
-
-# --- Scheduled values in the place of an optimizer's floats ---
-
-
-def _is_not_zero(self, other):
-    """Answers `momentum != 0` and `clipnorm > 0`, asked in Python: it is used."""
-    return True if isinstance(other, (int, float)) and other == 0 else NotImplemented
-
-
-class _TracedHyperparameter:
-    """Wraps a scheduled value so that `if momentum != 0` stays true in the optimizer.
-
-    It converts to a tensor by itself.
-    """
-
-    def __init__(self, tensor):
-        self.tensor = tensor
-
-    def __tf_tensor__(self, dtype=None, name=None):
-        return self.tensor if dtype is None else tf.cast(self.tensor, dtype)
-
-    def __jax_array__(self):
-        return self.tensor
-
-    def __bool__(self):
-        return True
-
-    def __add__(self, other):
-        return self.tensor + other
-
-    def __radd__(self, other):
-        return other + self.tensor
-
-    def __sub__(self, other):
-        return self.tensor - other
-
-    def __rsub__(self, other):
-        return other - self.tensor
-
-    def __mul__(self, other):
-        return self.tensor * other
-
-    def __rmul__(self, other):
-        return other * self.tensor
-
-    def __truediv__(self, other):
-        return self.tensor / other
-
-    def __rtruediv__(self, other):
-        return other / self.tensor
-
-    def __neg__(self):
-        return -self.tensor
-
-    def __eq__(self, other):
-        is_not_zero = _is_not_zero(self, other)
-        return is_not_zero if is_not_zero is NotImplemented else not is_not_zero
-
-    __hash__ = None  # type: ignore[assignment]
-    __ne__ = __gt__ = __ge__ = _is_not_zero
-
-
-if IS_JAX:
-    # Functions that are compiled by themselves, such as `jnp.clip`, take only these.
-    jax.tree_util.register_pytree_node(
-        _TracedHyperparameter,
-        lambda hyperparameter: ((hyperparameter.tensor,), None),
-        lambda _, tensors: _TracedHyperparameter(*tensors),
-    )
-
-
-def hyperparameter(value: Any) -> Any:
-    """What an optimizer takes for a float; in Python it never equals 0."""
-    if IS_TORCH:
-        # Without a momentum the velocity would stand still, where it must be forgotten.
-        return value or sys.float_info.min
-    return _TracedHyperparameter(value)
-
-
-def rate_of(optimizer: Any, rate: Any) -> Any:
-    """A rate as an optimizer's own variable of it would give it."""
-    if not IS_TORCH:
-        return rate
-    # Filled on the device, and rounded as the variable is.
-    device = optimizer._iterations.value.device
-    return torch.full((), rate, dtype=torch.float32, device=device)
-
-
-def repeatable(optimizer: Any) -> Callable[[], None]:
-    """What undoes, between calls of an update, what it must do once for all variables.
-
-    Nadam multiplies the product of its momenta.
-    """
-    product = getattr(optimizer, "_u_product", None)
-    if product is None:
-        return lambda: None
-    before = product.value.detach().clone()
-
-    def undo():
-        with torch.no_grad():
-            product.value.copy_(before)
-
-    return undo
 
 
 # --- Assigning to variables ---

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import pathlib
 from typing import Any
 
 import h5py

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._keras import in_step, optimizers
+from keras_lrs._keras import float_values, optimizers
 from keras_lrs._keras.backend import IS_TORCH
 from keras_lrs._step import hyperparameters
 from keras_lrs._step.bias_correction import corrected
@@ -174,7 +174,7 @@ class GroupedUpdate(StepPart):
             call(gradients, variables, 1.0 if scales else rate)
 
         def group_by_group(gradients, variables, rate):
-            undo = in_step.repeatable(self.step.optimizer)
+            undo = float_values.repeatable(self.step.optimizer)
             splits = self._split(variables, self._of_update)
             for number, (group, members) in enumerate(splits):
                 if number:
@@ -215,7 +215,7 @@ class GroupedUpdate(StepPart):
             more = {}
             rate = self._rate(update, parts, group)
             if rate is not update.rate:
-                more["_learning_rate"] = in_step.rate_of(optimizer, rate)
+                more["_learning_rate"] = float_values.rate_of(optimizer, rate)
             with self._switched(update, parts, group, more):
                 self._plain_decay([variables[i] for i in members])
 
@@ -248,7 +248,7 @@ class GroupedUpdate(StepPart):
         switched = dict(more)
         for part, pattern in zip(parts, group, strict=True):
             if not part.scales and pattern is not None:
-                value = in_step.hyperparameter(update.groups[part.name][pattern])
+                value = float_values.hyperparameter(update.groups[part.name][pattern])
                 own = (a for a in _attributes(part.name) if a in attributes)
                 switched.update(dict.fromkeys(own, value))
         attributes.update(switched)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._keras import in_step, optimizers
+from keras_lrs._keras import float_values, optimizers
 from keras_lrs._step.optimizer_step import identity
 from keras_lrs._step.part import StepPart, Wanted
 from keras_lrs._step.update import PastUpdates, Update
@@ -157,7 +157,7 @@ class Hyperparameter(StepPart):
     def before(self, update: Update) -> None:
         """Puts the value where the optimizer looks for its float."""
         if self.name != "learning_rate":
-            value = in_step.hyperparameter(update.values[self.name])
+            value = float_values.hyperparameter(update.values[self.name])
             update.put(self.name, value)
 
 
