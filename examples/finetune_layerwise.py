@@ -31,13 +31,13 @@ EPOCHS = {"pretrain": 5, "finetune": 40}
 QUICK = {"pretrain": 2, "finetune": 3}
 RATE_GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 ONE = "one rate"
-# Those that `--tune --backend torch --seeds 10` chose.
+# Those that `--tune --backend torch --seeds 6` chose.
 RATES = {
-    ONE: 3e-3,
-    "layer-wise decay, 0.5": 3e-3,
-    "gradual unfreezing": 3e-3,
-    "head alone": 3e-3,
-    "from scratch": 3e-3,
+    ONE: 1e-2,
+    "layer-wise decay, 0.5": 1e-2,
+    "gradual unfreezing": 3e-2,
+    "head alone": 1e-1,
+    "from scratch": 1e-2,
 }
 
 
