@@ -1,7 +1,7 @@
 """Runs the published claims that the library's examples reproduce, and judges them.
 
     python examples/claims
-    python examples/claims --rows S1d S2a --seeds 20
+    python examples/claims --rows speed-of-1cycle --seeds 20
     python examples/claims --resume
     python examples/claims --quick --output /tmp/evidence.md
 

@@ -1,4 +1,4 @@
-"""S2a to S2c: decays of the rate against averages of the weights."""
+"""Decays of the rate against averages of the weights."""
 
 import dataclasses
 
@@ -6,7 +6,8 @@ import averaging as example
 import numpy as np
 import program
 
-from claims.harness import Experiment, Part, Row
+from claims.experiment import TUTORIAL, Experiment, Row
+from claims.judging import LOSS_MARGIN, Fact, Statement, loss_difference, lower_loss
 
 NETWORK = "mlp"
 SETTING = example.SETTINGS[NETWORK, "digits"]
@@ -14,7 +15,7 @@ SETTING = example.SETTINGS[NETWORK, "digits"]
 
 def run(size):
     setting = dataclasses.replace(SETTING, epochs=size.pick(SETTING.epochs, 4))
-    # Five cannot tell the decays' gain from noise; docs/averaging.md has twenty.
+    # Five cannot tell the decays' gain from noise.
     seeds = size.seeds * size.pick(4, 1)
     data = example.load_data()
     found = example.compare(NETWORK, setting, data, setting.rates, seeds)
@@ -30,17 +31,89 @@ def decoded(results):
     return example.Results(found, example.make_points(results["epochs"]))
 
 
-def judged(*chosen):
-    """The claims of the example's own judge, by their number."""
+def at_budgets(results, ours, theirs, margin=0.0):
+    """Comparisons of losses at the budgets; theirs may depend on the budget."""
+    for budget in example.BUDGETS:
+        other = theirs(budget) if callable(theirs) else theirs
+        yield loss_difference(
+            f"at {budget} %",
+            losses(results, ours(budget) if callable(ours) else ours, budget),
+            losses(results, other, budget),
+            margin,
+        )
 
-    def judge(results):
-        claims = list(example.compare_claims(decoded(results)))
-        for claim, comparisons, by in (claims[number] for number in chosen):
-            for what, holds in comparisons.items():
-                told = None if holds is None else bool(holds)
-                yield Part(f"{claim}: {what}", told, by)
 
-    return judge
+def losses(results, name, budget=100):
+    """The test losses of all seeds, after a share of the whole training in percent."""
+    points = example.make_points(results["epochs"])
+    index = points.index(results["epochs"] * budget // 100)
+    return [run[index] for run in results["found"][name][0]]
+
+
+def judge_decays(results):
+    full, cosine = losses(results, FULL), losses(results, example.COSINE)
+    late, early = (
+        losses(results, name) for name in (example.LATE_STEP, example.EARLY_STEP)
+    )
+    yield Statement(
+        "decay helps at every budget: the linear decay is better than a constant rate",
+        *at_budgets(results, example.linear, example.CONSTANT),
+    )
+    yield Statement(
+        "the form matters little: linear and cosine are as good as each other",
+        loss_difference("cosine", cosine, full, LOSS_MARGIN),
+        loss_difference("linear", full, cosine, LOSS_MARGIN),
+    )
+    yield lower_loss(
+        "a late step decay (75 %) is nearly as good as the linear decay",
+        late,
+        full,
+        LOSS_MARGIN,
+    )
+    yield lower_loss(
+        "an early step decay (25 %) slows learning: it is worse than the late one",
+        late,
+        early,
+    )
+
+
+def judge_averages(results):
+    cosine = losses(results, example.COSINE)
+    for name in example.EMAS:
+        yield lower_loss(
+            f"at the end {name} at a constant rate is as good as the cosine",
+            losses(results, name),
+            cosine,
+            LOSS_MARGIN,
+        )
+    yield Statement(
+        "a Polyak average lags: it is worse than the same training without an average",
+        *at_budgets(results, example.CONSTANT, example.POLYAK),
+    )
+
+
+def judge_schedule_free(results):
+    ends = {b: losses(results, example.linear(b), b) for b in example.BUDGETS}
+    compared = at_budgets(results, example.FREE, example.linear, LOSS_MARGIN)
+    found = []
+    for budget, one in zip(example.BUDGETS, compared, strict=True):
+        # A decay over more steps that ends higher has a rate that does not suit it.
+        shorter = {
+            b: loss_difference("", ends[budget], ends[b]) for b in ends if b < budget
+        }
+        worse = [b for b, gap in shorter.items() if gap.high < 0.0]
+        if worse:
+            by = (
+                f"not comparable, the linear decay over {budget} % is worse than that "
+                f"over {worse[-1]} % ({shorter[worse[-1]].by})"
+            )
+            one = Fact(one.what, None, by)
+        found.append(one)
+    yield Statement(
+        "schedule-free training with an exponential average lies on or below the end "
+        "of every linear decay",
+        *found,
+    )
 
 
 def tables(results):
@@ -59,9 +132,8 @@ def setting(results):
         f"handwritten digits and 450 to test, {results['epochs']} epochs of batches of "
         f"{SETTING.batch_size}, a linear decay of its own for each budget of "
         f"{', '.join(map(str, example.BUDGETS))} %, {results['seeds']} seeds; each "
-        "method at the rate of one grid that is best for it on data held out; by "
-        "`examples/averaging.py`, whose tiny vision transformer is in "
-        "[another table](averaging_vit.md)."
+        "method at the rate of one grid that was best for it on data held out in an "
+        "earlier run; by `examples/averaging.py`."
     )
 
 
@@ -69,43 +141,38 @@ def draw(results, path):
     example.draw(decoded(results), path)
 
 
-CRITERION = (
-    "One mean loss is worse than another if the 95 % interval (Student) of the "
-    "differences within seeds lies above 0."
-)
-SHARE = (
-    "What is to be as good as a decay must have 75 % of the decay's gain over the "
-    "constant rate at the end, and where the form is to matter little at most 125 %."
-)
-SOURCE = "The tutorial on learning rate scheduling (tiny vision transformer, CIFAR-10)"
+CRITERION = f"Test losses are compared. As good as is less than {LOSS_MARGIN:g} above."
+FULL = example.linear(100)
 EXPERIMENT = Experiment(
     "averages",
     (
         Row(
-            "S2a",
-            SOURCE,
+            "Decay at every budget",
+            TUTORIAL,
             "Decay helps at every budget; its exact form matters little; a late step "
-            "decay is nearly as good.",
-            f"{CRITERION} {SHARE}",
-            judged(0, 1, 2),
+            "decay is nearly as good, an early one slows learning.",
+            CRITERION,
+            judge_decays,
             tables,
         ),
         Row(
-            "S2b",
-            SOURCE,
+            "Averages at a constant rate",
+            TUTORIAL,
             "An exponential average at a constant rate matches cosine at the end; a "
-            "Polyak average lags.",
-            f"{CRITERION} {SHARE}",
-            judged(3, 4),
+            "Polyak average lags the training without an average.",
+            CRITERION,
+            judge_averages,
             tables,
         ),
         Row(
-            "S2c",
-            SOURCE,
+            "Schedule-free training",
+            TUTORIAL,
             "Schedule-free training with exponential averaging lies on or below the "
             "whole family of linear decays.",
-            CRITERION,
-            judged(5),
+            f"{CRITERION} A linear decay that ends higher than a shorter one, beyond "
+            "the interval, has a rate that does not suit it: nothing is compared with "
+            "it.",
+            judge_schedule_free,
             tables,
         ),
     ),

@@ -1,9 +1,10 @@
-"""S4a: a step decay from its ends."""
+"""A step decay from its ends."""
 
 import bounded_step_decay as example
 import program
 
-from claims.harness import Experiment, Part, Row, spread
+from claims.experiment import STEPS, Experiment, Row
+from claims.judging import Fact, Statement, spread
 
 GAMMA, INTERVAL = 0.999309463003, 100  # As published.
 AS_ASKED = 1e-3  # Of the last rate, relatively.
@@ -29,13 +30,10 @@ def run(size):
 
 def judge(results):
     gamma, interval = results["example"]
-    yield Part(
-        f"the worked example: gamma = {GAMMA}",
-        round(gamma, 12) == GAMMA,
-        f"{gamma:.12f}",
-    )
-    yield Part(
-        f"the worked example: n = {INTERVAL}", interval == INTERVAL, f"{interval}"
+    yield Statement(
+        "the worked example has the published gamma and n",
+        Fact("gamma", round(gamma, 12) == GAMMA, f"{gamma:.12f}"),
+        Fact("n", interval == INTERVAL, f"{interval}"),
     )
     for kind, what in (
         ("drops", "m drops, as published"),
@@ -46,10 +44,12 @@ def judge(results):
             for name, rate in results["last"].items()
             if name.endswith(kind)
         }
-        yield Part(
+        yield Statement(
             f"the last rate that an update has is eta_m: {what}",
-            all(abs(ratio - 1.0) <= AS_ASKED for ratio in off.values()),
-            ", ".join(f"{name}: {ratio:.3f} eta_m" for name, ratio in off.items()),
+            *(
+                Fact(name, abs(ratio - 1.0) <= AS_ASKED, f"{ratio:.3f} eta_m")
+                for name, ratio in off.items()
+            ),
         )
 
 
@@ -82,8 +82,8 @@ EXPERIMENT = Experiment(
     "bounded",
     (
         Row(
-            "S4a",
-            "Reverse engineering a step decay",
+            "Step decay from its ends",
+            STEPS,
             "Choose the first rate eta_0, the last eta_m, the number of drops m and "
             "the steps M; gamma and n follow.",
             "gamma to all its published digits; the last rate to a thousandth. The "

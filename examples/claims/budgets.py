@@ -1,20 +1,19 @@
 """S1d: a schedule is a profile times a sampling rate; which is best at which budget."""
 
+import dataclasses
 import statistics
 
 import program
 
-from claims.harness import (
-    ADAM,
-    BATCH_SIZE,
-    NETWORK,
-    SGD,
-    Experiment,
-    Gap,
-    Part,
-    Row,
-    Trainer,
-    grid_of,
+from claims.experiment import OVERVIEW, Experiment, Row
+from claims.harness import ADAM, BATCH_SIZE, NETWORK, SGD, Trainer, grid_of
+from claims.judging import (
+    MARGIN,
+    POINTS,
+    RESAMPLES,
+    Statement,
+    bootstrap,
+    difference,
     spread,
 )
 
@@ -111,40 +110,45 @@ def setting(results):
         f"{NETWORK}. Optimizers: {' and '.join(optimizers)}. A "
         f"full training has {results['epochs']} epochs ({total} steps); budgets are "
         f"{', '.join(budgets)} % of it, and every schedule is as long as its training. "
-        f"{results['seeds']} seeds: a setting is an optimizer, a budget and a seed. "
+        f"{results['seeds']} seeds. "
         f"Each method has, at each budget, {grids}."
         + "".join(f" At {b} %, every epoch is every 10 %." for b in short)
     )
 
 
-def settings(results):
-    """The scores of one seed, by method, for each optimizer, budget and seed."""
-    for optimizer, budgets in results["optimizers"].items():
-        for budget, methods in budgets.items():
-            for seed in range(results["seeds"]):
-                yield (
-                    (optimizer, budget, seed),
-                    {name: found["scores"][seed] for name, found in methods.items()},
-                )
+def table_of(results, methods, column):
+    """A score as an array of settings, methods and seeds."""
+    import numpy as np
+
+    found = [
+        [[score[column] for score in by_method[name]["scores"]] for name in methods]
+        for by_budget in results["optimizers"].values()
+        for by_method in by_budget.values()
+    ]
+    # A diverged training is the last.
+    return np.nan_to_num(np.array(found, float), nan=np.inf)
 
 
-def finishes(values, first):
-    """The share that each has of the places up to `first`; equal values share theirs.
+def shares(values, first):
+    """The share of settings in which each method is among the first, in percent.
+
+    Equal values share their places.
 
     Args:
-        values: Errors or losses by name; the least is the first.
+        values: An array of settings and methods; the least is the first.
         first: How many places.
     """
-    shares = {}
-    for name, value in values.items():
-        before = sum(other < value for other in values.values())
-        equal = sum(other == value for other in values.values())
-        shares[name] = min(max(first - before, 0), equal) / equal
-    return shares
+    import numpy as np
+
+    before = (values[:, None, :] < values[:, :, None]).sum(-1)
+    equal = (values[:, None, :] == values[:, :, None]).sum(-1)
+    return 100.0 * (np.clip(first - before, 0, equal) / equal).mean(0)
 
 
-def count(results, methods, first, column):
-    """Percent of the settings in which each finishes among the first, by seed.
+def finishes(results, methods, first, column=2):
+    """Percent of the settings in which each is among the first, by the mean of seeds.
+
+    A setting is an optimizer and a budget.
 
     Args:
         results: Those of `run`.
@@ -152,85 +156,105 @@ def count(results, methods, first, column):
         first: How many places count.
         column: Of the scores: 2 is the test error, 3 the test loss.
     """
-    by_seed = {name: [0.0] * results["seeds"] for name in methods}
-    number = 0
-    for (_, _, seed), scores in settings(results):
-        number += 1
-        values = {name: scores[name][column] for name in methods}
-        # A diverged training is the last.
-        values = {n: v if v == v else float("inf") for n, v in values.items()}
-        for name, share in finishes(values, first).items():
-            by_seed[name][seed] += share
-    each = number / results["seeds"]
-    return {n: [100.0 * s / each for s in shares] for n, shares in by_seed.items()}
+    found = shares(table_of(results, methods, column).mean(-1), first)
+    return dict(zip(methods, found.tolist(), strict=True))
+
+
+def lead(results, methods, first):
+    """How much larger the share of REX is than the largest of the others."""
+    import numpy as np
+
+    values = table_of(results, methods, 2)
+    ours = methods.index(OURS)
+    others = np.arange(len(methods)) != ours
+
+    def statistic(seeds):
+        found = shares(values[:, :, seeds].mean(-1), first)
+        return found[ours] - found[others].max()
+
+    return statistic
 
 
 def present(results, names):
-    methods = next(settings(results))[1]
+    methods = methods_of(results)
     return [name for name in names if name in methods]
+
+
+def methods_of(results):
+    by_budget = next(iter(results["optimizers"].values()))
+    return list(next(iter(by_budget.values())))
 
 
 def errors(results, name, optimizer=None, budget=None):
     """The mean test errors over the chosen settings, by seed."""
-    by_seed = [[] for _ in range(results["seeds"])]
-    for (its_optimizer, its_budget, seed), scores in settings(results):
-        if optimizer in (None, its_optimizer) and budget in (None, its_budget):
-            by_seed[seed].append(scores[name][2])
-    return [statistics.mean(found) for found in by_seed]
+    by_seed = [
+        [score[2] for score in by_method[name]["scores"]]
+        for its_optimizer, by_budget in results["optimizers"].items()
+        for its_budget, by_method in by_budget.items()
+        if optimizer in (None, its_optimizer) and budget in (None, its_budget)
+    ]
+    return [statistics.mean(found) for found in zip(*by_seed, strict=True)]
 
 
 def judge(results):
-    methods = present(results, EVERY_STEP_METHODS)
-    every = list(next(settings(results))[1])
+    every = methods_of(results)
     for names, among in (
-        (methods, "all that change at every step, constant, step decay and 1cycle"),
+        (present(results, EVERY_STEP_METHODS), "all that people choose from"),
         (every, "all profiles and sampling rates"),
     ):
         for first in (1, 3):
-            shares = count(results, names, first, 2)
-            means = {name: statistics.mean(s) for name, s in shares.items()}
-            best = max(means, key=means.get)
-            others = [value for name, value in means.items() if name != OURS]
-            yield Part(
-                f"REX at every step has the most top-{first} finishes among {among}",
-                means[OURS] > max(others),
-                f"{means[OURS]:.1f} % of the settings; the most: {best}, "
-                f"{means[best]:.1f} %; by chance "
-                f"{100.0 * min(1.0, first / len(names)):.1f} %",
+            found = finishes(results, names, first)
+            others = [name for name in names if name != OURS]
+            best = max(others, key=found.get)
+            chance = 100.0 * min(1.0, first / len(names))
+            one = bootstrap(
+                "", lead(results, names, first), results["seeds"], 0.0, POINTS, 1
+            )
+            by = (
+                f"REX {found[OURS]:.1f} % of the settings; the most of the others: "
+                f"{best}, {found[best]:.1f} %; by chance {chance:.1f} %; difference: "
+                f"{one.by}"
+            )
+            yield Statement(
+                f"REX at every step has the most top-{first} finishes among {among} "
+                f"({len(names)})",
+                dataclasses.replace(one, by=by),
             )
     ours = errors(results, OURS)
-    worse = [name for name in methods if Gap(errors(results, name), ours).below]
-    yield Part(
-        "no other has a lower mean error than REX at every step, beyond noise",
-        not worse,
-        f"lower: {', '.join(worse) or 'none'}",
-    )
-    rarer = [n for n in every if "," in n and not n.endswith(EVERY_STEP)]
-    gaps = {
-        name: Gap(
-            errors(results, f"{name.partition(',')[0]}, {EVERY_STEP}"),
-            errors(results, name),
+    others = [name for name in every if name != OURS]
+    for what, margin in (
+        ("has a lower mean error than", 0.0),
+        (f"has a mean error less than {MARGIN:g} points above that of", MARGIN),
+    ):
+        yield Statement(
+            f"REX at every step {what} each of the {len(others)} others",
+            *(difference(n, ours, errors(results, n), margin, sign=-1) for n in others),
         )
-        for name in rarer
-    }
-    lower = [name for name, gap in gaps.items() if gap.below]
-    higher = [name for name, gap in gaps.items() if gap.above]
-    yield Part(
-        "every step is the best sampling rate of a profile: nowhere a higher mean "
-        "error than at a rarer one, beyond noise, and somewhere a lower one",
-        bool(lower) and not higher,
-        f"lower than {len(lower)}, higher than {len(higher)} of {len(rarer)}"
-        + (f" ({'; '.join(higher)})" if higher else ""),
+    rarer = [n for n in every if "," in n and not n.endswith(EVERY_STEP)]
+    yield Statement(
+        f"every step is better than each of the {len(rarer)} rarer samplings of the "
+        "same profile",
+        *(
+            difference(
+                name,
+                errors(results, f"{name.partition(',')[0]}, {EVERY_STEP}"),
+                errors(results, name),
+                sign=-1.0,
+            )
+            for name in rarer
+        ),
     )
 
 
 def tables(results):
     budgets = list(next(iter(results["optimizers"].values())))
-    every = list(next(settings(results))[1])
+    every = methods_of(results)
     methods = present(results, EVERY_STEP_METHODS)
-    yield "Finishes among the first, in percent of all settings, by the test error and"
-    yield "by the test loss; ± is the standard deviation over seeds, and equal errors"
-    yield "share their places. Among the schedules that people choose from:"
+    number = len(budgets) * len(results["optimizers"])
+    yield f"Finishes among the first, in percent of the {number} settings (optimizer"
+    yield f"and budget), by the mean of {results['seeds']} seeds, of the test error and"
+    yield "of the test loss; equal means share their places. Among the schedules that"
+    yield "people choose from:"
     yield ""
     yield from shares_table(results, methods)
     yield ""
@@ -261,10 +285,12 @@ def tables(results):
     for name in every:
         if name != OURS:
             gaps = [
-                Gap(errors(results, name, None, b), errors(results, OURS, None, b))
+                difference(
+                    "", errors(results, name, None, b), errors(results, OURS, None, b)
+                )
                 for b in (*budgets, None)
             ]
-            rows.append([name, *(str(gap) for gap in gaps)])
+            rows.append([name, *(gap.by.removesuffix(f" {POINTS}") for gap in gaps)])
     header = ["method", *(f"{b} %" for b in budgets), "all budgets"]
     yield from program.table(header, rows)
 
@@ -286,11 +312,13 @@ def edges(results):
 
 def shares_table(results, methods):
     columns = [
-        count(results, methods, first, column) for column in (2, 3) for first in (1, 3)
+        finishes(results, methods, first, column)
+        for column in (2, 3)
+        for first in (1, 3)
     ]
-    order = sorted(methods, key=lambda name: -statistics.mean(columns[0][name]))
+    order = sorted(methods, key=lambda name: -columns[0][name])
     header = ["method", "top 1, error", "top 3, error", "top 1, loss", "top 3, loss"]
-    rows = [[n, *(spread(column[n], 1) for column in columns)] for n in order]
+    rows = [[n, *(f"{column[n]:.1f}" for column in columns)] for n in order]
     return program.table(header, rows)
 
 
@@ -328,14 +356,12 @@ def draw(results, path):
     panels[0].legend(fontsize="small")
     places = np.arange(len(methods))
     for first, offset in ((1, 0.2), (3, -0.2)):
-        shares = count(results, methods, first, 2)
+        found = finishes(results, methods, first)
         right.barh(
             places + offset,
-            [statistics.mean(shares[name]) for name in methods],
+            [found[name] for name in methods],
             0.4,
-            xerr=[statistics.pstdev(shares[name]) for name in methods],
             label=f"top {first}",
-            capsize=2,
         )
     right.set_yticks(places, labels=methods)
     right.invert_yaxis()
@@ -348,17 +374,17 @@ EXPERIMENT = Experiment(
     "budgets",
     (
         Row(
-            "S1d",
-            "Wolfe, The Best Learning Rate Schedules; Chen, Wolfe, Kyrillidis, REX, "
-            "2021, arXiv:2107.04197",
+            "Profiles and sampling rates across budgets",
+            OVERVIEW,
             "A schedule is a profile times a sampling rate; REX at every step is the "
             "best across budgets.",
-            "Finishes are counted over all settings, by the test error. REX must have "
-            "more of them than any other. A mean error is lower than another if the "
-            "95 % interval (Student) of the differences within seeds, each the mean "
-            "over optimizers and budgets, lies below 0.",
+            "Finishes are counted over all settings, by the mean test error of the "
+            "seeds. The interval of a difference of shares is that of seeds drawn with "
+            f"replacement ({RESAMPLES:,} times). Mean errors are those over optimizers "
+            "and budgets, of each seed.",
             judge,
             tables,
+            "Chen, Wolfe, Kyrillidis, REX, 2021, arXiv:2107.04197",
         ),
     ),
     run,

@@ -1,21 +1,13 @@
-"""S0b: four schedules train the same network; of phases, the completed ones count."""
+"""Four schedules train the same network; of phases, the completed ones count."""
 
 import statistics
 import tempfile
 
 import program
 
-from claims.harness import (
-    NETWORK,
-    SGD,
-    Experiment,
-    Part,
-    Row,
-    Trainer,
-    better,
-    grid_of,
-    spread,
-)
+from claims.experiment import NOTES, Experiment, Row
+from claims.harness import NETWORK, SGD, Trainer, grid_of
+from claims.judging import Fact, Statement, better, no_worse, spread
 
 PHASES = (1, 2, 4)  # Their lengths, and how much lower the rate of each begins.
 EPOCHS = 28
@@ -98,26 +90,26 @@ def column(runs, index):
 
 def judge(results):
     accuracies = {
-        name: 100.0 - statistics.mean(column(found["scores"], 2))
+        name: [100.0 - error for error in column(found["scores"], 2)]
         for name, found in results["methods"].items()
     }
-    best = max(accuracies, key=accuracies.get)
+    best = max(accuracies, key=lambda name: statistics.mean(accuracies[name]))
     for name in (STEP, ROOT, COSINE, PHASED):
-        yield Part(
-            f"{name} trains the network",
-            accuracies[name] >= accuracies[best] - POINT,
-            f"{accuracies[name]:.2f} %; the best, {best}: {accuracies[best]:.2f} %",
-        )
+        text = f"{name} trains the network"
+        if name == best:
+            yield Statement(text, Fact("", True, "it is the best"))
+        else:
+            text = f"{text}: less than {POINT:g} point below the best, {best}"
+            yield no_worse(text, accuracies[name], accuracies[best], POINT)
     stopped = results["stopped"]
     off = max(
         abs(ours - theirs)
         for kept, end in zip(stopped[KEPT], stopped[END], strict=True)
         for ours, theirs in zip(kept, end, strict=True)
     )
-    yield Part(
+    yield Statement(
         f"stopped in the middle of a phase, what is kept is the {END}",
-        off < 1e-3,
-        f"accuracy (%) and loss differ by at most {off:.0e}",
+        Fact("", off < 1e-3, f"accuracy (%) and loss differ by at most {off:.0e}"),
     )
     yield better(
         f"it is better than the {MIDDLE}",
@@ -193,15 +185,14 @@ EXPERIMENT = Experiment(
     "lecture_notes",
     (
         Row(
-            "S0b",
-            "Cutkosky, Lecture Notes 5: tuning and learning rate schedules",
+            "Four schedules and completed phases",
+            NOTES,
             "Step decay tenfold per third of the training, 1/sqrt(t), a cosine between "
             "two rates, and a cosine in phases with ranges and lengths of their own "
             "all train; after phases, the end of the last completed one is kept.",
-            "A schedule trains if its mean test accuracy is at most one point below "
-            "that of the best. What is kept must have the accuracy and the loss of the "
-            "phase's end. Better means that the 95 % interval (Student) of the "
-            "differences of test accuracies within seeds lies above 0.",
+            "A schedule trains if its test accuracy is less than one point below that "
+            "of the schedule with the best mean. What is kept must have the accuracy "
+            "and the loss of the phase's end.",
             judge,
             tables,
         ),

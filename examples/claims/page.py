@@ -14,7 +14,8 @@ from pathlib import Path
 
 import program
 
-from claims import harness
+from claims import judging, quotes
+from claims.experiment import SOURCES, Size
 
 MODULES = (
     "rate_search",
@@ -36,9 +37,9 @@ PAGE = ROOT / "docs" / "evidence.md"
 
 
 def all_rows():
-    """Each row and its experiment, in the order of their names."""
+    """Each row and its experiment, in the order of the sources."""
     pairs = [(row, one) for one in EXPERIMENTS for row in one.rows]
-    return sorted(pairs, key=lambda pair: pair[0].name)
+    return sorted(pairs, key=lambda pair: SOURCES.index(pair[0].source))
 
 
 def path_of(experiment, page, suffix):
@@ -110,47 +111,74 @@ def write(page, kept):
     yield ""
     yield from wrap(
         "The library exists so that what five sources describe can be used. Here is "
-        "what each of them claims, and whether it holds in real trainings of small "
-        "networks on handwritten digits. What does not hold at this size is reported "
-        "as it is; nothing was tuned until it did. Nothing on this page is typed: "
-        "numbers, verdicts and figures come from the runs, which lie beside the "
-        "figures as JSON, and a test writes the page again from them."
+        "what each of them claims, and whether it is so in real runs of small "
+        "networks. What is not so at this size is reported as it is; nothing was "
+        "tuned until it was. Nothing on this page is typed: numbers, verdicts and "
+        "figures come from the runs, which lie beside the figures as JSON, and a test "
+        "writes the page again from them."
     )
     yield ""
     yield from wrap(about(kept))
     yield ""
+    yield "## How claims are judged"
+    yield ""
+    for paragraph in RULES:
+        yield from wrap(paragraph)
+        yield ""
+    yield "## All claims"
+    yield ""
     yield from program.table(
-        ["row", "claim", "here"],
+        ["claim", "is it so here?"],
         (
             [
-                f"[{row.name}](#{row.name.lower()})",
-                row.claim,
-                harness.verdict(judged(row, kept[one.name]["results"])),
+                f"[{row.title}](#{row.name})",
+                judging.verdict(judged(row, kept[one.name]["results"])),
             ]
             for row, one in rows
         ),
     )
-    yield ""
-    yield from wrap(
-        "A claim is of several comparisons: it holds if all of them are as it says, in "
-        "part if some are, and it does not hold if none is."
-    )
+    source = None
     for row, experiment in rows:
+        if row.source != source:
+            source = row.source
+            yield ""
+            yield f"## {source}"
         yield from section(row, experiment, kept[experiment.name], page)
 
 
+RULES = (
+    "Each claim is split into statements, and each statement into comparisons. All "
+    "three have one of three outcomes: yes, no, or cannot be told. A comparison is "
+    "decided if the 95 % interval of its number lies on one side of a threshold. For "
+    '"better" the threshold is 0. For "no worse" and "as good as" it is a margin of '
+    f"{judging.MARGIN:g} points of accuracy, or {judging.LOSS_MARGIN:g} of loss, "
+    "unless the claim names another. A difference that was not found decides nothing.",
+    "A statement is a yes if all its comparisons are, and a no if one of them is; "
+    "otherwise it cannot be told. The same goes for a claim and its statements.",
+    "Intervals are those of the differences between runs with the same seed (Student), "
+    "unless the claim says otherwise; ± is half of the interval. The p-values of all "
+    "comparisons of a claim are corrected together by Holm's method, and their number "
+    "is stated. So an interval may lie on one side and decide nothing.",
+    "A seed is that of the first weights and of the order of the data. All seeds have "
+    "the same training and test data: what another draw of these would change is in no "
+    "interval of this page. The margins were fixed after these runs, and before the "
+    "next.",
+)
+
+
 def judged(row, results):
-    return list(row.judge(results))
+    return judging.judge(row.judge(results))
 
 
 def section(row, experiment, kept, page):
     """A row: claim, runs, numbers, verdict, figure."""
     results = kept["results"]
-    parts = judged(row, results)
+    found = judged(row, results)
+    source = f" ({row.reference})" if row.reference else ""
     yield ""
-    yield f"## {row.name}"
+    yield f"### {row.title}"
     yield ""
-    yield from wrap(f"**Claim.** {row.claim} ({row.source})")
+    yield from wrap(f"**Claim.** {row.claim}{source}")
     yield ""
     yield from wrap(
         f"**Run.** {experiment.setting(results)} {kept['backend']}, "
@@ -158,23 +186,69 @@ def section(row, experiment, kept, page):
         f'{row.name}"`'
     )
     yield ""
-    first = next(one for one in experiment.rows if one.tables is row.tables)
+    first = first_of(row, experiment)
     if first is row:
         yield from row.tables(results)
     else:
-        yield f"The numbers are those of [{first.name}](#{first.name.lower()})."
+        yield f"The numbers are those of [{first.title}](#{first.name})."
     yield ""
-    yield from wrap(f"**Judged by.** {row.criterion}")
+    yield from wrap(f"**Judged by.** {row.criterion} {correction(found)}")
     yield ""
-    yield from program.table(
-        ["comparison", "as claimed", "by"],
-        ([part.claim, part.word, part.by] for part in parts),
-    )
+    yield from statements(found)
     yield ""
-    yield f"**Verdict: {harness.verdict(parts)}.**"
+    yield f"**Is it so here? {judging.verdict(found)}**"
     yield ""
     folder = page.with_suffix("").name
-    yield f"![{row.name}]({folder}/{experiment.name}.png)"
+    yield f"![{row.title}]({folder}/{experiment.name}.png)"
+
+
+def first_of(row, experiment):
+    """The row beside which the numbers stand that this one is judged by."""
+    return next(one for one in experiment.rows if one.tables is row.tables)
+
+
+def correction(found):
+    """How many comparisons are corrected for their number, in words."""
+    number = sum(len(judging.comparisons_of(one.statement)) for one in found)
+    if number == 0:
+        return "Nothing here depends on noise."
+    if number == 1:
+        return "There is one comparison."
+    return f"The {number} comparisons are corrected together."
+
+
+def statements(found):
+    """The table of a row's statements."""
+    return program.table(
+        ["statement", "so here?", "by"],
+        ([one.statement.text, one.outcome, one.by] for one in found),
+    )
+
+
+def requote(page, kept):
+    """Yields pages that quote this one, each with the text that it is to have.
+
+    Only those of the repository's own page do.
+    """
+    if page.resolve() != PAGE:
+        return
+    rows = {row.name: (row, one) for row, one in all_rows() if one.name in kept}
+
+    def block(name, with_tables):
+        row, experiment = rows[name]
+        results = kept[experiment.name]["results"]
+        if with_tables and first_of(row, experiment) is row:
+            yield from row.tables(results)
+            yield ""
+        yield from statements(judged(row, results))
+
+    def outcome(name):
+        row, experiment = rows[name]
+        found = judged(row, kept[experiment.name]["results"])
+        return judging.together([one.outcome for one in found])
+
+    for other in quotes.pages(ROOT):
+        yield other, quotes.quote(other.read_text(encoding="utf-8"), block, outcome)
 
 
 def main(arguments=None, description=""):
@@ -195,7 +269,7 @@ def main(arguments=None, description=""):
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    size, page = harness.Size(options.seeds, options.quick), options.output
+    size, page = Size(options.seeds, options.quick), options.output
     page.with_suffix("").mkdir(parents=True, exist_ok=True)
     chosen = [
         one
@@ -225,8 +299,10 @@ def publish(page):
             experiment.draw(kept[experiment.name]["results"], picture)
     text = "\n".join(write(page, kept))
     page.write_text(f"{text}\n", encoding="utf-8")
+    for other, quoted in requote(page, kept):
+        other.write_text(quoted, encoding="utf-8")
     for row, experiment in all_rows():
         if experiment.name in kept:
             found = judged(row, kept[experiment.name]["results"])
-            print(f"{row.name}: {harness.verdict(found)}")
+            print(f"{row.title}: {judging.verdict(found)}")
     print(f"\nThe page: {page}")

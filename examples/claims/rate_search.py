@@ -1,4 +1,4 @@
-"""S0a: tune on a log scale, inside of the range; S1e: a range test finds the bounds."""
+"""Tune on a log scale, inside of the range; a range test finds the bounds."""
 
 import statistics
 import warnings
@@ -7,15 +7,9 @@ import find_learning_rate as example
 import numpy as np
 import program
 
-from claims.harness import (
-    NETWORK,
-    Experiment,
-    Gap,
-    Part,
-    Row,
-    Trainer,
-    spread,
-)
+from claims.experiment import NOTES, OVERVIEW, Experiment, Row
+from claims.harness import NETWORK, Trainer
+from claims.judging import Fact, Statement, better, no_worse, spread
 
 POINT = 1.0  # Of accuracy: what is lost at most where bounds are usable.
 # The rate, and one minus the momentum: the step that a gradient makes in the end is
@@ -134,29 +128,38 @@ def judge_sweeps(results):
     for title in (example.LOG_GRID, example.RANDOM):
         found = sweeps[title]
         rate, value = found["best"]
-        yield Part(
+        yield Statement(
             f"{title.lower()} on a log scale, the best rate is inside of the range",
-            not found["at edge"],
-            f"best {rate:.3g} in [{found['range'][0]:g}, {found['range'][1]:g}], "
-            f"{100.0 * value:.2f} %",
+            Fact(
+                "",
+                not found["at edge"],
+                f"best {rate:.3g} in [{found['range'][0]:g}, {found['range'][1]:g}], "
+                f"{100.0 * value:.2f} %",
+            ),
         )
     low, extended = sweeps[example.LOW], sweeps[example.EXTENDED]
-    yield Part(
+    yield Statement(
         "a range that is too low says so",
-        low["at edge"] == "high" and bool(low["warnings"]),
-        f"best {low['best'][0]:.3g} at the edge, {len(low['warnings'])} warning",
+        Fact(
+            "",
+            low["at edge"] == "high" and bool(low["warnings"]),
+            f"best {low['best'][0]:.3g} at the edge, {len(low['warnings'])} warning",
+        ),
     )
-    yield Part(
-        "it extends itself until the best rate is inside, and a better one is found",
-        not extended["at edge"] and extended["best"][1] > low["best"][1],
-        f"best {extended['best'][0]:.3g}, {100.0 * extended['best'][1]:.2f} % instead "
-        f"of {100.0 * low['best'][1]:.2f} %",
+    yield Statement(
+        "it extends itself until the best rate is inside, which in this run has a "
+        "higher accuracy on the data held out",
+        Fact(
+            "",
+            not extended["at edge"] and extended["best"][1] > low["best"][1],
+            f"best {extended['best'][0]:.3g}, {100.0 * extended['best'][1]:.2f} % "
+            f"instead of {100.0 * low['best'][1]:.2f} %",
+        ),
     )
-    gap = Gap(two["random"], two["grid"])
-    yield Part(
+    yield better(
         f"with two parameters, {two['trials']} random trials find more than a grid",
-        gap.above,
-        f"{gap} points",
+        two["random"],
+        two["grid"],
     )
 
 
@@ -188,17 +191,15 @@ def sweep_tables(results):
 def judge_bounds(results):
     _, suggested, grid = range_tests(results)
     best = max(grid, key=lambda rate: statistics.mean(grid[rate]))
-    target = statistics.mean(grid[best]) - POINT
     for (reading, method), runs in suggested.items():
         if method == example.FIXED:
             continue
-        complete = len(runs) == results["seeds"]
-        mean = f"{statistics.mean(runs):.2f} %" if runs else "no suggestion"
-        yield Part(
-            f"`{reading}` for {method}",
-            complete and statistics.mean(runs) >= target,
-            f"{mean} in {len(runs)} of {results['seeds']} seeds; asked: {target:.2f} %",
-        )
+        text = f"`{reading}` for {method}: less than {POINT:g} point below {best:g}"
+        if len(runs) == results["seeds"]:
+            yield no_worse(text, runs, grid[best], POINT)
+        else:
+            by = f"a suggestion in {len(runs)} of {results['seeds']} seeds only"
+            yield Statement(text, Fact("", False, by))
 
 
 def bound_tables(results):
@@ -240,26 +241,26 @@ EXPERIMENT = Experiment(
     "rate_search",
     (
         Row(
-            "S0a",
-            "Cutkosky, Lecture Notes 5: tuning and learning rate schedules",
+            "Tuning on a log scale",
+            NOTES,
             "Tune on a log scale; the best rate must not lie on the edge of the range; "
             "random search when several parameters interact.",
-            "Each comparison is one of the searches in the table. With two parameters, "
-            "random search must be better than the grid: the 95 % interval (Student) "
-            "of the differences within seeds lies above 0.",
+            "The first four statements are about the searches in the table, one run "
+            "each. With two parameters, test accuracies are compared.",
             judge_sweeps,
             sweep_tables,
         ),
         Row(
-            "S1e",
-            "Wolfe, The Best Learning Rate Schedules; Smith, 2015, arXiv:1506.01186",
+            "Bounds from a range test",
+            OVERVIEW,
             "A range test before the training finds usable bounds for cyclical rates "
             "and for 1cycle.",
-            "For each way to read its curve: the mean accuracy is at most one point "
-            "below that of the best fixed rate of the grid, which is chosen on the "
-            "test data, and every seed's test suggests a rate.",
+            "For each way to read its curve, the suggested rate is used as it is. Test "
+            "accuracies are compared with those of the best fixed rate of the grid, "
+            "which is chosen on the test data; every seed's test must suggest a rate.",
             judge_bounds,
             bound_tables,
+            "Smith, 2015, arXiv:1506.01186",
         ),
     ),
     run,

@@ -1,10 +1,13 @@
-"""S1b: SGDR is good at any time, and its snapshots form a good ensemble."""
+"""SGDR is good at any time, and its snapshots form a good ensemble."""
 
 import numpy as np
 import program
 import snapshot_ensemble as example
 
-from claims.harness import Experiment, Row, better, spread
+from claims.experiment import OVERVIEW, Experiment, Row
+from claims.judging import MARGIN, Fact, Statement, better, no_worse, spread
+
+FULL = "independent, fully trained"
 
 
 def run(size):
@@ -27,13 +30,29 @@ def arrays(results):
 
 def judge(results):
     found = arrays(results)
-    curves = {name: runs[:, 0].mean(-1) for name, runs in found["curves"].items()}
-    for name in (example.GROWING, example.CYCLES):
+    curves = {name: runs[:, 0] for name, runs in found["curves"].items()}
+    step = curves[example.STEP]
+    for name, cycles in (
+        (example.GROWING, growing_ends(results)),
+        (example.CYCLES, equal_ends(results)),
+    ):
         yield better(
             f"mean accuracy over all epochs: {name} above step decay",
-            curves[name],
-            curves[example.STEP],
+            curves[name].mean(-1),
+            step.mean(-1),
         )
+        ends = [end - 1 for end in cycles]
+        yield better(
+            f"at the ends of cycles, mean over them: {name} above step decay there",
+            curves[name][:, ends].mean(-1),
+            step[:, ends].mean(-1),
+        )
+    equal = [end - 1 for end in equal_ends(results)]
+    yield better(
+        "the end of the last equal cycle is better than that of the first",
+        curves[example.CYCLES][:, equal[-1]],
+        curves[example.CYCLES][:, equal[0]],
+    )
     scores = found["scores"]
     ensemble = scores[example.SNAPSHOTS][:, -1, 0]
     last = scores[example.SNAPSHOTS][:, 0, 0]
@@ -44,6 +63,27 @@ def judge(results):
             ensemble,
             scores[name][:, 0],
         )
+    yield better(
+        "all snapshots are better than as many independent models of the same cost",
+        ensemble,
+        scores[example.INDEPENDENT][:, -1, 0],
+    )
+    text = "all snapshots are no worse than as many fully trained independent models"
+    if FULL in scores:
+        yield no_worse(text, ensemble, scores[FULL][:, -1, 0])
+    else:
+        yield Statement(text, Fact("", None, "they were not trained"))
+
+
+def equal_ends(results):
+    """After which epochs the equal cycles end."""
+    length = results["epochs"] // results["cycles"]
+    return [length * (number + 1) for number in range(results["cycles"])]
+
+
+def growing_ends(results):
+    """The last whole epoch of each growing cycle: they are 1, 2 and 4 sevenths."""
+    return [max(results["epochs"] * part // 7, 1) for part in (1, 3, 7)]
 
 
 def tables(results):
@@ -85,16 +125,17 @@ EXPERIMENT = Experiment(
     "snapshots",
     (
         Row(
-            "S1b",
-            "Wolfe, The Best Learning Rate Schedules; Huang et al., 2017, "
-            "arXiv:1704.00109",
+            "Warm restarts and snapshots",
+            OVERVIEW,
             "SGDR with cycles that grow is better at any time than step decay; "
             "snapshots at the ends of cycles form an ensemble that beats the single "
             "model.",
-            "Better means that the 95 % interval (Student) of the differences of test "
-            "accuracies within seeds lies above 0.",
+            "Test accuracies are compared. No worse is less than "
+            f"{MARGIN:g} points below. The end of a growing cycle is its last "
+            "whole epoch.",
             judge,
             tables,
+            "Huang et al., 2017, arXiv:1704.00109",
         ),
     ),
     run,

@@ -1,18 +1,10 @@
-"""S1a: triangular cycles are good at any time, and best at the end of each."""
+"""Triangular cycles are good at any time, and best at the end of each."""
 
 import program
 
-from claims.harness import (
-    NETWORK,
-    SGD,
-    Experiment,
-    Row,
-    Trainer,
-    better,
-    grid_of,
-    no_worse,
-    spread,
-)
+from claims.experiment import OVERVIEW, Experiment, Row
+from claims.harness import NETWORK, SGD, Trainer, grid_of
+from claims.judging import MARGIN, better, no_worse, spread
 
 EPOCHS, CYCLES = 40, 5
 TRIANGULAR, STEP = "triangular cycles", "step decay"
@@ -153,15 +145,15 @@ EXPERIMENT = Experiment(
     "triangular",
     (
         Row(
-            "S1a",
-            "Wolfe, The Best Learning Rate Schedules; Smith, 2015, arXiv:1506.01186",
+            "Triangular cycles",
+            OVERVIEW,
             "Triangular cycles are good at any time, and best at the end of each "
             "cycle.",
-            "Better means that the 95 % interval (Student) of the differences of test "
-            "accuracies within seeds lies above 0, no worse that it does not lie "
-            "below.",
+            "Test accuracies are compared. No worse is less than "
+            f"{MARGIN:g} points below.",
             judge,
             tables,
+            "Smith, 2015, arXiv:1506.01186",
         ),
     ),
     run,
