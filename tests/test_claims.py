@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+import types
 
 import keras
 import numpy as np
@@ -12,10 +14,14 @@ from tests.programs import ROOT, load_program
 
 pytestmark = [pytest.mark.only("jax"), pytest.mark.program]
 
-page = load_program("examples/claims.page")
-judging = page.judging
-experiment = page.importlib.import_module("claims.experiment")
-harness = page.importlib.import_module("claims.harness")
+command = load_program("examples/claims.command")
+page = command.page
+judging, quotes = page.judging, page.quotes
+importing = page.importlib.import_module
+data, experiment = importing("claims.data"), importing("claims.experiment")
+harness, methods = importing("claims.harness"), importing("claims.methods")
+networks, pool = importing("claims.networks"), importing("claims.pool")
+regime = importing("claims.regime")
 EXPERIMENTS = {one.name: one for one in page.EXPERIMENTS}
 ROWS = {
     "Tuning on a log scale",
@@ -36,7 +42,7 @@ ROWS = {
     "Step decay from its ends",
 }
 PAGE = ROOT / "docs" / "evidence.md"
-SEEDS = 3
+SEEDS = 5
 VERDICTS = r"((?:yes|no|cannot be told) \(of \d+: [^()]*\))"
 
 
@@ -56,40 +62,58 @@ def less(monkeypatch):
     """Of what takes long to compile."""
     sweeps = module_of("rate_search").example
     monkeypatch.setattr(sweeps, "GRID", (0.1, 0.3))
-    large = module_of("batch_sizes").example
-    monkeypatch.setattr(large, "BATCH_SIZES", (128,))
-    monkeypatch.setattr(large, "WARMUP_EPOCHS", 1)
-    monkeypatch.setattr(large, "RULES", ("fixed", "sqrt", "linear"))
     growth = module_of("growth").example
     few = ("constant", "step decay")
     made = {name: growth.make_schedules()[name] for name in few}
     monkeypatch.setattr(growth, "make_schedules", lambda: made)
     monkeypatch.setattr(growth, "EPSILONS", (1e-3,))
     monkeypatch.setattr(growth, "COLUMNS", ("float64", "BN, 0.001"))
-    monkeypatch.setitem(harness.GRIDS, harness.SGD, (0.1,))
-    monkeypatch.setattr(harness, "EXTENSIONS", 0)
     monkeypatch.setattr(module_of("fractals").example, "GRID", 2)
+    # Of one rate, which is at the edge of its grid.
+    monkeypatch.setattr(
+        harness, "search", lambda scores, first: (0.05, {"0.05": scores(0.05)[0][0]})
+    )
+    monkeypatch.setattr(module_of("batch_sizes"), "RATIOS", (4, 8))
+    monkeypatch.setattr(regime, "EXTENSIONS", 1)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A file of a few images, whose classes are easy to tell."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 400)
+    x = rng.normal(size=(400, 12)) + 2.0 * np.eye(12)[y]
+    path = tmp_path / "tiny_table.npz"
+    np.savez(path, x=x, y=y)
+    return path
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_runs_and_writes_its_rows(name, tmp_path, less, capsys):
-    rows = [row.title for row in EXPERIMENTS[name].rows]
+def test_every_experiment_runs_and_writes_its_rows(name, tmp_path, less, capsys, tiny):
+    one = EXPERIMENTS[name]
+    rows = [row.title for row in one.rows]
     output = tmp_path / "evidence.md"
-    first = EXPERIMENTS[name].rows[0].name
-    options = ["--quick", "--seeds", "1", "--rows", first, "--output", str(output)]
-    page.main(options)
-    said = dict(re.findall(rf"^(.*): {VERDICTS}$", capsys.readouterr().out, re.M))
+    options = [
+        "--quick", "--rows", one.rows[0].name, "--output", str(output),
+        "--work", str(tmp_path / "work"), "--processes", "1",
+        "--data", str(tiny) if one.swaps else "digits",
+    ]  # fmt: skip
+    command.main(options)
+    found = capsys.readouterr().out
+    label = "tiny table" if one.swaps else "handwritten digits"
+    said = dict(re.findall(rf"^(.*) \({label}\): {VERDICTS}$", found, re.M))
     text = output.read_text(encoding="utf-8")
     assert re.findall(r"^### (.*)$", text, re.M) == list(said)
     assert set(said) == set(rows)
-    found = re.findall(rf"^\*\*Is it so here\? {VERDICTS}\*\*$", text, re.M)
-    assert found == [*said.values()]
-    assert text.count(f"](evidence/{name}.png)") == len(rows)
-    picture = tmp_path / "evidence" / f"{name}.png"
+    verdicts = re.findall(rf"^\*\*Is it so here\? {VERDICTS}\*\*$", text, re.M)
+    assert verdicts == [*said.values()]
+    folder = "tiny_table" if one.swaps else "digits"
+    assert text.count(f"](evidence/{folder}/{name}.png)") == len(rows)
+    picture = tmp_path / "evidence" / folder / f"{name}.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     # The page can be written again, without running anything.
     output.unlink()
-    page.main([*options, "--resume"])
+    command.main([*options, "--resume"])
     assert output.read_text(encoding="utf-8") == text
 
 
@@ -100,60 +124,140 @@ def test_the_rows_are_those_that_were_claimed():
 def test_the_page_has_every_row_with_a_verdict_and_a_figure():
     text = PAGE.read_text(encoding="utf-8")
     for title in ROWS:
-        section = re.split(r"\n##+ ", text.partition(f"\n### {title}\n")[2])[0]
+        section = re.split(r"\n##+ ", text.partition(f"\n### {title}\n")[2])
+        piece = next(each for each in section[1:] if each.startswith("On "))
         verdict = re.search(
-            rf"^\*\*Is it so here\? {VERDICTS}\*\*$", section, re.M
+            rf"^\*\*Is it so here\? {VERDICTS}\*\*$", piece, re.M
         ).group(1)
-        row = rf"^\| \[{re.escape(title)}\].*\| {re.escape(verdict)} +\|$"
+        row = rf"^\| \[{re.escape(title)}\].*\| {re.escape(verdict)} +\|"
         assert re.search(row, text, re.M)
-        (picture,) = re.findall(r"^!\[.*\]\((.*)\)$", section, re.M)
+        (picture,) = re.findall(r"^!\[.*\]\((.*)\)$", piece, re.M)
         assert (PAGE.parent / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def test_nothing_of_the_page_is_typed():
-    kept = {one.name: page.load(one, PAGE) for one in page.EXPERIMENTS}
-    assert not any(one["quick"] for one in kept.values())
-    assert all(one["results"]["seeds"] >= 5 for one in kept.values())
+    kept = page.load_all(PAGE)
+    assert set(kept) == set(EXPERIMENTS)
+    for by_data in kept.values():
+        for one in by_data.values():
+            assert not one["quick"]
+            assert one["results"]["seeds"] >= 5
     assert PAGE.read_text(encoding="utf-8") == "\n".join(page.write(PAGE, kept)) + "\n"
     for other, text in page.requote(PAGE, kept):
         assert other.read_text(encoding="utf-8") == text
 
 
-def test_an_interrupted_run_is_taken_up(tmp_path, monkeypatch, capsys):
-    ran = []
+def test_the_page_states_the_regime():
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    for paragraph in regime.paragraphs(judging.MARGIN, judging.LOSS_MARGIN):
+        assert paragraph in text
+    assert "0.24 at 100 % of the whole run" in text
 
-    def make(name):
-        def run(size):
-            ran.append(name)
-            if name == "second" and len(ran) == 2:
-                raise KeyboardInterrupt
-            return {"seeds": size.seeds, "runs": [1.0, 3.0]}
 
-        row = experiment.Row(
-            f"The {name}", experiment.NOTES, "claim", "criterion",
-            lambda results: [judging.Statement("a", judging.Fact("", True, "b"))],
-            lambda results: [judging.spread(results["runs"])],
-        )  # fmt: skip
-        return experiment.Experiment(
-            name, (row,), run, lambda results: "setting",
-            lambda results, path: path.write_text(name),
-        )  # fmt: skip
+# --- Jobs -----------------------------------------------------------------------------
 
-    monkeypatch.setattr(page, "EXPERIMENTS", [make("first"), make("second")])
+
+CALLS = []
+
+
+def found(harness, label, seeds, fail=False):
+    """A job of a made-up experiment."""
+    CALLS.append(label)
+    if fail and CALLS.count(label) == 1:
+        raise KeyboardInterrupt
+    return {"seeds": seeds, "runs": [1.0, 3.0]}
+
+
+def made_up_experiment(name, fail=False):
+    row = experiment.Row(
+        f"The {name}", experiment.NOTES, "claim", "criterion",
+        lambda results: [judging.Statement("a", judging.Fact("", True, "b"))],
+        lambda results: [judging.spread(results["runs"])],
+    )  # fmt: skip
+
+    def jobs(size):
+        common = experiment.job(found, label="common", seeds=size.seeds)
+        own = experiment.job(found, label=name, seeds=size.seeds, fail=fail)
+        return {"common": common, "own": own}
+
+    return experiment.Experiment(
+        name, (row,), jobs, lambda found, size: found["own"],
+        lambda results, data: "setting",
+        lambda results, path: path.write_text(name),
+    )  # fmt: skip
+
+
+def test_an_interrupted_run_is_taken_up(tmp_path, monkeypatch, capsys, tiny):
+    CALLS.clear()
+    made = [made_up_experiment("first"), made_up_experiment("second", fail=True)]
+    monkeypatch.setattr(page, "EXPERIMENTS", made)
     output = tmp_path / "page.md"
-    arguments = ["--output", str(output), "--seeds", "2"]
+    common = ["--output", str(output), "--work", str(tmp_path), "--data", str(tiny)]
+    arguments = [*common, "--processes", "1", "--seeds", "2"]
     with pytest.raises(KeyboardInterrupt):
-        page.main(arguments)
+        command.main(arguments)
     assert not output.exists()
-    page.main([*arguments, "--resume"])
-    assert ran == ["first", "second", "second"]
+    command.main([*arguments, "--resume"])
+    # What two experiments share is run once.
+    assert CALLS == ["common", "first", "second", "second"]
     assert output.read_text(encoding="utf-8").count("2.00 ± 1.00") == 2
-    # Another size is run anew, and so is a row that is asked for.
-    page.main([*arguments[:2], "--seeds", "4", "--resume", "--rows", "the-first"])
-    page.main([*arguments, "--rows", "the-second"])
-    assert ran[3:] == ["first", "second"]
-    kept = json.loads((tmp_path / "page" / "first.json").read_text())
-    assert (kept["seeds"], kept["backend"]) == (4, keras.backend.backend())
+    # Another size is run anew, and so is what is not resumed.
+    command.main([*arguments, "--seeds", "4", "--resume", "--rows", "the-first"])
+    command.main([*arguments, "--rows", "the-first"])
+    assert CALLS[4:] == ["common", "first"] * 2
+    kept = json.loads((tmp_path / "page" / "tiny_table" / "first.json").read_text())
+    assert (kept["seeds"], kept["backend"]) == (2, keras.backend.backend())
+    assert (kept["data"], kept["label"]) == ("tiny_table", "tiny table")
+
+
+def test_what_a_killed_process_had_begun_to_write_is_left_out(tmp_path):
+    path = tmp_path / "work" / "jobs.jsonl"
+    store = pool.Store(path, resume=False)
+    store.keep("a", {"b": [1.0]}, 2.0)
+    with path.open("a") as file:
+        file.write('["c", {"d')
+    resumed = pool.Store(path, resume=True)
+    assert resumed.found == {"a": [{"b": [1.0]}, 2.0]}
+    resumed.keep("c", 3.0, 4.0)
+    both = {"a": [{"b": [1.0]}, 2.0], "c": [3.0, 4.0]}
+    assert pool.Store(path, resume=True).found == both
+    assert pool.Store(path, resume=False).found == {}
+
+
+def test_a_quick_run_writes_no_page_of_ours(tmp_path, monkeypatch, tiny):
+    CALLS.clear()
+    monkeypatch.setattr(page, "EXPERIMENTS", [made_up_experiment("first")])
+    before = PAGE.read_text(encoding="utf-8")
+    options = ["--quick", "--data", str(tiny), "--processes", "1"]
+    command.main([*options, "--work", str(tmp_path)])
+    assert PAGE.read_text(encoding="utf-8") == before
+    text = (tmp_path / "quick" / "evidence.md").read_text(encoding="utf-8")
+    assert "This is the quick size, which shows nothing." in " ".join(text.split())
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(tmp_path, tiny):
+    job = experiment.job(
+        harness.measure, method=methods.STEP, epochs=1, seeds=1,
+        optimizer=regime.SGD, looks=False,
+    )  # fmt: skip
+    other = experiment.job(
+        harness.measure, method=methods.CONSTANT, epochs=1, seeds=1,
+        optimizer=regime.SGD, looks=False,
+    )  # fmt: skip
+    stores = [pool.Store(tmp_path / f"{n}.jsonl", resume=False) for n in (1, 2)]
+    for number, store in enumerate(stores, start=1):
+        pool.run_all([job, other], store, (str(tiny), 1, True, tmp_path), number)
+    scores = [
+        {key: result["scores"] for key, (result, _) in store.found.items()}
+        for store in stores
+    ]
+    assert set(scores[0]) == {job.key, other.key}
+    for key, found in scores[0].items():
+        np.testing.assert_allclose(found, scores[1][key], rtol=1e-4)
+
+
+# --- How claims are judged ------------------------------------------------------------
 
 
 def compared(*ps, mean=1.0, threshold=0.0):
@@ -273,46 +377,200 @@ def test_many_comparisons_are_counted_and_the_false_ones_named():
     assert many.by == "of 5: 2 yes, 1 no, 2 cannot be told (the fifth: -1.00 ± 0.50)"
 
 
+# --- Data, networks, rates ------------------------------------------------------------
+
+
 def test_the_rate_is_chosen_on_the_data_held_out():
     scores = {
-        # Error and loss of the data held out, then of the test data.
-        0.1: [[3.0, 0.1, 0.0, 0.0], [5.0, 0.1, 0.0, 0.0]],
-        0.2: [[4.0, 0.1, 9.0, 9.0], [2.0, 0.4, 9.0, 9.0]],
-        0.3: [[3.0, 0.1, 9.0, 9.0], [3.0, 0.2, 9.0, 9.0]],
-        0.4: [[3.0, 0.1, 9.0, 9.0], [3.0, np.nan, 9.0, 9.0]],
+        # Error and loss.
+        0.1: [[3.0, 0.1], [5.0, 0.1]],
+        0.2: [[4.0, 0.1], [2.0, 0.4]],
+        0.3: [[3.0, 0.1], [3.0, 0.2]],
+        0.4: [[3.0, 0.1], [3.0, np.nan]],
     }
-    assert harness.best_rate(scores) == 0.3
+    assert harness.best_of(scores) == 0.3
 
 
-def test_the_grid_goes_on_where_the_best_rate_is_at_its_edge(monkeypatch):
-    trainer = object.__new__(harness.Trainer)
-    trainer.optimizer = harness.SGD
-    rates = []
-    monkeypatch.setattr(
-        trainer, "fit", lambda rate, epochs, seed: rates.append(rate), raising=False
-    )
-    error = {0.001: 4.0, 0.003: 1.0, 0.01: 2.0}
-    monkeypatch.setattr(
-        trainer, "score", lambda: [error.get(rates[-1], 5.0)] * 4, raising=False
-    )
-    found = trainer.run(lambda rate: rate, epochs=1, seeds=7)
-    assert found["rate"] == 0.003
-    assert found["scores"] == [[1.0] * 4] * 7
-    tried = (0.01, 0.03, 0.1, 0.3, 0.003, 0.001)
-    assert rates == [rate for rate in tried for _ in range(5)] + [0.003] * 2
-    assert harness.next_rate(0.3, (0.03, 0.1, 0.3)) == 1.0
-    assert harness.next_rate(1.0, (0.1, 0.3, 1.0)) == 3.0
+def test_the_grid_goes_on_until_the_best_rate_is_inside():
+    tried = []
+
+    def scores(rate):
+        tried.append(rate)
+        return [[abs(np.log2(rate / 0.0125)), 1.0]] * 2
+
+    rate, held_out = harness.search(scores, 0.1)
+    assert rate == pytest.approx(0.0125)
+    # Factors of two around the first, and on at the lower edge.
+    expected = [0.05, 0.1, 0.2, 0.025, 0.0125, 0.00625]
+    assert tried == pytest.approx(expected)
+    assert list(map(float, held_out)) == pytest.approx(sorted(expected))
+    assert min(held_out.values()) == 0.0
 
 
-def test_the_three_parts_of_the_digits_share_no_image():
-    parts = harness.load_parts()
-    assert [len(y) for _, y in parts] == [640, 357, 800]
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "sizes"),
+    [
+        ("digits", (64,), 10, [640, 357, 800]),
+        ("breast_cancer", (30,), 2, [256, 113, 200]),
+    ],
+)
+def test_parts_of_data_by_name_share_nothing(name, shape, classes, sizes, tmp_path):
+    found = data.load(name, 3, tmp_path)
+    parts = [*found.training, found.held_out, found.test]
+    assert [len(y) for _, y in parts] == sizes
+    assert (found.shape, found.classes, found.generated) == (shape, classes, False)
     images = [{x.tobytes() for x in part} for part, _ in parts]
     assert not images[0] & images[1] | images[0] & images[2] | images[1] & images[2]
+    assert "All have the same training and test data".lower() in (
+        found.describe().lower()
+    )
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """For the package `mnist1d`: what it makes is numbered."""
+    made = []
+
+    class Arguments:
+        num_samples, train_split, seed = 5000, 0.8, 42
+
+    def make_dataset(arguments):
+        made.append(arguments)
+        number = np.arange(arguments.num_samples)
+        return {"x": number[:, None] + np.zeros(40), "y": number % 10}
+
+    package, module = types.ModuleType("mnist1d"), types.ModuleType("mnist1d.data")
+    module.get_dataset_args, module.make_dataset = Arguments, make_dataset
+    monkeypatch.setitem(sys.modules, "mnist1d", package)
+    monkeypatch.setitem(sys.modules, "mnist1d.data", module)
+    for name, size in (("TRAINING", 40), ("HELD_OUT", 20), ("TEST", 30)):
+        monkeypatch.setattr(regime, name, size)
+    return made
+
+
+def test_every_seed_has_a_training_set_of_its_own(stand_in, tmp_path):
+    found = data.load("mnist1d", 3, tmp_path)
+    (arguments,) = stand_in
+    assert arguments.num_samples == 40 * (3 + regime.TUNING_SEEDS) + 20 + 30
+    assert (arguments.train_split, arguments.seed) == (1.0, regime.GENERATOR_SEED)
+    assert regime.GENERATOR_SEED not in (7, 42)
+    assert (found.shape, found.classes, found.generated) == ((40, 1), 10, True)
+    sets = [found.train(seed) for seed in range(3)]
+    sets += [found.train(seed, choosing=True) for seed in range(regime.TUNING_SEEDS)]
+    sets += [found.held_out, found.test]
+    numbers = [set(x[:, 0, 0].tolist()) for x, _ in sets]
+    assert [len(each) for each in numbers] == [40] * 8 + [20, 30]
+    assert len(set().union(*numbers)) == sum(map(len, numbers))
+    # What was made is read again by the other processes.
+    again = data.load("mnist1d", 3, tmp_path)
+    assert len(stand_in) == 1
+    np.testing.assert_array_equal(again.train(2)[0], found.train(2)[0])
+
+
+def test_without_the_package_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mnist1d", None)
+    monkeypatch.setitem(sys.modules, "mnist1d.data", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install mnist1d"):
+        data.load("mnist1d", 3, tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(7,), (20, 1), (8, 8), (9, 8, 3)])
+def test_shapes_and_classes_are_read_from_a_file(shape, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (60, *shape)).astype("uint8")
+    labels = np.arange(60) % 4
+    np.savez(
+        tmp_path / "own.npz", x_train=images[:40], y_train=labels[:40, None],
+        x_test=images[40:], y_test=labels[40:],
+    )  # fmt: skip
+    found = data.load(str(tmp_path / "own.npz"), 3, tmp_path)
+    assert found.shape == (shape if shape != (8, 8) else (8, 8, 1))
+    assert (found.classes, found.name, found.generated) == (4, "own", False)
+    sizes = [len(y) for _, y in (*found.training, found.held_out, found.test)]
+    assert sizes == [32, 8, 20]
+    x = found.training[0][0]
+    mean = x.mean(0) if len(shape) == 1 else x.mean()
+    np.testing.assert_allclose(mean, 0.0, atol=1e-5)
+    model = networks.make_network(found.shape, found.classes)
+    assert model.output_shape == (None, 4)
+    assert model.predict(x, verbose=0).shape == (32, 4)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error", "message"),
+    [
+        (None, FileNotFoundError, "--data must be one of mnist1d, digits"),
+        ({"images": [1.0]}, ValueError, "must have x_train, y_train, x_test and y_te"),
+    ],
+)
+def test_other_files_are_refused(arrays, error, message, tmp_path):
+    path = tmp_path / "bad.npz"
+    if arrays:
+        np.savez(path, **arrays)
+    with pytest.raises(error, match=message):
+        data.load(str(path), 3, tmp_path)
+
+
+def test_patches_and_a_dense_layer_are_a_convolution():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 11, 3)).astype("float32")
+    kernel = rng.normal(size=(5, 3, 4)).astype("float32")
+    ours = np.asarray(networks.patches(x, 1, 5)) @ kernel.reshape(15, 4)
+    padded = np.pad(x, [(0, 0), (1, 1), (0, 0)])
+    for place in range(5):
+        seen = padded[:, 2 * place : 2 * place + 5]
+        expected = np.einsum("bkc,kcd->bd", seen, kernel)
+        np.testing.assert_allclose(ours[:, place], expected, rtol=1e-4, atol=1e-5)
+    assert ours.shape == (2, 5, 4)
+
+
+def test_each_seed_is_trained_from_scratch_and_the_same_again(tiny, tmp_path):
+    one = harness.Harness(data.load(str(tiny), 2, tmp_path))
+
+    def train(seed):
+        callback = methods.make_callback(methods.LATE_STEP, 0.05)
+        model, _ = one.fit([callback], 2, seed)
+        return model.get_weights()
+
+    first, other, again = train(0), train(1), train(0)
+    for ours, same, different in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(ours, same)
+        assert not np.array_equal(ours, different)
+    assert len(one.models) == 1
+
+
+def test_all_methods_are_schedules_that_end_with_the_run():
+    made = methods.make_methods()
+    # Profiles at every step and four rarer samplings, and eleven others.
+    assert len(made) == 5 * 5 + 12
+    for name, make in made.items():
+        curve = make(0.1).bind(280, 10).curve(280)
+        assert np.isfinite(curve).all(), name
+        assert curve.max() <= 0.1 + 1e-9, name
+        if methods.EVERY_STEP in name:
+            assert curve[-1] < 0.02, name
+    late = made[f"{methods.LINEAR}, 33 and 66 %"](0.1).bind(100, 10).curve(100)
+    values, counts = np.unique(late, return_counts=True)
+    assert counts.tolist() == [34, 33, 33]
+    np.testing.assert_allclose(values, [0.034, 0.067, 0.1], rtol=1e-5)
+
+
+def test_the_exponent_is_that_of_the_best_rates():
+    rates = [0.1 * 2.0**n for n in range(-3, 4)]
+
+    def errors(best):
+        bowl = [(np.log2(rate / best)) ** 2 for rate in rates]
+        return [[rate, [e + n for n in around(3.0)]] for rate, e in
+                zip(rates, bowl, strict=True)]  # fmt: skip
+
+    made = [[25, errors(0.05)], [100, errors(0.2)], [400, errors(0.4)]]
+    exponent = module_of("batch_sizes").best_exponent({"best": made})
+    expected = np.polyfit(np.log2([25, 100, 400]), np.log2([0.05, 0.2, 0.4]), 1)[0]
+    assert exponent(np.arange(SEEDS)) == pytest.approx(expected)
 
 
 def test_places_are_shared_by_equal_values():
-    shares = module_of("budgets").shares
+    shares = module_of("finishes").shares
     values = np.array([[1.0, 2.0, 2.0, 3.0]])
     assert shares(values, 1).tolist() == [100.0, 0.0, 0.0, 0.0]
     assert shares(values, 2).tolist() == [100.0, 50.0, 50.0, 0.0]
@@ -347,8 +605,8 @@ def test_a_badly_tuned_decay_is_compared_with_nothing():
 
 
 def around(mean):
-    """Runs of three seeds whose differences to others are the same in each."""
-    return [mean - 0.1, mean, mean + 0.1]
+    """Runs of the seeds whose differences to others are the same in each."""
+    return [mean + 0.1 * (seed - SEEDS // 2) for seed in range(SEEDS)]
 
 
 def made_up_rate_search(good):
@@ -372,7 +630,7 @@ def made_up_rate_search(good):
             example.EXTENDED: sweep(0.1, 0.9 if good else 0.4, edge),
         },
         "two": {
-            "trials": 9, "epochs": 1,
+            "parameters": "rate and weight decay", "trials": 9, "epochs": 1,
             "grid": around(90.0), "random": around(91.0 if good else 89.0),
         },
         "tests": [
@@ -424,9 +682,17 @@ def made_up_batch_sizes(good):
             found.append([size, rule, False, around(mean)])
             found.append([size, rule, True, around(mean + (0.5 if good else -0.5))])
     late = 0.1 if good else 0.9
+    # Between a rate that is proportional, and one that is the same for all.
+    best = [[32, 0.1], [128, 0.4 if good else 0.1], [512, 1.6 if good else 0.1]]
+    grid = [0.1 * 2.0**n for n in range(-1, 6)]
     return {
-        "seeds": SEEDS, "epochs": 20, "accuracies": found,
+        "seeds": SEEDS, "epochs": 20, "base": 32, "rate": 0.1, "accuracies": found,
         "gaps": [[0, [0.5] * SEEDS], [20, [late] * SEEDS]],
+        "norms": [[0, [1.0] * SEEDS], [20, [0.1] * SEEDS]],
+        "best": [
+            [size, [[r, around(3.0 + np.log2(r / rate) ** 2)] for r in grid]]
+            for size, rate in best
+        ],
     }  # fmt: skip
 
 
@@ -464,13 +730,13 @@ def made_up_snapshots(good):
         "seeds": SEEDS, "epochs": 4, "cycles": 2,
         "scores": {
             example.SNAPSHOTS: ours, example.INDEPENDENT: alone,
+            module_of("snapshots").FULL: alone,
             example.STEP: single, example.COSINE: single,
         },
         "curves": {
             example.STEP: curves(0.0), example.COSINE: curves(0.0),
             example.CYCLES: curves(better), example.GROWING: curves(better),
         },
-        "within": single, "completed": single,
     }  # fmt: skip
 
 
@@ -494,7 +760,8 @@ def made_up_super_convergence(good):
 
 def made_up_budgets(good):
     budgets = module_of("budgets")
-    names = (*budgets.EVERY_STEP_METHODS, "REX, 10 %", "linear, 10 %")
+    people = budgets.EVERY_STEP_METHODS
+    names = (*people, "REX, 10 %", "linear, 10 %")
     best = budgets.OURS if good else "linear, 10 %"
 
     def found(name):
@@ -509,7 +776,8 @@ def made_up_budgets(good):
     return {
         "seeds": SEEDS, "epochs": 40,
         "optimizers": {
-            harness.SGD: {b: {n: found(n) for n in names} for b in ("5", "100")}
+            optimizer: {b: {n: found(n) for n in every} for b in ("2.5", "5", "100")}
+            for optimizer, every in ((regime.SGD, names), (regime.ADAM, people))
         },
     }  # fmt: skip
 
@@ -552,7 +820,7 @@ def made_up_averages(good):
 
     methods = example.make_methods()
     return {
-        "seeds": SEEDS, "epochs": 60,
+        "seeds": SEEDS, "epochs": 60, "rates": [0.01] * len(methods),
         "found": {name: losses(name, method) for name, method in methods.items()},
     }  # fmt: skip
 
@@ -580,12 +848,6 @@ def made_up_bounded(good):
     }  # fmt: skip
 
 
-NOT_MEASURED = {
-    "Linear scaling with the batch size": 2,
-    "Warm restarts and snapshots": 1,
-}
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_judges_say_both(name):
     make = globals()[f"made_up_{name}"]
@@ -594,13 +856,24 @@ def test_judges_say_both(name):
             [one.outcome for one in page.judged(row, make(each))]
             for each in (True, False)
         )
-        unknown = NOT_MEASURED.get(row.title, 0)
-        assert good == ["yes"] * (len(good) - unknown) + ["cannot be told"] * unknown
+        assert set(good) == {"yes"}, row.title
         assert "yes" not in bad
         assert "no" in bad
         for results in (make(True), make(False)):
             assert "| " in "\n".join(row.tables(results))
-            assert EXPERIMENTS[name].setting(results)
+
+
+def test_what_was_not_measured_cannot_be_told():
+    results = made_up_batch_sizes(True)
+    del results["norms"], results["best"]
+    judge = module_of("batch_sizes").judge_scaling
+    found = judging.judge(judge(results))
+    assert [one.outcome for one in found[-2:]] == ["cannot be told"] * 2
+    assert found[-2].by == "the norms of the gradients were not measured"
+    results = made_up_snapshots(True)
+    del results["scores"][module_of("snapshots").FULL]
+    last = judging.judge(module_of("snapshots").judge(results))[-1]
+    assert (last.outcome, last.by) == ("cannot be told", "they were not trained")
 
 
 def test_quotes_are_renewed_and_nothing_else():
@@ -613,7 +886,10 @@ def test_quotes_are_renewed_and_nothing_else():
     def block(name, with_tables):
         return [name, f"{with_tables}"]
 
-    new = page.quotes.quote(text, block, lambda name: "no")
+    def quoted(text):
+        return quotes.quote(text, block, lambda name: "no", {"figure": "mnist1d"})
+
+    new = quoted(text)
     assert new == (
         "a\n<!-- evidence: one-claim -->\n\none-claim\nTrue\n\n"
         "<!-- end of evidence -->\nb\n"
@@ -621,7 +897,9 @@ def test_quotes_are_renewed_and_nothing_else():
         "<!-- evidence: one-claim, statements -->\n\none-claim\nFalse\n\n"
         "<!-- end of evidence -->\n"
     )
-    assert page.quotes.quote(new, block, lambda name: "no") == new
+    assert quoted(new) == new
+    picture = "![a](../evidence/digits/figure.png) ![b](evidence/digits/other.png)"
+    assert quoted(picture) == picture.replace("digits/figure", "mnist1d/figure")
 
 
 def test_another_page_than_ours_is_quoted_nowhere(tmp_path):

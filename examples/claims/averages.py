@@ -1,29 +1,67 @@
 """Decays of the rate against averages of the weights."""
 
-import dataclasses
-
 import averaging as example
 import numpy as np
 import program
 
-from claims.experiment import TUTORIAL, Experiment, Row
+from claims import regime
+from claims.experiment import TUTORIAL, Experiment, Row, job
+from claims.harness import Kind, grid_words, words_of
 from claims.judging import LOSS_MARGIN, Fact, Statement, loss_difference, lower_loss
-
-NETWORK = "mlp"
-SETTING = example.SETTINGS[NETWORK, "digits"]
+from claims.regime import ADAM
 
 
-def run(size):
-    setting = dataclasses.replace(SETTING, epochs=size.pick(SETTING.epochs, 4))
-    # Five cannot tell the decays' gain from noise.
-    seeds = size.seeds * size.pick(4, 1)
-    data = example.load_data()
-    found = example.compare(NETWORK, setting, data, setting.rates, seeds)
+def jobs(size):
+    epochs = size.pick(regime.AVERAGED_EPOCHS, 4)
     return {
-        "epochs": setting.epochs,
-        "seeds": seeds,
-        "found": {name: np.round(runs, 5).tolist() for name, runs in found.items()},
+        name: job(averaged, name=name, epochs=epochs, seeds=size.seeds)
+        for name in example.make_methods()
     }
+
+
+def collect(found, size):
+    return {
+        "epochs": size.pick(regime.AVERAGED_EPOCHS, 4),
+        "seeds": size.seeds,
+        "rates": [found[name]["rate"] for name in example.make_methods()],
+        "found": {name: found[name]["curves"] for name in example.make_methods()},
+    }
+
+
+def averaged(harness, name, epochs, seeds):
+    """The best rate for the end of its budget, and losses and errors (%) by seed."""
+    from keras_lrs import Epochs, callbacks, schedules
+
+    method = example.make_methods()[name]
+    steps = epochs * harness.steps_per_epoch(Kind(ADAM))
+    average = method.average and method.average(steps)
+    free = method.schedule_free
+    kind = Kind(ADAM, free=free, average=average if free else None)
+    length = epochs * method.budget // 100
+
+    def make_callbacks(rate, seed=0, choosing=True):
+        warmup = Epochs(example.WARMUP * epochs)
+        schedule = schedules.Warmup(method.schedule(rate), warmup)
+        found = [callbacks.HyperparameterScheduler(learning_rate=schedule)]
+        statistics = {
+            "batch_norm": "recalibrate",
+            "batch_norm_data": harness.data.train(seed, choosing)[0],
+        }
+        if free:
+            found.append(callbacks.AveragedEvaluation(**statistics))
+        elif average is not None:
+            found.append(callbacks.WeightAveraging(average, **statistics))
+        return found
+
+    rate, _ = harness.choose(make_callbacks, length, kind, name)
+    losses, errors = [], []
+    points = [point for point in example.make_points(epochs) if point <= length]
+    for seed in range(seeds):
+        chosen = make_callbacks(rate, seed, choosing=False)
+        _, history = harness.fit(chosen, length, seed, kind, looks=points)
+        losses.append([round(loss, 5) for loss in history["val_loss"]])
+        errors.append([round(100.0 - 100.0 * a, 4) for a in history["val_accuracy"]])
+    return {"rate": rate, "curves": [losses, errors]}
 
 
 def decoded(results):
@@ -123,17 +161,16 @@ def tables(results):
     yield "seeds; then how much larger the loss is, after a share of the training, than"
     yield "that of the linear decay that ends there, ± half the 95 % interval:"
     yield ""
-    yield from program.table(header, example.rows(decoded(results), SETTING.rates))
+    yield from program.table(header, example.rows(decoded(results), results["rates"]))
 
 
-def setting(results):
+def setting(results, data):
+    budgets = ", ".join(map(str, example.BUDGETS))
     return (
-        "A network of two hidden layers of 128 units with dropout 0.5, Adam, 1,347 "
-        f"handwritten digits and 450 to test, {results['epochs']} epochs of batches of "
-        f"{SETTING.batch_size}, a linear decay of its own for each budget of "
-        f"{', '.join(map(str, example.BUDGETS))} %, {results['seeds']} seeds; each "
-        "method at the rate of one grid that was best for it on data held out in an "
-        "earlier run; by `examples/averaging.py`."
+        f"{words_of(data)} {ADAM}, {results['epochs']} epochs, a linear decay of its "
+        f"own for each budget of {budgets} %, a warmup over {100 * example.WARMUP:g} % "
+        f"for all; {results['seeds']} seeds. Each method has, for the end of its "
+        f"budget, {grid_words(ADAM)}."
     )
 
 
@@ -176,7 +213,8 @@ EXPERIMENT = Experiment(
             tables,
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
 )

@@ -3,29 +3,38 @@
 import bounded_step_decay as example
 import program
 
-from claims.experiment import STEPS, Experiment, Row
+from claims.experiment import STEPS, Experiment, Row, job
 from claims.judging import Fact, Statement, spread
 
 GAMMA, INTERVAL = 0.999309463003, 100  # As published.
 AS_ASKED = 1e-3  # Of the last rate, relatively.
 
 
-def run(size):
-    epochs = size.pick(example.EPOCHS, 1)
-    drops = size.pick(example.DROPS, (2,))
+def run(harness, seeds, quick):
+    """The program's runs, on its own data."""
+    epochs = 1 if quick else example.EPOCHS
+    drops = (2,) if quick else example.DROPS
     data = example.load_data()
     steps = epochs * -(-len(data[0][0]) // example.BATCH_SIZE)
     schedules = example.make_schedules(drops, steps)
-    accuracies, last = example.compare(schedules, size.seeds, epochs, data)
+    accuracies, last = example.compare(schedules, seeds, epochs, data)
     return {
         "epochs": epochs,
-        "seeds": size.seeds,
+        "seeds": seeds,
         "drops": drops,
         "steps": steps,
         "example": example.worked_example(),
         "accuracies": accuracies,
         "last": last,
     }
+
+
+def jobs(size):
+    return {"all": job(run, seeds=size.few, quick=size.quick)}
+
+
+def collect(found, size):
+    return found["all"]
 
 
 def judge(results):
@@ -64,7 +73,7 @@ def tables(results):
     yield from program.table(header, rows)
 
 
-def setting(results):
+def setting(results, data):
     return (
         "The convolutional network of `examples/quickstart.py`, SGD with momentum 0.9, "
         f"1,347 handwritten digits and 450 to test, {results['epochs']} epochs, from "
@@ -93,7 +102,9 @@ EXPERIMENT = Experiment(
             tables,
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
+    swaps=False,
 )

@@ -1,12 +1,24 @@
-"""S1d: a schedule is a profile times a sampling rate; which is best at which budget."""
+"""A schedule is a profile times a sampling rate; which is best at which budget."""
 
 import dataclasses
 import statistics
 
 import program
 
+from claims import regime
 from claims.experiment import OVERVIEW, Experiment, Row
-from claims.harness import ADAM, BATCH_SIZE, NETWORK, SGD, Trainer, grid_of
+from claims.finishes import (
+    APART,
+    EVERY_STEP_METHODS,
+    budgets_of,
+    count_settings,
+    finishes,
+    lead,
+    methods_of,
+    optimizers_with,
+    present,
+)
+from claims.harness import grid_words, measured, words_of
 from claims.judging import (
     MARGIN,
     POINTS,
@@ -16,184 +28,93 @@ from claims.judging import (
     difference,
     spread,
 )
-
-EPOCHS = 40
-BUDGETS = (5, 10, 25, 50, 100)  # Percent of these epochs.
-
-REX, LINEAR, COSINE = "REX", "linear", "cosine"
-EXPONENTIAL, ONE_MINUS_SQRT = "exponential", "1 - sqrt"
-PROFILES = (REX, LINEAR, COSINE, EXPONENTIAL, ONE_MINUS_SQRT)
-EVERY_STEP = "every step"
-CONSTANT, STEP, ONE_CYCLE = "constant", "step decay", "1cycle"
-OURS = f"{REX}, {EVERY_STEP}"
-# A finish among the first is what these are compared in.
-EVERY_STEP_METHODS = (
-    *(f"{profile}, {EVERY_STEP}" for profile in PROFILES),
+from claims.methods import (
     CONSTANT,
-    STEP,
+    EVERY_STEP,
+    LATE_STEP,
+    LINEAR,
     ONE_CYCLE,
+    OURS,
+    REX,
+    STEP,
+    sampled,
 )
+from claims.regime import ADAM, SGD
+
+LOW, HIGH = (5, 10), (50, 100)
 
 
-def make_methods():
-    """A function from the rate to the schedule, by name. `fit` fills in the lengths."""
-    from keras_lrs import Epochs, Fraction, schedules
+def grid(size):
+    """Methods by optimizer, and budgets."""
+    names = [*sampled(), CONSTANT, STEP, LATE_STEP, ONE_CYCLE]
+    quick = [*EVERY_STEP_METHODS[:2], f"{REX}, 10 %", CONSTANT, STEP]
+    by_optimizer = {SGD: names, ADAM: list(EVERY_STEP_METHODS)}
+    budgets = size.pick(regime.BUDGETS, (25, 50, 100))
+    return size.pick(by_optimizer, {SGD: quick}), budgets
 
-    profiles = {
-        REX: schedules.REXDecay,
-        LINEAR: schedules.LinearDecay,
-        COSINE: schedules.CosineAnnealing,
-        # To a hundredth of the rate: it never reaches 0.
-        EXPONENTIAL: lambda rate: schedules.BoundedExponentialDecay(
-            rate, end_learning_rate=rate / 100.0
-        ),
-        ONE_MINUS_SQRT: schedules.OneMinusSqrtDecay,
+
+def epochs_of(budget, size):
+    return round(size.pick(regime.EPOCHS, 8) * budget / 100)
+
+
+def jobs(size):
+    by_optimizer, budgets = grid(size)
+    return {
+        (optimizer, budget, name): measured(
+            name, epochs_of(budget, size), size, optimizer
+        )
+        for optimizer, names in by_optimizer.items()
+        for budget in budgets
+        for name in names
     }
-    samplings = {
-        "every epoch": {"every": Epochs(1)},
-        "10 %": {"every": Fraction(0.1)},
-        "50 and 75 %": {"at": (Fraction(0.5), Fraction(0.75))},
-    }
-
-    def sampled(profile, when):
-        return lambda rate: schedules.Sampled(profile(rate), **when)
-
-    methods = {}
-    for name, profile in profiles.items():
-        methods[f"{name}, {EVERY_STEP}"] = profile
-        for sampling, when in samplings.items():
-            methods[f"{name}, {sampling}"] = sampled(profile, when)
-    methods[CONSTANT] = schedules.Constant
-    methods[STEP] = lambda rate: schedules.MultiStepDecay(
-        rate, [Fraction(0.5), Fraction(0.75)]
-    )
-    methods[ONE_CYCLE] = schedules.OneCycle
-    return methods
 
 
-def run(size):
+def collect(found, size):
     """The chosen rates and the scores of all seeds, by optimizer, budget and method."""
-    from tqdm import tqdm
-
-    epochs = size.pick(EPOCHS, 4)
-    budgets = size.pick(BUDGETS, (50, 100))
-    seeds = size.seeds * size.pick(2, 1)
-    methods = make_methods()
-    if size.quick:
-        quick = (*EVERY_STEP_METHODS[:2], f"{REX}, 10 %", STEP)
-        methods = {name: methods[name] for name in quick}
-    optimizers = size.pick((SGD, ADAM), (SGD,))
-    found = {}
-    total = len(optimizers) * len(budgets) * len(methods)
-    with tqdm(total=total, unit="method") as progress:
-        for optimizer in optimizers:
-            trainer = Trainer(optimizer)
-            found[optimizer] = {}
-            for budget in budgets:
-                found[optimizer][str(budget)] = {}
-                for name, make_schedule in methods.items():
-                    progress.set_description(f"{optimizer}, {budget} %, {name}")
-                    found[optimizer][str(budget)][name] = trainer.run(
-                        make_schedule, epochs * budget // 100, seeds
-                    )
-                    progress.update()
-    return {"epochs": epochs, "seeds": seeds, "optimizers": found}
+    by_optimizer, budgets = grid(size)
+    return {
+        "epochs": epochs_of(100, size),
+        "seeds": size.seeds,
+        "optimizers": {
+            optimizer: {
+                f"{budget:g}": {name: found[optimizer, budget, name] for name in names}
+                for budget in budgets
+            }
+            for optimizer, names in by_optimizer.items()
+        },
+    }
 
 
-def setting(results):
+def setting(results, data):
     optimizers = results["optimizers"]
     budgets = list(next(iter(optimizers.values())))
-    grids = "; ".join(f"with {name} {grid_of(name)}" for name in optimizers)
-    short = [b for b in budgets if results["epochs"] * int(b) == 1000]
-    total = results["epochs"] * 640 // BATCH_SIZE
     return (
-        f"{NETWORK}. Optimizers: {' and '.join(optimizers)}. A "
-        f"full training has {results['epochs']} epochs ({total} steps); budgets are "
-        f"{', '.join(budgets)} % of it, and every schedule is as long as its training. "
-        f"{results['seeds']} seeds. "
-        f"Each method has, at each budget, {grids}."
-        + "".join(f" At {b} %, every epoch is every 10 %." for b in short)
+        f"{words_of(data)} Optimizers: {' and '.join(optimizers)}. A whole run has "
+        f"{results['epochs']} epochs; budgets are {', '.join(budgets)} % of it, and "
+        f"every schedule is as long as its run. {results['seeds']} seeds. Each method "
+        f"has, at each budget, {grid_words(*optimizers)}."
     )
 
 
-def table_of(results, methods, column):
-    """A score as an array of settings, methods and seeds."""
-    import numpy as np
-
-    found = [
-        [[score[column] for score in by_method[name]["scores"]] for name in methods]
-        for by_budget in results["optimizers"].values()
-        for by_method in by_budget.values()
-    ]
-    # A diverged training is the last.
-    return np.nan_to_num(np.array(found, float), nan=np.inf)
-
-
-def shares(values, first):
-    """The share of settings in which each method is among the first, in percent.
-
-    Equal values share their places.
-
-    Args:
-        values: An array of settings and methods; the least is the first.
-        first: How many places.
-    """
-    import numpy as np
-
-    before = (values[:, None, :] < values[:, :, None]).sum(-1)
-    equal = (values[:, None, :] == values[:, :, None]).sum(-1)
-    return 100.0 * (np.clip(first - before, 0, equal) / equal).mean(0)
-
-
-def finishes(results, methods, first, column=2):
-    """Percent of the settings in which each is among the first, by the mean of seeds.
-
-    A setting is an optimizer and a budget.
-
-    Args:
-        results: Those of `run`.
-        methods: Between which.
-        first: How many places count.
-        column: Of the scores: 2 is the test error, 3 the test loss.
-    """
-    found = shares(table_of(results, methods, column).mean(-1), first)
-    return dict(zip(methods, found.tolist(), strict=True))
-
-
-def lead(results, methods, first):
-    """How much larger the share of REX is than the largest of the others."""
-    import numpy as np
-
-    values = table_of(results, methods, 2)
-    ours = methods.index(OURS)
-    others = np.arange(len(methods)) != ours
-
-    def statistic(seeds):
-        found = shares(values[:, :, seeds].mean(-1), first)
-        return found[ours] - found[others].max()
-
-    return statistic
-
-
-def present(results, names):
-    methods = methods_of(results)
-    return [name for name in names if name in methods]
-
-
-def methods_of(results):
-    by_budget = next(iter(results["optimizers"].values()))
-    return list(next(iter(by_budget.values())))
-
-
-def errors(results, name, optimizer=None, budget=None):
-    """The mean test errors over the chosen settings, by seed."""
+def errors(results, name, optimizers, budgets=None):
+    """The mean test errors of a method over the chosen settings, by seed."""
+    budgets = budgets_of(results) if budgets is None else budgets
     by_seed = [
-        [score[2] for score in by_method[name]["scores"]]
-        for its_optimizer, by_budget in results["optimizers"].items()
-        for its_budget, by_method in by_budget.items()
-        if optimizer in (None, its_optimizer) and budget in (None, its_budget)
+        [score[2] for score in results["optimizers"][optimizer][budget][name]["scores"]]
+        for optimizer in optimizers
+        for budget in budgets
     ]
     return [statistics.mean(found) for found in zip(*by_seed, strict=True)]
+
+
+def compared(results, name, other, what="", budgets=None, **options):
+    """The difference of two methods, over the optimizers that both were run with."""
+    both = optimizers_with(results, (name, other))
+    return difference(
+        what,
+        *(errors(results, one, both, budgets) for one in (name, other)),
+        **options,
+    )
 
 
 def judge(results):
@@ -220,7 +141,6 @@ def judge(results):
                 f"({len(names)})",
                 dataclasses.replace(one, by=by),
             )
-    ours = errors(results, OURS)
     others = [name for name in every if name != OURS]
     for what, margin in (
         ("has a lower mean error than", 0.0),
@@ -228,18 +148,30 @@ def judge(results):
     ):
         yield Statement(
             f"REX at every step {what} each of the {len(others)} others",
-            *(difference(n, ours, errors(results, n), margin, sign=-1) for n in others),
+            *(
+                compared(results, OURS, name, name, margin=margin, sign=-1)
+                for name in others
+            ),
         )
+    for budgets in (LOW, HIGH):
+        chosen = [each for each in budgets_of(results) if float(each) in budgets]
+        for name in (f"{LINEAR}, {EVERY_STEP}", STEP) if chosen else ():
+            yield Statement(
+                f"REX at every step has a lower mean error than {name} at "
+                f"{' and '.join(chosen)} %",
+                compared(results, OURS, name, budgets=chosen, sign=-1),
+            )
     rarer = [n for n in every if "," in n and not n.endswith(EVERY_STEP)]
     yield Statement(
         f"every step is better than each of the {len(rarer)} rarer samplings of the "
         "same profile",
         *(
-            difference(
+            compared(
+                results,
+                f"{name.partition(',')[0]}, {EVERY_STEP}",
                 name,
-                errors(results, f"{name.partition(',')[0]}, {EVERY_STEP}"),
-                errors(results, name),
-                sign=-1.0,
+                name,
+                sign=-1,
             )
             for name in rarer
         ),
@@ -250,28 +182,28 @@ def tables(results):
     budgets = list(next(iter(results["optimizers"].values())))
     every = methods_of(results)
     methods = present(results, EVERY_STEP_METHODS)
-    number = len(budgets) * len(results["optimizers"])
-    yield f"Finishes among the first, in percent of the {number} settings (optimizer"
-    yield f"and budget), by the mean of {results['seeds']} seeds, of the test error and"
-    yield "of the test loss; equal means share their places. Among the schedules that"
-    yield "people choose from:"
+    yield "Finishes among the first, in percent of the settings (optimizer and budget,"
+    yield f"from {APART} % on), by the mean of {results['seeds']} seeds, of the test"
+    yield "error and of the test loss; equal means share their places. Among the"
+    yield "schedules that people choose from, in"
+    yield f"{count_settings(results, methods)} settings:"
     yield ""
     yield from shares_table(results, methods)
     yield ""
-    yield "Among all profiles and sampling rates:"
+    yield f"Among all profiles and sampling rates, in {count_settings(results, every)}:"
     yield ""
     yield from shares_table(results, every)
-    for optimizer in results["optimizers"]:
+    for optimizer, by_budget in results["optimizers"].items():
         yield ""
         yield f"Mean test error (%) with {optimizer}, by budget (in parentheses: the"
         yield "rate chosen on the data held out), ± the standard deviation over seeds:"
         yield ""
         rows = []
-        for name in every:
+        for name in by_budget[budgets[0]]:
             cells = [name]
             for budget in budgets:
-                rate = results["optimizers"][optimizer][budget][name]["rate"]
-                found = errors(results, name, optimizer, budget)
+                rate = by_budget[budget][name]["rate"]
+                found = errors(results, name, [optimizer], [budget])
                 cells.append(f"{spread(found)} ({rate:g})")
             rows.append(cells)
         yield from program.table(["method", *(f"{b} %" for b in budgets)], rows)
@@ -281,17 +213,18 @@ def tables(results):
     yield "How much higher the test error is than that of REX at every step, mean over"
     yield "the optimizers, ± half the 95 % interval of the difference within seeds:"
     yield ""
-    rows = []
+    rows, halves = [], []
+    chosen = (*([budget] for budget in budgets), None)
     for name in every:
         if name != OURS:
             gaps = [
-                difference(
-                    "", errors(results, name, None, b), errors(results, OURS, None, b)
-                )
-                for b in (*budgets, None)
+                compared(results, name, OURS, budgets=one, unit="") for one in chosen
             ]
-            rows.append([name, *(gap.by.removesuffix(f" {POINTS}") for gap in gaps)])
-    header = ["method", *(f"{b} %" for b in budgets), "all budgets"]
+            rows.append([name, *(gap.by for gap in gaps)])
+            halves.append([(gap.high - gap.low) / 2 for gap in gaps])
+    medians = [statistics.median(column) for column in zip(*halves, strict=True)]
+    rows.append(["half an interval, median", *(f"{half:.2f}" for half in medians)])
+    header = ["method", *(f"{b} %" for b in budgets), f"all from {APART} % on"]
     yield from program.table(header, rows)
 
 
@@ -329,13 +262,13 @@ def draw(results, path):
     from matplotlib.ticker import FixedLocator
 
     methods = present(results, EVERY_STEP_METHODS)
-    optimizers = list(results["optimizers"])
+    optimizers = optimizers_with(results, methods)
     budgets = list(results["optimizers"][optimizers[0]])
     figure = Figure(figsize=(6.0 * (len(optimizers) + 1), 5.0), layout="constrained")
     *panels, right = figure.subplots(1, len(optimizers) + 1)
     for panel, optimizer in zip(panels, optimizers, strict=True):
         for number, name in enumerate(methods):
-            runs = np.array([errors(results, name, optimizer, b) for b in budgets])
+            runs = np.array([errors(results, name, [optimizer], [b]) for b in budgets])
             panel.errorbar(
                 np.array(budgets, float) * 1.03 ** (number - len(methods) / 2),
                 runs.mean(1),
@@ -381,13 +314,14 @@ EXPERIMENT = Experiment(
             "Finishes are counted over all settings, by the mean test error of the "
             "seeds. The interval of a difference of shares is that of seeds drawn with "
             f"replacement ({RESAMPLES:,} times). Mean errors are those over optimizers "
-            "and budgets, of each seed.",
+            f"and budgets, of each seed. Budgets below {APART} % are not judged.",
             judge,
             tables,
             "Chen, Wolfe, Kyrillidis, REX, 2021, arXiv:2107.04197",
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
 )

@@ -1,6 +1,7 @@
-"""What an experiment is: runs, the claims they are judged by, tables and a figure."""
+"""What an experiment is: jobs, the claims they are judged by, tables and a figure."""
 
 import dataclasses
+import importlib
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,9 +11,7 @@ from claims.judging import Statement
 
 NOTES = "Cutkosky, Lecture Notes 5: tuning and learning rate schedules"
 OVERVIEW = "Wolfe, The Best Learning Rate Schedules"
-TUTORIAL = (
-    "The tutorial on learning rate scheduling (tiny vision transformer, CIFAR-10)"
-)
+TUTORIAL = "The tutorial on learning rate scheduling"
 EXPONENTIAL = "Exponential learning rate schedules"
 STEPS = "Reverse engineering a step decay"
 SOURCES = (NOTES, OVERVIEW, TUTORIAL, EXPONENTIAL, STEPS)
@@ -28,6 +27,45 @@ class Size:
     def pick(self, full, quick):
         """What is run in full, or instead of it."""
         return quick if self.quick else full
+
+    @property
+    def few(self):
+        """Seeds of the experiments that have programs of their own."""
+        return max(self.seeds // 4, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A call that a process can make: of a function with a harness and arguments.
+
+    Equal jobs of several experiments are run once. The result can be written as JSON.
+    """
+
+    module: str
+    function: str
+    arguments: tuple[tuple[str, Any], ...]
+
+    @property
+    def key(self):
+        """What its result is kept by."""
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments)
+        return f"{self.module}.{self.function}({arguments})"
+
+    @property
+    def length(self):
+        """Longer ones are begun first."""
+        arguments = dict(self.arguments)
+        return arguments.get("epochs", 100) * arguments.get("seeds", 1)
+
+    def run(self, harness):
+        """Calls it."""
+        function = getattr(importlib.import_module(self.module), self.function)
+        return function(harness, **dict(self.arguments))
+
+
+def job(function, **arguments):
+    """The call of a function in a module of this package."""
+    return Job(function.__module__, function.__name__, tuple(arguments.items()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +100,23 @@ class Row:
 class Experiment:
     """Runs that one or more rows are judged by.
 
-    The results of `run` can be written as JSON; all that the page says comes from them.
+    Args:
+        name: Of the files of its results.
+        rows: What it is judged by.
+        jobs: A function from the size to jobs, by any names.
+        collect: A function from the results of the jobs, by the same names, and the
+            size to the results. They can be written as JSON; all that the page says
+            comes from them.
+        setting: A function from the results and the data to model, lengths and seeds
+            in words.
+        draw: Draws the results to a path.
+        swaps: Whether it runs on any data; others have their own.
     """
 
     name: str
     rows: tuple[Row, ...]
-    run: Callable[[Size], Any]
-    setting: Callable[[Any], str]  # Model, data, budget, seeds, in words.
+    jobs: Callable[[Size], dict[Any, Job]]
+    collect: Callable[[dict[Any, Any], Size], Any]
+    setting: Callable[[Any, Any], str]
     draw: Callable[[Any, Path], None]
+    swaps: bool = True

@@ -6,26 +6,35 @@ import fractal as example
 import numpy as np
 import program
 
-from claims.experiment import OVERVIEW, Experiment, Row
+from claims.experiment import OVERVIEW, Experiment, Row, job
 from claims.judging import Fact, Statement, difference
 
 EXACT = 0.01  # How far the measured error may be from the theorem's, relatively.
 TWICE = 0.3  # In log10 of the loss: what "as fast as" may lose.
 
 
-def run(size):
-    cycles = size.pick(example.CYCLES, (4, 8))
-    steps = size.pick(example.STEPS, 16)
-    gaps = example.solve_logistic(cycles, size.seeds, steps)
+def run(harness, seeds, quick):
+    """The program's runs, on its own data."""
+    cycles = (4, 8) if quick else example.CYCLES
+    steps = 16 if quick else example.STEPS
+    gaps = example.solve_logistic(cycles, seeds, steps)
     return {
         "steps": steps,
-        "seeds": size.seeds,
+        "seeds": seeds,
         "quadratic": [[t, *v] for t, v in example.solve_quadratic(cycles).items()],
         "gaps": {
             name: [cycle, [run.tolist() for run in runs]]
             for name, (cycle, runs) in gaps.items()
         },
     }
+
+
+def jobs(size):
+    return {"all": job(run, seeds=size.few, quick=size.quick)}
+
+
+def collect(found, size):
+    return found["all"]
 
 
 def decoded(results):
@@ -105,7 +114,7 @@ def tables(results):
     yield from program.table(["method", "mean", "least", "largest"], rows)
 
 
-def setting(results):
+def setting(results, data):
     return (
         f"Gradient descent on all data, in float32: a quadratic with curvatures from "
         f"1/{example.CONDITION:g} to 1, and logistic regression (even or odd) on 640 "
@@ -135,7 +144,9 @@ EXPERIMENT = Experiment(
             "Agarwal, Goel and Zhang, ICML 2021, arXiv:2103.01338",
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
+    swaps=False,
 )

@@ -4,7 +4,7 @@ import exponential_equivalence as example
 import numpy as np
 import program
 
-from claims.experiment import EXPONENTIAL, Experiment, Row
+from claims.experiment import EXPONENTIAL, Experiment, Row, job
 from claims.judging import Fact, Statement
 
 CLAIMED = ("constant", "step decay")  # The table has another: its rate ends at 0.
@@ -13,19 +13,28 @@ SAME_IN_FLOAT32 = 1e-4
 STRAIGHT = 1e-6  # Of the growth from one rate to the next.
 
 
-def run(size):
-    steps = size.pick(400, 16)
+def run(harness, seeds, quick):
+    """The program's runs, on its own data."""
+    steps = 16 if quick else 400
     data, _ = example.load_data()
-    differences, curves = example.compare_all(steps, size.seeds, data)
+    differences, curves = example.compare_all(steps, seeds, data)
     return {
         "steps": steps,
-        "seeds": size.seeds,
+        "seeds": seeds,
         "differences": differences,
         "curves": {
             name: [[curve.tolist() for curve in pair] for pair in pairs]
             for name, pairs in curves.items()
         },
     }
+
+
+def jobs(size):
+    return {"all": job(run, seeds=size.few, quick=size.quick)}
+
+
+def collect(found, size):
+    return found["all"]
 
 
 def curves_of(results):
@@ -85,7 +94,7 @@ def tables(results):
     yield from program.table(header, rows)
 
 
-def setting(results):
+def setting(results, data):
     return (
         "Two normalized layers of 64 units, SGD with momentum "
         f"{example.MOMENTUM:g} and weight decay {example.WEIGHT_DECAY:g}, "
@@ -126,7 +135,9 @@ EXPERIMENT = Experiment(
             "Li and Arora, ICLR 2020, arXiv:1910.07454",
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
+    swaps=False,
 )

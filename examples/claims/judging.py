@@ -22,6 +22,7 @@ LEVEL = 0.05  # Of error, for all comparisons of a claim together.
 MARGIN = 0.5  # Points of accuracy that "as good as" may lose.
 LOSS_MARGIN = 0.01
 RESAMPLES = 10_000
+FEWEST = 5  # Seeds that can be drawn with replacement and tell anything.
 POINTS = "points"
 
 
@@ -199,7 +200,7 @@ def bootstrap(what, statistic, seeds, threshold, unit="", digits=2):
     import numpy as np
 
     mean = float(statistic(np.arange(seeds)))
-    if seeds == 1:
+    if seeds < FEWEST:
         by = f"{mean:.{digits}f} {unit}".rstrip()
         return Comparison(what, mean, math.nan, math.nan, threshold, 1.0, by)
     found = resample(statistic, seeds)

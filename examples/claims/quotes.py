@@ -10,7 +10,9 @@ that of its statements,
 
 and the outcome of a claim is the text in emphasis that follows a link to it:
 
-    [1cycle](evidence.md#speed-of-1cycle): *cannot be told*
+    [1cycle](evidence.md#speed-of-1cycle): *cannot be told (digits)*
+
+Figures in `evidence/` are those of the data that are quoted.
 """
 
 import re
@@ -20,6 +22,7 @@ BLOCK = re.compile(
     re.DOTALL,
 )
 OUTCOME = re.compile(r"(\]\(([^)\s]*)evidence\.md#([\w-]+)\): )\*[^*]*\*")
+FIGURE = re.compile(r"(\]\([^)\s]*evidence/)[\w-]+(/(\w+)\.png\))")
 
 
 def pages(root):
@@ -33,13 +36,14 @@ def pages(root):
     ]
 
 
-def quote(text, block, outcome):
+def quote(text, block, outcome, folders):
     """The text of a page with its quotes as they are to be now.
 
     Args:
         text: Of the page.
         block: A function from a claim's name, and whether with its tables, to lines.
         outcome: A function from a claim's name to its outcome.
+        folders: The data that are quoted, by the names of figures.
     """
 
     def with_block(match):
@@ -50,9 +54,9 @@ def quote(text, block, outcome):
     def with_outcome(match):
         return f"{match.group(1)}*{outcome(match.group(3))}*"
 
-    return OUTCOME.sub(with_outcome, BLOCK.sub(with_block, text))
+    def with_figure(match):
+        start, end, name = match.groups()
+        return f"{start}{folders[name]}{end}" if name in folders else match.group()
 
-
-def without_quotes(text):
-    """What a page says of its own accord."""
-    return OUTCOME.sub("", BLOCK.sub("", text))
+    text = OUTCOME.sub(with_outcome, BLOCK.sub(with_block, text))
+    return FIGURE.sub(with_figure, text)

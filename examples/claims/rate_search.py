@@ -7,78 +7,91 @@ import find_learning_rate as example
 import numpy as np
 import program
 
-from claims.experiment import NOTES, OVERVIEW, Experiment, Row
-from claims.harness import NETWORK, Trainer
+from claims.experiment import NOTES, OVERVIEW, Experiment, Row, job
+from claims.harness import Kind, words_of
 from claims.judging import Fact, Statement, better, no_worse, spread
 
 POINT = 1.0  # Of accuracy: what is lost at most where bounds are usable.
-# The rate, and one minus the momentum: the step that a gradient makes in the end is
-# their ratio.
-RATES, FRICTIONS = (0.001, 1.0), (0.01, 1.0)
+# 10^x with x from -3 to 1, of the rate and of the weight decay.
+RATES = DECAYS = (1e-3, 10.0)
 GRID_SIDE = 3
 
 
-def search_two(size):
+def search_two(harness, seeds, epochs, side):
     """Test accuracies where a grid and a random search of two parameters end."""
-    from tqdm import tqdm
-
-    from keras_lrs import tuning
+    from keras_lrs import callbacks, tuning
     from keras_lrs.schedules import Constant
 
-    trainer, epochs = Trainer(), size.pick(10, 1)
-    side = size.pick(GRID_SIDE, 2)
     found = {"grid": [], "random": []}
 
-    def fit(rate, friction, seed):
-        momentum = Constant(1.0 - friction)
-        trainer.fit(Constant(rate), epochs, seed, momentum=momentum)
-        return trainer.score()
+    def fit(rate, decay, seed):
+        scheduler = callbacks.HyperparameterScheduler(
+            learning_rate=Constant(rate), weight_decay=Constant(decay)
+        )
+        model, _ = harness.fit([scheduler], epochs, seed)
+        return [
+            *harness.score(model, harness.data.held_out),
+            *harness.score(model, harness.data.test),
+        ]
 
-    for seed in tqdm(range(size.seeds), desc="two parameters", unit="seed"):
+    for seed in range(seeds):
         scores = [
-            fit(rate, friction, seed)
+            fit(rate, decay, seed)
             for rate in np.geomspace(*RATES, side).tolist()
-            for friction in np.geomspace(*FRICTIONS, side).tolist()
+            for decay in np.geomspace(*DECAYS, side).tolist()
         ]
         found["grid"].append(100.0 - min(scores)[2])
         scores = []
 
-        def train(model, callbacks, learning_rate, friction, scores=scores, seed=seed):
-            scores.append(fit(learning_rate, friction, seed))
+        def train(model, callbacks, learning_rate, decay, scores=scores, seed=seed):
+            scores.append(fit(learning_rate, decay, seed))
             return scores[-1][0]
 
         with warnings.catch_warnings():
             # Here a best rate at the edge is as good as any.
             warnings.filterwarnings("ignore", ".* edge", UserWarning)
             tuning.sweep(
-                lambda: trainer.model,
+                lambda: harness.restart(Kind(), 0),
                 train,
                 search="random",
                 num_trials=side**2,
                 seed=seed,
                 learning_rate=RATES,
-                friction=FRICTIONS,
+                decay=DECAYS,
             )
         found["random"].append(100.0 - min(scores)[2])
-    return {"trials": side**2, "epochs": epochs, **found}
+    parameters = "rate and weight decay"
+    return {"parameters": parameters, "trials": side**2, "epochs": epochs, **found}
 
 
-def run(size):
-    epochs = size.pick(8, 1)
-    grid = size.pick(example.GRID, (0.1, 0.3))
+def jobs(size):
+    epochs, side = size.pick(10, 1), size.pick(GRID_SIDE, 2)
+    return {
+        "all": job(run, seeds=size.few, quick=size.quick),
+        "two": job(search_two, seeds=size.few, epochs=epochs, side=side),
+    }
+
+
+def collect(found, size):
+    return {**found["all"], "two": found["two"]}
+
+
+def run(harness, seeds, quick):
+    """The program's sweeps, range tests and runs, on its own data."""
+    epochs = 1 if quick else 8
+    grid = (0.1, 0.3) if quick else example.GRID
     data = example.load_data()
     sweeps = example.run_sweeps(data, epochs, grid)
     tests, suggested, fixed = example.compare(
         example.Trainer(data, epochs),
-        size.seeds,
+        seeds,
         grid,
-        size.pick(example.METHODS, (example.CYCLES,)),
+        (example.CYCLES,) if quick else example.METHODS,
     )
     return {
         "epochs": epochs,
-        "seeds": size.seeds,
+        "seeds": seeds,
         "sweeps": {title: describe(*pair) for title, pair in sweeps.items()},
-        "two": search_two(size),
         "tests": [
             {
                 "learning_rates": test.learning_rates.tolist(),
@@ -179,7 +192,8 @@ def sweep_tables(results):
     yield from program.table(header, rows)
     two = results["two"]
     yield ""
-    yield f"Rate and momentum together, {two['trials']} trials: test accuracy where"
+    together = f"{two['parameters'][0].upper()}{two['parameters'][1:]}"
+    yield f"{together} together, {two['trials']} trials: test accuracy where"
     yield "the data held out say best, ± the standard deviation over seeds:"
     yield ""
     yield from program.table(
@@ -222,14 +236,15 @@ def bound_tables(results):
     )
 
 
-def setting(results):
+def setting(results, data):
     two = results["two"]
     return (
         f"The convolutional network of `examples/quickstart.py` with SGD and momentum "
         f"0.9 on 1,347 handwritten digits, {results['epochs']} epochs, "
         f"{results['seeds']} seeds; sweeps on a quarter of them held out, tests on 450 "
-        f"others, by `examples/find_learning_rate.py`. For two parameters: "
-        f"{NETWORK[0].lower()}{NETWORK[1:]}; {two['epochs']} epochs."
+        f"others, by `examples/find_learning_rate.py`. For two parameters, both from "
+        f"{RATES[0]:g} to {RATES[1]:g} on a log scale: {two['epochs']} epochs. "
+        f"{words_of(data)}"
     )
 
 
@@ -263,7 +278,9 @@ EXPERIMENT = Experiment(
             "Smith, 2015, arXiv:1506.01186",
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
+    swaps=False,
 )

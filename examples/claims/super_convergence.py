@@ -6,24 +6,47 @@ import numpy as np
 import one_cycle as example
 import program
 
+from claims import methods, regime
+from claims.budgets import epochs_of
 from claims.experiment import OVERVIEW, Experiment, Row
+from claims.harness import grid_words, measured, words_of
 from claims.judging import RESAMPLES, Statement, bootstrap, spread
+from claims.regime import SGD
 
 SEVERAL = 2.0
+METHODS = {
+    example.STEP: methods.STEP,
+    example.PLAIN: methods.ONE_CYCLE,
+    example.FULL: methods.FULL_ONE_CYCLE,
+}
 
 
-def run(size):
-    budgets = size.pick(example.EPOCHS["digits"], (1, 2))
-    rates = example.RATES["digits"]
-    accuracies, _ = example.compare(
-        "digits", example.load_data(), rates, budgets, size.seeds
-    )
+def lengths(size):
+    """Of the runs, in epochs."""
+    budgets = size.pick(regime.BUDGETS, (25, 50, 100))
+    return [epochs_of(budget, size) for budget in budgets]
+
+
+def jobs(size):
+    return {
+        (name, epochs): measured(method, epochs, size)
+        for name, method in METHODS.items()
+        for epochs in lengths(size)
+    }
+
+
+def collect(found, size):
+    """Accuracies (%) by method and epochs, and the rates of the longest runs."""
+
+    def accuracies(name, epochs):
+        return [100.0 - score[2] for score in found[name, epochs]["scores"]]
+
     return {
         "seeds": size.seeds,
-        "rates": rates,
+        "rates": [found[name, lengths(size)[-1]]["rate"] for name in METHODS],
         "accuracies": {
-            method: [[epochs, runs] for epochs, runs in by_epochs.items()]
-            for method, by_epochs in accuracies.items()
+            name: [[epochs, accuracies(name, epochs)] for epochs in lengths(size)]
+            for name in METHODS
         },
     }
 
@@ -109,31 +132,27 @@ def tables(results):
     yield from program.table(["epochs", *found], rows)
 
 
-def setting(results):
-    rates = ", ".join(f"{rate:g}" for rate in results["rates"])
+def setting(results, data):
     budgets = ", ".join(f"{e}" for e in arrays_of(results)[0])
     return (
-        f"The convolutional network of `examples/quickstart.py`, SGD with Nesterov's "
-        f"momentum, 1,347 handwritten digits and 450 to test; a training of its own "
-        f"for each of {budgets} epochs, {results['seeds']} seeds; rates {rates}, each "
-        "the best of a grid on data held out; by `examples/one_cycle.py`."
+        f"{words_of(data)} {SGD}; a run of its own for each of {budgets} epochs, "
+        f"{results['seeds']} seeds. Each method has, at each length, "
+        f"{grid_words(SGD)}."
     )
 
 
 def draw(results, path):
-    accuracies = {
-        method: dict(pairs) for method, pairs in results["accuracies"].items()
-    }
-    longest = max(accuracies[example.STEP])
-    per_epoch = len(example.load_data()[0][0]) // example.BATCH_SIZE["digits"]
+    accuracies = {name: dict(pairs) for name, pairs in results["accuracies"].items()}
+    per_epoch = 20  # As finely as the schedules are drawn.
+    steps = per_epoch * max(accuracies[example.STEP])
     schedules = {
         method: {
-            name: schedule.bind(longest * per_epoch, per_epoch)
+            name: schedule.bind(steps, per_epoch)
             for name, schedule in example.make_callback(method, rate).schedules.items()
         }
-        for method, rate in zip(example.METHODS, results["rates"], strict=True)
+        for method, rate in zip(METHODS, results["rates"], strict=True)
     }
-    example.draw(accuracies, schedules, longest * per_epoch, path)
+    example.draw(accuracies, schedules, steps, path)
 
 
 EXPERIMENT = Experiment(
@@ -156,7 +175,8 @@ EXPERIMENT = Experiment(
             "Smith and Topin, 2017, arXiv:1708.07120",
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
 )

@@ -2,44 +2,35 @@
 
 import program
 
+from claims import methods, regime
 from claims.experiment import OVERVIEW, Experiment, Row
-from claims.harness import NETWORK, SGD, Trainer, grid_of
+from claims.harness import grid_words, measured, words_of
 from claims.judging import MARGIN, better, no_worse, spread
+from claims.methods import STEP, TRIANGULAR
+from claims.regime import SGD
 
-EPOCHS, CYCLES = 40, 5
-TRIANGULAR, STEP = "triangular cycles", "step decay"
 
-
-def make_methods(half):
-    """A function from the rate to the schedule, by name; half of a cycle in epochs."""
-    from keras_lrs import Epochs, Fraction, schedules
-
+def jobs(size):
+    epochs = size.pick(regime.EPOCHS, 2 * methods.NUM_CYCLES)
     return {
-        TRIANGULAR: lambda rate: schedules.CyclicalLearningRate(
-            rate / 10.0, rate, Epochs(half)
-        ),
-        STEP: lambda rate: schedules.MultiStepDecay(
-            rate, [Fraction(0.5), Fraction(0.75)]
-        ),
+        name: measured(name, epochs, size, looks=True) for name in (TRIANGULAR, STEP)
     }
 
 
-def run(size):
+def collect(found, size):
     """The rates, and test accuracies (%) by seed and epoch."""
-    from tqdm import tqdm
-
-    epochs, cycles = size.pick((EPOCHS, CYCLES), (8, 2))
-    seeds = size.seeds * size.pick(2, 1)
-    trainer, found = Trainer(), {}
-    methods = make_methods(epochs // cycles // 2)
-    for name, make_schedule in tqdm(methods.items(), unit="schedule"):
-        rate = trainer.run(make_schedule, epochs, size.seeds)["rate"]
-        schedule, accuracies = make_schedule(rate), []
-        for seed in range(seeds):
-            history = trainer.fit(schedule, epochs, seed, validate=True)
-            accuracies.append([100.0 * value for value in history["val_accuracy"]])
-        found[name] = {"rate": rate, "accuracies": accuracies}
-    return {"epochs": epochs, "cycles": cycles, "seeds": seeds, "methods": found}
+    accuracies = {
+        name: [curve for curve, _ in one["curves"]] for name, one in found.items()
+    }
+    return {
+        "epochs": len(accuracies[STEP][0]),
+        "cycles": methods.NUM_CYCLES,
+        "seeds": size.seeds,
+        "methods": {
+            name: {"rate": found[name]["rate"], "accuracies": runs}
+            for name, runs in accuracies.items()
+        },
+    }
 
 
 def points(results):
@@ -101,15 +92,16 @@ def tables(results):
     yield from program.table(header, rows)
 
 
-def setting(results):
+def setting(results, data):
     rates = ", ".join(
         f"{found['rate']:g} for {name}" for name, found in results["methods"].items()
     )
     length = results["epochs"] // results["cycles"]
     return (
-        f"{NETWORK}. {SGD}, {results['epochs']} epochs: {results['cycles']} cycles of "
-        f"{length} between a tenth of the rate and the rate, or step decay at 50 and "
-        f"75 %; {results['seeds']} seeds. Each has {grid_of(SGD)}: {rates}."
+        f"{words_of(data)} {SGD}, {results['epochs']} epochs: {results['cycles']} "
+        f"cycles of {length} between a tenth of the rate and the rate, or step decay "
+        f"at 50 and 75 %; {results['seeds']} seeds. Each has {grid_words(SGD)}: "
+        f"{rates}."
     )
 
 
@@ -156,7 +148,8 @@ EXPERIMENT = Experiment(
             "Smith, 2015, arXiv:1506.01186",
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
 )
