@@ -236,7 +236,8 @@ def test_a_quick_run_writes_no_page_of_ours(tmp_path, monkeypatch, tiny):
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(tmp_path, tiny):
+def test_two_processes_find_what_one_finds(tmp_path, tiny, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))  # As it is for the program.
     job = experiment.job(
         harness.measure, method=methods.STEP, epochs=1, seeds=1,
         optimizer=regime.SGD, looks=False,
@@ -537,6 +538,23 @@ def test_each_seed_is_trained_from_scratch_and_the_same_again(tiny, tmp_path):
         np.testing.assert_array_equal(ours, same)
         assert not np.array_equal(ours, different)
     assert len(one.models) == 1
+
+
+def test_averages_are_looked_at_with_statistics_of_their_own(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 400)
+    x = rng.normal(size=(400, 12, 1)) + 2.0 * np.eye(12)[y][..., None]
+    np.savez(tmp_path / "sequences.npz", x=x, y=y)
+    monkeypatch.setattr(harness, "search", lambda scores, first: (first, {}))
+    one = harness.Harness(data.load(str(tmp_path / "sequences.npz"), 1, tmp_path))
+    example = module_of("averages").example
+    for name in (example.EMAS[1], example.FREE):
+        found = module_of("averages").averaged(one, name, epochs=8, seeds=1)
+        (losses,), (errors,) = found["curves"]
+        assert len(losses) == len(errors) == 8
+        # Among three classes, chance is a loss of 1.1 and an error of 67 %.
+        assert losses[-1] < 0.6
+        assert errors[-1] < 25.0
 
 
 def test_all_methods_are_schedules_that_end_with_the_run():

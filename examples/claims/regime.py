@@ -46,10 +46,10 @@ def paragraphs(margin, loss_margin):
     )
     yield (
         "**Comparisons.** With SGD all profiles at all sampling rates, a constant "
-        "rate, step decay at 50 and 75 % and at 75 %, and 1cycle; with Adam the same without "
-        "the rarer sampling rates. Five cycles, or three that double in length; phases "
-        "of 1, 2 and 4 sevenths. Batches of a quarter of the usual size, of that size "
-        "and of four times it, over 20 epochs."
+        "rate, step decay at 50 and 75 % and at 75 %, and 1cycle; with Adam the same "
+        "without the rarer sampling rates. Five cycles, or three that double in "
+        "length; phases of 1, 2 and 4 sevenths. Batches of a quarter of the usual "
+        "size, of that size and of four times it, over 20 epochs."
     )
     yield (
         "**Rates.** Every method has, at every budget, the rate with the least mean "
