@@ -353,6 +353,14 @@ def test_one_seed_tells_nothing():
     assert outcomes([one]) == ["cannot be told"]
 
 
+def test_what_diverged_tells_nothing():
+    ours, theirs = [1.0, np.nan, 2.0], [0.1, 0.2, 0.3]
+    assert outcomes([judging.loss_difference("", ours, theirs)]) == ["cannot be told"]
+    values = np.array([1.0, 2.0, np.nan, 3.0, 4.0])
+    one = judging.bootstrap("", lambda seeds: values[seeds].mean(), 5, 0.0)
+    assert outcomes([one]) == ["cannot be told"]
+
+
 def test_seeds_are_drawn_with_replacement():
     values = np.random.default_rng(0).normal(2.0, size=40)
     one = judging.bootstrap("", lambda seeds: values[seeds].mean(), 40, 0.0)

@@ -131,7 +131,8 @@ def p_value(differences, threshold):
     mean, half = interval(differences)
     if half == 0.0:
         return 1.0 if mean == threshold else 0.0
-    return float(stats.ttest_1samp(differences, threshold).pvalue)
+    p = float(stats.ttest_1samp(differences, threshold).pvalue)
+    return p if math.isfinite(p) else 1.0  # With a loss that is nan nothing is told.
 
 
 def difference(what, ours, theirs, margin=0.0, unit=POINTS, digits=2, sign=1.0):
@@ -208,6 +209,8 @@ def bootstrap(what, statistic, seeds, threshold, unit="", digits=2):
     tail = min((found <= threshold).mean(), (found >= threshold).mean())
     # Of so many draws, none beyond is not a probability of 0.
     p = min(1.0, 2.0 * max(float(tail), 1.0 / RESAMPLES))
+    if np.isnan(found).any():
+        p = 1.0
     by = f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {unit}".rstrip()
     return Comparison(what, mean, float(low), float(high), threshold, p, by)
 
