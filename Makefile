@@ -90,7 +90,7 @@ reliability: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.examples
 	$(BIN)/python benchmarks/soak.py --output docs/reliability.md $(ARGS)
 
 # Every published claim, run and judged: docs/evidence.md. On JAX, the fastest here.
-# `make claims ARGS=--resume` goes on where it was interrupted.
+# Takes more than an hour; `ARGS=--resume` resumes it, `ARGS=--quick` tries it.
 claims: $(VENV)/.jax $(VENV)/.examples
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python examples/claims --backend jax $(ARGS)
 

@@ -1,8 +1,8 @@
 """Averages of the weights instead of a decay of the rate, in about two minutes.
 
     python examples/averaging.py
-    python examples/averaging.py --seeds 20 --output docs/averaging.png
-    python examples/averaging.py --model vit --output docs/averaging_vit.png
+    python examples/averaging.py --seeds 20
+    python examples/averaging.py --model vit --output averaging_vit.png
     python examples/averaging.py --tune --seeds 3
     python examples/averaging.py --model vit --dataset cifar10 --tune
 
@@ -31,15 +31,10 @@ steps, `1 - 1 / (share * steps)`. The average of schedule-free training is the l
 Each method, and each budget of the linear decay, has the rate of one grid whose loss at
 the end is the least on a quarter of the training data held out (`--tune`), never on the
 test data. The vision transformer is too slow for that: on digits it has one rate for
-all, the one so chosen for the constant rate, and three seeds. What a claim must show to
-hold is in `judge`, for the test loss. Differences are those of runs with the same seed:
-the same first weights and order of the data.
+all, the one so chosen for the constant rate, and three seeds. Differences are those of
+runs with the same seed: the same first weights and order of the data.
 
-Five seeds leave room for luck: on JAX they do not tell the decays' gain at the end from
-noise, and so not what is as good. Twenty (`--seeds 20`) do: `docs/averaging.md`.
-There decays help, and a step or an EMA of 10 % does what they do; but schedule-free
-training, at the rate that is best for the end, is above the decays of the first half.
-For the vision transformer three seeds tell little: `docs/averaging_vit.md`.
+Whether the claims are so here is judged in `docs/evidence.md`, by twenty seeds.
 """
 
 import dataclasses
@@ -319,93 +314,6 @@ class Results:
         differences = self.losses(name, budget) - self.losses(other, budget)
         return differences.mean(), half_interval(differences)
 
-    def worse(self, name, other, budget=100):
-        """Whether the 95 % interval of the difference lies above 0."""
-        mean, half = self.gap(name, other, budget)
-        return bool(mean > half)
-
-    def share(self, name, other):
-        """Of the gain of another at the end, over the constant rate; and in words."""
-        if not self.worse(CONSTANT, other):
-            return None, f"{other}: no gain that can be told from noise"
-        ratio = self.gap(name, CONSTANT)[0] / self.gap(other, CONSTANT)[0]
-        return ratio, f"{name} has {100.0 * ratio:.0f} % of the gain of {other}"
-
-
-NEAR = 0.75  # The share of a gain that is nearly all of it.
-
-
-def judge(results):
-    """Claims, whether they hold here, and by what: a tuple of texts each.
-
-    A claim is of several comparisons. It holds if all of them are as it says, in part
-    if some are. One mean is worse than another if the 95 % interval of the difference
-    says so. For those that are to be as good as a decay, the measure is the decay's
-    gain over the constant rate at the end: they are if they have 75 % of it, and the
-    form of a decay matters little if they do not have more than 125 % either. Where the
-    decay gains nothing that can be told from noise, this cannot be told.
-    """
-    for claim, comparisons, by in compare_claims(results):
-        yield claim, grade(comparisons.values()), by
-
-
-def compare_claims(results):
-    """Claims, their comparisons by what is compared, and what was found: see `judge`.
-
-    A comparison is None where it cannot be told.
-    """
-
-    def at_budgets(chosen):
-        return {f"at {budget} %": budget in chosen for budget in BUDGETS}
-
-    full, ema = linear(100), EMAS[1]
-    helps = [b for b in BUDGETS if results.worse(CONSTANT, linear(b), b)]
-    yield (
-        "decay helps at every budget",
-        at_budgets(helps),
-        f"a constant rate is worse than the linear decay at {listed(helps)}",
-    )
-    form, by = results.share(COSINE, full)
-    near = form and NEAR <= form <= 2.0 - NEAR
-    yield "the form of the decay matters little", {COSINE: near}, by
-    late, by = results.share(LATE_STEP, full)
-    yield "a late step decay is nearly as good", {LATE_STEP: late and late >= NEAR}, by
-    shares = {name: results.share(name, COSINE) for name in EMAS}
-    yield (
-        "an EMA matches the cosine at the end",
-        {name: share and share >= NEAR for name, (share, _) in shares.items()},
-        "; ".join(dict.fromkeys(by for _, by in shares.values())),
-    )
-    lags = [b for b in BUDGETS if results.worse(POLYAK, ema, b)]
-    yield (
-        "a Polyak average lags",
-        at_budgets(lags),
-        f"it is worse than {ema} at {listed(lags)}",
-    )
-    above = [b for b in BUDGETS if results.worse(FREE, linear(b), b)]
-    below = [b for b in BUDGETS if results.worse(linear(b), FREE, b)]
-    yield (
-        "schedule-free, exponential, lies on or below all linear decays",
-        at_budgets(set(BUDGETS) - set(above)),
-        f"below at {listed(below)}, above at {listed(above)}, else within noise",
-    )
-
-
-def listed(budgets):
-    return ", ".join(f"{budget} %" for budget in budgets) or "none of the budgets"
-
-
-def grade(comparisons):
-    """The word for several comparisons; those that are None cannot be told."""
-    passed = list(comparisons)
-    if None in passed:
-        return "cannot be told"
-    if all(passed):
-        return "holds"
-    if any(passed):
-        return f"holds in part ({sum(map(bool, passed))} of {len(passed)})"
-    return "does not hold"
-
 
 def report(results, rates, setting, network, dataset):
     """The tables, as Markdown."""
@@ -431,12 +339,6 @@ def report(results, rates, setting, network, dataset):
     )
     yield ""
     yield "Loss and error of a linear decay are those at the end of its budget."
-    yield ""
-    if seeds == 1:
-        yield "With one seed nothing can be told from noise."
-    else:
-        header = ["published, for a tiny vision transformer", "here", "by"]
-        yield from table(header, judge(results))
 
 
 def rows(results, rates):

@@ -15,9 +15,7 @@ mean test accuracy is that of step decay at the most epochs, less one standard e
 Each method has the rate of one grid that is best for it, on average over the numbers of
 epochs: on a quarter of the training data held out (`--tune`), never on the test data.
 
-Five seeds leave room for luck. Twenty on JAX needed the same numbers of epochs: 30 with
-step decay, 8 with the rate's half of 1cycle, 12 with both halves. So the rate's half
-saves epochs here, if not 8 times; the momentum's half adds nothing.
+Five seeds leave room for luck: `docs/evidence.md` says what they can tell.
 """
 
 import argparse

@@ -256,7 +256,7 @@ def verdict(differences, unit, digits, better):
     if len(differences) == 1:
         return f"{mean:+.{digits}f}{unit} (one seed)"
     error = statistics.stdev(differences.tolist()) / len(differences) ** 0.5
-    word = "equal within noise"
+    word = "cannot be told apart"
     if abs(mean) > 2.0 * error:
         word = "better" if mean * better > 0.0 else "worse"
     return f"{mean:+.{digits}f} ± {error:.{digits}f}{unit}: {word}"

@@ -52,7 +52,7 @@ def test_prints_tables_and_claims_and_draws_a_picture(tmp_path, capsys, monkeypa
         assert re.search(rf"^disagreement of two, {name}{number} %$", printed, re.M)
     claims = re.findall(r"^  (accuracy|loss) .* ± [\d.]+.*: (.*)$", printed, re.M)
     assert [name for name, _ in claims] == ["accuracy", "loss"] * 5
-    known = {"better", "worse", "equal within noise"}
+    known = {"better", "worse", "cannot be told apart"}
     assert {word for _, word in claims} <= known
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -73,7 +73,7 @@ def test_verdicts_are_of_differences_within_seeds():
     assert verdict(1.0, 0.9, 0.9) == "+0.93 ± 0.03 points: better"
     assert verdict(1.0, 0.9, 0.9, better=-1.0) == "+0.93 ± 0.03 points: worse"
     assert verdict(-1.0, -1.1).endswith("worse")
-    assert verdict(1.0, -1.0).endswith("equal within noise")
+    assert verdict(1.0, -1.0).endswith("cannot be told apart")
     assert verdict(0.5) == "+0.50 points (one seed)"
 
 

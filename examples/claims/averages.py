@@ -1,28 +1,67 @@
-"""S2a to S2c: decays of the rate against averages of the weights."""
-
-import dataclasses
+"""Decays of the rate against averages of the weights."""
 
 import averaging as example
 import numpy as np
 import program
 
-from claims.harness import Experiment, Part, Row
+from claims import regime
+from claims.experiment import TUTORIAL, Experiment, Row, job
+from claims.harness import Kind, grid_words, words_of
+from claims.judging import LOSS_MARGIN, Fact, Statement, loss_difference, lower_loss
+from claims.regime import ADAM
 
-NETWORK = "mlp"
-SETTING = example.SETTINGS[NETWORK, "digits"]
 
-
-def run(size):
-    setting = dataclasses.replace(SETTING, epochs=size.pick(SETTING.epochs, 4))
-    # Five cannot tell the decays' gain from noise; docs/averaging.md has twenty.
-    seeds = size.seeds * size.pick(4, 1)
-    data = example.load_data()
-    found = example.compare(NETWORK, setting, data, setting.rates, seeds)
+def jobs(size):
+    epochs = size.pick(regime.AVERAGED_EPOCHS, 4)
     return {
-        "epochs": setting.epochs,
-        "seeds": seeds,
-        "found": {name: np.round(runs, 5).tolist() for name, runs in found.items()},
+        name: job(averaged, name=name, epochs=epochs, seeds=size.seeds)
+        for name in example.make_methods()
     }
+
+
+def collect(found, size):
+    return {
+        "epochs": size.pick(regime.AVERAGED_EPOCHS, 4),
+        "seeds": size.seeds,
+        "rates": [found[name]["rate"] for name in example.make_methods()],
+        "found": {name: found[name]["curves"] for name in example.make_methods()},
+    }
+
+
+def averaged(harness, name, epochs, seeds):
+    """The best rate for the end of its budget, and losses and errors (%) by seed."""
+    from keras_lrs import Epochs, callbacks, schedules
+
+    method = example.make_methods()[name]
+    steps = epochs * harness.steps_per_epoch(Kind(ADAM))
+    average = method.average and method.average(steps)
+    free = method.schedule_free
+    kind = Kind(ADAM, free=free, average=average if free else None)
+    length = epochs * method.budget // 100
+
+    def make_callbacks(rate, seed=0, choosing=True):
+        warmup = Epochs(example.WARMUP * epochs)
+        schedule = schedules.Warmup(method.schedule(rate), warmup)
+        found = [callbacks.HyperparameterScheduler(learning_rate=schedule)]
+        statistics = {
+            "batch_norm": "recalibrate",
+            "batch_norm_data": harness.data.train(seed, choosing)[0],
+        }
+        if free:
+            found.append(callbacks.AveragedEvaluation(**statistics))
+        elif average is not None:
+            found.append(callbacks.WeightAveraging(average, **statistics))
+        return found
+
+    rate, _ = harness.choose(make_callbacks, length, kind, name)
+    losses, errors = [], []
+    points = [point for point in example.make_points(epochs) if point <= length]
+    for seed in range(seeds):
+        chosen = make_callbacks(rate, seed, choosing=False)
+        _, history = harness.fit(chosen, length, seed, kind, looks=points)
+        losses.append([round(loss, 5) for loss in history["val_loss"]])
+        errors.append([round(100.0 - 100.0 * a, 4) for a in history["val_accuracy"]])
+    return {"rate": rate, "curves": [losses, errors]}
 
 
 def decoded(results):
@@ -30,17 +69,89 @@ def decoded(results):
     return example.Results(found, example.make_points(results["epochs"]))
 
 
-def judged(*chosen):
-    """The claims of the example's own judge, by their number."""
+def at_budgets(results, ours, theirs, margin=0.0):
+    """Comparisons of losses at the budgets; theirs may depend on the budget."""
+    for budget in example.BUDGETS:
+        other = theirs(budget) if callable(theirs) else theirs
+        yield loss_difference(
+            f"at {budget} %",
+            losses(results, ours(budget) if callable(ours) else ours, budget),
+            losses(results, other, budget),
+            margin,
+        )
 
-    def judge(results):
-        claims = list(example.compare_claims(decoded(results)))
-        for claim, comparisons, by in (claims[number] for number in chosen):
-            for what, holds in comparisons.items():
-                told = None if holds is None else bool(holds)
-                yield Part(f"{claim}: {what}", told, by)
 
-    return judge
+def losses(results, name, budget=100):
+    """The test losses of all seeds, after a share of the whole training in percent."""
+    points = example.make_points(results["epochs"])
+    index = points.index(results["epochs"] * budget // 100)
+    return [run[index] for run in results["found"][name][0]]
+
+
+def judge_decays(results):
+    full, cosine = losses(results, FULL), losses(results, example.COSINE)
+    late, early = (
+        losses(results, name) for name in (example.LATE_STEP, example.EARLY_STEP)
+    )
+    yield Statement(
+        "decay helps at every budget: the linear decay is better than a constant rate",
+        *at_budgets(results, example.linear, example.CONSTANT),
+    )
+    yield Statement(
+        "the form matters little: linear and cosine are as good as each other",
+        loss_difference("cosine", cosine, full, LOSS_MARGIN),
+        loss_difference("linear", full, cosine, LOSS_MARGIN),
+    )
+    yield lower_loss(
+        "a late step decay (75 %) is nearly as good as the linear decay",
+        late,
+        full,
+        LOSS_MARGIN,
+    )
+    yield lower_loss(
+        "an early step decay (25 %) slows learning: it is worse than the late one",
+        late,
+        early,
+    )
+
+
+def judge_averages(results):
+    cosine = losses(results, example.COSINE)
+    for name in example.EMAS:
+        yield lower_loss(
+            f"at the end {name} at a constant rate is as good as the cosine",
+            losses(results, name),
+            cosine,
+            LOSS_MARGIN,
+        )
+    yield Statement(
+        "a Polyak average lags: it is worse than the same training without an average",
+        *at_budgets(results, example.CONSTANT, example.POLYAK),
+    )
+
+
+def judge_schedule_free(results):
+    ends = {b: losses(results, example.linear(b), b) for b in example.BUDGETS}
+    compared = at_budgets(results, example.FREE, example.linear, LOSS_MARGIN)
+    found = []
+    for budget, one in zip(example.BUDGETS, compared, strict=True):
+        # A decay over more steps that ends higher has a rate that does not suit it.
+        shorter = {
+            b: loss_difference("", ends[budget], ends[b]) for b in ends if b < budget
+        }
+        worse = [b for b, gap in shorter.items() if gap.high < 0.0]
+        if worse:
+            by = (
+                f"not comparable, the linear decay over {budget} % is worse than that "
+                f"over {worse[-1]} % ({shorter[worse[-1]].by})"
+            )
+            one = Fact(one.what, None, by)
+        found.append(one)
+    yield Statement(
+        "schedule-free training with an exponential average lies on or below the end "
+        "of every linear decay",
+        *found,
+    )
 
 
 def tables(results):
@@ -50,18 +161,16 @@ def tables(results):
     yield "seeds; then how much larger the loss is, after a share of the training, than"
     yield "that of the linear decay that ends there, ± half the 95 % interval:"
     yield ""
-    yield from program.table(header, example.rows(decoded(results), SETTING.rates))
+    yield from program.table(header, example.rows(decoded(results), results["rates"]))
 
 
-def setting(results):
+def setting(results, data):
+    budgets = ", ".join(map(str, example.BUDGETS))
     return (
-        "A network of two hidden layers of 128 units with dropout 0.5, Adam, 1,347 "
-        f"handwritten digits and 450 to test, {results['epochs']} epochs of batches of "
-        f"{SETTING.batch_size}, a linear decay of its own for each budget of "
-        f"{', '.join(map(str, example.BUDGETS))} %, {results['seeds']} seeds; each "
-        "method at the rate of one grid that is best for it on data held out; by "
-        "`examples/averaging.py`, whose tiny vision transformer is in "
-        "[another table](averaging_vit.md)."
+        f"{words_of(data)} {ADAM}, {results['epochs']} epochs, a linear decay of its "
+        f"own for each budget of {budgets} %, a warmup over {100 * example.WARMUP:g} % "
+        f"for all; {results['seeds']} seeds. Each method has, for the end of its "
+        f"budget, {grid_words(ADAM)}."
     )
 
 
@@ -69,47 +178,43 @@ def draw(results, path):
     example.draw(decoded(results), path)
 
 
-CRITERION = (
-    "One mean loss is worse than another if the 95 % interval (Student) of the "
-    "differences within seeds lies above 0."
-)
-SHARE = (
-    "What is to be as good as a decay must have 75 % of the decay's gain over the "
-    "constant rate at the end, and where the form is to matter little at most 125 %."
-)
-SOURCE = "The tutorial on learning rate scheduling (tiny vision transformer, CIFAR-10)"
+CRITERION = f"Test losses are compared. As good as is less than {LOSS_MARGIN:g} above."
+FULL = example.linear(100)
 EXPERIMENT = Experiment(
     "averages",
     (
         Row(
-            "S2a",
-            SOURCE,
+            "Decay at every budget",
+            TUTORIAL,
             "Decay helps at every budget; its exact form matters little; a late step "
-            "decay is nearly as good.",
-            f"{CRITERION} {SHARE}",
-            judged(0, 1, 2),
+            "decay is nearly as good, an early one slows learning.",
+            CRITERION,
+            judge_decays,
             tables,
         ),
         Row(
-            "S2b",
-            SOURCE,
+            "Averages at a constant rate",
+            TUTORIAL,
             "An exponential average at a constant rate matches cosine at the end; a "
-            "Polyak average lags.",
-            f"{CRITERION} {SHARE}",
-            judged(3, 4),
+            "Polyak average lags the training without an average.",
+            CRITERION,
+            judge_averages,
             tables,
         ),
         Row(
-            "S2c",
-            SOURCE,
+            "Schedule-free training",
+            TUTORIAL,
             "Schedule-free training with exponential averaging lies on or below the "
             "whole family of linear decays.",
-            CRITERION,
-            judged(5),
+            f"{CRITERION} A linear decay that ends higher than a shorter one, beyond "
+            "the interval, has a rate that does not suit it: nothing is compared with "
+            "it.",
+            judge_schedule_free,
             tables,
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
 )

@@ -1,62 +1,275 @@
-"""S0c: a batch B times as large wants B times the rate; S0d: and a warmup."""
+"""A batch B times as large wants B times the rate; and a warmup."""
 
 import large_batch as example
+import numpy as np
 import program
 
-from claims.harness import Experiment, Gap, Part, Row, better, no_worse, spread
+from claims import regime
+from claims.experiment import NOTES, Experiment, Row, job
+from claims.harness import Kind, grid_words, words_of
+from claims.judging import (
+    MARGIN,
+    Fact,
+    Statement,
+    better,
+    bootstrap,
+    no_worse,
+    spread,
+)
+from claims.regime import SGD
 
 POINT = 1.0  # Of accuracy: what "works" may lose against the base.
+EPOCHS, WARMUP_EPOCHS = 20, 4
+RATIOS = (4, 16)  # Of the larger batches to the smallest, a quarter of the usual one.
+STAGES = (0, 1, 5, 20)  # After how many epochs iterates are compared.
+EXPONENT_MARGIN = 0.25  # How far from 1 an exponent that means "proportional" may be.
 
 
-def run(size):
-    epochs = size.pick(example.EPOCHS, 2)
-    stages = size.pick(example.STAGES, (0, 1))
-    data = example.load_images()
-    accuracies, _ = example.compare(size.seeds, epochs, data)
-    gaps = example.compare_iterates(size.seeds, stages, data)
-    return {
-        "epochs": epochs,
-        "seeds": size.seeds,
-        "accuracies": [[*key, runs] for key, runs in accuracies.items()],
-        "gaps": [[stage, runs] for stage, runs in gaps.items()],
+def jobs(size):
+    epochs, seeds = size.pick(EPOCHS, 5), size.seeds
+    stages = size.pick(STAGES, (0, 1))
+    found = {
+        ("best", ratio): job(best_rates, ratio=ratio, epochs=epochs, seeds=seeds)
+        for ratio in (1, *RATIOS)
     }
+    found["scaled"] = job(scaled, epochs=epochs, seeds=seeds)
+    found["iterates"] = job(iterates, stages=stages, seeds=seeds)
+    return found
+
+
+def collect(found, size):
+    return {
+        "epochs": size.pick(EPOCHS, 5),
+        "seeds": size.seeds,
+        "base": found["scaled"]["base"],
+        "rate": found["scaled"]["rate"],
+        "accuracies": found["scaled"]["accuracies"],
+        "gaps": [[stage, gaps] for stage, gaps, _ in found["iterates"]],
+        "norms": [[stage, norms] for stage, _, norms in found["iterates"]],
+        "best": [found["best", ratio] for ratio in (1, *RATIOS)],
+    }
+
+
+def batch_of(harness, ratio):
+    """A batch size: the usual one of the data is the second."""
+    return harness.data.batch_size // RATIOS[0] * ratio
+
+
+def cosine(rate):
+    from keras_lrs import callbacks, schedules
+
+    schedule = schedules.CosineAnnealing(rate)
+    return [callbacks.HyperparameterScheduler(learning_rate=schedule)]
+
+
+def best_rates(harness, ratio, epochs, seeds):
+    """Errors held out by rate and seed, on a grid that is extended as far as it must.
+
+    The seeds are those that are reported: how far a best rate can be told is in them.
+    """
+    size = batch_of(harness, ratio)
+    kind, first = Kind(batch_size=size), regime.FIRST_RATES[SGD]
+    found = {}
+
+    def error(rate):
+        if rate not in found:
+            found[rate] = []
+            for seed in range(seeds):
+                model, _ = harness.fit(cosine(rate), epochs, seed, kind)
+                score = harness.score(model, harness.data.held_out)
+                found[rate].append(score[0])
+        return float(np.mean(found[rate]))
+
+    rates = [first / regime.FACTOR, first, first * regime.FACTOR]
+    for _ in range(regime.EXTENSIONS):
+        best = min(rates, key=error)
+        if best == rates[0]:
+            rates.insert(0, best / regime.FACTOR)
+        elif best == rates[-1]:
+            rates.append(best * regime.FACTOR)
+        else:
+            break
+    return [size, [[rate, found[rate]] for rate in rates if rate in found]]
+
+
+def scaled(harness, epochs, seeds):
+    """Accuracies (%) by batch size, rule and warmup, from the best rate of the base."""
+    from keras_lrs import Epochs, callbacks, schedules, tuning
+
+    base = batch_of(harness, 1)
+    rate, _ = harness.choose(cosine, epochs, Kind(batch_size=base), "cosine")
+    found = []
+    sizes = [(base, ("fixed",))]
+    sizes += [(batch_of(harness, ratio), example.RULES) for ratio in RATIOS]
+    for size, rules in sizes:
+        for rule in rules:
+            for warmup in (False, True):
+                steps = Epochs(WARMUP_EPOCHS) if warmup else 0
+                schedule = schedules.CosineAnnealing(rate)
+                if rule == "fixed":
+                    schedule = schedules.Warmup(schedule, steps, initial_fraction=1.0)
+                else:
+                    schedule = tuning.scale_learning_rate(
+                        schedule, size, base, rule=rule, warmup_steps=steps
+                    )
+                runs = []
+                for seed in range(seeds):
+                    one = callbacks.HyperparameterScheduler(learning_rate=schedule)
+                    kind = Kind(batch_size=size)
+                    model, _ = harness.fit([one], epochs, seed, kind)
+                    runs.append(100.0 - harness.score(model, harness.data.test)[0])
+                found.append([size, rule, warmup, runs])
+    return {"base": base, "rate": rate, "accuracies": found}
+
+
+def iterates(harness, stages, seeds):
+    """How far one large step ends from many small ones, and the gradient's norm.
+
+    Both are without momentum. The distance is relative to the way of the small ones.
+    """
+    from keras_lrs.callbacks import GradientNormRecorder, HyperparameterScheduler
+    from keras_lrs.schedules import Constant
+
+    base, size = batch_of(harness, 1), batch_of(harness, RATIOS[-1])
+    trained = Kind(batch_size=base)
+    trained_at, _ = harness.choose(cosine, EPOCHS, trained, "cosine")
+    rate = trained_at * (1.0 - regime.MOMENTUM)  # Without momentum, as long a step.
+    found = {stage: ([], []) for stage in stages}
+
+    def weights(model):
+        return np.concatenate(
+            [np.ravel(variable.numpy()) for variable in model.trainable_variables]
+        )
+
+    for seed in range(seeds):
+        x, y = harness.data.train(seed)
+        chosen = np.random.default_rng(seed).permutation(len(x))[:size]
+        for stage in stages:
+            model = harness.restart(trained, seed)
+            if stage:
+                constant = HyperparameterScheduler(learning_rate=Constant(trained_at))
+                model, _ = harness.fit([constant], stage, seed, trained)
+            begin = model.get_weights()
+            start, ends = weights(model), []
+            recorder = GradientNormRecorder()
+            for batch, scale in ((base, 1.0), (size, size / base)):
+                other = harness.restart(Kind(SGD, batch, momentum=0.0), seed)
+                other.set_weights(begin)
+                scheduler = HyperparameterScheduler(
+                    learning_rate=Constant(rate * scale)
+                )
+                other.fit(
+                    x[chosen],
+                    y[chosen],
+                    batch_size=batch,
+                    shuffle=False,
+                    callbacks=[scheduler, recorder],
+                    verbose=0,
+                )
+                ends.append(weights(other))
+            way = np.linalg.norm(ends[0] - start)
+            found[stage][0].append(float(np.linalg.norm(ends[0] - ends[1]) / way))
+            found[stage][1].append(float(recorder.norms[0]))
+    return [[stage, gaps, norms] for stage, (gaps, norms) in found.items()]
 
 
 def accuracies_of(results):
     return {(b, rule, warmup): runs for b, rule, warmup, runs in results["accuracies"]}
 
 
+# --- What is judged -------------------------------------------------------------------
+
+
+def best_exponent(results):
+    """The slope of the best rate over the batch size, both on a log scale.
+
+    A function of the seeds. The best rate is that of the parabola through the least
+    mean error and its neighbours.
+    """
+    found = [
+        (size, [rate for rate, _ in by_rate], np.array([runs for _, runs in by_rate]))
+        for size, by_rate in results["best"]
+    ]
+
+    def statistic(seeds):
+        sizes, best = [], []
+        for size, rates, errors in found:
+            means = errors[:, seeds].mean(1)
+            at = int(np.clip(means.argmin(), 1, len(means) - 2))
+            before, here, after = means[at - 1 : at + 2]
+            curvature = before - 2.0 * here + after
+            shift = 0.5 * (before - after) / curvature if curvature > 0.0 else 0.0
+            sizes.append(np.log2(size))
+            best.append(np.log2(rates[at]) + np.clip(shift, -1.0, 1.0))
+        return np.polyfit(sizes, best, 1)[0]
+
+    return statistic
+
+
+def gap_slopes(results):
+    """Of each seed, the slope of the distance over the norm, both on a log scale."""
+    gaps, norms = (
+        np.array([runs for _, runs in results[n]]) for n in ("gaps", "norms")
+    )
+    pairs = zip(np.log(norms).T, np.log(gaps).T, strict=True)
+    return [float(np.polyfit(norm, gap, 1)[0]) for norm, gap in pairs]
+
+
 def judge_scaling(results):
     found = accuracies_of(results)
-    for size in example.BATCH_SIZES:
+    for size in sizes_of(results):
         linear = found[size, "linear", False]
         fixed = found[size, "fixed", False]
         root = found[size, "sqrt", False]
         yield better(f"batch {size}: linear is better than fixed", linear, fixed)
         yield no_worse(f"batch {size}: linear is no worse than sqrt", linear, root)
-    gaps = dict(results["gaps"])
-    first, last = min(gaps), max(gaps)
-    gap = Gap(gaps[last], gaps[first])
-    yield Part(
-        "many small steps and one large one end nearer to each other late than early",
-        gap.below,
-        f"distance over distance moved, after {last} epochs against {first}: {gap}",
+    text = (
+        "many small steps and one large one end nearer to each other where gradients "
+        "are smaller"
     )
+    if "norms" in results:
+        slopes = gap_slopes(results)
+        unit = "in the exponent of the norm"
+        yield better(text, slopes, [0.0] * len(slopes), unit=unit)
+    else:
+        unknown = "the norms of the gradients were not measured"
+        yield Statement(text, Fact("", None, unknown))
+    text = "the best rate is proportional to the batch size"
+    if "best" in results:
+        yield Statement(text, *proportional(results))
+    else:
+        unknown = "the best rate was only sought for the smallest batch"
+        yield Statement(text, Fact("", None, unknown))
+
+
+def proportional(results):
+    """Whether the exponent is 1, by less than the margin on both sides."""
+    statistic, seeds = best_exponent(results), results["seeds"]
+    least, most = 1.0 - EXPONENT_MARGIN, 1.0 + EXPONENT_MARGIN
+    yield bootstrap(f"exponent above {least:g}", statistic, seeds, least)
+    yield bootstrap(
+        f"minus the exponent above {-most:g}", lambda s: -statistic(s), seeds, -most
+    )
+
+
+def sizes_of(results):
+    """The batch sizes beside the base."""
+    return sorted({size for size, *_ in accuracies_of(results)} - {results["base"]})
 
 
 def judge_warmup(results):
     found = accuracies_of(results)
-    base = found[example.BASE, "fixed", False]
-    for size in example.BATCH_SIZES:
+    base = found[results["base"], "fixed", False]
+    for size in sizes_of(results):
         warm = found[size, "linear", True]
         cold = found[size, "linear", False]
         yield better(f"batch {size}, linear: better with a warmup", warm, cold)
-        gap = Gap(warm, base)
-        yield Part(
-            f"batch {size}, linear with a warmup: within {POINT:g} point of batch "
-            f"{example.BASE}",
-            gap.mean >= -POINT,
-            f"{gap} points",
+        yield no_worse(
+            f"batch {size}, linear with a warmup: less than {POINT:g} point below "
+            f"batch {results['base']}",
+            warm,
+            base,
+            POINT,
         )
 
 
@@ -72,60 +285,111 @@ def tables(results):
     header = ["batch", "rate", "without warmup", "with warmup"]
     yield from program.table(header, rows)
     yield ""
-    yield f"One step on {max(example.BATCH_SIZES)} images against many on"
-    yield f"{example.BASE}: the distance of their ends over the distance moved:"
+    yield f"One step on {max(sizes_of(results))} images against many on"
+    yield f"{results['base']}: the distance of their ends over the distance moved:"
     yield ""
-    rows = [[f"{stage}", spread(runs)] for stage, runs in results["gaps"]]
-    yield from program.table(["after epochs", "distance"], rows)
+    header, rows = (
+        ["after epochs", "distance"],
+        [[f"{stage}", spread(runs)] for stage, runs in results["gaps"]],
+    )
+    if "norms" in results:
+        header.append("norm of the gradient")
+        for row, (_, runs) in zip(rows, results["norms"], strict=True):
+            row.append(spread(runs, 3))
+    yield from program.table(header, rows)
+    if "best" in results:
+        yield ""
+        yield "Error on the data held out (%), by batch size and rate:"
+        yield ""
+        rates = sorted({rate for _, by_rate in results["best"] for rate, _ in by_rate})
+        rows = []
+        for size, by_rate in results["best"]:
+            found = dict(by_rate)
+            cells = [spread(found[rate]) if rate in found else "" for rate in rates]
+            rows.append([f"{size}", *cells])
+        yield from program.table(["batch", *(f"{rate:g}" for rate in rates)], rows)
 
 
-def setting(results):
+def setting(results, data):
     return (
-        f"A network of two hidden layers of 128 units, SGD with momentum "
-        f"{example.MOMENTUM:g}, a cosine over {results['epochs']} epochs from a rate "
-        f"of {example.RATE:g} at batch {example.BASE} (chosen on data held out), "
-        f"{example.IMAGES:,} handwritten digits, {results['seeds']} seeds, by "
-        "`examples/large_batch.py`. Iterates are compared without momentum."
+        f"{words_of(data, Kind(batch_size=results['base']))} {SGD}, a cosine over "
+        f"{results['epochs']} epochs from a rate of {results['rate']:g} at the "
+        f"smallest batch: it has {grid_words(SGD)}. A warmup takes "
+        f"{WARMUP_EPOCHS} epochs. {results['seeds']} seeds. Iterates are compared "
+        "without momentum."
     )
 
 
 def draw(results, path):
-    epochs = results["epochs"]
-    schedules = {
-        key: example.make_schedule(*key).bind(
-            epochs * example.IMAGES // key[0], example.IMAGES // key[0]
-        )
-        for key in accuracies_of(results)
-    }
-    example.draw(accuracies_of(results), schedules, epochs, path)
+    """Errors by batch size on the left; on the right distances of iterates."""
+    from matplotlib.figure import Figure
+
+    found = accuracies_of(results)
+    figure = Figure(figsize=(10.0, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    sizes = [results["base"], *sizes_of(results)]
+    for number, rule in enumerate(example.RULES):
+        for warmup, line in ((False, "-"), (True, "--")):
+            keys = [
+                (sizes[0], "fixed", warmup),
+                *((s, rule, warmup) for s in sizes[1:]),
+            ]
+            runs = 100.0 - np.array([found[key] for key in keys])
+            left.errorbar(
+                sizes,
+                runs.mean(1),
+                runs.std(1),
+                fmt=f"C{number}o{line}",
+                capsize=3,
+                label=rule + (", warmup" if warmup else ""),
+            )
+    left.set(xlabel="batch size", ylabel="test error (%)", xscale="log", yscale="log")
+    left.set_xticks(sizes, labels=sizes)
+    left.minorticks_off()
+    left.legend(fontsize="small")
+    for stage, runs in results["gaps"]:
+        places = dict(results.get("norms", [])).get(stage, [stage] * len(runs))
+        right.plot(places, runs, "o", label=f"after {stage} epochs")
+    measured = "norms" in results
+    right.set(
+        xlabel="norm of the gradient" if measured else "epochs",
+        ylabel="distance over distance moved",
+        yscale="log",
+        xscale="log" if measured else "linear",
+    )
+    right.legend(fontsize="small")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.savefig(path)
 
 
 EXPERIMENT = Experiment(
     "batch_sizes",
     (
         Row(
-            "S0c",
-            "Cutkosky, Lecture Notes 5: tuning and learning rate schedules",
+            "Linear scaling with the batch size",
+            NOTES,
             "A batch B times as large wants a rate B times as large, at equal epochs; "
             "and B small steps are close to one large step only when gradients are "
             "small.",
-            "Better means that the 95 % interval (Student) of the differences within "
-            "seeds lies above 0, no worse that it does not lie below.",
+            f"Test accuracies are compared. No worse is less than {MARGIN:g} points "
+            "below.",
             judge_scaling,
             tables,
         ),
         Row(
-            "S0d",
-            "Cutkosky, Lecture Notes 5; Goyal et al., 2017, arXiv:1706.02677",
+            "Warmup for large batches",
+            NOTES,
             "A warmup makes training with large batches work.",
-            "Better means that the 95 % interval (Student) of the differences within "
-            "seeds lies above 0. It works if the mean accuracy is at most one point "
-            "below that of the small batch.",
+            "Test accuracies are compared. It works if the accuracy is less than one "
+            "point below that of the small batch.",
             judge_warmup,
             tables,
+            "Goyal et al., 2017, arXiv:1706.02677",
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
 )

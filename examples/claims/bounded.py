@@ -1,24 +1,26 @@
-"""S4a: a step decay from its ends."""
+"""A step decay from its ends."""
 
 import bounded_step_decay as example
 import program
 
-from claims.harness import Experiment, Part, Row, spread
+from claims.experiment import STEPS, Experiment, Row, job
+from claims.judging import Fact, Statement, spread
 
 GAMMA, INTERVAL = 0.999309463003, 100  # As published.
 AS_ASKED = 1e-3  # Of the last rate, relatively.
 
 
-def run(size):
-    epochs = size.pick(example.EPOCHS, 1)
-    drops = size.pick(example.DROPS, (2,))
+def run(harness, seeds, quick):
+    """The program's runs, on its own data."""
+    epochs = 1 if quick else example.EPOCHS
+    drops = (2,) if quick else example.DROPS
     data = example.load_data()
     steps = epochs * -(-len(data[0][0]) // example.BATCH_SIZE)
     schedules = example.make_schedules(drops, steps)
-    accuracies, last = example.compare(schedules, size.seeds, epochs, data)
+    accuracies, last = example.compare(schedules, seeds, epochs, data)
     return {
         "epochs": epochs,
-        "seeds": size.seeds,
+        "seeds": seeds,
         "drops": drops,
         "steps": steps,
         "example": example.worked_example(),
@@ -27,15 +29,20 @@ def run(size):
     }
 
 
+def jobs(size):
+    return {"all": job(run, seeds=size.few, quick=size.quick)}
+
+
+def collect(found, size):
+    return found["all"]
+
+
 def judge(results):
     gamma, interval = results["example"]
-    yield Part(
-        f"the worked example: gamma = {GAMMA}",
-        round(gamma, 12) == GAMMA,
-        f"{gamma:.12f}",
-    )
-    yield Part(
-        f"the worked example: n = {INTERVAL}", interval == INTERVAL, f"{interval}"
+    yield Statement(
+        "the worked example has the published gamma and n",
+        Fact("gamma", round(gamma, 12) == GAMMA, f"{gamma:.12f}"),
+        Fact("n", interval == INTERVAL, f"{interval}"),
     )
     for kind, what in (
         ("drops", "m drops, as published"),
@@ -46,10 +53,12 @@ def judge(results):
             for name, rate in results["last"].items()
             if name.endswith(kind)
         }
-        yield Part(
+        yield Statement(
             f"the last rate that an update has is eta_m: {what}",
-            all(abs(ratio - 1.0) <= AS_ASKED for ratio in off.values()),
-            ", ".join(f"{name}: {ratio:.3f} eta_m" for name, ratio in off.items()),
+            *(
+                Fact(name, abs(ratio - 1.0) <= AS_ASKED, f"{ratio:.3f} eta_m")
+                for name, ratio in off.items()
+            ),
         )
 
 
@@ -64,7 +73,7 @@ def tables(results):
     yield from program.table(header, rows)
 
 
-def setting(results):
+def setting(results, data):
     return (
         "The convolutional network of `examples/quickstart.py`, SGD with momentum 0.9, "
         f"1,347 handwritten digits and 450 to test, {results['epochs']} epochs, from "
@@ -82,8 +91,8 @@ EXPERIMENT = Experiment(
     "bounded",
     (
         Row(
-            "S4a",
-            "Reverse engineering a step decay",
+            "Step decay from its ends",
+            STEPS,
             "Choose the first rate eta_0, the last eta_m, the number of drops m and "
             "the steps M; gamma and n follow.",
             "gamma to all its published digits; the last rate to a thousandth. The "
@@ -93,7 +102,9 @@ EXPERIMENT = Experiment(
             tables,
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
+    swaps=False,
 )

@@ -1,253 +1,209 @@
-"""S1d: a schedule is a profile times a sampling rate; which is best at which budget."""
+"""A schedule is a profile times a sampling rate; which is best at which budget."""
 
+import dataclasses
 import statistics
 
 import program
 
-from claims.harness import (
-    ADAM,
-    BATCH_SIZE,
-    NETWORK,
-    SGD,
-    Experiment,
-    Gap,
-    Part,
-    Row,
-    Trainer,
-    grid_of,
+from claims import regime
+from claims.experiment import OVERVIEW, Experiment, Row
+from claims.finishes import (
+    APART,
+    EVERY_STEP_METHODS,
+    budgets_of,
+    count_settings,
+    finishes,
+    lead,
+    methods_of,
+    optimizers_with,
+    present,
+)
+from claims.harness import grid_words, measured, words_of
+from claims.judging import (
+    MARGIN,
+    POINTS,
+    RESAMPLES,
+    Statement,
+    bootstrap,
+    difference,
     spread,
 )
-
-EPOCHS = 40
-BUDGETS = (5, 10, 25, 50, 100)  # Percent of these epochs.
-
-REX, LINEAR, COSINE = "REX", "linear", "cosine"
-EXPONENTIAL, ONE_MINUS_SQRT = "exponential", "1 - sqrt"
-PROFILES = (REX, LINEAR, COSINE, EXPONENTIAL, ONE_MINUS_SQRT)
-EVERY_STEP = "every step"
-CONSTANT, STEP, ONE_CYCLE = "constant", "step decay", "1cycle"
-OURS = f"{REX}, {EVERY_STEP}"
-# A finish among the first is what these are compared in.
-EVERY_STEP_METHODS = (
-    *(f"{profile}, {EVERY_STEP}" for profile in PROFILES),
+from claims.methods import (
     CONSTANT,
-    STEP,
+    EVERY_STEP,
+    LATE_STEP,
+    LINEAR,
     ONE_CYCLE,
+    OURS,
+    REX,
+    STEP,
+    sampled,
 )
+from claims.regime import ADAM, SGD
+
+LOW, HIGH = (5, 10), (50, 100)
 
 
-def make_methods():
-    """A function from the rate to the schedule, by name. `fit` fills in the lengths."""
-    from keras_lrs import Epochs, Fraction, schedules
+def grid(size):
+    """Methods by optimizer, and budgets."""
+    names = [*sampled(), CONSTANT, STEP, LATE_STEP, ONE_CYCLE]
+    quick = [*EVERY_STEP_METHODS[:2], f"{REX}, 10 %", CONSTANT, STEP]
+    by_optimizer = {SGD: names, ADAM: list(EVERY_STEP_METHODS)}
+    budgets = size.pick(regime.BUDGETS, (25, 50, 100))
+    return size.pick(by_optimizer, {SGD: quick}), budgets
 
-    profiles = {
-        REX: schedules.REXDecay,
-        LINEAR: schedules.LinearDecay,
-        COSINE: schedules.CosineAnnealing,
-        # To a hundredth of the rate: it never reaches 0.
-        EXPONENTIAL: lambda rate: schedules.BoundedExponentialDecay(
-            rate, end_learning_rate=rate / 100.0
-        ),
-        ONE_MINUS_SQRT: schedules.OneMinusSqrtDecay,
+
+def epochs_of(budget, size):
+    return round(size.pick(regime.EPOCHS, 8) * budget / 100)
+
+
+def jobs(size):
+    by_optimizer, budgets = grid(size)
+    return {
+        (optimizer, budget, name): measured(
+            name, epochs_of(budget, size), size, optimizer
+        )
+        for optimizer, names in by_optimizer.items()
+        for budget in budgets
+        for name in names
     }
-    samplings = {
-        "every epoch": {"every": Epochs(1)},
-        "10 %": {"every": Fraction(0.1)},
-        "50 and 75 %": {"at": (Fraction(0.5), Fraction(0.75))},
-    }
-
-    def sampled(profile, when):
-        return lambda rate: schedules.Sampled(profile(rate), **when)
-
-    methods = {}
-    for name, profile in profiles.items():
-        methods[f"{name}, {EVERY_STEP}"] = profile
-        for sampling, when in samplings.items():
-            methods[f"{name}, {sampling}"] = sampled(profile, when)
-    methods[CONSTANT] = schedules.Constant
-    methods[STEP] = lambda rate: schedules.MultiStepDecay(
-        rate, [Fraction(0.5), Fraction(0.75)]
-    )
-    methods[ONE_CYCLE] = schedules.OneCycle
-    return methods
 
 
-def run(size):
+def collect(found, size):
     """The chosen rates and the scores of all seeds, by optimizer, budget and method."""
-    from tqdm import tqdm
-
-    epochs = size.pick(EPOCHS, 4)
-    budgets = size.pick(BUDGETS, (50, 100))
-    seeds = size.seeds * size.pick(2, 1)
-    methods = make_methods()
-    if size.quick:
-        quick = (*EVERY_STEP_METHODS[:2], f"{REX}, 10 %", STEP)
-        methods = {name: methods[name] for name in quick}
-    optimizers = size.pick((SGD, ADAM), (SGD,))
-    found = {}
-    total = len(optimizers) * len(budgets) * len(methods)
-    with tqdm(total=total, unit="method") as progress:
-        for optimizer in optimizers:
-            trainer = Trainer(optimizer)
-            found[optimizer] = {}
-            for budget in budgets:
-                found[optimizer][str(budget)] = {}
-                for name, make_schedule in methods.items():
-                    progress.set_description(f"{optimizer}, {budget} %, {name}")
-                    found[optimizer][str(budget)][name] = trainer.run(
-                        make_schedule, epochs * budget // 100, seeds
-                    )
-                    progress.update()
-    return {"epochs": epochs, "seeds": seeds, "optimizers": found}
+    by_optimizer, budgets = grid(size)
+    return {
+        "epochs": epochs_of(100, size),
+        "seeds": size.seeds,
+        "optimizers": {
+            optimizer: {
+                f"{budget:g}": {name: found[optimizer, budget, name] for name in names}
+                for budget in budgets
+            }
+            for optimizer, names in by_optimizer.items()
+        },
+    }
 
 
-def setting(results):
+def setting(results, data):
     optimizers = results["optimizers"]
     budgets = list(next(iter(optimizers.values())))
-    grids = "; ".join(f"with {name} {grid_of(name)}" for name in optimizers)
-    short = [b for b in budgets if results["epochs"] * int(b) == 1000]
-    total = results["epochs"] * 640 // BATCH_SIZE
     return (
-        f"{NETWORK}. Optimizers: {' and '.join(optimizers)}. A "
-        f"full training has {results['epochs']} epochs ({total} steps); budgets are "
-        f"{', '.join(budgets)} % of it, and every schedule is as long as its training. "
-        f"{results['seeds']} seeds: a setting is an optimizer, a budget and a seed. "
-        f"Each method has, at each budget, {grids}."
-        + "".join(f" At {b} %, every epoch is every 10 %." for b in short)
+        f"{words_of(data)} Optimizers: {' and '.join(optimizers)}. A whole run has "
+        f"{results['epochs']} epochs; budgets are {', '.join(budgets)} % of it, and "
+        f"every schedule is as long as its run. {results['seeds']} seeds. Each method "
+        f"has, at each budget, {grid_words(*optimizers)}."
     )
 
 
-def settings(results):
-    """The scores of one seed, by method, for each optimizer, budget and seed."""
-    for optimizer, budgets in results["optimizers"].items():
-        for budget, methods in budgets.items():
-            for seed in range(results["seeds"]):
-                yield (
-                    (optimizer, budget, seed),
-                    {name: found["scores"][seed] for name, found in methods.items()},
-                )
+def errors(results, name, optimizers, budgets=None):
+    """The mean test errors of a method over the chosen settings, by seed."""
+    budgets = budgets_of(results) if budgets is None else budgets
+    by_seed = [
+        [score[2] for score in results["optimizers"][optimizer][budget][name]["scores"]]
+        for optimizer in optimizers
+        for budget in budgets
+    ]
+    return [statistics.mean(found) for found in zip(*by_seed, strict=True)]
 
 
-def finishes(values, first):
-    """The share that each has of the places up to `first`; equal values share theirs.
-
-    Args:
-        values: Errors or losses by name; the least is the first.
-        first: How many places.
-    """
-    shares = {}
-    for name, value in values.items():
-        before = sum(other < value for other in values.values())
-        equal = sum(other == value for other in values.values())
-        shares[name] = min(max(first - before, 0), equal) / equal
-    return shares
-
-
-def count(results, methods, first, column):
-    """Percent of the settings in which each finishes among the first, by seed.
-
-    Args:
-        results: Those of `run`.
-        methods: Between which.
-        first: How many places count.
-        column: Of the scores: 2 is the test error, 3 the test loss.
-    """
-    by_seed = {name: [0.0] * results["seeds"] for name in methods}
-    number = 0
-    for (_, _, seed), scores in settings(results):
-        number += 1
-        values = {name: scores[name][column] for name in methods}
-        # A diverged training is the last.
-        values = {n: v if v == v else float("inf") for n, v in values.items()}
-        for name, share in finishes(values, first).items():
-            by_seed[name][seed] += share
-    each = number / results["seeds"]
-    return {n: [100.0 * s / each for s in shares] for n, shares in by_seed.items()}
-
-
-def present(results, names):
-    methods = next(settings(results))[1]
-    return [name for name in names if name in methods]
-
-
-def errors(results, name, optimizer=None, budget=None):
-    """The mean test errors over the chosen settings, by seed."""
-    by_seed = [[] for _ in range(results["seeds"])]
-    for (its_optimizer, its_budget, seed), scores in settings(results):
-        if optimizer in (None, its_optimizer) and budget in (None, its_budget):
-            by_seed[seed].append(scores[name][2])
-    return [statistics.mean(found) for found in by_seed]
+def compared(results, name, other, what="", budgets=None, **options):
+    """The difference of two methods, over the optimizers that both were run with."""
+    both = optimizers_with(results, (name, other))
+    return difference(
+        what,
+        *(errors(results, one, both, budgets) for one in (name, other)),
+        **options,
+    )
 
 
 def judge(results):
-    methods = present(results, EVERY_STEP_METHODS)
-    every = list(next(settings(results))[1])
+    every = methods_of(results)
     for names, among in (
-        (methods, "all that change at every step, constant, step decay and 1cycle"),
+        (present(results, EVERY_STEP_METHODS), "all that people choose from"),
         (every, "all profiles and sampling rates"),
     ):
         for first in (1, 3):
-            shares = count(results, names, first, 2)
-            means = {name: statistics.mean(s) for name, s in shares.items()}
-            best = max(means, key=means.get)
-            others = [value for name, value in means.items() if name != OURS]
-            yield Part(
-                f"REX at every step has the most top-{first} finishes among {among}",
-                means[OURS] > max(others),
-                f"{means[OURS]:.1f} % of the settings; the most: {best}, "
-                f"{means[best]:.1f} %; by chance "
-                f"{100.0 * min(1.0, first / len(names)):.1f} %",
+            found = finishes(results, names, first)
+            others = [name for name in names if name != OURS]
+            best = max(others, key=found.get)
+            chance = 100.0 * min(1.0, first / len(names))
+            one = bootstrap(
+                "", lead(results, names, first), results["seeds"], 0.0, POINTS, 1
             )
-    ours = errors(results, OURS)
-    worse = [name for name in methods if Gap(errors(results, name), ours).below]
-    yield Part(
-        "no other has a lower mean error than REX at every step, beyond noise",
-        not worse,
-        f"lower: {', '.join(worse) or 'none'}",
-    )
-    rarer = [n for n in every if "," in n and not n.endswith(EVERY_STEP)]
-    gaps = {
-        name: Gap(
-            errors(results, f"{name.partition(',')[0]}, {EVERY_STEP}"),
-            errors(results, name),
+            by = (
+                f"REX {found[OURS]:.1f} % of the settings; the most of the others: "
+                f"{best}, {found[best]:.1f} %; by chance {chance:.1f} %; difference: "
+                f"{one.by}"
+            )
+            yield Statement(
+                f"REX at every step has the most top-{first} finishes among {among} "
+                f"({len(names)})",
+                dataclasses.replace(one, by=by),
+            )
+    others = [name for name in every if name != OURS]
+    for what, margin in (
+        ("has a lower mean error than", 0.0),
+        (f"has a mean error less than {MARGIN:g} points above that of", MARGIN),
+    ):
+        yield Statement(
+            f"REX at every step {what} each of the {len(others)} others",
+            *(
+                compared(results, OURS, name, name, margin=margin, sign=-1)
+                for name in others
+            ),
         )
-        for name in rarer
-    }
-    lower = [name for name, gap in gaps.items() if gap.below]
-    higher = [name for name, gap in gaps.items() if gap.above]
-    yield Part(
-        "every step is the best sampling rate of a profile: nowhere a higher mean "
-        "error than at a rarer one, beyond noise, and somewhere a lower one",
-        bool(lower) and not higher,
-        f"lower than {len(lower)}, higher than {len(higher)} of {len(rarer)}"
-        + (f" ({'; '.join(higher)})" if higher else ""),
+    for budgets in (LOW, HIGH):
+        chosen = [each for each in budgets_of(results) if float(each) in budgets]
+        for name in (f"{LINEAR}, {EVERY_STEP}", STEP) if chosen else ():
+            yield Statement(
+                f"REX at every step has a lower mean error than {name} at "
+                f"{' and '.join(chosen)} %",
+                compared(results, OURS, name, budgets=chosen, sign=-1),
+            )
+    rarer = [n for n in every if "," in n and not n.endswith(EVERY_STEP)]
+    yield Statement(
+        f"every step is better than each of the {len(rarer)} rarer samplings of the "
+        "same profile",
+        *(
+            compared(
+                results,
+                f"{name.partition(',')[0]}, {EVERY_STEP}",
+                name,
+                name,
+                sign=-1,
+            )
+            for name in rarer
+        ),
     )
 
 
 def tables(results):
     budgets = list(next(iter(results["optimizers"].values())))
-    every = list(next(settings(results))[1])
+    every = methods_of(results)
     methods = present(results, EVERY_STEP_METHODS)
-    yield "Finishes among the first, in percent of all settings, by the test error and"
-    yield "by the test loss; ± is the standard deviation over seeds, and equal errors"
-    yield "share their places. Among the schedules that people choose from:"
+    yield "Finishes among the first, in percent of the settings (optimizer and budget,"
+    yield f"from {APART} % on), by the mean of {results['seeds']} seeds, of the test"
+    yield "error and of the test loss; equal means share their places. Among the"
+    yield "schedules that people choose from, in"
+    yield f"{count_settings(results, methods)} settings:"
     yield ""
     yield from shares_table(results, methods)
     yield ""
-    yield "Among all profiles and sampling rates:"
+    yield f"Among all profiles and sampling rates, in {count_settings(results, every)}:"
     yield ""
     yield from shares_table(results, every)
-    for optimizer in results["optimizers"]:
+    for optimizer, by_budget in results["optimizers"].items():
         yield ""
         yield f"Mean test error (%) with {optimizer}, by budget (in parentheses: the"
         yield "rate chosen on the data held out), ± the standard deviation over seeds:"
         yield ""
         rows = []
-        for name in every:
+        for name in by_budget[budgets[0]]:
             cells = [name]
             for budget in budgets:
-                rate = results["optimizers"][optimizer][budget][name]["rate"]
-                found = errors(results, name, optimizer, budget)
+                rate = by_budget[budget][name]["rate"]
+                found = errors(results, name, [optimizer], [budget])
                 cells.append(f"{spread(found)} ({rate:g})")
             rows.append(cells)
         yield from program.table(["method", *(f"{b} %" for b in budgets)], rows)
@@ -257,15 +213,18 @@ def tables(results):
     yield "How much higher the test error is than that of REX at every step, mean over"
     yield "the optimizers, ± half the 95 % interval of the difference within seeds:"
     yield ""
-    rows = []
+    rows, halves = [], []
+    chosen = (*([budget] for budget in budgets), None)
     for name in every:
         if name != OURS:
             gaps = [
-                Gap(errors(results, name, None, b), errors(results, OURS, None, b))
-                for b in (*budgets, None)
+                compared(results, name, OURS, budgets=one, unit="") for one in chosen
             ]
-            rows.append([name, *(str(gap) for gap in gaps)])
-    header = ["method", *(f"{b} %" for b in budgets), "all budgets"]
+            rows.append([name, *(gap.by for gap in gaps)])
+            halves.append([(gap.high - gap.low) / 2 for gap in gaps])
+    medians = [statistics.median(column) for column in zip(*halves, strict=True)]
+    rows.append(["half an interval, median", *(f"{half:.2f}" for half in medians)])
+    header = ["method", *(f"{b} %" for b in budgets), f"all from {APART} % on"]
     yield from program.table(header, rows)
 
 
@@ -286,11 +245,13 @@ def edges(results):
 
 def shares_table(results, methods):
     columns = [
-        count(results, methods, first, column) for column in (2, 3) for first in (1, 3)
+        finishes(results, methods, first, column)
+        for column in (2, 3)
+        for first in (1, 3)
     ]
-    order = sorted(methods, key=lambda name: -statistics.mean(columns[0][name]))
+    order = sorted(methods, key=lambda name: -columns[0][name])
     header = ["method", "top 1, error", "top 3, error", "top 1, loss", "top 3, loss"]
-    rows = [[n, *(spread(column[n], 1) for column in columns)] for n in order]
+    rows = [[n, *(f"{column[n]:.1f}" for column in columns)] for n in order]
     return program.table(header, rows)
 
 
@@ -301,13 +262,13 @@ def draw(results, path):
     from matplotlib.ticker import FixedLocator
 
     methods = present(results, EVERY_STEP_METHODS)
-    optimizers = list(results["optimizers"])
+    optimizers = optimizers_with(results, methods)
     budgets = list(results["optimizers"][optimizers[0]])
     figure = Figure(figsize=(6.0 * (len(optimizers) + 1), 5.0), layout="constrained")
     *panels, right = figure.subplots(1, len(optimizers) + 1)
     for panel, optimizer in zip(panels, optimizers, strict=True):
         for number, name in enumerate(methods):
-            runs = np.array([errors(results, name, optimizer, b) for b in budgets])
+            runs = np.array([errors(results, name, [optimizer], [b]) for b in budgets])
             panel.errorbar(
                 np.array(budgets, float) * 1.03 ** (number - len(methods) / 2),
                 runs.mean(1),
@@ -328,14 +289,12 @@ def draw(results, path):
     panels[0].legend(fontsize="small")
     places = np.arange(len(methods))
     for first, offset in ((1, 0.2), (3, -0.2)):
-        shares = count(results, methods, first, 2)
+        found = finishes(results, methods, first)
         right.barh(
             places + offset,
-            [statistics.mean(shares[name]) for name in methods],
+            [found[name] for name in methods],
             0.4,
-            xerr=[statistics.pstdev(shares[name]) for name in methods],
             label=f"top {first}",
-            capsize=2,
         )
     right.set_yticks(places, labels=methods)
     right.invert_yaxis()
@@ -348,20 +307,21 @@ EXPERIMENT = Experiment(
     "budgets",
     (
         Row(
-            "S1d",
-            "Wolfe, The Best Learning Rate Schedules; Chen, Wolfe, Kyrillidis, REX, "
-            "2021, arXiv:2107.04197",
+            "Profiles and sampling rates across budgets",
+            OVERVIEW,
             "A schedule is a profile times a sampling rate; REX at every step is the "
             "best across budgets.",
-            "Finishes are counted over all settings, by the test error. REX must have "
-            "more of them than any other. A mean error is lower than another if the "
-            "95 % interval (Student) of the differences within seeds, each the mean "
-            "over optimizers and budgets, lies below 0.",
+            "Finishes are counted over all settings, by the mean test error of the "
+            "seeds. The interval of a difference of shares is that of seeds drawn with "
+            f"replacement ({RESAMPLES:,} times). Mean errors are those over optimizers "
+            f"and budgets, of each seed. Budgets below {APART} % are not judged.",
             judge,
             tables,
+            "Chen, Wolfe, Kyrillidis, REX, 2021, arXiv:2107.04197",
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
 )

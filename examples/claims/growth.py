@@ -1,29 +1,40 @@
-"""S3a: weight decay is an exponential schedule."""
+"""Weight decay is an exponential schedule."""
 
 import exponential_equivalence as example
 import numpy as np
 import program
 
-from claims.harness import Experiment, Part, Row
+from claims.experiment import EXPONENTIAL, Experiment, Row, job
+from claims.judging import Fact, Statement
 
 CLAIMED = ("constant", "step decay")  # The table has another: its rate ends at 0.
 SAME = 1e-9  # Of losses in float64.
+SAME_IN_FLOAT32 = 1e-4
 STRAIGHT = 1e-6  # Of the growth from one rate to the next.
 
 
-def run(size):
-    steps = size.pick(400, 16)
+def run(harness, seeds, quick):
+    """The program's runs, on its own data."""
+    steps = 16 if quick else 400
     data, _ = example.load_data()
-    differences, curves = example.compare_all(steps, size.seeds, data)
+    differences, curves = example.compare_all(steps, seeds, data)
     return {
         "steps": steps,
-        "seeds": size.seeds,
+        "seeds": seeds,
         "differences": differences,
         "curves": {
             name: [[curve.tolist() for curve in pair] for pair in pairs]
             for name, pairs in curves.items()
         },
     }
+
+
+def jobs(size):
+    return {"all": job(run, seeds=size.few, quick=size.quick)}
+
+
+def collect(found, size):
+    return found["all"]
 
 
 def curves_of(results):
@@ -33,21 +44,38 @@ def curves_of(results):
     }
 
 
+def same_losses(results, name, column, limit):
+    """Whether the losses with and without weight decay differ by no more."""
+    largest = results["differences"][name][column]
+    by = f"differ by at most {largest:.1e} in {results['steps']} steps"
+    return Fact(name, largest <= limit, by)
+
+
+def judge_in_keras(results):
+    for column in example.COLUMNS[1:]:
+        epsilon = column.removeprefix("BN, ")
+        yield Statement(
+            f"the same losses without weight decay, epsilon {epsilon}",
+            *(same_losses(results, n, column, SAME_IN_FLOAT32) for n in CLAIMED),
+        )
+
+
 def judge(results):
     for name in CLAIMED:
-        largest = results["differences"][name][example.COLUMNS[0]]
-        yield Part(
+        yield Statement(
             f"{name}: the same losses without weight decay, in float64",
-            largest <= SAME,
-            f"differ by at most {largest:.1e} in {results['steps']} steps",
+            same_losses(results, name, example.COLUMNS[0], SAME),
         )
     _, _, (_, rates) = curves_of(results)["constant"]
     growth = rates[1:] / rates[:-1]
     off = float(np.abs(growth / growth[0] - 1.0).max())
-    yield Part(
+    yield Statement(
         "a constant rate becomes one that grows exponentially",
-        bool(growth[0] > 1.0 and off <= STRAIGHT),
-        f"by {growth[0]:.4f} every {example.EVERY} steps, the same to {off:.0e}",
+        Fact(
+            "",
+            bool(growth[0] > 1.0 and off <= STRAIGHT),
+            f"by {growth[0]:.4f} every {example.EVERY} steps, the same to {off:.0e}",
+        ),
     )
 
 
@@ -66,7 +94,7 @@ def tables(results):
     yield from program.table(header, rows)
 
 
-def setting(results):
+def setting(results, data):
     return (
         "Two normalized layers of 64 units, SGD with momentum "
         f"{example.MOMENTUM:g} and weight decay {example.WEIGHT_DECAY:g}, "
@@ -84,20 +112,32 @@ EXPERIMENT = Experiment(
     "growth",
     (
         Row(
-            "S3a",
-            "Li and Arora, Exponential learning rate schedules, ICLR 2020, "
-            "arXiv:1910.07454",
+            "Weight decay as exponential growth",
+            EXPONENTIAL,
             "A constant rate with weight decay, momentum and normalization equals an "
             "exponentially growing rate without weight decay, function for function; "
             "step decay equals the tapered exponential.",
             f"The losses of all steps and seeds differ by at most {SAME:g} in float64, "
-            f"with a normalization without epsilon; the growth of the rate from one "
-            f"to the next is constant to {STRAIGHT:g}.",
+            "with a normalization without epsilon; the growth of the rate from one to "
+            f"the next is constant to {STRAIGHT:g}.",
             judge,
             tables,
+            "Li and Arora, ICLR 2020, arXiv:1910.07454",
+        ),
+        Row(
+            "The same with the batch normalization of Keras",
+            EXPONENTIAL,
+            "The same equality with `keras.layers.BatchNormalization`, in float32 and "
+            "with its epsilon.",
+            f"The losses of all steps and seeds differ by at most {SAME_IN_FLOAT32:g}.",
+            judge_in_keras,
+            tables,
+            "Li and Arora, ICLR 2020, arXiv:1910.07454",
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
+    swaps=False,
 )

@@ -1,327 +1,288 @@
-"""What the experiments share: how a claim is judged, and a network that trains fast."""
+"""Runs: one compiled network for each optimizer, trained again and again from scratch.
+
+All of it goes through `model.fit` and the callbacks of the library. An execution of the
+compiled step is many steps, which would take longer to call than to compute.
+"""
 
 import dataclasses
+import math
 import statistics
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, NamedTuple
 
-import program
+from claims import methods, networks, regime
+from claims.experiment import job
+from claims.regime import ADAM, SGD
 
-HOLDS, FAILS, PART = "holds", "does not hold", "holds in part"
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """How much is run: `quick` is as little as exercises all of the code."""
-
-    seeds: int
-    quick: bool = False
-
-    def pick(self, full, quick):
-        """What is run in full, or instead of it."""
-        return quick if self.quick else full
-
-
-class Part(NamedTuple):
-    """A comparison that a claim makes, whether it is as claimed, and by what."""
-
-    claim: str
-    holds: bool | None  # None: it cannot be told.
-    by: str
-
-    @property
-    def word(self):
-        """Of the page."""
-        return "cannot be told" if self.holds is None else "yes" if self.holds else "no"
+MOST_STEPS = 64  # Of one execution.
+SEEDS_OF_CHOOSING = 1_000  # The first; none of them is one that is reported.
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """A claim; `judge` yields its parts and `tables` its numbers, from the results."""
+class Kind:
+    """An optimizer and a batch size: what is compiled once.
 
-    name: str
-    source: str
-    claim: str
-    criterion: str
-    judge: Callable[[Any], Iterable[Part]]
-    tables: Callable[[Any], Iterable[str]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Runs that one or more rows are judged by.
-
-    The results of `run` can be written as JSON; all that the page says comes from them.
+    Args:
+        optimizer: `SGD` or `ADAM`.
+        batch_size: None is that of the data.
+        momentum: Of SGD; 0 also leaves out the weight decay.
+        free: Whether `ScheduleFree` is around the optimizer.
+        average: That of `ScheduleFree`.
     """
 
-    name: str
-    rows: tuple[Row, ...]
-    run: Callable[[Size], Any]
-    setting: Callable[[Any], str]  # Model, data, budget, seeds, in words.
-    draw: Callable[[Any, Path], None]
+    optimizer: str = SGD
+    batch_size: int | None = None
+    momentum: float = regime.MOMENTUM
+    free: bool = False
+    average: object = None
+
+    def make(self):
+        """The optimizer; the rate that it is given is never used."""
+        import keras
+
+        from keras_lrs.optimizers import ScheduleFree
+
+        if self.optimizer == ADAM and self.free:
+            adam = keras.optimizers.Adam(0.01, beta_1=0.0)
+            return ScheduleFree(adam, average=self.average)
+        if self.optimizer == ADAM:
+            return keras.optimizers.Adam(0.01)
+        decay = regime.WEIGHT_DECAY if self.momentum else None
+        return keras.optimizers.SGD(0.1, momentum=self.momentum, weight_decay=decay)
 
 
-def verdict(parts):
-    """What several comparisons say of the claim; a doubtful one does not support it."""
-    held = [part.holds is True for part in parts]
-    if all(held):
-        return HOLDS
-    if any(held):
-        return f"{PART} ({sum(held)} of {len(held)})"
-    if all(part.holds is None for part in parts):
-        return "cannot be told"
-    return FAILS
+class Harness:
+    """Trains on the data that it is given; what it has compiled, it keeps."""
 
+    def __init__(self, data, quick=False):
+        self.data, self.quick = data, quick
+        self.models, self.initial, self.rates = {}, {}, {}
 
-def spread(runs, digits=2):
-    """The mean and the standard deviation over runs."""
-    return f"{statistics.mean(runs):.{digits}f} ± {statistics.pstdev(runs):.{digits}f}"
+    def batch_size(self, kind):
+        """Of the kind, or that of the data."""
+        return kind.batch_size or self.data.batch_size
 
+    def steps_per_epoch(self, kind=None):
+        """Whole batches only: another size would compile anew."""
+        size = self.batch_size(kind or Kind())
+        return len(self.data.training[0][0]) // size
 
-class Gap:
-    """The mean of differences within seeds, with its 95 % interval (Student).
-
-    With one seed there is no interval, and neither `above` nor `below` can be told.
-    """
-
-    def __init__(self, ours, theirs):
-        import numpy as np
-
-        differences = np.subtract(ours, theirs)
-        # Equal accuracies may differ by a rounding.
-        self.mean = round(float(differences.mean()), 9)
-        self.half = float(program.half_interval(differences))
-
-    def __str__(self):
-        return f"{self.mean:+.2f} ± {self.half:.2f}"
-
-    @property
-    def above(self):
-        """Whether the whole interval lies above 0."""
-        return None if self.half != self.half else self.mean > self.half
-
-    @property
-    def below(self):
-        """Whether the whole interval lies below 0."""
-        return None if self.half != self.half else self.mean < -self.half
-
-
-def better(claim, ours, theirs, unit="points"):
-    """Whether accuracies are higher than others of the same seeds, beyond noise."""
-    gap = Gap(ours, theirs)
-    return Part(claim, gap.above, f"{gap} {unit}")
-
-
-def no_worse(claim, ours, theirs, unit="points"):
-    """Whether accuracies are not lower than others of the same seeds, beyond noise."""
-    gap = Gap(ours, theirs)
-    below = gap.below
-    return Part(claim, None if below is None else not below, f"{gap} {unit}")
-
-
-def load_parts():
-    """Digits in three parts: 640 to train with, 357 to choose rates by, 800 to test.
-
-    A tenth of the labels to train with are drawn at random: a network that learns all
-    of them by heart has gradients without noise, and then no use for a decay.
-    """
-    import numpy as np
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    x, y = load_digits(return_X_y=True)
-    x = (x / 16.0).astype("float32")
-    x, x_test, y, y_test = train_test_split(
-        x, y, test_size=800, stratify=y, random_state=0
-    )
-    x, x_valid, y, y_valid = train_test_split(
-        x, y, train_size=640, stratify=y, random_state=0
-    )
-    rng = np.random.default_rng(0)
-    chosen = rng.choice(len(y), len(y) // 10, replace=False)
-    y[chosen] = rng.integers(0, 10, len(chosen))
-    return (x, y), (x_valid, y_valid), (x_test, y_test)
-
-
-BATCH_SIZE = 32
-CHOOSING = 5  # Seeds that a rate is chosen with.
-EXTENSIONS = 3  # How often a grid goes on at most.
-SGD, ADAM = "SGD with momentum 0.9", "Adam"
-GRIDS = {
-    SGD: (0.01, 0.03, 0.1, 0.3),
-    ADAM: (0.001, 0.003, 0.01, 0.03),
-}
-NETWORK = (
-    "A network of two hidden layers of 64 units, batches of 32; scikit-learn's "
-    "handwritten digits (8 x 8), 640 to train with, a tenth of their labels drawn at "
-    "random so that gradients stay noisy, 357 held out to choose rates by, 800 to test"
-)
-
-
-class Trainer:
-    """Trains one compiled network again and again, from scratch.
-
-    An epoch is one execution of the compiled step: it is 20 steps, which would take
-    longer to call than to compute. Trainings with equal schedules share a compilation.
-    """
-
-    def __init__(self, optimizer=SGD):
-        self.optimizer = optimizer
-        self.data, *self.others = load_parts()
-        self.steps_per_epoch = len(self.data[0]) // BATCH_SIZE
-        self.model = self.make_network()
-        self.initial = {}
-        self.score()  # Builds what the first `fit` would otherwise build.
-
-    def make_network(self):
+    def make_model(self, kind):
         """One that is ready to train."""
         import keras
-        from keras import layers
 
-        model = keras.Sequential(
-            [
-                keras.Input((64,)),
-                layers.Dense(64, activation="relu"),
-                layers.Dense(64, activation="relu"),
-                layers.Dense(10),
-            ]
-        )
-        # The rate that it is given here is never used.
-        if self.optimizer == SGD:
-            optimizer = keras.optimizers.SGD(momentum=0.9)
-        else:
-            optimizer = keras.optimizers.Adam()
+        model = networks.make_network(self.data.shape, self.data.classes)
+        steps = self.steps_per_epoch(kind)
+        divisors = [n for n in range(1, MOST_STEPS + 1) if steps % n == 0]
         model.compile(
-            optimizer,
+            kind.make(),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
-            steps_per_execution=self.steps_per_epoch,
+            steps_per_execution=max(divisors),
             # For a network this small, TensorFlow's own kernels are faster on a CPU.
             jit_compile=keras.backend.backend() == "jax",
         )
-        optimizer.build(model.trainable_variables)
+        model.optimizer.build(model.trainable_variables)
         return model
 
-    def restart(self, seed):
-        """Gives the network all that a new one of this seed has, and the seed."""
+    def restart(self, kind, seed):
+        """The compiled network with all that a new one of this seed has."""
         import keras
         import numpy as np
 
-        if seed not in self.initial:
+        if kind not in self.models:
+            self.models[kind] = self.make_model(kind)
+            self.score(self.models[kind], self.data.held_out)  # Builds the metrics.
+        model = self.models[kind]
+        if (kind, seed) not in self.initial:
             keras.utils.set_random_seed(seed)
-            new = self.make_network()
+            new = self.make_model(kind)
             # As copies: the step gives away the buffers of the variables.
-            self.initial[seed] = [
+            self.initial[kind, seed] = [
                 np.array(keras.ops.convert_to_numpy(variable.value))
                 for variable in (*new.variables, *new.optimizer.variables)
             ]
-        variables = [*self.model.variables, *self.model.optimizer.variables]
-        for variable, fresh in zip(variables, self.initial[seed], strict=True):
+        variables = [*model.variables, *model.optimizer.variables]
+        for variable, fresh in zip(variables, self.initial[kind, seed], strict=True):
             variable.assign(fresh.copy())
         keras.utils.set_random_seed(seed)  # The order of the data.
+        return model
 
-    def fit(self, schedule, epochs, seed, callbacks=(), validate=False, **others):
-        """The history of a training from scratch.
+    def fit(
+        self, callbacks, epochs, seed, kind=None, choosing=False, looks=None, part=None
+    ):
+        """Trains from scratch; returns the model and the history.
 
         Args:
-            schedule: Of the rate.
+            callbacks: One that drives the rate, and others.
             epochs: The length.
-            seed: Of the weights and the order of the data.
-            callbacks: More of them.
-            validate: Whether to look at the test data after each epoch.
-            **others: Schedules of other hyperparameters.
+            seed: Of the training set, the weights and the order of the data.
+            kind: What is trained; None is SGD.
+            choosing: Whether it is one of the seeds that rates are chosen with.
+            looks: After which epochs to look at the test data; None does not.
+            part: Another seed of weights and order, with the same training set.
         """
-        from keras_lrs.callbacks import HyperparameterScheduler
-
-        self.restart(seed)
-        return self.model.fit(
-            *self.data,
-            batch_size=BATCH_SIZE,
+        kind = kind or Kind()
+        first = SEEDS_OF_CHOOSING if choosing else 0
+        model = self.restart(kind, first + seed if part is None else part)
+        x, y = self.data.train(seed, choosing)
+        whole = self.steps_per_epoch(kind) * self.batch_size(kind)
+        history = model.fit(
+            x[:whole],
+            y[:whole],
+            batch_size=self.batch_size(kind),
             epochs=epochs,
-            callbacks=[
-                HyperparameterScheduler(learning_rate=schedule, **others),
-                *callbacks,
-            ],
-            validation_data=self.others[1] if validate else None,
-            validation_batch_size=len(self.others[1][0]),
+            callbacks=callbacks,
+            validation_data=self.data.test if looks else None,
+            validation_batch_size=self.evaluated_in(self.data.test),
+            validation_freq=list(looks) if looks else 1,
             verbose=0,
         ).history
+        return model, history
 
-    def score(self):
-        """Error (%) and loss of the data held out, then of the test data."""
-        found = []
-        for x, y in self.others:
-            loss, accuracy = self.model.evaluate(x, y, batch_size=len(x), verbose=0)
-            found += [round(100.0 - 100.0 * accuracy, 4), round(loss, 5)]
-        return found
+    @staticmethod
+    def evaluated_in(part):
+        """The size of the batches that it is evaluated in."""
+        return min(len(part[0]), 4_000)
 
-    def run(self, make_schedule, epochs, seeds):
-        """The scores of every seed, at the rate that is best on the data held out.
+    def score(self, model, part):
+        """Error (%) and loss."""
+        x, y = part
+        size = self.evaluated_in(part)
+        loss, accuracy = model.evaluate(x, y, batch_size=size, verbose=0)
+        return [round(100.0 - 100.0 * accuracy, 4), round(loss, 5)]
 
-        It is the one of the grid with the least mean error of the first `CHOOSING`
-        seeds. While that is at the grid's edge, the grid goes on there.
+    # --- The rate ---------------------------------------------------------------------
+
+    def choose(self, make_callbacks, epochs, kind=None, key=None):
+        """The best rate, and the errors held out by rate: see `search`.
 
         Args:
-            make_schedule: A function from the rate to the schedule.
-            epochs: The length of the training.
-            seeds: How many.
+            make_callbacks: A function from the rate to callbacks.
+            epochs: The length.
+            kind: What is trained.
+            key: What the outcome is remembered by.
         """
+        kind = kind or Kind()
+        if key is not None and (key, epochs, kind) in self.rates:
+            return self.rates[key, epochs, kind]
+        seeds = 2 if self.quick else regime.TUNING_SEEDS
 
-        def train(rate, chosen):
-            schedule, found = make_schedule(rate), []
-            for seed in chosen:
-                self.fit(schedule, epochs, seed)
-                found.append(self.score())
+        def scores(rate):
+            found = []
+            for seed in range(seeds):
+                callbacks = make_callbacks(rate)
+                model, _ = self.fit(callbacks, epochs, seed, kind, choosing=True)
+                found.append(self.score(model, self.data.held_out))
             return found
 
-        few = range(min(seeds, CHOOSING))
-        scores = {rate: train(rate, few) for rate in GRIDS[self.optimizer]}
-        rate = best_rate(scores)
-        for _ in range(EXTENSIONS):
-            if (beyond := next_rate(rate, scores)) is None:
-                break
-            scores[beyond] = train(beyond, few)
-            rate = best_rate(scores)
-        return {
-            "rate": rate,
-            "scores": scores[rate] + train(rate, range(len(few), seeds)),
-            "errors held out": {
-                f"{each:g}": round(statistics.mean(score[0] for score in found), 3)
-                for each, found in scores.items()
-            },
-        }
+        found = search(scores, regime.FIRST_RATES[kind.optimizer])
+        self.rates[key, epochs, kind] = found
+        return found
 
 
-def next_rate(best, rates):
-    """Beyond the edge of rates that go 1, 3, 10, 30 ..., if the best is there."""
-    rates = sorted(rates)
-    if best == rates[0]:
-        return round(rates[1] / 10.0, 9)
-    if best == rates[-1]:
-        return round(rates[-2] * 10.0, 9)
-    return None
+def search(scores, first):
+    """The rate with the least mean error, on a grid that goes on until it is inside.
+
+    Args:
+        scores: A function from a rate to errors and losses by seed.
+        first: The rate in the middle of the first three.
+    """
+    exponents = [-1, 0, 1]
+    found = {n: scores(first * regime.FACTOR**n) for n in exponents}
+    best = best_of(found)
+    for _ in range(regime.EXTENSIONS):
+        if best not in (min(found), max(found)):
+            break
+        beyond = best - 1 if best == min(found) else best + 1
+        found[beyond] = scores(first * regime.FACTOR**beyond)
+        best = best_of(found)
+    held_out = {
+        f"{first * regime.FACTOR**n:g}": round(
+            statistics.mean(e for e, _ in found[n]), 3
+        )
+        for n in sorted(found)
+    }
+    return first * regime.FACTOR**best, held_out
 
 
-def grid_of(optimizer):
-    """How a rate is chosen, in words."""
-    rates = ", ".join(f"{rate:g}" for rate in GRIDS[optimizer])
-    return (
-        f"the rate of {rates} (and on, where the best is at the edge) whose error on "
-        f"the data held out is the least in {CHOOSING} seeds"
+def best_of(found):
+    """The least mean error; between equal ones, the least loss."""
+
+    def held_out(name):
+        errors, losses = zip(*found[name], strict=True)
+        loss = statistics.mean(losses)
+        return statistics.mean(errors), loss if math.isfinite(loss) else math.inf
+
+    return min(found, key=held_out)
+
+
+# --- Jobs -----------------------------------------------------------------------------
+
+
+def measure(harness, method, epochs, seeds, optimizer=SGD, looks=False):
+    """A method at its best rate: the scores of all seeds, and curves.
+
+    Scores are the error (%) and the loss of the data held out, then of the test data.
+
+    Args:
+        harness: What runs it.
+        method: Its name in `methods`.
+        epochs: The length.
+        seeds: How many.
+        optimizer: `SGD` or `ADAM`.
+        looks: Whether to look at the test data after each epoch.
+    """
+    kind = Kind(optimizer)
+
+    def make_callbacks(rate):
+        return [methods.make_callback(method, rate)]
+
+    rate, held_out = harness.choose(make_callbacks, epochs, kind, method)
+    scores, curves = [], []
+    for seed in range(seeds):
+        every = range(1, epochs + 1) if looks else None
+        model, history = harness.fit(
+            make_callbacks(rate), epochs, seed, kind, looks=every
+        )
+        scores.append(
+            harness.score(model, harness.data.held_out)
+            + harness.score(model, harness.data.test)
+        )
+        if looks:
+            accuracies = [round(100.0 * each, 4) for each in history["val_accuracy"]]
+            curves.append(
+                [accuracies, [round(each, 5) for each in history["val_loss"]]]
+            )
+    found = {"rate": rate, "scores": scores, "errors held out": held_out}
+    return found | ({"curves": curves} if looks else {})
+
+
+def measured(method, epochs, size, optimizer=SGD, looks=False):
+    """The job of `measure`: equal calls of several experiments are one job."""
+    return job(
+        measure,
+        method=method,
+        epochs=epochs,
+        seeds=size.seeds,
+        optimizer=optimizer,
+        looks=looks,
     )
 
 
-def best_rate(scores):
-    """The least mean error of the data held out; between equal ones, the least loss.
+def words_of(data, kind=None):
+    """Data, network, optimizer and how rates are chosen, in words."""
+    kind = kind or Kind()
+    network = networks.words(data.shape)
+    return (
+        f"{data.describe()} {network[0].upper()}{network[1:]}, batches of "
+        f"{kind.batch_size or data.batch_size}."
+    )
 
-    Args:
-        scores: By rate, what `Trainer.score` gave for each seed.
-    """
 
-    def held_out(rate):
-        errors, losses, *_ = zip(*scores[rate], strict=True)
-        loss = statistics.mean(losses)
-        return statistics.mean(errors), loss if loss == loss else float("inf")
-
-    return min(scores, key=held_out)
+def grid_words(*optimizers):
+    """How a rate is chosen, in words."""
+    first = " or ".join(f"{regime.FIRST_RATES[each]:g} ({each})" for each in optimizers)
+    return (
+        f"the rate of a grid around {first} with a factor of {regime.FACTOR:g}, "
+        f"extended until the best is inside, that has the least error on the data "
+        f"held out in {regime.TUNING_SEEDS} other seeds"
+    )

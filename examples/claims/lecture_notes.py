@@ -1,93 +1,74 @@
-"""S0b: four schedules train the same network; of phases, the completed ones count."""
+"""Four schedules train the same network; of phases, the completed ones count."""
 
 import statistics
 import tempfile
 
 import program
 
-from claims.harness import (
-    NETWORK,
-    SGD,
-    Experiment,
-    Part,
-    Row,
-    Trainer,
-    better,
-    grid_of,
-    spread,
-)
+from claims import methods
+from claims.experiment import NOTES, Experiment, Row, job
+from claims.harness import grid_words, measured, words_of
+from claims.judging import Fact, Statement, better, no_worse, spread
+from claims.methods import CONSTANT, PHASED, PHASES, ROOT
+from claims.regime import SGD
 
-PHASES = (1, 2, 4)  # Their lengths, and how much lower the rate of each begins.
 EPOCHS = 28
 POINT = 1.0  # Of accuracy: how much worse than the best one that trains may be.
-STEP, ROOT, COSINE = "step decay, thirds", "1/sqrt(t)", "cosine"
-PHASED, CONSTANT = "cosine in phases", "constant"
+STEP, COSINE = methods.THIRDS, "cosine"
+METHODS = {
+    STEP: methods.THIRDS,
+    ROOT: ROOT,
+    COSINE: methods.FLOORED,
+    PHASED: PHASED,
+    CONSTANT: CONSTANT,
+}
+STOPPED = "stopped"
 END, MIDDLE, KEPT = "end of the last completed phase", "middle of the next", "kept"
 
 
-def phased(rate, epochs):
-    """Phases that are this long in all; the rate of each has a range of its own."""
-    from keras_lrs import Epochs, schedules
-
-    unit = epochs // sum(PHASES)
-    return schedules.PhasedCosine(
-        [Epochs(unit * length) for length in PHASES],
-        [rate / length for length in PHASES],
-        [rate / 100.0] * len(PHASES),
-    )
+def jobs(size):
+    epochs = size.pick(EPOCHS, sum(PHASES))
+    found = {name: measured(method, epochs, size) for name, method in METHODS.items()}
+    return found | {STOPPED: job(interrupt, epochs=epochs, seeds=size.seeds)}
 
 
-def make_methods(epochs):
-    """A function from the rate to the schedule, by name."""
-    from keras_lrs import Epochs, Fraction, schedules
-
+def collect(found, size):
     return {
-        STEP: lambda rate: schedules.MultiStepDecay(
-            rate, [Fraction(1 / 3), Fraction(2 / 3)], decay_rate=0.1
-        ),
-        ROOT: lambda rate: schedules.InverseSqrtDecay(rate, timescale=Epochs(1)),
-        COSINE: lambda rate: schedules.CosineAnnealing(
-            rate, end_learning_rate=rate / 100.0
-        ),
-        PHASED: lambda rate: phased(rate, epochs),
-        CONSTANT: schedules.Constant,
-    }
-
-
-def run(size):
-    from tqdm import tqdm
-
-    epochs = size.pick(EPOCHS, 7)
-    trainer = Trainer()
-    found = {
-        name: trainer.run(make_schedule, epochs, size.seeds)
-        for name, make_schedule in tqdm(make_methods(epochs).items(), unit="schedule")
-    }
-    stopped = interrupt(trainer, phased(found[PHASED]["rate"], epochs), size.seeds)
-    return {
-        "epochs": epochs,
+        "epochs": size.pick(EPOCHS, sum(PHASES)),
         "seeds": size.seeds,
-        "methods": found,
-        "stopped": stopped,
+        "methods": {name: found[name] for name in METHODS},
+        STOPPED: found[STOPPED],
     }
 
 
-def interrupt(trainer, schedule, seeds):
-    """Test accuracy and loss where a training stops in the middle of its last phase."""
-    from keras_lrs.callbacks import SnapshotEnsemble
+def interrupt(harness, epochs, seeds):
+    """Test accuracy and loss where a run stops in the middle of its last phase."""
+    from keras_lrs.callbacks import HyperparameterScheduler, SnapshotEnsemble
 
-    ends = schedule.bind(EPOCHS, 1).cycle_ends(EPOCHS)
-    end, last = (round(e) for e in ends[-2:])
+    def make_callbacks(rate):
+        return [methods.make_callback(PHASED, rate)]
+
+    rate, _ = harness.choose(make_callbacks, epochs, key=PHASED)
+    per_epoch = harness.steps_per_epoch()
+    whole = methods.phased(rate).bind(epochs * per_epoch, per_epoch)
+    ends = whole.cycle_ends(epochs * per_epoch)
+    end, last = (round(step / per_epoch) for step in ends[-2:])
     middle = (end + last) // 2
     found = {END: [], MIDDLE: [], KEPT: []}
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            snapshots = SnapshotEnsemble(folder, restore_last_completed=True)
-            history = trainer.fit(schedule, middle, seed, [snapshots], validate=True)
+            # The run is as long as it was to be; what stops it is not its schedule.
+            callbacks = [
+                HyperparameterScheduler(learning_rate=whole),
+                SnapshotEnsemble(folder, restore_last_completed=True),
+            ]
+            model, history = harness.fit(
+                callbacks, middle, seed, looks=range(1, middle + 1)
+            )
         for name, epoch in ((END, end), (MIDDLE, middle)):
             accuracy = 100.0 * history["val_accuracy"][epoch - 1]
             found[name].append([accuracy, history["val_loss"][epoch - 1]])
-        _, _, error, loss = trainer.score()
+        error, loss = harness.score(model, harness.data.test)
         found[KEPT].append([100.0 - error, loss])
     return found
 
@@ -98,26 +79,26 @@ def column(runs, index):
 
 def judge(results):
     accuracies = {
-        name: 100.0 - statistics.mean(column(found["scores"], 2))
+        name: [100.0 - error for error in column(found["scores"], 2)]
         for name, found in results["methods"].items()
     }
-    best = max(accuracies, key=accuracies.get)
+    best = max(accuracies, key=lambda name: statistics.mean(accuracies[name]))
     for name in (STEP, ROOT, COSINE, PHASED):
-        yield Part(
-            f"{name} trains the network",
-            accuracies[name] >= accuracies[best] - POINT,
-            f"{accuracies[name]:.2f} %; the best, {best}: {accuracies[best]:.2f} %",
-        )
+        text = f"{name} trains the network"
+        if name == best:
+            yield Statement(text, Fact("", True, "it is the best"))
+        else:
+            text = f"{text}: less than {POINT:g} point below the best, {best}"
+            yield no_worse(text, accuracies[name], accuracies[best], POINT)
     stopped = results["stopped"]
     off = max(
         abs(ours - theirs)
         for kept, end in zip(stopped[KEPT], stopped[END], strict=True)
         for ours, theirs in zip(kept, end, strict=True)
     )
-    yield Part(
+    yield Statement(
         f"stopped in the middle of a phase, what is kept is the {END}",
-        off < 1e-3,
-        f"accuracy (%) and loss differ by at most {off:.0e}",
+        Fact("", off < 1e-3, f"accuracy (%) and loss differ by at most {off:.0e}"),
     )
     yield better(
         f"it is better than the {MIDDLE}",
@@ -148,13 +129,13 @@ def tables(results):
     yield from program.table(["weights", "accuracy (%)", "loss"], rows)
 
 
-def setting(results):
+def setting(results, data):
     unit = results["epochs"] // sum(PHASES)
     lengths = ", ".join(str(unit * length) for length in PHASES)
     return (
-        f"{NETWORK}. {SGD}, {results['epochs']} epochs, phases of {lengths} that begin "
-        "at the rate, a half and a quarter of it and end at a hundredth; "
-        f"{results['seeds']} seeds. Each schedule has {grid_of(SGD)}."
+        f"{words_of(data)} {SGD}, {results['epochs']} epochs, phases of {lengths} that "
+        "begin at the rate, a half and a quarter of it and end at a hundredth; "
+        f"{results['seeds']} seeds. Each schedule has {grid_words(SGD)}."
     )
 
 
@@ -166,9 +147,10 @@ def draw(results, path):
     figure = Figure(figsize=(10.0, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs, per_epoch = results["epochs"], 20
-    for number, (name, make) in enumerate(make_methods(epochs).items()):
+    made = methods.make_methods()
+    for number, (name, method) in enumerate(METHODS.items()):
         found = results["methods"][name]
-        bound = make(found["rate"]).bind(epochs * per_epoch, per_epoch)
+        bound = made[method](found["rate"]).bind(epochs * per_epoch, per_epoch)
         steps = np.arange(epochs * per_epoch)
         left.plot(steps / per_epoch, bound.curve(len(steps)), label=name)
         runs = [100.0 - error for error in column(found["scores"], 2)]
@@ -193,20 +175,20 @@ EXPERIMENT = Experiment(
     "lecture_notes",
     (
         Row(
-            "S0b",
-            "Cutkosky, Lecture Notes 5: tuning and learning rate schedules",
+            "Four schedules and completed phases",
+            NOTES,
             "Step decay tenfold per third of the training, 1/sqrt(t), a cosine between "
             "two rates, and a cosine in phases with ranges and lengths of their own "
             "all train; after phases, the end of the last completed one is kept.",
-            "A schedule trains if its mean test accuracy is at most one point below "
-            "that of the best. What is kept must have the accuracy and the loss of the "
-            "phase's end. Better means that the 95 % interval (Student) of the "
-            "differences of test accuracies within seeds lies above 0.",
+            "A schedule trains if its test accuracy is less than one point below that "
+            "of the schedule with the best mean. What is kept must have the accuracy "
+            "and the loss of the phase's end.",
             judge,
             tables,
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
 )

@@ -1,20 +1,14 @@
-"""Runs experiments, keeps what they found, and writes the page of it."""
+"""The page: what was claimed, what was run, what came out, and whether it is so."""
 
-import argparse
-import datetime
 import importlib
-import importlib.metadata
-import importlib.util
 import json
-import os
-import platform
 import textwrap
-import time
 from pathlib import Path
 
 import program
 
-from claims import harness
+from claims import data, judging, quotes, regime
+from claims.experiment import SOURCES
 
 MODULES = (
     "rate_search",
@@ -30,56 +24,36 @@ MODULES = (
     "bounded",
 )
 EXPERIMENTS = [importlib.import_module(f"claims.{name}").EXPERIMENT for name in MODULES]
-PACKAGES = ("keras", "numpy", "scikit-learn", "optuna")
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "evidence.md"
 
 
 def all_rows():
-    """Each row and its experiment, in the order of their names."""
+    """Each row and its experiment, in the order of the sources."""
     pairs = [(row, one) for one in EXPERIMENTS for row in one.rows]
-    return sorted(pairs, key=lambda pair: pair[0].name)
+    return sorted(pairs, key=lambda pair: SOURCES.index(pair[0].source))
 
 
-def path_of(experiment, page, suffix):
-    return page.with_suffix("") / f"{experiment.name}{suffix}"
+def path_of(experiment, page, name, suffix):
+    """Of the results on the data of that name, or of their figure."""
+    return page.with_suffix("") / name / f"{experiment.name}{suffix}"
 
 
-def load(experiment, page):
-    """What an earlier run has kept, or None."""
-    path = path_of(experiment, page, ".json")
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def versions():
-    backend = os.environ["KERAS_BACKEND"]
-    found = {name: importlib.metadata.version(name) for name in (*PACKAGES, backend)}
-    return {
-        "backend": backend,
-        "versions": found,
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-    }
-
-
-def run(experiment, size, page):
-    """Runs an experiment and writes its results."""
-    print(f"\n{experiment.name}: {', '.join(row.name for row in experiment.rows)}")
-    start = time.perf_counter()
-    results = experiment.run(size)
-    kept = {
-        "seeds": size.seeds,
-        "quick": size.quick,
-        **versions(),
-        "date": datetime.date.today().isoformat(),
-        "seconds": round(time.perf_counter() - start, 1),
-        "results": results,
-    }
-    path = path_of(experiment, page, ".json")
-    unfinished = path.with_suffix(".part")
-    text = json.dumps(kept, separators=(",", ":"))
-    unfinished.write_text(f"{text}\n", encoding="utf-8")
-    unfinished.replace(path)
+def load_all(page):
+    """What was kept, by experiment and then by data; those of the regime come first."""
+    folder = page.with_suffix("")
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    names = [n for n in data.NAMES if n in names] + [
+        n for n in names if n not in data.NAMES
+    ]
+    found = {}
+    for experiment in EXPERIMENTS:
+        for name in names:
+            path = path_of(experiment, page, name, ".json")
+            if path.exists():
+                kept = json.loads(path.read_text(encoding="utf-8"))
+                found.setdefault(experiment.name, {})[name] = kept
+    return found
 
 
 def wrap(text):
@@ -88,145 +62,213 @@ def wrap(text):
 
 def about(kept):
     """How the runs were made: a sentence for all of them."""
-    first = next(iter(kept.values()))
-    minutes = sum(one["seconds"] for one in kept.values()) / 60.0
-    backends = sorted({one["backend"] for one in kept.values()})
-    found = {n: v for one in kept.values() for n, v in one["versions"].items()}
+    every = [one for by_data in kept.values() for one in by_data.values()]
+    minutes = sum(one["seconds"] for one in every) / 60.0
+    backends = sorted({one["backend"] for one in every})
+    found = {n: v for one in every for n, v in one["versions"].items()}
     names = ", ".join(f"{name} {version}" for name, version in found.items())
     lines = [
-        f"Made by `make claims` in {minutes:.0f} minutes on {first['cores']} cores",
-        f"with {' and '.join(backends)} (Python {first['python']}, {names}).",
+        f"Made by `make claims` in {minutes:.0f} minutes of a process, on "
+        f"{every[0]['cores']} cores",
+        f"with {' and '.join(backends)} (Python {every[0]['python']}, {names}).",
         "Minutes are those of the clock, whatever else ran on the machine.",
     ]
-    if first["quick"]:
+    if any(one["quick"] for one in every):
         lines.append("This is the quick size, which shows nothing.")
     return " ".join(lines)
 
 
 def write(page, kept):
-    """The page of what was kept, by the experiment's name, as lines of Markdown."""
+    """The page of what was kept, by experiment and data, as lines of Markdown."""
     rows = [pair for pair in all_rows() if pair[1].name in kept]
+    labels = {
+        name: one["label"] for by_data in kept.values() for name, one in by_data.items()
+    }
     yield "# Evidence"
     yield ""
     yield from wrap(
         "The library exists so that what five sources describe can be used. Here is "
-        "what each of them claims, and whether it holds in real trainings of small "
-        "networks on handwritten digits. What does not hold at this size is reported "
-        "as it is; nothing was tuned until it did. Nothing on this page is typed: "
-        "numbers, verdicts and figures come from the runs, which lie beside the "
-        "figures as JSON, and a test writes the page again from them."
+        "what each of them claims, and whether it is so in real runs of small "
+        "networks. What is not so at this size is reported as it is; nothing was "
+        "tuned until it was. Nothing on this page is typed: numbers, verdicts and "
+        "figures come from the runs, which lie beside the figures as JSON, and a test "
+        "writes the page again from them."
     )
     yield ""
     yield from wrap(about(kept))
     yield ""
+    yield "## How claims are judged"
+    yield ""
+    for paragraph in RULES:
+        yield from wrap(paragraph)
+        yield ""
+    yield "## The regime"
+    yield ""
+    yield from wrap(
+        "The regime was fixed before the runs on MNIST-1D. Runs of an earlier regime "
+        "say so."
+    )
+    yield ""
+    for paragraph in regime.paragraphs(judging.MARGIN, judging.LOSS_MARGIN):
+        yield from wrap(paragraph)
+        yield ""
+    yield "## All claims"
+    yield ""
     yield from program.table(
-        ["row", "claim", "here"],
+        ["is it so here?", *labels.values()],
         (
             [
-                f"[{row.name}](#{row.name.lower()})",
-                row.claim,
-                harness.verdict(judged(row, kept[one.name]["results"])),
+                f"[{row.title}](#{row.name})",
+                *(
+                    judging.verdict(judged(row, kept[one.name][name]["results"]))
+                    if name in kept[one.name]
+                    else ""
+                    for name in labels
+                ),
             ]
             for row, one in rows
         ),
     )
-    yield ""
-    yield from wrap(
-        "A claim is of several comparisons: it holds if all of them are as it says, in "
-        "part if some are, and it does not hold if none is."
-    )
+    source = None
     for row, experiment in rows:
+        if row.source != source:
+            source = row.source
+            yield ""
+            yield f"## {source}"
         yield from section(row, experiment, kept[experiment.name], page)
 
 
+RULES = (
+    "Each claim is split into statements, and each statement into comparisons. All "
+    "three have one of three outcomes: yes, no, or cannot be told. A comparison is "
+    "decided if the 95 % interval of its number lies on one side of a threshold. For "
+    '"better" the threshold is 0. For "no worse" and "as good as" it is a margin of '
+    f"{judging.MARGIN:g} points of accuracy, or {judging.LOSS_MARGIN:g} of loss, "
+    "unless the claim names another. A difference that was not found decides nothing.",
+    "A statement is a yes if all its comparisons are, and a no if one of them is; "
+    "otherwise it cannot be told. The same goes for a claim and its statements.",
+    "Intervals are those of the differences between runs with the same seed (Student), "
+    "unless the claim says otherwise; ± is half of the interval. The p-values of all "
+    "comparisons of a claim are corrected together by Holm's method, and their number "
+    "is stated. So an interval may lie on one side and decide nothing.",
+)
+
+
 def judged(row, results):
-    return list(row.judge(results))
+    return judging.judge(row.judge(results))
 
 
-def section(row, experiment, kept, page):
-    """A row: claim, runs, numbers, verdict, figure."""
+def section(row, experiment, by_data, page):
+    """A row: claim, runs, numbers, verdicts, figures."""
+    source = f" ({row.reference})" if row.reference else ""
+    yield ""
+    yield f"### {row.title}"
+    yield ""
+    yield from wrap(f"**Claim.** {row.claim}{source}")
+    for name, kept in by_data.items():
+        yield ""
+        yield f"#### On {kept['label']}"
+        yield ""
+        yield from on_data(row, experiment, kept)
+        yield ""
+        picture = path_of(experiment, page, name, ".png").relative_to(page.parent)
+        yield f"![{row.title}]({picture.as_posix()})"
+
+
+def on_data(row, experiment, kept):
+    """The runs of a row on one data set."""
     results = kept["results"]
-    parts = judged(row, results)
-    yield ""
-    yield f"## {row.name}"
-    yield ""
-    yield from wrap(f"**Claim.** {row.claim} ({row.source})")
-    yield ""
+    found = judged(row, results)
     yield from wrap(
-        f"**Run.** {experiment.setting(results)} {kept['backend']}, "
-        f'{kept["seconds"] / 60.0:.1f} minutes. `make claims ARGS="--rows '
-        f'{row.name}"`'
+        f"**Run.** {kept['setting']} {kept['backend']}, "
+        f"{kept['seconds'] / 60.0:.1f} minutes. "
+        f'`make claims ARGS="--rows {row.name} --data {kept["data"]}"`'
     )
     yield ""
-    first = next(one for one in experiment.rows if one.tables is row.tables)
+    first = first_of(row, experiment)
     if first is row:
         yield from row.tables(results)
     else:
-        yield f"The numbers are those of [{first.name}](#{first.name.lower()})."
+        yield f"The numbers are those of [{first.title}](#{first.name})."
     yield ""
-    yield from wrap(f"**Judged by.** {row.criterion}")
+    yield from wrap(f"**Judged by.** {row.criterion} {correction(found)}")
     yield ""
-    yield from program.table(
-        ["comparison", "as claimed", "by"],
-        ([part.claim, part.word, part.by] for part in parts),
+    yield from statements(found)
+    yield ""
+    yield f"**Is it so here? {judging.verdict(found)}**"
+
+
+def first_of(row, experiment):
+    """The row beside which the numbers stand that this one is judged by."""
+    return next(one for one in experiment.rows if one.tables is row.tables)
+
+
+def correction(found):
+    """How many comparisons are corrected for their number, in words."""
+    number = sum(len(judging.comparisons_of(one.statement)) for one in found)
+    if number == 0:
+        return "Nothing here depends on noise."
+    if number == 1:
+        return "There is one comparison."
+    return f"The {number} comparisons are corrected together."
+
+
+def statements(found):
+    """The table of a row's statements."""
+    return program.table(
+        ["statement", "so here?", "by"],
+        ([one.statement.text, one.outcome, one.by] for one in found),
     )
-    yield ""
-    yield f"**Verdict: {harness.verdict(parts)}.**"
-    yield ""
-    folder = page.with_suffix("").name
-    yield f"![{row.name}]({folder}/{experiment.name}.png)"
 
 
-def main(arguments=None, description=""):
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    names = [row.name for row, _ in all_rows()]
-    parser.add_argument("--backend", choices=["tensorflow", "jax", "torch"])
-    parser.add_argument("--rows", nargs="+", choices=names, metavar="ROW", default=[])
-    parser.add_argument("--seeds", type=int, default=5, help="runs of everything")
-    parser.add_argument("--quick", action="store_true", help="tiny, to try it")
-    parser.add_argument("--resume", action="store_true", help="only what is missing")
-    parser.add_argument("--output", type=Path, default=PAGE, help="the page's path")
-    # For networks this small it is several times quicker than the others.
-    if importlib.util.find_spec("jax"):
-        os.environ.setdefault("KERAS_BACKEND", "jax")
-    options = program.parse(parser, arguments)
-    import optuna
+def requote(page, kept):
+    """Yields pages that quote this one, each with the text that it is to have.
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    size, page = harness.Size(options.seeds, options.quick), options.output
-    page.with_suffix("").mkdir(parents=True, exist_ok=True)
-    chosen = [
-        one
-        for one in EXPERIMENTS
-        if not options.rows or any(row.name in options.rows for row in one.rows)
-    ]
-    if options.resume:
-        chosen = [one for one in chosen if not same_size(load(one, page), size)]
-    for experiment in chosen:
-        path_of(experiment, page, ".json").unlink(missing_ok=True)
-    for experiment in chosen:
-        run(experiment, size, page)
-    publish(page)
+    They quote the first data set of each experiment. Only our own page is quoted.
+    """
+    if page.resolve() != PAGE:
+        return
+    rows = {row.name: (row, one) for row, one in all_rows() if one.name in kept}
+
+    def block(name, with_tables):
+        row, experiment = rows[name]
+        first = next(iter(kept[experiment.name].values()))
+        yield f"On {first['label']}:"
+        yield ""
+        if with_tables and first_of(row, experiment) is row:
+            yield from row.tables(first["results"])
+            yield ""
+        yield from statements(judged(row, first["results"]))
+
+    def outcome(name):
+        row, experiment = rows[name]
+        return ", ".join(
+            f"{outcome_of(row, one['results'])} ({one['label']})"
+            for one in kept[experiment.name].values()
+        )
+
+    folders = {name: next(iter(by_data)) for name, by_data in kept.items()}
+    for other in quotes.pages(ROOT):
+        text = other.read_text(encoding="utf-8")
+        yield other, quotes.quote(text, block, outcome, folders)
 
 
-def same_size(kept, size):
-    return kept and (kept["seeds"], kept["quick"]) == (size.seeds, size.quick)
+def outcome_of(row, results):
+    return judging.together([one.outcome for one in judged(row, results)])
 
 
 def publish(page):
     """Draws and writes what all the runs so far have kept."""
-    kept = {one.name: load(one, page) for one in EXPERIMENTS}
-    kept = {name: found for name, found in kept.items() if found}
+    kept = load_all(page)
     for experiment in EXPERIMENTS:
-        if experiment.name in kept:
-            picture = path_of(experiment, page, ".png")
-            experiment.draw(kept[experiment.name]["results"], picture)
+        for name, one in kept.get(experiment.name, {}).items():
+            experiment.draw(one["results"], path_of(experiment, page, name, ".png"))
     text = "\n".join(write(page, kept))
     page.write_text(f"{text}\n", encoding="utf-8")
+    for other, quoted in requote(page, kept):
+        other.write_text(quoted, encoding="utf-8")
     for row, experiment in all_rows():
-        if experiment.name in kept:
-            found = judged(row, kept[experiment.name]["results"])
-            print(f"{row.name}: {harness.verdict(found)}")
+        for one in kept.get(experiment.name, {}).values():
+            found = judging.verdict(judged(row, one["results"]))
+            print(f"{row.title} ({one['label']}): {found}")
     print(f"\nThe page: {page}")

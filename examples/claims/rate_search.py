@@ -1,4 +1,4 @@
-"""S0a: tune on a log scale, inside of the range; S1e: a range test finds the bounds."""
+"""Tune on a log scale, inside of the range; a range test finds the bounds."""
 
 import statistics
 import warnings
@@ -7,84 +7,91 @@ import find_learning_rate as example
 import numpy as np
 import program
 
-from claims.harness import (
-    NETWORK,
-    Experiment,
-    Gap,
-    Part,
-    Row,
-    Trainer,
-    spread,
-)
+from claims.experiment import NOTES, OVERVIEW, Experiment, Row, job
+from claims.harness import Kind, words_of
+from claims.judging import Fact, Statement, better, no_worse, spread
 
 POINT = 1.0  # Of accuracy: what is lost at most where bounds are usable.
-# The rate, and one minus the momentum: the step that a gradient makes in the end is
-# their ratio.
-RATES, FRICTIONS = (0.001, 1.0), (0.01, 1.0)
+# 10^x with x from -3 to 1, of the rate and of the weight decay.
+RATES = DECAYS = (1e-3, 10.0)
 GRID_SIDE = 3
 
 
-def search_two(size):
+def search_two(harness, seeds, epochs, side):
     """Test accuracies where a grid and a random search of two parameters end."""
-    from tqdm import tqdm
-
-    from keras_lrs import tuning
+    from keras_lrs import callbacks, tuning
     from keras_lrs.schedules import Constant
 
-    trainer, epochs = Trainer(), size.pick(10, 1)
-    side = size.pick(GRID_SIDE, 2)
     found = {"grid": [], "random": []}
 
-    def fit(rate, friction, seed):
-        momentum = Constant(1.0 - friction)
-        trainer.fit(Constant(rate), epochs, seed, momentum=momentum)
-        return trainer.score()
+    def fit(rate, decay, seed):
+        scheduler = callbacks.HyperparameterScheduler(
+            learning_rate=Constant(rate), weight_decay=Constant(decay)
+        )
+        model, _ = harness.fit([scheduler], epochs, seed)
+        return [
+            *harness.score(model, harness.data.held_out),
+            *harness.score(model, harness.data.test),
+        ]
 
-    for seed in tqdm(range(size.seeds), desc="two parameters", unit="seed"):
+    for seed in range(seeds):
         scores = [
-            fit(rate, friction, seed)
+            fit(rate, decay, seed)
             for rate in np.geomspace(*RATES, side).tolist()
-            for friction in np.geomspace(*FRICTIONS, side).tolist()
+            for decay in np.geomspace(*DECAYS, side).tolist()
         ]
         found["grid"].append(100.0 - min(scores)[2])
         scores = []
 
-        def train(model, callbacks, learning_rate, friction, scores=scores, seed=seed):
-            scores.append(fit(learning_rate, friction, seed))
+        def train(model, callbacks, learning_rate, decay, scores=scores, seed=seed):
+            scores.append(fit(learning_rate, decay, seed))
             return scores[-1][0]
 
         with warnings.catch_warnings():
             # Here a best rate at the edge is as good as any.
             warnings.filterwarnings("ignore", ".* edge", UserWarning)
             tuning.sweep(
-                lambda: trainer.model,
+                lambda: harness.restart(Kind(), 0),
                 train,
                 search="random",
                 num_trials=side**2,
                 seed=seed,
                 learning_rate=RATES,
-                friction=FRICTIONS,
+                decay=DECAYS,
             )
         found["random"].append(100.0 - min(scores)[2])
-    return {"trials": side**2, "epochs": epochs, **found}
+    parameters = "rate and weight decay"
+    return {"parameters": parameters, "trials": side**2, "epochs": epochs, **found}
 
 
-def run(size):
-    epochs = size.pick(8, 1)
-    grid = size.pick(example.GRID, (0.1, 0.3))
+def jobs(size):
+    epochs, side = size.pick(10, 1), size.pick(GRID_SIDE, 2)
+    return {
+        "all": job(run, seeds=size.few, quick=size.quick),
+        "two": job(search_two, seeds=size.few, epochs=epochs, side=side),
+    }
+
+
+def collect(found, size):
+    return {**found["all"], "two": found["two"]}
+
+
+def run(harness, seeds, quick):
+    """The program's sweeps, range tests and runs, on its own data."""
+    epochs = 1 if quick else 8
+    grid = (0.1, 0.3) if quick else example.GRID
     data = example.load_data()
     sweeps = example.run_sweeps(data, epochs, grid)
     tests, suggested, fixed = example.compare(
         example.Trainer(data, epochs),
-        size.seeds,
+        seeds,
         grid,
-        size.pick(example.METHODS, (example.CYCLES,)),
+        (example.CYCLES,) if quick else example.METHODS,
     )
     return {
         "epochs": epochs,
-        "seeds": size.seeds,
+        "seeds": seeds,
         "sweeps": {title: describe(*pair) for title, pair in sweeps.items()},
-        "two": search_two(size),
         "tests": [
             {
                 "learning_rates": test.learning_rates.tolist(),
@@ -134,29 +141,38 @@ def judge_sweeps(results):
     for title in (example.LOG_GRID, example.RANDOM):
         found = sweeps[title]
         rate, value = found["best"]
-        yield Part(
+        yield Statement(
             f"{title.lower()} on a log scale, the best rate is inside of the range",
-            not found["at edge"],
-            f"best {rate:.3g} in [{found['range'][0]:g}, {found['range'][1]:g}], "
-            f"{100.0 * value:.2f} %",
+            Fact(
+                "",
+                not found["at edge"],
+                f"best {rate:.3g} in [{found['range'][0]:g}, {found['range'][1]:g}], "
+                f"{100.0 * value:.2f} %",
+            ),
         )
     low, extended = sweeps[example.LOW], sweeps[example.EXTENDED]
-    yield Part(
+    yield Statement(
         "a range that is too low says so",
-        low["at edge"] == "high" and bool(low["warnings"]),
-        f"best {low['best'][0]:.3g} at the edge, {len(low['warnings'])} warning",
+        Fact(
+            "",
+            low["at edge"] == "high" and bool(low["warnings"]),
+            f"best {low['best'][0]:.3g} at the edge, {len(low['warnings'])} warning",
+        ),
     )
-    yield Part(
-        "it extends itself until the best rate is inside, and a better one is found",
-        not extended["at edge"] and extended["best"][1] > low["best"][1],
-        f"best {extended['best'][0]:.3g}, {100.0 * extended['best'][1]:.2f} % instead "
-        f"of {100.0 * low['best'][1]:.2f} %",
+    yield Statement(
+        "it extends itself until the best rate is inside, which in this run has a "
+        "higher accuracy on the data held out",
+        Fact(
+            "",
+            not extended["at edge"] and extended["best"][1] > low["best"][1],
+            f"best {extended['best'][0]:.3g}, {100.0 * extended['best'][1]:.2f} % "
+            f"instead of {100.0 * low['best'][1]:.2f} %",
+        ),
     )
-    gap = Gap(two["random"], two["grid"])
-    yield Part(
+    yield better(
         f"with two parameters, {two['trials']} random trials find more than a grid",
-        gap.above,
-        f"{gap} points",
+        two["random"],
+        two["grid"],
     )
 
 
@@ -176,7 +192,8 @@ def sweep_tables(results):
     yield from program.table(header, rows)
     two = results["two"]
     yield ""
-    yield f"Rate and momentum together, {two['trials']} trials: test accuracy where"
+    together = f"{two['parameters'][0].upper()}{two['parameters'][1:]}"
+    yield f"{together} together, {two['trials']} trials: test accuracy where"
     yield "the data held out say best, ± the standard deviation over seeds:"
     yield ""
     yield from program.table(
@@ -188,17 +205,15 @@ def sweep_tables(results):
 def judge_bounds(results):
     _, suggested, grid = range_tests(results)
     best = max(grid, key=lambda rate: statistics.mean(grid[rate]))
-    target = statistics.mean(grid[best]) - POINT
     for (reading, method), runs in suggested.items():
         if method == example.FIXED:
             continue
-        complete = len(runs) == results["seeds"]
-        mean = f"{statistics.mean(runs):.2f} %" if runs else "no suggestion"
-        yield Part(
-            f"`{reading}` for {method}",
-            complete and statistics.mean(runs) >= target,
-            f"{mean} in {len(runs)} of {results['seeds']} seeds; asked: {target:.2f} %",
-        )
+        text = f"`{reading}` for {method}: less than {POINT:g} point below {best:g}"
+        if len(runs) == results["seeds"]:
+            yield no_worse(text, runs, grid[best], POINT)
+        else:
+            by = f"a suggestion in {len(runs)} of {results['seeds']} seeds only"
+            yield Statement(text, Fact("", False, by))
 
 
 def bound_tables(results):
@@ -221,14 +236,15 @@ def bound_tables(results):
     )
 
 
-def setting(results):
+def setting(results, data):
     two = results["two"]
     return (
         f"The convolutional network of `examples/quickstart.py` with SGD and momentum "
         f"0.9 on 1,347 handwritten digits, {results['epochs']} epochs, "
         f"{results['seeds']} seeds; sweeps on a quarter of them held out, tests on 450 "
-        f"others, by `examples/find_learning_rate.py`. For two parameters: "
-        f"{NETWORK[0].lower()}{NETWORK[1:]}; {two['epochs']} epochs."
+        f"others, by `examples/find_learning_rate.py`. For two parameters, both from "
+        f"{RATES[0]:g} to {RATES[1]:g} on a log scale: {two['epochs']} epochs. "
+        f"{words_of(data)}"
     )
 
 
@@ -240,29 +256,31 @@ EXPERIMENT = Experiment(
     "rate_search",
     (
         Row(
-            "S0a",
-            "Cutkosky, Lecture Notes 5: tuning and learning rate schedules",
+            "Tuning on a log scale",
+            NOTES,
             "Tune on a log scale; the best rate must not lie on the edge of the range; "
             "random search when several parameters interact.",
-            "Each comparison is one of the searches in the table. With two parameters, "
-            "random search must be better than the grid: the 95 % interval (Student) "
-            "of the differences within seeds lies above 0.",
+            "The first four statements are about the searches in the table, one run "
+            "each. With two parameters, test accuracies are compared.",
             judge_sweeps,
             sweep_tables,
         ),
         Row(
-            "S1e",
-            "Wolfe, The Best Learning Rate Schedules; Smith, 2015, arXiv:1506.01186",
+            "Bounds from a range test",
+            OVERVIEW,
             "A range test before the training finds usable bounds for cyclical rates "
             "and for 1cycle.",
-            "For each way to read its curve: the mean accuracy is at most one point "
-            "below that of the best fixed rate of the grid, which is chosen on the "
-            "test data, and every seed's test suggests a rate.",
+            "For each way to read its curve, the suggested rate is used as it is. Test "
+            "accuracies are compared with those of the best fixed rate of the grid, "
+            "which is chosen on the test data; every seed's test must suggest a rate.",
             judge_bounds,
             bound_tables,
+            "Smith, 2015, arXiv:1506.01186",
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
+    swaps=False,
 )

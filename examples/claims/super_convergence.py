@@ -1,116 +1,182 @@
-"""S1c: 1cycle, with the momentum cycled the other way, trains several times faster."""
+"""1cycle, with the momentum cycled the other way, trains several times faster."""
 
+import math
+
+import numpy as np
 import one_cycle as example
 import program
 
-from claims.harness import Experiment, Part, Row, spread
+from claims import methods, regime
+from claims.budgets import epochs_of
+from claims.experiment import OVERVIEW, Experiment, Row
+from claims.harness import grid_words, measured, words_of
+from claims.judging import RESAMPLES, Statement, bootstrap, spread
+from claims.regime import SGD
 
 SEVERAL = 2.0
+METHODS = {
+    example.STEP: methods.STEP,
+    example.PLAIN: methods.ONE_CYCLE,
+    example.FULL: methods.FULL_ONE_CYCLE,
+}
 
 
-def run(size):
-    budgets = size.pick(example.EPOCHS["digits"], (1, 2))
-    rates = example.RATES["digits"]
-    accuracies, _ = example.compare(
-        "digits", example.load_data(), rates, budgets, size.seeds
-    )
+def lengths(size):
+    """Of the runs, in epochs."""
+    budgets = size.pick(regime.BUDGETS, (25, 50, 100))
+    return [epochs_of(budget, size) for budget in budgets]
+
+
+def jobs(size):
+    return {
+        (name, epochs): measured(method, epochs, size)
+        for name, method in METHODS.items()
+        for epochs in lengths(size)
+    }
+
+
+def collect(found, size):
+    """Accuracies (%) by method and epochs, and the rates of the longest runs."""
+
+    def accuracies(name, epochs):
+        return [100.0 - score[2] for score in found[name, epochs]["scores"]]
+
     return {
         "seeds": size.seeds,
-        "rates": rates,
+        "rates": [found[name, lengths(size)[-1]]["rate"] for name in METHODS],
         "accuracies": {
-            method: [[epochs, runs] for epochs, runs in by_epochs.items()]
-            for method, by_epochs in accuracies.items()
+            name: [[epochs, accuracies(name, epochs)] for epochs in lengths(size)]
+            for name in METHODS
         },
     }
 
 
-def accuracies_of(results):
-    return {method: dict(pairs) for method, pairs in results["accuracies"].items()}
-
-
-def needed(results):
-    """The accuracy to be reached, and in how many epochs each method does."""
-    accuracies = accuracies_of(results)
-    target = example.target_accuracy(accuracies)
-    return target, {
-        method: example.epochs_to_reach(target, by_epochs)
-        for method, by_epochs in accuracies.items()
+def arrays_of(results):
+    """Numbers of epochs, and accuracies by method: an array of epochs and seeds."""
+    found = {
+        method: np.array([runs for _, runs in pairs], float)
+        for method, pairs in results["accuracies"].items()
     }
+    return [epochs for epochs, _ in results["accuracies"][example.STEP]], found
+
+
+def target_of(step_decay):
+    """What is to be reached: its mean in the longest training, less an error."""
+    final = step_decay[-1]
+    if len(final) == 1:
+        return final[0]
+    return final.mean() - final.std(ddof=1) / len(final) ** 0.5
+
+
+def epochs_to_reach(target, epochs, means):
+    """Where the means first reach the target, between lengths on a log scale.
+
+    It is infinite if none does, and the shortest length if that does already.
+    """
+    for number, mean in enumerate(means):
+        if mean >= target:
+            if number == 0:
+                return float(epochs[0])
+            before = means[number - 1]
+            share = (target - before) / (mean - before)
+            low, high = math.log(epochs[number - 1]), math.log(epochs[number])
+            return math.exp(low + share * (high - low))
+    return math.inf
+
+
+def ratio(results, slower, faster):
+    """How many times fewer epochs the faster one needs, as a function of the seeds."""
+    epochs, found = arrays_of(results)
+
+    def statistic(seeds):
+        target = target_of(found[example.STEP][:, seeds])
+        needed = [
+            epochs_to_reach(target, epochs, found[name][:, seeds].mean(1))
+            for name in (slower, faster)
+        ]
+        # What never gets there is no faster than anything.
+        return 0.0 if needed[1] == math.inf else needed[0] / needed[1]
+
+    return statistic
 
 
 def judge(results):
-    _, epochs = needed(results)
-    for method in (example.PLAIN, example.FULL):
-        ratio = epochs[method] and epochs[example.STEP] / epochs[method]
-        yield Part(
-            f"{method} needs at least {SEVERAL:g} times fewer epochs than step decay",
-            bool(ratio) and ratio >= SEVERAL,
-            f"{ratio:.2f} times fewer" if ratio else "it does not get there",
+    def fewer(text, slower, faster, threshold):
+        one = bootstrap(
+            "", ratio(results, slower, faster), results["seeds"], threshold, "times"
         )
-    full, plain = epochs[example.FULL], epochs[example.PLAIN]
-    yield Part(
-        "the momentum's half saves epochs",
-        full is not None and (plain is None or full < plain),
-        f"{full or 'none'} with it, {plain or 'none'} without",
-    )
+        return Statement(text, one)
+
+    step, plain, full = example.STEP, example.PLAIN, example.FULL
+    yield fewer(f"{full} needs fewer epochs than step decay", step, full, 1.0)
+    for method in (plain, full):
+        yield fewer(
+            f"{method} needs at least {SEVERAL:g} times fewer epochs than step decay",
+            step, method, SEVERAL,
+        )  # fmt: skip
+    yield fewer("the momentum's half saves epochs", plain, full, 1.0)
 
 
 def tables(results):
-    accuracies = accuracies_of(results)
+    epochs, found = arrays_of(results)
     yield "Test accuracy (%), ± the standard deviation over seeds:"
     yield ""
     rows = [
-        [f"{epochs}", *(spread(runs[epochs]) for runs in accuracies.values())]
-        for epochs in accuracies[example.STEP]
+        [f"{length}", *(spread(runs[number].tolist()) for runs in found.values())]
+        for number, length in enumerate(epochs)
     ]
-    target, epochs = needed(results)
+    target = target_of(found[example.STEP])
+    needed = [epochs_to_reach(target, epochs, runs.mean(1)) for runs in found.values()]
     last = [f"epochs to reach {target:.2f} %"]
-    rows.append(last + [f"{epochs[method] or 'none'}" for method in accuracies])
-    yield from program.table(["epochs", *accuracies], rows)
+    rows.append(last + [f"{n:.1f}" if n < math.inf else "none" for n in needed])
+    yield from program.table(["epochs", *found], rows)
 
 
-def setting(results):
-    rates = ", ".join(f"{rate:g}" for rate in results["rates"])
-    budgets = ", ".join(f"{e}" for e in accuracies_of(results)[example.STEP])
+def setting(results, data):
+    budgets = ", ".join(f"{e}" for e in arrays_of(results)[0])
     return (
-        f"The convolutional network of `examples/quickstart.py`, SGD with Nesterov's "
-        f"momentum, 1,347 handwritten digits and 450 to test; a training of its own "
-        f"for each of {budgets} epochs, {results['seeds']} seeds; rates {rates}, each "
-        "the best of a grid on data held out; by `examples/one_cycle.py`."
+        f"{words_of(data)} {SGD}; a run of its own for each of {budgets} epochs, "
+        f"{results['seeds']} seeds. Each method has, at each length, "
+        f"{grid_words(SGD)}."
     )
 
 
 def draw(results, path):
-    accuracies = accuracies_of(results)
-    longest = max(accuracies[example.STEP])
-    per_epoch = len(example.load_data()[0][0]) // example.BATCH_SIZE["digits"]
+    accuracies = {name: dict(pairs) for name, pairs in results["accuracies"].items()}
+    per_epoch = 20  # As finely as the schedules are drawn.
+    steps = per_epoch * max(accuracies[example.STEP])
     schedules = {
         method: {
-            name: schedule.bind(longest * per_epoch, per_epoch)
+            name: schedule.bind(steps, per_epoch)
             for name, schedule in example.make_callback(method, rate).schedules.items()
         }
-        for method, rate in zip(example.METHODS, results["rates"], strict=True)
+        for method, rate in zip(METHODS, results["rates"], strict=True)
     }
-    example.draw(accuracies, schedules, longest * per_epoch, path)
+    example.draw(accuracies, schedules, steps, path)
 
 
 EXPERIMENT = Experiment(
     "super_convergence",
     (
         Row(
-            "S1c",
-            "Wolfe, The Best Learning Rate Schedules; Smith and Topin, 2017, "
-            "arXiv:1708.07120",
+            "Speed of 1cycle",
+            OVERVIEW,
             "1cycle, with the momentum cycled the other way, trains several times "
             "faster than step decay.",
-            "Epochs are those of the shortest training whose mean accuracy reaches "
-            "that of step decay in the longest, less one standard error. Several times "
-            "is at least twice.",
+            "What is to be reached is the mean accuracy of step decay in the longest "
+            "training, less one standard error; epochs are read off the mean "
+            "accuracies between two lengths, on a log scale. Several times is at "
+            "least twice. "
+            "The interval of the ratio of epochs is that of seeds drawn with "
+            f"replacement ({RESAMPLES:,} times); a method that never gets there counts "
+            "as 0 times.",
             judge,
             tables,
+            "Smith and Topin, 2017, arXiv:1708.07120",
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
 )

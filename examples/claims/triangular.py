@@ -1,53 +1,36 @@
-"""S1a: triangular cycles are good at any time, and best at the end of each."""
+"""Triangular cycles are good at any time, and best at the end of each."""
 
 import program
 
-from claims.harness import (
-    NETWORK,
-    SGD,
-    Experiment,
-    Row,
-    Trainer,
-    better,
-    grid_of,
-    no_worse,
-    spread,
-)
-
-EPOCHS, CYCLES = 40, 5
-TRIANGULAR, STEP = "triangular cycles", "step decay"
+from claims import methods, regime
+from claims.experiment import OVERVIEW, Experiment, Row
+from claims.harness import grid_words, measured, words_of
+from claims.judging import MARGIN, better, no_worse, spread
+from claims.methods import STEP, TRIANGULAR
+from claims.regime import SGD
 
 
-def make_methods(half):
-    """A function from the rate to the schedule, by name; half of a cycle in epochs."""
-    from keras_lrs import Epochs, Fraction, schedules
-
+def jobs(size):
+    epochs = size.pick(regime.EPOCHS, 2 * methods.NUM_CYCLES)
     return {
-        TRIANGULAR: lambda rate: schedules.CyclicalLearningRate(
-            rate / 10.0, rate, Epochs(half)
-        ),
-        STEP: lambda rate: schedules.MultiStepDecay(
-            rate, [Fraction(0.5), Fraction(0.75)]
-        ),
+        name: measured(name, epochs, size, looks=True) for name in (TRIANGULAR, STEP)
     }
 
 
-def run(size):
+def collect(found, size):
     """The rates, and test accuracies (%) by seed and epoch."""
-    from tqdm import tqdm
-
-    epochs, cycles = size.pick((EPOCHS, CYCLES), (8, 2))
-    seeds = size.seeds * size.pick(2, 1)
-    trainer, found = Trainer(), {}
-    methods = make_methods(epochs // cycles // 2)
-    for name, make_schedule in tqdm(methods.items(), unit="schedule"):
-        rate = trainer.run(make_schedule, epochs, size.seeds)["rate"]
-        schedule, accuracies = make_schedule(rate), []
-        for seed in range(seeds):
-            history = trainer.fit(schedule, epochs, seed, validate=True)
-            accuracies.append([100.0 * value for value in history["val_accuracy"]])
-        found[name] = {"rate": rate, "accuracies": accuracies}
-    return {"epochs": epochs, "cycles": cycles, "seeds": seeds, "methods": found}
+    accuracies = {
+        name: [curve for curve, _ in one["curves"]] for name, one in found.items()
+    }
+    return {
+        "epochs": len(accuracies[STEP][0]),
+        "cycles": methods.NUM_CYCLES,
+        "seeds": size.seeds,
+        "methods": {
+            name: {"rate": found[name]["rate"], "accuracies": runs}
+            for name, runs in accuracies.items()
+        },
+    }
 
 
 def points(results):
@@ -109,15 +92,16 @@ def tables(results):
     yield from program.table(header, rows)
 
 
-def setting(results):
+def setting(results, data):
     rates = ", ".join(
         f"{found['rate']:g} for {name}" for name, found in results["methods"].items()
     )
     length = results["epochs"] // results["cycles"]
     return (
-        f"{NETWORK}. {SGD}, {results['epochs']} epochs: {results['cycles']} cycles of "
-        f"{length} between a tenth of the rate and the rate, or step decay at 50 and "
-        f"75 %; {results['seeds']} seeds. Each has {grid_of(SGD)}: {rates}."
+        f"{words_of(data)} {SGD}, {results['epochs']} epochs: {results['cycles']} "
+        f"cycles of {length} between a tenth of the rate and the rate, or step decay "
+        f"at 50 and 75 %; {results['seeds']} seeds. Each has {grid_words(SGD)}: "
+        f"{rates}."
     )
 
 
@@ -153,18 +137,19 @@ EXPERIMENT = Experiment(
     "triangular",
     (
         Row(
-            "S1a",
-            "Wolfe, The Best Learning Rate Schedules; Smith, 2015, arXiv:1506.01186",
+            "Triangular cycles",
+            OVERVIEW,
             "Triangular cycles are good at any time, and best at the end of each "
             "cycle.",
-            "Better means that the 95 % interval (Student) of the differences of test "
-            "accuracies within seeds lies above 0, no worse that it does not lie "
-            "below.",
+            "Test accuracies are compared. No worse is less than "
+            f"{MARGIN:g} points below.",
             judge,
             tables,
+            "Smith, 2015, arXiv:1506.01186",
         ),
     ),
-    run,
+    jobs,
+    collect,
     setting,
     draw,
 )

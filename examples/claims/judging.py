@@ -1,0 +1,271 @@
+"""How a claim is judged: intervals of paired differences, and three outcomes.
+
+A claim is a list of statements, and a statement is a list of comparisons. Each of them
+is true ("yes"), false ("no"), or not decided by the runs ("cannot be told"):
+
+- A difference is decided if its 95 % interval lies on one side of a threshold, which is
+  0 for "better", and the margin below 0 for "no worse" and "as good as". A difference
+  that was not found decides nothing.
+- The p-values of all comparisons of a claim are corrected by Holm's method.
+- A statement is true if all its comparisons are, and false if one of them is false. The
+  same goes for a claim and its statements.
+"""
+
+import dataclasses
+import math
+import statistics
+
+import program
+
+YES, NO, UNTOLD = "yes", "no", "cannot be told"
+LEVEL = 0.05  # Of error, for all comparisons of a claim together.
+MARGIN = 0.5  # Points of accuracy that "as good as" may lose.
+LOSS_MARGIN = 0.01
+RESAMPLES = 10_000
+FEWEST = 5  # Seeds that can be drawn with replacement and tell anything.
+POINTS = "points"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A number with its 95 % interval, and the threshold that it is to exceed.
+
+    Args:
+        what: The name of the comparison within its statement.
+        mean: The estimate.
+        low: The lower end of the interval; nan with a single seed.
+        high: The upper end.
+        threshold: What the number must lie above.
+        p: The probability of a number at least as far from the threshold, if the
+            threshold were true; on both sides.
+        by: The number in words.
+    """
+
+    what: str
+    mean: float
+    low: float
+    high: float
+    threshold: float
+    p: float
+    by: str
+
+    def outcome(self, adjusted):
+        """What an adjusted p-value says of it."""
+        if not adjusted < LEVEL:
+            return UNTOLD
+        return YES if self.mean > self.threshold else NO
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """What is so or not without any noise; None if it was not measured."""
+
+    what: str
+    holds: bool | None
+    by: str
+
+    @property
+    def known(self):
+        """The outcome, which no correction changes."""
+        return {True: YES, False: NO, None: UNTOLD}[self.holds]
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """One sentence of a claim."""
+
+    text: str
+    comparisons: tuple[Comparison | Fact, ...]
+
+    def __init__(self, text, *comparisons):
+        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "comparisons", comparisons)
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A statement, its outcome, and that of each comparison."""
+
+    statement: Statement
+    outcome: str
+    outcomes: tuple[str, ...]
+
+    SHOWN = 4  # More comparisons than these are counted; those that are false, named.
+
+    @property
+    def by(self):
+        """What the outcome rests on."""
+        pairs = list(zip(self.statement.comparisons, self.outcomes, strict=True))
+        if len(pairs) == 1:
+            return pairs[0][0].by
+        if len(pairs) <= self.SHOWN:
+            return "; ".join(f"{one.what}: {one.by}, {said}" for one, said in pairs)
+        counts = ", ".join(f"{self.outcomes.count(w)} {w}" for w in (YES, NO, UNTOLD))
+        false = "; ".join(f"{one.what}: {one.by}" for one, said in pairs if said == NO)
+        return f"of {len(pairs)}: {counts}" + (f" ({false})" if false else "")
+
+
+# --- Comparisons ----------------------------------------------------------------------
+
+
+def interval(differences):
+    """The mean of the differences of seeds, and half of its 95 % interval (Student)."""
+    import numpy as np
+
+    differences = np.asarray(differences, float)
+    # Equal accuracies may differ by a rounding.
+    return (
+        round(float(differences.mean()), 9),
+        round(float(program.half_interval(differences)), 9),
+    )
+
+
+def p_value(differences, threshold):
+    """Student's, that the mean of the differences is the threshold."""
+    import numpy as np
+    from scipy import stats
+
+    differences = np.asarray(differences, float)
+    if len(differences) == 1:
+        return 1.0
+    mean, half = interval(differences)
+    if half == 0.0:
+        return 1.0 if mean == threshold else 0.0
+    p = float(stats.ttest_1samp(differences, threshold).pvalue)
+    return p if math.isfinite(p) else 1.0  # With a loss that is nan nothing is told.
+
+
+def difference(what, ours, theirs, margin=0.0, unit=POINTS, digits=2, sign=1.0):
+    """Whether ours are above theirs by more than minus the margin, seed for seed.
+
+    Args:
+        what: The name of the comparison.
+        ours: A number for each seed.
+        theirs: The same of what it is compared with.
+        margin: What ours may lose: 0 asks for a gain.
+        unit: Of the numbers, in words; empty for a loss.
+        digits: That are shown.
+        sign: -1 where less is better. What is shown is ours - theirs all the same.
+    """
+    import numpy as np
+
+    differences = np.subtract(ours, theirs)
+    mean, half = interval(differences)
+    by = f"{mean:+.{digits}f} ± {half:.{digits}f} {unit}".rstrip()
+    if margin:
+        edge = "below" if sign < 0 else "above"
+        by += f" (to be {edge} {-sign * margin:+g})"
+    mean *= sign
+    return Comparison(
+        what, mean, mean - half, mean + half, -margin,
+        p_value(sign * differences, -margin), by,
+    )  # fmt: skip
+
+
+def better(text, ours, theirs, **options):
+    """A statement: ours are above theirs."""
+    return Statement(text, difference("", ours, theirs, **options))
+
+
+def no_worse(text, ours, theirs, margin=MARGIN, **options):
+    """A statement: ours are below theirs by less than the margin."""
+    return Statement(text, difference("", ours, theirs, margin, **options))
+
+
+def lower_loss(text, ours, theirs, margin=0.0):
+    """A statement on losses: ours are below theirs, or above by less than a margin."""
+    return Statement(text, loss_difference("", ours, theirs, margin))
+
+
+def loss_difference(what, ours, theirs, margin=0.0):
+    """A comparison of losses, of which less is better."""
+    return difference(what, ours, theirs, margin, unit="", digits=4, sign=-1.0)
+
+
+def resample(statistic, seeds):
+    """A statistic of seeds drawn with replacement, again and again.
+
+    Args:
+        statistic: A function of an array of seeds' numbers.
+        seeds: How many there are.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, seeds, (RESAMPLES, seeds))
+    return np.array([statistic(draw) for draw in draws])
+
+
+def bootstrap(what, statistic, seeds, threshold, unit="", digits=2):
+    """Whether a statistic of the seeds exceeds the threshold, by its percentiles."""
+    import numpy as np
+
+    mean = float(statistic(np.arange(seeds)))
+    if seeds < FEWEST:
+        by = f"{mean:.{digits}f} {unit}".rstrip()
+        return Comparison(what, mean, math.nan, math.nan, threshold, 1.0, by)
+    found = resample(statistic, seeds)
+    low, high = np.percentile(found, [100 * LEVEL / 2, 100 - 100 * LEVEL / 2])
+    tail = min((found <= threshold).mean(), (found >= threshold).mean())
+    # Of so many draws, none beyond is not a probability of 0.
+    p = min(1.0, 2.0 * max(float(tail), 1.0 / RESAMPLES))
+    if np.isnan(found).any():
+        p = 1.0
+    by = f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {unit}".rstrip()
+    return Comparison(what, mean, float(low), float(high), threshold, p, by)
+
+
+# --- Outcomes -------------------------------------------------------------------------
+
+
+def holm(p_values):
+    """The p-values, adjusted for their number (Holm, 1979), in their order."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(largest, 1.0)
+    return adjusted
+
+
+def together(outcomes):
+    """Of a conjunction: false if one is false, true if all are true."""
+    if NO in outcomes:
+        return NO
+    return YES if all(outcome == YES for outcome in outcomes) else UNTOLD
+
+
+def judge(statements):
+    """Each statement with its outcome; all their comparisons are corrected together."""
+    statements = list(statements)
+    ps = [one.p for each in statements for one in comparisons_of(each)]
+    adjusted = iter(holm(ps))
+    found = []
+    for each in statements:
+        outcomes = tuple(
+            one.known if isinstance(one, Fact) else one.outcome(next(adjusted))
+            for one in each.comparisons
+        )
+        found.append(Judged(each, together(outcomes), outcomes))
+    return found
+
+
+def comparisons_of(statement):
+    """Those that noise could decide wrongly."""
+    return [one for one in statement.comparisons if isinstance(one, Comparison)]
+
+
+def verdict(judged):
+    """The outcome of a claim, and how many of its statements have which."""
+    outcomes = [one.outcome for one in judged]
+    counts = ", ".join(
+        f"{outcomes.count(word)} {word}"
+        for word in (YES, NO, UNTOLD)
+        if word in outcomes
+    )
+    return f"{together(outcomes)} (of {len(outcomes)}: {counts})"
+
+
+def spread(runs, digits=2):
+    """The mean and the standard deviation over runs."""
+    return f"{statistics.mean(runs):.{digits}f} ± {statistics.pstdev(runs):.{digits}f}"

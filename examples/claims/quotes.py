@@ -1,0 +1,62 @@
+"""Other pages quote the evidence: what they say of it is written here, not by hand.
+
+A page has two kinds of quotes. Between two comments stand a claim's tables, or only
+that of its statements,
+
+    <!-- evidence: speed-of-1cycle -->
+    <!-- end of evidence -->
+    <!-- evidence: speed-of-1cycle, statements -->
+    <!-- end of evidence -->
+
+and the outcome of a claim is the text in emphasis that follows a link to it:
+
+    [1cycle](evidence.md#speed-of-1cycle): *cannot be told (digits)*
+
+Figures in `evidence/` are those of the data that are quoted.
+"""
+
+import re
+
+BLOCK = re.compile(
+    r"(<!-- evidence: ([\w-]+)(, statements)? -->\n).*?(<!-- end of evidence -->)",
+    re.DOTALL,
+)
+OUTCOME = re.compile(r"(\]\(([^)\s]*)evidence\.md#([\w-]+)\): )\*[^*]*\*")
+FIGURE = re.compile(r"(\]\([^)\s]*evidence/)[\w-]+(/(\w+)\.png\))")
+
+
+def pages(root):
+    """Those that may quote."""
+    docs = root / "docs"
+    return [
+        root / "README.md",
+        docs / "index.md",
+        docs / "which_schedule.md",
+        *sorted((docs / "guides").glob("*.md")),
+    ]
+
+
+def quote(text, block, outcome, folders):
+    """The text of a page with its quotes as they are to be now.
+
+    Args:
+        text: Of the page.
+        block: A function from a claim's name, and whether with its tables, to lines.
+        outcome: A function from a claim's name to its outcome.
+        folders: The data that are quoted, by the names of figures.
+    """
+
+    def with_block(match):
+        start, name, statements, end = match.groups()
+        lines = "\n".join(block(name, statements is None))
+        return f"{start}\n{lines}\n\n{end}"
+
+    def with_outcome(match):
+        return f"{match.group(1)}*{outcome(match.group(3))}*"
+
+    def with_figure(match):
+        start, end, name = match.groups()
+        return f"{start}{folders[name]}{end}" if name in folders else match.group()
+
+    text = OUTCOME.sub(with_outcome, BLOCK.sub(with_block, text))
+    return FIGURE.sub(with_figure, text)

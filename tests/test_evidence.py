@@ -1,0 +1,563 @@
+"""The evidence: each number of each statement is computed again from the runs.
+
+Here every comparison is written a second time, from the JSON and with SciPy, without
+the code that wrote the page.
+"""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.programs import ROOT, load_program
+
+pytestmark = [pytest.mark.only("jax"), pytest.mark.program]
+
+PAGE = ROOT / "docs" / "evidence.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+POINTS, LOSS = 0.5, 0.01
+KEPT = {
+    (path.parent.name, path.stem): json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted(PAGE.with_suffix("").glob("*/*.json"))
+}
+
+
+def results(data, name):
+    return KEPT[data, name]["results"]
+
+
+def slug(title):
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def sections():
+    """The text of each claim on each data set, by title and label."""
+    found = {}
+    parts = re.split(r"^### (.*)$", TEXT, flags=re.MULTILINE)
+    for title, text in zip(parts[1::2], parts[2::2], strict=True):
+        pieces = re.split(r"^#### On (.*)$", text, flags=re.MULTILINE)
+        for label, piece in zip(pieces[1::2], pieces[2::2], strict=True):
+            found[title, label] = piece
+    return found
+
+
+SECTIONS = sections()
+
+
+def section(title, data):
+    return SECTIONS[title, KEPT[data, EXPERIMENT_OF[title]]["label"]]
+
+
+def statements(title, data):
+    """The rows of a claim's last table: statement, outcome, and by what."""
+    table = section(title, data).partition("| statement ")[2].split("\n\n")[0]
+    lines = table.splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
+
+
+def datasets(experiment):
+    return [data for data, name in KEPT if name == experiment]
+
+
+# --- What the statements compare ------------------------------------------------------
+# One list for each statement; (differences of seeds, threshold, sign) is a comparison.
+# With sign -1 less is better. None is a statement that noise has no part in.
+
+
+def accuracy(ours, theirs, margin=0.0):
+    return np.subtract(ours, theirs), -margin, 1
+
+
+def error(ours, theirs, margin=0.0):
+    return np.subtract(ours, theirs), margin, -1
+
+
+def tuning(data):
+    two = results(data, "rate_search")["two"]
+    return [None] * 4 + [[accuracy(two["random"], two["grid"])]]
+
+
+def four_schedules(data):
+    found = results(data, "lecture_notes")
+    ends = {
+        name: 100.0 - np.array(method["scores"])[:, 2]
+        for name, method in found["methods"].items()
+    }
+    best = max(ends, key=lambda name: ends[name].mean())
+    stopped = {name: np.array(runs)[:, 0] for name, runs in found["stopped"].items()}
+    trains = [
+        None if name == best else [accuracy(ends[name], ends[best], 1.0)]
+        for name in ("step decay, thirds", "1/sqrt(t)", "cosine", "cosine in phases")
+    ]
+    end, middle = "end of the last completed phase", "middle of the next"
+    return [*trains, None, [accuracy(stopped[end], stopped[middle])]]
+
+
+def batches(data):
+    found = results(data, "batch_sizes")
+    runs = {(size, rule, warm): each for size, rule, warm, each in found["accuracies"]}
+    larger = sorted({size for size, _, _ in runs} - {found["base"]})
+    return found, runs, larger
+
+
+def scaling(data):
+    found, runs, larger = batches(data)
+    compared = []
+    for size in larger:
+        linear, fixed, root = (
+            runs[size, rule, False] for rule in ("linear", "fixed", "sqrt")
+        )
+        compared += [[accuracy(linear, fixed)], [accuracy(linear, root, POINTS)]]
+    if "norms" not in found:
+        return [*compared, None, None]
+    norms, gaps = (np.log([each for _, each in found[n]]) for n in ("norms", "gaps"))
+    pairs = zip(norms.T, gaps.T, strict=True)
+    slopes = [stats.linregress(norm, gap).slope for norm, gap in pairs]
+    return [*compared, [accuracy(slopes, 0.0)], "drawn twice"]
+
+
+def warmup(data):
+    found, runs, larger = batches(data)
+    compared = []
+    for size in larger:
+        warm, cold = (runs[size, "linear", which] for which in (True, False))
+        compared.append([accuracy(warm, cold)])
+        compared.append([accuracy(warm, runs[found["base"], "fixed", False], 1.0)])
+    return compared
+
+
+def range_test(data):
+    found = results(data, "rate_search")
+    grid = max((runs for _, runs in found["grid"]), key=np.mean)
+    return [
+        [accuracy(runs, grid, 1.0)]
+        for _, method, runs in found["suggested"]
+        if method != "fixed rate"
+    ]
+
+
+def triangular(data):
+    found = results(data, "triangular")
+    ours, step = (
+        np.array(found["methods"][name]["accuracies"])
+        for name in ("triangular cycles", "step decay")
+    )
+    length = found["epochs"] // found["cycles"]
+    ends = np.arange(length, found["epochs"] + 1, length) - 1
+    middles = ends - length // 2
+    return [
+        [accuracy(ours[:, ends].mean(1), ours[:, middles].mean(1))],
+        [accuracy(ours[:, ends[:-1]].mean(1), ours[:, middles[1:]].mean(1))],
+        [accuracy(ours.mean(1), step.mean(1), POINTS)],
+        [accuracy(ours[:, ends].mean(1), step[:, ends].mean(1), POINTS)],
+        [accuracy(ours[:, -1], step[:, -1], POINTS)],
+    ]
+
+
+def snapshots(data):
+    found = results(data, "snapshots")
+    curves = {name: np.array(c)[:, 0] for name, c in found["curves"].items()}
+    epochs, length = found["epochs"], found["epochs"] // found["cycles"]
+    # Growing cycles are 1, 2 and 4 sevenths of the run.
+    growing = [int(epochs / 7) - 1, int(3 * epochs / 7) - 1, epochs - 1]
+    equal = list(range(length - 1, epochs, length))
+    step, compared = curves["step decay"], []
+    for name, ends in (("growing cycles", growing), ("cycles", equal)):
+        ours = curves[name]
+        compared.append([accuracy(ours.mean(1), step.mean(1))])
+        compared.append([accuracy(ours[:, ends].mean(1), step[:, ends].mean(1))])
+    cycles = curves["cycles"]
+    compared.append([accuracy(cycles[:, equal[-1]], cycles[:, equal[0]])])
+    scores = {name: np.array(s)[..., 0] for name, s in found["scores"].items()}
+    every, last = scores["last snapshots"][:, -1], scores["last snapshots"][:, 0]
+    others = (last, scores["step decay"], scores["one cosine"])
+    compared += [[accuracy(every, other)] for other in others]
+    compared.append([accuracy(every, scores["independent"][:, -1])])
+    full = scores.get("independent, fully trained")
+    compared.append(None if full is None else [accuracy(every, full[:, -1], POINTS)])
+    return compared
+
+
+def cells(data, *names):
+    """Of all optimizers with these methods, and budgets from 5 % on."""
+    return {
+        (optimizer, float(budget)): by_method
+        for optimizer, by_budget in results(data, "budgets")["optimizers"].items()
+        for budget, by_method in by_budget.items()
+        if float(budget) >= 5.0 and set(names) <= set(by_method)
+    }
+
+
+def mean_errors(data, name, other, chosen):
+    """Of two methods: the means of optimizers and budgets, for each seed."""
+    both = [
+        by_method
+        for (_, budget), by_method in cells(data, name, other).items()
+        if budget in chosen
+    ]
+    return [
+        np.mean([np.array(cell[n]["scores"])[:, 2] for cell in both], axis=0)
+        for n in (name, other)
+    ]
+
+
+ALL_BUDGETS = (5.0, 10.0, 25.0, 50.0, 100.0)
+REX = "REX, every step"
+
+
+def budgets(data):
+    found = results(data, "budgets")["optimizers"]
+    names = list(next(iter(next(iter(found.values())).values())))
+
+    def compared(name, other, margin=0.0, chosen=ALL_BUDGETS):
+        return error(*mean_errors(data, name, other, chosen), margin)
+
+    others = [name for name in names if name != REX]
+    lower = [compared(REX, name) for name in others]
+    near = [compared(REX, name, POINTS) for name in others]
+    parts = [
+        [compared(REX, name, chosen=chosen)]
+        for chosen in ((5.0, 10.0), (50.0, 100.0))
+        for name in ("linear, every step", "step decay")
+    ]
+    sampled = [
+        compared(f"{name.split(',')[0]}, every step", name)
+        for name in names
+        if "," in name and "every step" not in name
+    ]
+    return ["drawn"] * 4 + [lower, near, *parts, sampled]
+
+
+def fractals(data):
+    gaps = results(data, "fractals")["gaps"]
+    ends = {name: [run[-1] for run in runs] for name, (_, runs) in gaps.items()}
+
+    def best(kind):
+        names = [name for name in ends if name.startswith(kind)]
+        finite = [name for name in names if np.isfinite(ends[name]).all()]
+        return np.log10(ends[min(finite, key=lambda name: np.mean(ends[name]))])
+
+    first = best("fractal")
+    heavy = np.log10(ends["heavy ball"])
+    return [None, None, [error(first, best("constant"))], [error(first, heavy, 0.3)]]
+
+
+QUARTERS = (25, 50, 75, 100)
+
+
+def losses(data, name, share=100):
+    """The test losses after a share of the epochs, of which 20 are looked at."""
+    curves = np.array(results(data, "averages")["found"][name][0])
+    return curves[:, share // 5 - 1]
+
+
+def linear(data, share):
+    return losses(data, f"linear decay, {share} %", share)
+
+
+def decay(data):
+    cosine, late = losses(data, "cosine"), losses(data, "step at 75 %")
+    full = linear(data, 100)
+    constant = [losses(data, "constant", share) for share in QUARTERS]
+    helps = zip(QUARTERS, constant, strict=True)
+    return [
+        [error(linear(data, share), plain) for share, plain in helps],
+        [error(cosine, full, LOSS), error(full, cosine, LOSS)],
+        [error(late, full, LOSS)],
+        [error(late, losses(data, "step at 25 %"))],
+    ]
+
+
+def averages(data):
+    cosine = losses(data, "cosine")
+    lags = [
+        error(losses(data, "constant", share), losses(data, "Polyak average", share))
+        for share in QUARTERS
+    ]
+    return [
+        [error(losses(data, "EMA, 1 %"), cosine, LOSS)],
+        [error(losses(data, "EMA, 10 %"), cosine, LOSS)],
+        lags,
+    ]
+
+
+def schedule_free(data):
+    name, compared = "schedule-free, exponential", []
+    for share in QUARTERS:
+        ours = linear(data, share)
+        longer = [ours - linear(data, less) for less in QUARTERS if less < share]
+        intervals = [
+            stats.ttest_1samp(gap, 0.0).confidence_interval() for gap in longer
+        ]
+        if any(interval.low > 0.0 for interval in intervals):
+            compared.append(None)
+        else:
+            compared.append(error(losses(data, name, share), ours, LOSS))
+    return [compared]
+
+
+COMPARED = {
+    "Tuning on a log scale": tuning,
+    "Four schedules and completed phases": four_schedules,
+    "Linear scaling with the batch size": scaling,
+    "Warmup for large batches": warmup,
+    "Bounds from a range test": range_test,
+    "Triangular cycles": triangular,
+    "Warm restarts and snapshots": snapshots,
+    "Profiles and sampling rates across budgets": budgets,
+    "Fractal schedules": fractals,
+    "Decay at every budget": decay,
+    "Averages at a constant rate": averages,
+    "Schedule-free training": schedule_free,
+}
+EXPERIMENT_OF = {
+    "Tuning on a log scale": "rate_search",
+    "Four schedules and completed phases": "lecture_notes",
+    "Linear scaling with the batch size": "batch_sizes",
+    "Warmup for large batches": "batch_sizes",
+    "Bounds from a range test": "rate_search",
+    "Triangular cycles": "triangular",
+    "Warm restarts and snapshots": "snapshots",
+    "Profiles and sampling rates across budgets": "budgets",
+    "Fractal schedules": "fractals",
+    "Decay at every budget": "averages",
+    "Averages at a constant rate": "averages",
+    "Schedule-free training": "averages",
+    # Whose numbers are computed again further below.
+    "Speed of 1cycle": "super_convergence",
+    "Weight decay as exponential growth": "growth",
+    "The same with the batch normalization of Keras": "growth",
+    "Step decay from its ends": "bounded",
+}
+CASES = [(t, data) for t in COMPARED for data in datasets(EXPERIMENT_OF[t])]
+
+
+def rejected(p_values, level=0.05):
+    """Holm's procedure: from the smallest on, until one is not small enough."""
+    found = set()
+    for rank, index in enumerate(np.argsort(p_values)):
+        if p_values[index] > level / (len(p_values) - rank):
+            break
+        found.add(int(index))
+    return found
+
+
+def outcome(decided, differences, threshold, sign):
+    if not decided:
+        return "cannot be told"
+    return "yes" if sign * differences.mean() > sign * threshold else "no"
+
+
+def together(outcomes):
+    if "no" in outcomes:
+        return "no"
+    return "yes" if set(outcomes) == {"yes"} else "cannot be told"
+
+
+def test_every_claim_is_computed_again():
+    assert {title for title, _ in SECTIONS} == set(EXPERIMENT_OF)
+    assert len(SECTIONS) == sum(
+        len(datasets(experiment)) for experiment in EXPERIMENT_OF.values()
+    )
+
+
+@pytest.mark.parametrize(("title", "data"), CASES)
+def test_differences_and_outcomes_are_those_of_the_runs(title, data):
+    expected, rows = COMPARED[title](data), statements(title, data)
+    assert len(expected) == len(rows)
+    drawn = expected.count("drawn") + 2 * expected.count("drawn twice")
+    flat = [one for each in expected if isinstance(each, list) for one in each]
+    flat = [one for one in flat if one is not None]
+    ps = [stats.ttest_1samp(d, threshold).pvalue for d, threshold, _ in flat]
+    # The page says how many comparisons there are.
+    number = len(flat) + drawn
+    said = {1: "There is one comparison."}
+    assert said.get(number, f"The {number} comparisons are corrected together.") in (
+        " ".join(section(title, data).split())
+    )
+    # Those that are drawn come first: their p-values are checked elsewhere.
+    decided = None if drawn else rejected(ps)
+    index = 0
+    for each, (text, word, by) in zip(expected, rows, strict=True):
+        if not isinstance(each, list):
+            continue
+        found = []
+        for one in each:
+            if one is None:
+                found.append("cannot be told")
+                continue
+            differences = one[0]
+            interval = stats.ttest_1samp(differences, 0.0).confidence_interval()
+            half = (interval.high - interval.low) / 2
+            digits = 4 if re.search(r"\d\.\d{4}", by) else 2  # Losses have more.
+            quoted = f"{differences.mean():+.{digits}f} ± {half:.{digits}f}"
+            if len(each) <= 4:
+                assert quoted in by, (text, quoted)
+            if decided is not None:
+                found.append(outcome(index in decided, *one))
+            index += 1
+        if decided is not None:
+            assert word == together(found), text
+
+
+@pytest.mark.parametrize("data", datasets("budgets"))
+def test_the_comparisons_of_budgets_are_corrected_together(data):
+    title = "Profiles and sampling rates across budgets"
+    found = budgets(data)
+    flat = [one for each in found[4:] for one in each]
+    ps = [stats.ttest_1samp(d, threshold).pvalue for d, threshold, _ in flat]
+    page = load_program("examples/claims.page")
+    experiment = next(one for one in page.EXPERIMENTS if one.name == "budgets")
+    judged = page.judged(experiment.rows[0], results(data, "budgets"))
+    drawn = [one.statement.comparisons[0].p for one in judged[:4]]
+    decided = rejected([*drawn, *ps])
+    index, rows = 4, statements(title, data)
+    for each, (text, word, by) in zip(found[4:], rows[4:], strict=True):
+        outcomes = []
+        for one in each:
+            outcomes.append(outcome(index in decided, *one))
+            index += 1
+        assert word == together(outcomes), text
+        if len(each) == 1:
+            continue
+        counts = [outcomes.count(w) for w in ("yes", "no", "cannot be told")]
+        said = "of {}: {} yes, {} no, {} cannot be told".format(len(each), *counts)
+        assert by.startswith(said)
+        lost = [o for o, w in zip(each, outcomes, strict=True) if w == "no"]
+        for differences, _, _ in lost:
+            assert f"{differences.mean():+.2f} ± " in by
+
+
+@pytest.mark.parametrize("data", datasets("budgets"))
+def test_finishes_are_those_of_the_mean_errors(data):
+    first_cell = next(iter(cells(data).values()))
+    smooth = [name for name in first_cell if "every step" in name]
+    late = [name for name in ("step decay at 75 %",) if name in first_cell]
+    people = [*smooth, "constant", "step decay", *late, "1cycle"]
+    rows = iter(statements("Profiles and sampling rates across budgets", data))
+    for names in (people, list(first_cell)):
+        means = [
+            {name: np.mean(np.array(cell[name]["scores"])[:, 2]) for name in names}
+            for cell in cells(data, *names).values()
+        ]
+        for first in (1, 3):
+            shares = dict.fromkeys(names, 0.0)
+            for cell in means:
+                places = sorted(cell.values())[:first]
+                for value in set(places):
+                    equal = [name for name in names if cell[name] == value]
+                    for name in equal:
+                        shares[name] += places.count(value) / len(equal)
+            text, _, by = next(rows)
+            share = 100.0 * shares.pop(REX) / len(means)
+            most = 100.0 * max(shares.values()) / len(means)
+            assert f"top-{first}" in text
+            assert f"({len(names)})" in text
+            assert by.startswith(f"REX {share:.1f} % of the settings; the most of the ")
+            assert f", {most:.1f} %; by chance" in by
+            assert f"difference: {share - most:.1f} [" in by
+
+
+@pytest.mark.parametrize("data", datasets("super_convergence"))
+def test_the_speed_of_1cycle_is_that_of_its_curves(data):
+    found = results(data, "super_convergence")["accuracies"]
+    lengths = [length for length, _ in found["step decay"]]
+    means = {n: [np.mean(runs) for _, runs in pairs] for n, pairs in found.items()}
+    last = np.array(found["step decay"][-1][1])
+    target = last.mean() - last.std(ddof=1) / len(last) ** 0.5
+
+    def needed(name):
+        # Piecewise linear in the logarithm of the length, on a fine grid.
+        grid = np.linspace(np.log(lengths[0]), np.log(lengths[-1]), 200_001)
+        curve = np.interp(grid, np.log(lengths), means[name])
+        if (curve < target).all():
+            return np.inf
+        return np.exp(grid[np.argmax(curve >= target)])
+
+    plain, full = "1cycle, momentum 0.9", "1cycle"
+    compared = [("step decay", full, 1), ("step decay", plain, 2)]
+    compared += [("step decay", full, 2), (plain, full, 1)]
+    rows = statements("Speed of 1cycle", data)
+    for (slower, faster, threshold), (_, word, by) in zip(compared, rows, strict=True):
+        ratio, low, high = map(float, re.findall(r"inf|\d+\.\d+", by))
+        assert ratio == pytest.approx(needed(slower) / needed(faster), abs=0.006)
+        if low < threshold < high:
+            assert word == "cannot be told"
+        assert word in ("cannot be told", "yes" if ratio > threshold else "no")
+
+
+@pytest.mark.parametrize("data", datasets("growth"))
+def test_losses_without_weight_decay_are_those_of_the_runs(data):
+    found = results(data, "growth")["differences"]
+    for name, (text, word, by) in zip(
+        ("constant", "step decay"),
+        statements("Weight decay as exponential growth", data),
+        strict=False,
+    ):
+        assert text.startswith(f"{name}: ")
+        assert f"{found[name]['float64']:.1e}" in by
+        assert (word == "yes") == (found[name]["float64"] <= 1e-9)
+    rows = statements("The same with the batch normalization of Keras", data)
+    for column, (text, word, by) in zip(("0", "1e-05", "0.001"), rows, strict=True):
+        assert text.endswith(f"epsilon {column}")
+        largest = [found[n][f"BN, {column}"] for n in ("constant", "step decay")]
+        assert [f"{one:.1e}" in by for one in largest] == [True, True]
+        assert word == ("yes" if max(largest) <= 1e-4 else "no")
+
+
+@pytest.mark.parametrize("data", datasets("bounded"))
+def test_the_last_rates_of_step_decays_are_those_of_the_runs(data):
+    found = results(data, "bounded")
+    rows = statements("Step decay from its ends", data)
+    assert f"{found['example'][0]:.12f}" in rows[0][2]
+    for kind, (_, word, by) in zip(("drops", "plateaus"), rows[1:], strict=True):
+        last = {n: rate / 1e-3 for n, rate in found["last"].items() if kind in n}
+        assert all(f"{n}: {ratio:.3f} eta_m" in by for n, ratio in last.items())
+        exact = all(abs(ratio - 1.0) <= 1e-3 for ratio in last.values())
+        assert word == ("yes" if exact else "no")
+
+
+# --- Other pages ----------------------------------------------------------------------
+
+
+QUOTING = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("index.md", "which_schedule.md")),
+    *sorted((ROOT / "docs" / "guides").glob("*.md")),
+)
+BLOCK = re.compile(
+    r"<!-- evidence: ([\w-]+)(?:, statements)? -->\n(.*?)<!-- end of evidence -->", re.S
+)
+
+
+def test_what_other_pages_quote_is_in_the_evidence():
+    titles = {slug(title): title for title in EXPERIMENT_OF}
+    assert sum(bool(BLOCK.search(page.read_text())) for page in QUOTING) >= 7
+    for page in QUOTING:
+        text = page.read_text(encoding="utf-8")
+        for name, block in BLOCK.findall(text):
+            label = re.match(r"\nOn (.*):\n", block).group(1)
+            lines = [line for line in block.splitlines()[2:] if line]
+            assert lines
+            known = SECTIONS[titles[name], label].splitlines()
+            assert [line for line in lines if line not in known] == [], page
+        for name, said in re.findall(r"evidence\.md#([\w-]+)\): \*([^*]*)\*", text):
+            found = []
+            for (title, label), piece in SECTIONS.items():
+                if title == titles[name]:
+                    verdict = r"^\*\*Is it so here\? (yes|no|cannot be told) \("
+                    word = re.search(verdict, piece, re.M).group(1)
+                    found.append(f"{word} ({label})")
+            assert said == ", ".join(found), (page, name)
+
+
+def test_no_other_page_states_results_of_its_own():
+    for page in QUOTING:
+        text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+        if page.name == "README.md":
+            # What `make run` prints.
+            text = re.sub(r"```\nschedule .*?```", "", text, flags=re.DOTALL)
+        assert re.findall(r"[\d.]+ ± [\d.]+", text) == [], page
+        assert "holds in part" not in text
