@@ -1,6 +1,7 @@
 """Learning-rate schedules for Keras 3, exact and evaluated in the compiled step."""
 
 from keras_lrs import averages, callbacks, ensembles, optimizers, schedules, tuning
+from keras_lrs.callbacks.plateau import Plateau
 from keras_lrs.schedules.durations import Epochs, Fraction
 from keras_lrs.schedules.plotting import plot_schedules
 
@@ -9,6 +10,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Epochs",
     "Fraction",
+    "Plateau",
     "__version__",
     "averages",
     "callbacks",

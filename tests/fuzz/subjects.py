@@ -272,6 +272,11 @@ SUBJECTS: dict[str, Subject] = {
     **_schedules(),
     "Epochs": Subject(S.Epochs, [{"epochs": 1.0}]),
     "Fraction": Subject(S.Fraction, [{"fraction": 0.5}]),
+    "Plateau": Subject(
+        lrs.Plateau,
+        [{}, {"mode": "max", "raise_factor": 2.0, "max_factor": 4.0}],
+        lambda plateau: check_finite([plateau.update(m) for m in (1.0, np.nan, 2.0)]),
+    ),
     "without_weight_decay": Subject(
         S.without_weight_decay,
         [
