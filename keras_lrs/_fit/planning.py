@@ -7,8 +7,9 @@ import keras
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._keras import optimizers
-from keras_lrs._step import hyperparameters
+from keras_lrs._step import hosted, hyperparameters
 from keras_lrs._step.bias_correction import BiasCorrection, corrected
+from keras_lrs._step.hosted import HostedBiasCorrection
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.optimizer_step import PlannedPart, StepPlan
 from keras_lrs._step.part import Wanted
@@ -30,7 +31,7 @@ class WantedParts:
 
     def add(self, callback: Any, wanted: Wanted, siblings: list) -> None:
         """Adds what a callback wants, if it can be had beside the rest."""
-        same = [(c, w) for c, w in self._wanted if w.optimizer is wanted.optimizer]
+        same = self._of(wanted.optimizer)
         wanted.kind.check(callback, wanted, [other for _, other in same])
         if wanted.slot == "learning_rate" or wanted.kind.scales:
             _refuse_keras_callbacks(callback, siblings)
@@ -41,9 +42,14 @@ class WantedParts:
                 raise ValueError(_two_of_one(wanted, other, callback))
         self._wanted.append((callback, wanted))
 
+    def _of(self, optimizer):
+        """What is wanted of an optimizer, also by the one that brings schedules."""
+        found = [(c, w) for c, w in self._wanted if w.optimizer is optimizer]
+        return hosted.wanted_by_host(optimizer) + found
+
     def plan(self, run: Any, optimizer: Any) -> StepPlan:
         """What the step of an optimizer is to do."""
-        wanted = [(c, w) for c, w in self._wanted if w.optimizer is optimizer]
+        wanted = self._of(optimizer)
         if not any(one.slot == "learning_rate" for _, one in wanted):
             # Nothing binds the optimizer's own: said before anything evaluates it.
             base.check_bound(optimizers.rate_source(optimizer))
@@ -64,16 +70,24 @@ class WantedParts:
     def _completing(self, optimizer, schedules, parts):
         """The parts that others need: the rate to be scaled, the bias correction."""
         found = []
-        own = self._own_rates.get(optimizer)
+        host = hosted.host_of(optimizer)
+        own = self._own_rates.get(optimizer) if host is None else host.own_rate
         scaled = own is not None and any(part.kind.scales for part in parts)
         if scaled and "learning_rate" not in schedules:
             rate = ("learning_rate", Constant(own))
             found.append(PlannedPart(Hyperparameter, rate, {}))
-        names = [name for name in corrected(optimizer) if name in schedules]
-        if names:
-            betas = tuple((name, schedules[name]) for name in names)
-            first = self._first(optimizer)
-            found.append(PlannedPart(BiasCorrection, (betas, first), {}))
+        brought = hosted.names(optimizer)
+        for kind, first, is_brought in (
+            (BiasCorrection, self._first(optimizer), False),
+            (HostedBiasCorrection, hosted.first_step(optimizer), True),
+        ):
+            betas = tuple(
+                (name, schedules[name])
+                for name in corrected(optimizer)
+                if name in schedules and (name in brought) == is_brought
+            )
+            if betas:
+                found.append(PlannedPart(kind, (betas, first), {}))
         return found
 
     def _first(self, optimizer):

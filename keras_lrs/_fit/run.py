@@ -15,6 +15,7 @@ from keras_lrs._fit.rates import OwnRates
 from keras_lrs._fit.train_function import Skip, TrainFunction
 from keras_lrs._keras import fit_loop, optimizers, variables
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
+from keras_lrs._step import hosted
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.optimizer_step import OptimizerStep
 from keras_lrs._step.part import Wanted
@@ -167,10 +168,12 @@ class Run:
     def rate_start(self, optimizer: Any) -> int:
         """The iterations of an optimizer at which `rate_schedule` is at its step 0.
 
-        A schedule of the optimizer's own counts all its iterations.
+        A schedule of the optimizer's own, or one that `Scheduled` brings along, counts
+        all its iterations.
         """
         driven = "learning_rate" in self._schedules(optimizer)
-        return self.progress.start(optimizer) if driven else 0
+        brought = "learning_rate" in hosted.names(optimizer)
+        return self.progress.start(optimizer) if driven and not brought else 0
 
     def used_values(
         self, optimizer: Any, iterations: np.ndarray
@@ -232,7 +235,9 @@ class Run:
         )
         progress.read_from(self._train_function)
         for step in self._steps:
-            if "learning_rate" in self._schedules(step.optimizer):
+            # One that brings its schedules along reads as the rate last used.
+            hosts = hosted.host_of(step.optimizer) is not None
+            if "learning_rate" in self._schedules(step.optimizer) and not hosts:
                 self.undo.callback(self.own_rates.restore, step.optimizer)
         self.undo.callback(self._train_function.remove)
         self._train_function.install()

@@ -11,7 +11,7 @@ from keras_lrs._keras import in_step, optimizers
 from keras_lrs._step.optimizer_step import identity
 from keras_lrs._step.part import StepPart, Wanted
 from keras_lrs._step.update import PastUpdates, Update
-from keras_lrs.schedules import base
+from keras_lrs.schedules import base, fields
 
 # Read only when the optimizer is built, or no hyperparameter in the usual sense.
 _EXCLUDED = ("initial_accumulator_value", "loss_scale_factor", "beta_2_decay")
@@ -89,6 +89,17 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
                 "an optimizer clips in one way. Received: "
                 f"{other}={getattr(optimizer, other)}"
             )
+
+
+def check_schedule(name: str, value: Any, given: Any = None) -> None:
+    """Raises `TypeError` if a value is no schedule, showing what was `given`."""
+    if not isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+        bound = (
+            "be a `LearningRateSchedule`; for a number it is "
+            "`keras_lrs.schedules.Constant`, for a function of the step "
+            "`FunctionSchedule`"
+        )
+        fields.refuse(name, bound, value if given is None else given, TypeError)
 
 
 def check_values(name: str, schedule: Any, num_steps: int) -> None:

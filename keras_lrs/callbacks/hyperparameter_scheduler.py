@@ -2,17 +2,13 @@
 
 from typing import Any
 
-import keras
-
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import optimizers
-from keras_lrs._step.hyperparameters import Hyperparameter, wanted
+from keras_lrs._step.hyperparameters import Hyperparameter, check_schedule, wanted
 from keras_lrs._step.momentum_correction import MomentumCorrection
 from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
-
-Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 class HyperparameterScheduler(FitCallback):
@@ -142,13 +138,7 @@ def _checked(schedules):
     for name, given in schedules.items():
         values = list(given.values()) if isinstance(given, dict) else [given]
         for value in values or [given]:
-            if not isinstance(value, Schedule):
-                bound = (
-                    "be a `LearningRateSchedule`; for a number it is "
-                    "`keras_lrs.schedules.Constant`, for a function of the step "
-                    "`FunctionSchedule`"
-                )
-                fields.refuse(name, bound, given, TypeError)
+            check_schedule(name, value, given)
     return schedules
 
 

@@ -364,6 +364,17 @@ SUBJECTS: dict[str, Subject] = {
             },
         ],
     ),
+    "Scheduled": Subject(
+        lrs.optimizers.Scheduled,
+        [
+            {
+                "optimizer": Made(lambda: keras.optimizers.SGD(0.1, momentum=0.9)),
+                "learning_rate": S.LinearDecay(0.1),
+                "momentum": S.Constant(0.9),
+            },
+        ],
+        keywords=("momentum",),
+    ),
     "Ensemble": Subject(
         lrs.ensembles.Ensemble,
         [{"model": Made(linear_model), "members": Made(lambda: list(ensemble()))}],
