@@ -77,7 +77,9 @@ class HostedNumber:
     @property
     def latest(self) -> float:
         """What it is now, between steps."""
-        return self._values[-1] if self.variable is None else number(self.variable)
+        if self.variable is None:
+            return self._values[-1]
+        return number(in_step.value_of(self.variable))  # Also in a strategy's scope.
 
     @property
     def value(self) -> Any:

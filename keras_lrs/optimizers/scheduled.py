@@ -101,10 +101,10 @@ class Scheduled(Wrapper):
         # Past Keras's tracking, which would wrap dictionaries.
         vars(self).update(
             schedules=schedules,
-            own_rate=variables.number(source) if is_number else None,
+            own_rate=_number_in_scope(source) if is_number else None,
             factor=hosted.HostedNumber(),
-            _step=None,
         )
+        self._step: Any = None
         hosted.set_host(optimizer, self)
 
     # --- Schedules ---
@@ -188,7 +188,7 @@ class Scheduled(Wrapper):
         with optimizers.original_apply(inner):
             step = OptimizerStep(self, plan)
         step.begin(plan)
-        vars(self)["_step"] = step
+        self._step = step
 
     @in_step.uncompiled
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
@@ -235,6 +235,11 @@ class Scheduled(Wrapper):
                     value, custom_objects
                 )
         return cls(**config)
+
+
+def _number_in_scope(variable):
+    """The value of a number, also in the scope of a TensorFlow strategy."""
+    return variables.number(in_step.value_of(variable))
 
 
 class _WholeLife:
