@@ -28,6 +28,8 @@ class WantedParts:
     def __init__(self, progress: Progress, own_rates: OwnRates):
         self._progress, self._own_rates = progress, own_rates
         self._wanted: list[tuple[Any, Wanted]] = []
+        self.bound_here: list[Any] = []
+        """Optimizers with a schedule whose lengths are those of the run."""
 
     def add(self, callback: Any, wanted: Wanted, siblings: list) -> None:
         """Adds what a callback wants, if it can be had beside the rest."""
@@ -61,6 +63,8 @@ class WantedParts:
             given = one.compiled(schedules) if callable(one.compiled) else one.compiled
             begins = one.begins() if callable(one.begins) else one.begins
             arguments = one.kind.bind(run, *given)
+            if any(map(_is_open, given)):
+                self.bound_here.append(optimizer)
             if issubclass(one.kind, Hyperparameter):
                 name, schedules[name] = arguments
             parts.append(PlannedPart(one.kind, arguments, begins, callback))
@@ -121,6 +125,10 @@ def bind(progress: Progress, name: str, schedule: Any) -> Any:
     num_steps = progress.window().total if known else 10_000
     hyperparameters.check_values(name, schedule, num_steps)
     return schedule
+
+
+def _is_open(schedule):
+    return isinstance(schedule, base.Schedule) and not schedule.is_bound
 
 
 def _refuse_keras_callbacks(callback, siblings):

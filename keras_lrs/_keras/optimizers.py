@@ -21,6 +21,13 @@ def leaves(optimizer: Any) -> list:
     return [leaf for one in several for leaf in leaves(one)]
 
 
+def within(optimizer: Any) -> list:
+    """An optimizer and all those inside it, wrappers included."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    several = [inner] if inner is not None else getattr(optimizer, "optimizers", [])
+    return [optimizer, *(one for other in several for one in within(other))]
+
+
 def labels(optimizers: list) -> list[str]:
     """A name for each of several optimizers, no two the same."""
     names = [optimizer.name for optimizer in optimizers]

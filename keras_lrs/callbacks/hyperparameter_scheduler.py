@@ -3,7 +3,6 @@
 from typing import Any
 
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import optimizers
 from keras_lrs._step.hyperparameters import Hyperparameter, check_schedule, wanted
 from keras_lrs._step.momentum_correction import MomentumCorrection
 from keras_lrs._step.part import Wanted
@@ -32,7 +31,10 @@ class HyperparameterScheduler(FitCallback):
     takes a power of the current one, as it does in a later `fit` without the schedule.
 
     Schedules are ours, Keras's or your own. For a `MultiOptimizer`, give one schedule
-    for all optimizers, or a dictionary from the names of optimizers to schedules.
+    for all optimizers, or a dictionary from the names of optimizers to schedules. The
+    same goes for a model, such as a GAN, that is compiled with `optimizer=None` and
+    holds several optimizers, whose names are then those of the model's attributes. On
+    JAX, where Keras's `fit` trains with `model.optimizer` alone, that is refused.
 
     Args:
         learning_rate: The schedule of the learning rate; None does not schedule it.
@@ -104,7 +106,8 @@ class HyperparameterScheduler(FitCallback):
         found: dict[str, Any] = {}
         every = self.run.optimizers
         parts = [p for p in self.run.parts(self) if isinstance(p, Hyperparameter)]
-        for label, optimizer in zip(optimizers.labels(every), every, strict=True):
+        labels = self.run.progress.labels
+        for label, optimizer in zip(labels, every, strict=True):
             for part in parts:
                 if part.step.optimizer is optimizer and len(every) > 1:
                     found.setdefault(part.name, {})[label] = part.schedule
@@ -117,7 +120,7 @@ class HyperparameterScheduler(FitCallback):
         found = [
             wanted(optimizer, name, schedule)
             for name, given in self.schedules.items()
-            for optimizer, schedule in _assigned(name, given, run.optimizers)
+            for optimizer, schedule in _assigned(name, given, run)
         ]
         if self.momentum_correction:
             found += [
@@ -142,11 +145,12 @@ def _checked(schedules):
     return schedules
 
 
-def _assigned(name, given, found):
+def _assigned(name, given, run):
     """Pairs of an optimizer and its schedule."""
+    found = run.optimizers
     if not isinstance(given, dict):
         return [(optimizer, given) for optimizer in found]
-    by_name = dict(zip(optimizers.labels(found), found, strict=True))
+    by_name = dict(zip(run.progress.labels, found, strict=True))
     unknown = [key for key in given if key not in by_name]
     if unknown or not given:
         raise ValueError(
