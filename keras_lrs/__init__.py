@@ -2,6 +2,7 @@
 
 from keras_lrs import averages, callbacks, ensembles, optimizers, schedules, tuning
 from keras_lrs.callbacks.layerwise import layerwise_decay
+from keras_lrs.callbacks.plateau import Plateau
 from keras_lrs.schedules.durations import Epochs, Fraction, Samples, Tokens
 from keras_lrs.schedules.per_variable import PerVariable
 from keras_lrs.schedules.plotting import plot_schedules
@@ -12,6 +13,7 @@ __all__ = [
     "Epochs",
     "Fraction",
     "PerVariable",
+    "Plateau",
     "Samples",
     "Tokens",
     "__version__",

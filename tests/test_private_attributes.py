@@ -127,6 +127,7 @@ INHERITED = {
     "optimizers/schedule_free.py": {
         *("_learning_rate", "_trainable_variables", "_variables"),
     },
+    "optimizers/wrapper.py": {"_variables"},
     "callbacks/": {"_model"},
     "tuning/range_test.py": {"_model"},
 }

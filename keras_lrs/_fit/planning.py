@@ -8,9 +8,10 @@ import keras
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._keras import optimizers
-from keras_lrs._step import hyperparameters
+from keras_lrs._step import hosted, hyperparameters
 from keras_lrs._step.bias_correction import BiasCorrection, corrected
 from keras_lrs._step.groups import GroupedUpdate, Groups
+from keras_lrs._step.hosted import HostedBiasCorrection
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.optimizer_step import PlannedPart, StepPlan
 from keras_lrs._step.part import Wanted
@@ -29,10 +30,12 @@ class WantedParts:
     def __init__(self, progress: Progress, own_rates: OwnRates):
         self._progress, self._own_rates = progress, own_rates
         self._wanted: list[tuple[Any, Wanted]] = []
+        self.bound_here: list[Any] = []
+        """Optimizers with a schedule whose lengths are those of the run."""
 
     def add(self, callback: Any, wanted: Wanted, siblings: list) -> None:
         """Adds what a callback wants, if it can be had beside the rest."""
-        same = [(c, w) for c, w in self._wanted if w.optimizer is wanted.optimizer]
+        same = self._of(wanted.optimizer)
         wanted.kind.check(callback, wanted, [other for _, other in same])
         if wanted.slot == "learning_rate" or wanted.kind.scales:
             _refuse_keras_callbacks(callback, siblings)
@@ -43,9 +46,14 @@ class WantedParts:
                 raise ValueError(_two_of_one(wanted, other, callback))
         self._wanted.append((callback, wanted))
 
+    def _of(self, optimizer):
+        """What is wanted of an optimizer, also by the one that brings schedules."""
+        found = [(c, w) for c, w in self._wanted if w.optimizer is optimizer]
+        return hosted.wanted_by_host(optimizer) + found
+
     def plan(self, run: Any, optimizer: Any) -> StepPlan:
         """What the step of an optimizer is to do."""
-        wanted = [(c, w) for c, w in self._wanted if w.optimizer is optimizer]
+        wanted = self._of(optimizer)
         if not any(one.slot == "learning_rate" for _, one in wanted):
             # Nothing binds the optimizer's own: said before anything evaluates it.
             base.check_bound(optimizers.rate_source(optimizer))
@@ -57,6 +65,8 @@ class WantedParts:
             given = one.compiled(schedules) if callable(one.compiled) else one.compiled
             begins = one.begins() if callable(one.begins) else one.begins
             arguments = one.kind.bind(run, *given)
+            if any(map(_is_open, given)):
+                self.bound_here.append(optimizer)
             if issubclass(one.kind, Hyperparameter):
                 name, schedules[name] = arguments
             parts.append(PlannedPart(one.kind, arguments, begins, callback))
@@ -66,16 +76,24 @@ class WantedParts:
     def _completing(self, optimizer, schedules, parts):
         """The parts that others need: the rate to be scaled, the bias correction."""
         found = []
-        own = self._own_rates.get(optimizer)
+        host = hosted.host_of(optimizer)
+        own = self._own_rates.get(optimizer) if host is None else host.own_rate
         scaled = own is not None and any(part.kind.scales for part in parts)
         if scaled and "learning_rate" not in schedules:
             rate = ("learning_rate", Constant(own))
             found.append(PlannedPart(Hyperparameter, rate, {}))
-        names = [name for name in corrected(optimizer) if name in schedules]
-        if names:
-            betas = tuple((name, schedules[name]) for name in names)
-            first = self._first(optimizer)
-            found.append(PlannedPart(BiasCorrection, (betas, first), {}))
+        brought = hosted.names(optimizer)
+        for kind, first, is_brought in (
+            (BiasCorrection, self._first(optimizer), False),
+            (HostedBiasCorrection, hosted.first_step(optimizer), True),
+        ):
+            betas = tuple(
+                (name, schedules[name])
+                for name in corrected(optimizer)
+                if name in schedules and (name in brought) == is_brought
+            )
+            if betas:
+                found.append(PlannedPart(kind, (betas, first), {}))
         if any(issubclass(part.kind, Groups) for part in parts):
             found.append(PlannedPart(GroupedUpdate, (), {}))  # After all others.
         return found
@@ -120,6 +138,10 @@ def bind(
     num_steps = progress.window().total if known else 10_000
     check(name, schedule, num_steps)
     return schedule
+
+
+def _is_open(schedule):
+    return isinstance(schedule, base.Schedule) and not schedule.is_bound
 
 
 def _refuse_keras_callbacks(callback, siblings):

@@ -25,14 +25,35 @@ class Progress:
         self._model = model
         self._train_function: Any = None
         self._starts: dict[int, int] = {}
+        self._own: dict[str, Any] | None = None
         self.epochs = 0
         self.steps_per_epoch: int | None = None
 
     @property
     def optimizers(self) -> list:
-        """The optimizers that update the model's variables."""
+        """The optimizers that update the model's variables.
+
+        Those of `model.optimizer`; if it is None, those that the model holds otherwise.
+        """
         optimizer = getattr(self._model, "optimizer", None)
-        return [] if optimizer is None else optimizers.leaves(optimizer)
+        if optimizer is not None:
+            return optimizers.leaves(optimizer)
+        if self._own is None:
+            self._own = models.own_optimizers(self._model)
+        return [leaf for one in self._own.values() for leaf in optimizers.leaves(one)]
+
+    @property
+    def labels(self) -> list[str]:
+        """A name for each of the optimizers: its own, or where the model holds it."""
+        found = self.optimizers
+        if not self._own:
+            return optimizers.labels(found)
+        return [
+            name if len(leaves) == 1 else f"{name}/{label}"
+            for name, one in self._own.items()
+            for leaves in [optimizers.leaves(one)]
+            for label in optimizers.labels(leaves)
+        ]
 
     # --- How long the run is ---
 
@@ -101,6 +122,12 @@ class Progress:
                 )
             return 0
         start = iterations - epoch * self.steps_per_epoch
+        if self._own and start != 0 and iterations > 0:
+            raise ValueError(
+                f"Where the schedules are at initial_epoch={epoch} is not known: an "
+                f"optimizer of this model has made {iterations} updates, and not one "
+                "in each of the steps before. Resume with `ResumableTraining`."
+            )
         # A wrapper skips updates: loss scaling, where gradients overflow.
         wrapped = optimizer is not self._model.optimizer
         return 0 if start < 0 < iterations and wrapped else start

@@ -5,7 +5,8 @@ from typing import Any
 import keras
 
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import fit_loop, optimizers
+from keras_lrs._keras import fit_loop, models, optimizers
+from keras_lrs._keras.backend import IS_JAX
 from keras_lrs.schedules import fields
 
 _ATTRIBUTE = "_keras_lrs_run"  # In the model's `__dict__`, past Keras's tracking.
@@ -79,7 +80,16 @@ def begin(callback: Any, model: Any) -> Run:
         run = None
     if run is None:
         run = _new_run(model)
-    if not run.optimizers:
+    if model.optimizer is None and run.optimizers:
+        if IS_JAX:
+            raise ValueError(
+                f"`{type(callback).__name__}` cannot work with the optimizers "
+                f"{', '.join(run.progress.labels)}: on JAX, `fit` trains with "
+                "`model.optimizer` alone. Compile the model with one `MultiOptimizer`, "
+                "or train it in a loop of your own, with `optimizers.Scheduled`."
+            )
+        run.own_rates.note(run.optimizers)
+    elif not run.optimizers:
         # A `MultiOptimizer` that chooses by a function knows none before it is built.
         build_optimizer(callback, model)
         run.own_rates.note(run.optimizers)
@@ -88,12 +98,32 @@ def begin(callback: Any, model: Any) -> Run:
 
 def build_optimizer(callback: Any, model: Any) -> None:
     """Builds the optimizer before the first step does."""
+    if model.optimizer is None and model.built:
+        check_built(callback, model)
+        return
     if model.optimizer is None or not model.built:
         raise ValueError(
             f"`{type(callback).__name__}` needs to know the weights. Build the model "
             "before `fit`, by calling it on a batch or giving it an `Input`."
         )
     optimizers.build(model)
+
+
+def check_built(callback: Any, model: Any) -> None:
+    """Raises if it is not known what the optimizers in a model's attributes train."""
+    found = models.own_optimizers(model)
+    if model.optimizer is None and not found:
+        raise ValueError(
+            f"`{type(callback).__name__}` needs an optimizer, and found none: neither "
+            "`model.optimizer` nor another one among the model's attributes."
+        )
+    for name, optimizer in found.items():
+        if not optimizer.built:
+            raise ValueError(
+                f"`{type(callback).__name__}` needs to know what `{name}` trains. "
+                "Build it before `fit`, by its `build` with the variables that it "
+                f"updates. Received: `{name}` that is not built"
+            )
 
 
 def build_to_average(callback: Any, run: Run) -> None:

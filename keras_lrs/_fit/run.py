@@ -13,9 +13,9 @@ from keras_lrs._fit import hooks, planning
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._fit.train_function import Skip, TrainFunction
-from keras_lrs._keras import fit_loop, optimizers, variables
+from keras_lrs._keras import fit_loop, models, optimizers, variables
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
-from keras_lrs._step import hyperparameters, scheduled_variable
+from keras_lrs._step import hosted, hyperparameters, scheduled_variable
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.optimizer_step import OptimizerStep
 from keras_lrs._step.part import Wanted
@@ -53,6 +53,8 @@ class Run:
         self.callback_list: Callable[[], Any] = lambda: None
         self._wanted = planning.WantedParts(self.progress, self.own_rates)
         self._resume: Resume | None = None
+        self._acting: str | None = None
+        self._iterations_before: dict[int, int] = {}
         self._train_function: TrainFunction | None = None
         self.undo.callback(self._note_closed)
         # Before `BackupAndRestore` overwrites them.
@@ -78,7 +80,10 @@ class Run:
             self.callbacks.append(callback)
             self.undo.callback(callback.fit_ends)
         self.progress.set_length(callback.params or {})
-        for wanted in callback.prepare(self) or ():
+        found = list(callback.prepare(self) or ())
+        if found or callback.reads_optimizers:
+            self._acting = self._acting or type(callback).__name__
+        for wanted in found:
             _check_wanted(self, callback, wanted)
             self._wanted.add(callback, wanted, self.siblings)
 
@@ -106,6 +111,33 @@ class Run:
         """Notes that the variables hold what they should."""
         if self._train_function is not None:
             self._train_function.end_epoch()
+            self._check_optimizers()
+
+    def _check_optimizers(self):
+        """Raises, once, if others made the updates that callbacks ask about."""
+        acting, self._acting = self._acting, None
+        others = models.own_optimizers(self.model) if acting else {}
+        stepped = [name for name, one in others.items() if _iterations(one) > 0]
+        if stepped and all(_iterations(one) == 0 for one in self.optimizers):
+            raise RuntimeError(
+                f"`{acting}` acts in `model.optimizer`, which made no update."
+                + models.hint_of_others(self.model)
+            )
+        if acting and self.model.optimizer is None:
+            self._check_pace()
+
+    def _check_pace(self):
+        """Raises if an optimizer does not update once a step, as its schedules ask."""
+        steps = self.progress.steps_per_epoch
+        for name, one in zip(self.progress.labels, self.optimizers, strict=True):
+            made = optimizers.iterations(one) - self._iterations_before[id(one)]
+            open_ones = self._wanted.bound_here
+            if made != steps and any(one is other for other in open_ones):
+                raise RuntimeError(
+                    f"`{name}` made {made} updates in an epoch of {steps} steps, so "
+                    "that its schedules would not end with the run. Bind them to the "
+                    "number of its updates: `schedule.bind(total_steps)`."
+                )
 
     def training_ends(self) -> None:
         """Takes up a run that was killed when all its epochs were over."""
@@ -168,10 +200,12 @@ class Run:
     def rate_start(self, optimizer: Any) -> int:
         """The iterations of an optimizer at which `rate_schedule` is at its step 0.
 
-        A schedule of the optimizer's own counts all its iterations.
+        A schedule of the optimizer's own, or one that `Scheduled` brings along, counts
+        all its iterations.
         """
         driven = "learning_rate" in self._schedules(optimizer)
-        return self.progress.start(optimizer) if driven else 0
+        brought = "learning_rate" in hosted.names(optimizer)
+        return self.progress.start(optimizer) if driven and not brought else 0
 
     def used_values(
         self, optimizer: Any, iterations: np.ndarray
@@ -241,8 +275,13 @@ class Run:
             self.undo,
         )
         progress.read_from(self._train_function)
+        self._iterations_before = {
+            id(one): optimizers.iterations(one) for one in self.optimizers
+        }
         for step in self._steps:
-            if "learning_rate" in self._schedules(step.optimizer):
+            # One that brings its schedules along reads as the rate last used.
+            hosts = hosted.host_of(step.optimizer) is not None
+            if "learning_rate" in self._schedules(step.optimizer) and not hosts:
                 self.undo.callback(self.own_rates.restore, step.optimizer)
         self.undo.callback(self._train_function.remove)
         self._train_function.install()
@@ -308,6 +347,10 @@ class Resume:
 
     set_states: Callable[[], None]
     starts: list[int] | None
+
+
+def _iterations(optimizer):
+    return max(optimizers.iterations(one) for one in optimizers.leaves(optimizer))
 
 
 def _check_wanted(run, callback, wanted):

@@ -86,7 +86,8 @@ class TrainFunction:
         """Takes the place of the model's own."""
         self.model.train_function = self
         finalizes = any(part.finalizes_average for s in self.steps for part in s.parts)
-        if not (IS_JAX or finalizes):
+        # Keras finalizes no optimizers but this one.
+        if not (IS_JAX or finalizes) or self.model.optimizer is None:
             return
 
         def make(finalize):
@@ -252,6 +253,7 @@ class TrainFunction:
                     f"The training step never called `{step.optimizer.name}.apply`: "
                     "schedules would have no effect. A custom `train_step` must update "
                     "the variables with `self.optimizer.apply` or `apply_gradients`."
+                    + models.hint_of_others(self.model)
                 )
 
 

@@ -72,6 +72,15 @@ def before_forward(model: Any, arguments: tuple, act: Any) -> tuple:
     return (trainable, non_trainable, own, metrics), *data
 
 
+def outside_of_graph() -> contextlib.AbstractContextManager:
+    """Within it TensorFlow computes at once, also while a function is traced."""
+    traced = IS_TENSORFLOW and not tf.executing_eagerly()
+    # The replicas of a strategy create variables together.
+    if not traced or tf.distribute.has_strategy():
+        return contextlib.nullcontext()
+    return tf.init_scope()
+
+
 def uncompiled(function: Any) -> Any:
     """A function that PyTorch's compiler leaves alone: it asks for numbers."""
     return torch.compiler.disable(function) if IS_TORCH else function

@@ -33,6 +33,51 @@ def layers(model: Any) -> list:
     return list(model._flatten_layers())
 
 
+def own_optimizers(model: Any) -> dict[str, Any]:
+    """The optimizers that a model holds beside `model.optimizer`, by where they are.
+
+    They are found where Keras's saving finds them: among the attributes of the model
+    and of its layers, also in lists, tuples and dictionaries.
+    """
+    found: dict[str, Any] = {}
+    main = getattr(model, "optimizer", None)
+    seen = set() if main is None else {id(one) for one in optimizers.within(main)}
+    for layer in layers(model):
+        prefix = "" if layer is model else f"{layer.name}/"
+        for name, value in list(vars(layer).items()):
+            if name.startswith("_self_"):  # Where TensorFlow notes them once more.
+                continue
+            for label, one in _optimizers_in(name, value):
+                if id(one) not in seen:
+                    found[prefix + label] = one
+                    seen.update(id(inner) for inner in optimizers.within(one))
+    return found
+
+
+def hint_of_others(model: Any) -> str:
+    """What to do if `model.optimizer` is not the one that trains; empty if it is."""
+    names = ", ".join(f"`{name}`" for name in own_optimizers(model))
+    if not names or model.optimizer is None:
+        return ""
+    return (
+        f" This model holds other optimizers: {names}. If they are those that train "
+        "it, compile it with `super().compile(optimizer=None)`."
+    )
+
+
+def _optimizers_in(name, value):
+    """Pairs of a label and an optimizer that an attribute is or holds."""
+    if isinstance(value, keras.Optimizer):
+        return [(name, value)]
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, (list, tuple)):
+        items = list(enumerate(value))
+    else:
+        return []
+    return [(f"{name}_{k}", v) for k, v in items if isinstance(v, keras.Optimizer)]
+
+
 def is_chief(model: Any) -> bool:
     """Whether this process is the one that writes files in a distributed run."""
     if IS_TENSORFLOW:
@@ -158,9 +203,13 @@ class TrainingState:
 
 def state_variables(model: Any) -> list:
     """All variables of a model and its optimizers, each once; not those of metrics."""
-    found = [*model.variables, *model.optimizer.variables]
-    for optimizer in optimizers.leaves(model.optimizer):
-        found += optimizer.variables
+    found = [*model.variables]
+    main = [] if model.optimizer is None else [model.optimizer]
+    # What JAX's `fit` hands from step to step has no others.
+    others = [] if IS_JAX else list(own_optimizers(model).values())
+    for optimizer in main + others:
+        for one in (optimizer, *optimizers.leaves(optimizer)):
+            found += one.variables
     return list({id(variable): variable for variable in found}.values())
 
 

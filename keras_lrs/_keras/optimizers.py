@@ -1,5 +1,7 @@
 """Optimizers: those inside others, their rates, and their lists of variables."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -17,6 +19,13 @@ def leaves(optimizer: Any) -> list:
     if several is None:
         return [optimizer]
     return [leaf for one in several for leaf in leaves(one)]
+
+
+def within(optimizer: Any) -> list:
+    """An optimizer and all those inside it, wrappers included."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    several = [inner] if inner is not None else getattr(optimizer, "optimizers", [])
+    return [optimizer, *(one for other in several for one in within(other))]
 
 
 def labels(optimizers: list) -> list[str]:
@@ -120,6 +129,22 @@ def set_variables(optimizer: Any, variables: list) -> None:
     is_variable, _ = tracker.config["variables"]
     tracker.config["variables"] = (is_variable, optimizer._variables)
     tracker.stored_ids["variables"] = {id(variable) for variable in variables}
+
+
+def has_other_apply(optimizer: Any) -> bool:
+    """Whether a step of ours stands in for the optimizer's `apply`."""
+    return "apply" in vars(optimizer)
+
+
+@contextlib.contextmanager
+def original_apply(optimizer: Any) -> Iterator[None]:
+    """Within it `apply` is the optimizer's own."""
+    attributes = vars(optimizer)
+    covering = {"apply": attributes.pop("apply")} if "apply" in attributes else {}
+    try:
+        yield
+    finally:
+        attributes.update(covering)
 
 
 # --- An optimizer that makes the updates of another ---

@@ -112,9 +112,13 @@ class BiasCorrection(StepPart):
 
     def _product(self, table, updates):
         """The product of the scheduled betas of the updates up to this one."""
-        before = numerics.maximum(self.step.start.value, 0) // self.step.accumulated
-        index = numerics.minimum(updates - before, len(table) - 1)
+        index = numerics.minimum(updates - self._first_update, len(table) - 1)
         return numerics.gather(table, index)
+
+    @property
+    def _first_update(self):
+        """The update at the schedules' step 0, in the step."""
+        return numerics.maximum(self.step.start.value, 0) // self.step.accumulated
 
 
 def _products(schedule, first, accumulated):

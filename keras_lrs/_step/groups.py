@@ -282,12 +282,14 @@ def as_schedule(value: Any) -> Any:
     return Constant(value) if isinstance(value, float) else value
 
 
-def wanted(optimizer: Any, name: str, given: PerVariable) -> list[Wanted]:
-    """What a callback returns to give groups of variables values of their own.
+def wanted(optimizer: Any, name: str, given: Any) -> list[Wanted]:
+    """What a callback returns to let a schedule or a `PerVariable` drive a value.
 
     Where every variable has a rate of its own, that of the last pattern becomes the
     optimizer's, so that its `learning_rate` is one that is used.
     """
+    if not isinstance(given, PerVariable):
+        return [hyperparameters.wanted(optimizer, name, given)]
     deciding = [given.pattern_of(p) for p in optimizers.trained_paths(optimizer)]
     groups = [(pattern, v) for pattern, v in given.values if pattern in deciding]
     found = []

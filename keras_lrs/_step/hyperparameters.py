@@ -11,7 +11,8 @@ from keras_lrs._keras import float_values, optimizers
 from keras_lrs._step.optimizer_step import identity
 from keras_lrs._step.part import StepPart, Wanted
 from keras_lrs._step.update import PastUpdates, Update
-from keras_lrs.schedules import base
+from keras_lrs.schedules import base, fields
+from keras_lrs.schedules.per_variable import PerVariable
 
 # Read only when the optimizer is built, or no hyperparameter in the usual sense.
 _EXCLUDED = ("initial_accumulator_value", "loss_scale_factor", "beta_2_decay")
@@ -95,6 +96,18 @@ def sampled(schedule: Any, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
     """At most 10,001 steps of a run, both ends among them, and the values there."""
     steps = np.unique(np.linspace(0, num_steps, 10_001).astype(np.int64))
     return steps, np.asarray(base.evaluate(schedule, steps))
+
+
+def check_schedule(name: str, value: Any, given: Any = None) -> None:
+    """Raises `TypeError` if a value is no schedule, showing what was `given`."""
+    schedule = keras.optimizers.schedules.LearningRateSchedule
+    if not isinstance(value, (schedule, PerVariable)):
+        bound = (
+            "be a `LearningRateSchedule`; for a number it is "
+            "`keras_lrs.schedules.Constant`, for a function of the step "
+            "`FunctionSchedule`, for groups of variables `PerVariable`"
+        )
+        fields.refuse(name, bound, value if given is None else given, TypeError)
 
 
 def check_values(name: str, schedule: Any, num_steps: int) -> None:

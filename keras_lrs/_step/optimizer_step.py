@@ -132,6 +132,11 @@ class OptimizerStep:
         for part in self.parts:
             part.end()
 
+    def count_on(self) -> None:
+        """Counts from what the optimizer's variable holds, on PyTorch."""
+        if IS_TORCH:
+            self.iterations = optimizers.iterations(self.optimizer)
+
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Within it the optimizer's `apply` is the one of this step."""

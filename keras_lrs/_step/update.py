@@ -43,11 +43,11 @@ class Update:
         self.overrides: dict[str, Any] = {}
         self._gradients, self._variables = gradients, variables
 
-    def evaluate(self, schedule: Any) -> Any:
-        """The value of a schedule at this step."""
-        return in_step.evaluate(schedule, self.step)
+    def evaluate(self, schedule: Any, step: Any = None) -> Any:
+        """The value of a schedule at this step, or another."""
+        return in_step.evaluate(schedule, self.step if step is None else step)
 
-    def read(self, number: StepNumber) -> Any:
+    def read(self, number: Any) -> Any:
         """A number of the host."""
         return number.value
 
@@ -88,11 +88,12 @@ class PastUpdates:
         self.factors: list[Any] = []
         self.rate: Any = None
 
-    def evaluate(self, schedule: Any) -> np.ndarray:
-        """The values of a schedule at these steps."""
-        return np.asarray(base.evaluate(schedule, self.step), dtype=np.float64)
+    def evaluate(self, schedule: Any, steps: Any = None) -> np.ndarray:
+        """The values of a schedule at these steps, or others."""
+        steps = self.step if steps is None else steps
+        return np.asarray(base.evaluate(schedule, steps), dtype=np.float64)
 
-    def read(self, number: "RecordedNumber") -> np.ndarray:
+    def read(self, number: Any) -> np.ndarray:
         """What the updates have read of a number of the host."""
         return number.at(self.iterations)
 

@@ -9,6 +9,7 @@ import keras
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import optimizers
+from keras_lrs._step import hosted
 from keras_lrs.schedules import base, durations, fields
 
 _LAST_STEP = 2**31
@@ -142,9 +143,11 @@ def cycle_ends_of(
         schedules: Those that are bound to it, by name.
     """
     total = progress.window().total
-    if "learning_rate" in schedules:
-        return sorted(base.cycle_ends(schedules["learning_rate"], total))
+    schedule = schedules.get("learning_rate")
+    if schedule is not None and "learning_rate" not in hosted.names(optimizer):
+        return sorted(base.cycle_ends(schedule, total))
     # Its own schedule counts all the iterations it has ever made.
+    schedule = optimizers.rate_source(optimizer) if schedule is None else schedule
     start = progress.start(optimizer)
-    ends = base.cycle_ends(optimizers.rate_source(optimizer), start + total)
+    ends = base.cycle_ends(schedule, start + total)
     return sorted(end - start for end in ends if end > start)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_lrs._keras import optimizers
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
 
@@ -57,6 +56,7 @@ class HyperparameterLogger(FitCallback):
     """
 
     first = True
+    reads_optimizers = True
 
     def __init__(
         self, every: str | int = "epoch", log_dir: str | os.PathLike | None = None
@@ -112,7 +112,7 @@ class HyperparameterLogger(FitCallback):
         found = self._run.optimizers
         if len(found) == 1:
             return [(found[0], "")]
-        suffixes = [f"/{label}" for label in optimizers.labels(found)]
+        suffixes = [f"/{label}" for label in self._run.progress.labels]
         return list(zip(found, suffixes, strict=True))
 
     def _used(self, optimizer, suffix, past):

@@ -2,21 +2,17 @@
 
 from typing import Any
 
-import keras
-
 from keras_lrs._fit import registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import optimizers
-from keras_lrs._step import groups, hyperparameters
+from keras_lrs._step import groups
 from keras_lrs._step.groups import Groups
-from keras_lrs._step.hyperparameters import Hyperparameter
+from keras_lrs._step.hyperparameters import Hyperparameter, check_schedule
 from keras_lrs._step.momentum_correction import MomentumCorrection
 from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
 from keras_lrs.schedules.per_variable import PerVariable, pairs_of
-
-Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 class HyperparameterScheduler(FitCallback):
@@ -40,7 +36,10 @@ class HyperparameterScheduler(FitCallback):
     takes a power of the current one, as it does in a later `fit` without the schedule.
 
     Schedules are ours, Keras's or your own. For a `MultiOptimizer`, give one schedule
-    for all optimizers, or a dictionary from the names of optimizers to schedules.
+    for all optimizers, or a dictionary from the names of optimizers to schedules. The
+    same goes for a model, such as a GAN, that is compiled with `optimizer=None` and
+    holds several optimizers, whose names are then those of the model's attributes. On
+    JAX, where Keras's `fit` trains with `model.optimizer` alone, that is refused.
 
     Groups of variables have rates of their own with `rate_multipliers`, which keeps one
     main schedule (for layer-wise decay, discriminative rates, gradual unfreezing), or
@@ -144,7 +143,8 @@ class HyperparameterScheduler(FitCallback):
             return {}
         found: dict[str, Any] = {}
         every = self.run.optimizers
-        for label, optimizer in zip(optimizers.labels(every), every, strict=True):
+        labels = self.run.progress.labels
+        for label, optimizer in zip(labels, every, strict=True):
             parts = [p for p in self.run.parts(self) if p.step.optimizer is optimizer]
             values = {
                 p.name: p.schedule for p in parts if isinstance(p, Hyperparameter)
@@ -163,17 +163,14 @@ class HyperparameterScheduler(FitCallback):
         """Says which hyperparameter of which optimizer each schedule drives."""
         found = []
         for name, given in self._given.items():
-            assigned = _assigned(name, given, run.optimizers)
+            assigned = _assigned(name, given, run)
             for each in _grouped(assigned):
                 registry.build_optimizer(self, run.model)
                 of = [one for one, value in assigned if value is each]
                 paths = [path for one in of for path in optimizers.trained_paths(one)]
                 each.check_paths(name, paths)
             for optimizer, value in assigned:
-                if isinstance(value, PerVariable):
-                    found += groups.wanted(optimizer, name, value)
-                else:
-                    found.append(hyperparameters.wanted(optimizer, name, value))
+                found += groups.wanted(optimizer, name, value)
         if self.momentum_correction:
             found += [
                 Wanted(one.optimizer, MomentumCorrection, slot=groups.CORRECTION)
@@ -200,13 +197,7 @@ def _checked(schedules, others):
     for name, given in schedules.items():
         values = list(given.values()) if isinstance(given, dict) else [given]
         for value in values or [given]:
-            if not isinstance(value, (Schedule, PerVariable)):
-                bound = (
-                    "be a `LearningRateSchedule`; for a number it is "
-                    "`keras_lrs.schedules.Constant`, for a function of the step "
-                    "`FunctionSchedule`, for groups of variables `PerVariable`"
-                )
-                fields.refuse(name, bound, given, TypeError)
+            check_schedule(name, value, given)
     return schedules
 
 
@@ -216,11 +207,12 @@ def _grouped(assigned):
     return [value for value in found if isinstance(value, PerVariable)]
 
 
-def _assigned(name, given, found):
+def _assigned(name, given, run):
     """Pairs of an optimizer and its schedule."""
+    found = run.optimizers
     if not isinstance(given, dict):
         return [(optimizer, given) for optimizer in found]
-    by_name = dict(zip(optimizers.labels(found), found, strict=True))
+    by_name = dict(zip(run.progress.labels, found, strict=True))
     unknown = [key for key in given if key not in by_name]
     if unknown or not given:
         raise ValueError(

@@ -16,11 +16,7 @@ from keras_lrs._step.part import Wanted
 from keras_lrs._step.rate_factor import RateFactor
 from keras_lrs._storage import files
 from keras_lrs.callbacks.base import FitCallback
-from keras_lrs.callbacks.plateau_rule import (
-    PlateauRecord,
-    PlateauRule,
-    PlateauState,
-)
+from keras_lrs.callbacks.plateau import PlateauRecord, PlateauRule, PlateauState
 from keras_lrs.schedules import durations, fields
 from keras_lrs.schedules.combinators import Clipped, Noisy, Product, Scaled
 
@@ -44,7 +40,8 @@ class ReduceOnPlateau(FitCallback):
     A run that resumes (`initial_epoch`, `BackupAndRestore`) continues with the factor,
     the best value, the looks waited and the cooldown. They are written to `state_path`,
     by default beside the files of a `BackupAndRestore` in the list. Give `state_path`
-    if you resume from saved models.
+    if you resume from saved models. For a loop of your own, `keras_lrs.Plateau` is the
+    same rule.
 
     Args:
         monitor: The metric's name in the logs.

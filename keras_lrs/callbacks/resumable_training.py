@@ -11,6 +11,7 @@ from keras_lrs._fit import registry
 from keras_lrs._fit.run import Resume, Run
 from keras_lrs._fit.train_function import Skip
 from keras_lrs._keras import fit_loop, models, optimizers, random, variables
+from keras_lrs._keras.backend import IS_JAX
 from keras_lrs._step import bias_correction
 from keras_lrs._step.part import Wanted
 from keras_lrs._storage import checkpoints
@@ -144,6 +145,8 @@ class ResumableTraining(FitCallback):
         """Reads the last checkpoint, and gives its values to the variables."""
         self._check_siblings(run)
         registry.build_optimizer(self, run.model)
+        if not IS_JAX:  # There `fit` trains with `model.optimizer` alone.
+            registry.check_built(self, run.model)
         self._within_epochs = self.every_step
         self._batch = self._since = 0
         self._began = run.progress.iterations()

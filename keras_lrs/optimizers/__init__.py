@@ -1,5 +1,6 @@
-"""Optimizers that need no schedule."""
+"""Optimizers that need no schedule, or bring it along."""
 
 from keras_lrs.optimizers.schedule_free import ScheduleFree
+from keras_lrs.optimizers.scheduled import Scheduled
 
-__all__ = ["ScheduleFree"]
+__all__ = ["ScheduleFree", "Scheduled"]

@@ -5,9 +5,9 @@ from typing import Any
 
 import keras
 
-from keras_lrs._keras import optimizers
 from keras_lrs._step.hyperparameters import is_momentum
 from keras_lrs.averages.schedules import Average
+from keras_lrs.optimizers.wrapper import check_kind, check_new
 from keras_lrs.schedules import fields
 
 
@@ -31,14 +31,7 @@ class Arguments(fields.Configured):
 def check_optimizer(optimizer: Any) -> None:
     """Raises if an optimizer cannot be the one inside."""
     kind = type(optimizer).__name__
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        fields.refuse("optimizer", "be a Keras optimizer", optimizer, TypeError)
-    if optimizers.leaves(optimizer) != [optimizer]:
-        raise ValueError(
-            "Argument `optimizer` must be one that updates variables itself. Wrap "
-            "`ScheduleFree` in a `LossScaleOptimizer` or `MultiOptimizer`, not the "
-            f"other way round. Received: optimizer={kind}"
-        )
+    check_kind(optimizer, "ScheduleFree")
     if isinstance(optimizer, keras.optimizers.Lion):
         fields.refuse("optimizer", "do without a momentum, which Lion needs", kind)
     for name, value in optimizer.get_config().items():
@@ -53,8 +46,4 @@ def check_optimizer(optimizer: Any) -> None:
             "Argument `optimizer` must not average the weights itself: `ScheduleFree` "
             f"does. Received: optimizer={kind} with use_ema=True"
         )
-    if optimizer.built or optimizers.is_taken_over(optimizer):
-        raise ValueError(
-            "Argument `optimizer` must be a new one. Received: "
-            f"optimizer={kind} that is in use"
-        )
+    check_new(optimizer)

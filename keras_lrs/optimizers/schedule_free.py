@@ -12,11 +12,12 @@ from keras_lrs._keras import in_step, optimizers
 from keras_lrs._keras.variables import copies, number
 from keras_lrs.averages.schedules import Average
 from keras_lrs.optimizers.arguments import Arguments, check_optimizer
+from keras_lrs.optimizers.wrapper import Wrapper
 from keras_lrs.schedules import fields, numerics
 
 
 @keras.saving.register_keras_serializable(package="keras_lrs")
-class ScheduleFree(keras.optimizers.Optimizer):
+class ScheduleFree(Wrapper):
     """Schedule-free training: any optimizer, at a constant rate, with an average.
 
     `y = (1 - beta) z + beta x`, `z <- z - rate * step(gradient at y)`,
@@ -96,18 +97,6 @@ class ScheduleFree(keras.optimizers.Optimizer):
         self._hold(None)
         optimizers.take_over(optimizer, self._update, self._decay)
 
-    # --- What is that of the optimizer inside ---
-
-    @property
-    def variables(self) -> list:
-        """All state: its own, then that of the optimizer inside."""
-        return [*self._variables, *self.inner_optimizer.variables]
-
-    @property
-    def iterations(self) -> Any:
-        """The number of updates."""
-        return self.inner_optimizer.iterations
-
     @property
     def learning_rate(self) -> Any:
         """The rate of the optimizer inside, without the warmup."""
@@ -116,22 +105,6 @@ class ScheduleFree(keras.optimizers.Optimizer):
     @learning_rate.setter
     def learning_rate(self, learning_rate: Any) -> None:
         self.inner_optimizer.learning_rate = learning_rate
-
-    @property
-    def loss_scale_factor(self) -> float | None:
-        """What the loss is multiplied by."""
-        return self.inner_optimizer.loss_scale_factor
-
-    @loss_scale_factor.setter
-    def loss_scale_factor(self, factor: float | None) -> None:
-        if "inner_optimizer" in vars(self):  # Not in Keras's constructor.
-            self.inner_optimizer.loss_scale_factor = factor
-
-    def exclude_from_weight_decay(
-        self, var_list: Any = None, var_names: Any = None
-    ) -> None:
-        """Leaves variables out of the weight decay."""
-        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
     # --- The step ---
 
@@ -350,9 +323,7 @@ class ScheduleFree(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store: Any) -> None:
         """Writes its state, and y while the model holds x."""
-        # The state of the optimizer inside Keras saves by itself.
-        for i, variable in enumerate(self._variables):
-            store[str(i)] = variable.numpy()
+        super().save_own_variables(store)
         if self.uses_average and self._held is not None:
             for i, value in enumerate(self._held):
                 store[f"y{i}"] = keras.ops.convert_to_numpy(value)

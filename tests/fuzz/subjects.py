@@ -288,6 +288,11 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "Samples": Subject(S.Samples, [{"samples": 100, "per_step": 8}]),
     "Tokens": Subject(S.Tokens, [{"tokens": 10**12, "per_step": 2**20}]),
+    "Plateau": Subject(
+        lrs.Plateau,
+        [{}, {"mode": "max", "raise_factor": 2.0, "max_factor": 4.0}],
+        lambda plateau: check_finite([plateau.update(m) for m in (1.0, np.nan, 2.0)]),
+    ),
     "without_weight_decay": Subject(
         S.without_weight_decay,
         [
@@ -397,6 +402,17 @@ SUBJECTS: dict[str, Subject] = {
                 "average": A.ExponentialAverage(0.9),
             },
         ],
+    ),
+    "Scheduled": Subject(
+        lrs.optimizers.Scheduled,
+        [
+            {
+                "optimizer": Made(lambda: keras.optimizers.SGD(0.1, momentum=0.9)),
+                "learning_rate": S.LinearDecay(0.1),
+                "momentum": S.Constant(0.9),
+            },
+        ],
+        keywords=("momentum",),
     ),
     "Ensemble": Subject(
         lrs.ensembles.Ensemble,

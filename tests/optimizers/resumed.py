@@ -24,3 +24,14 @@ def resumed(path):
 
 def all_resumed(folder, names):
     return {name: resumed(folder / f"{name}.keras") for name in names}
+
+
+def trained_on(path, begin, num_steps):
+    """The weights of a loaded model after so many more batches, one by one."""
+    model = keras.saving.load_model(path)
+    size = references.BATCH
+    for step in range(begin, begin + num_steps):
+        at = size * (step % references.STEPS)
+        batch = slice(at, at + size)
+        model.train_on_batch(references.X[batch], references.Y[batch])
+    return references.weights(model)

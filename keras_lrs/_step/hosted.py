@@ -1,0 +1,155 @@
+"""Schedules that an optimizer brings along, in `fit` and in any other loop.
+
+`optimizers.Scheduled` hosts them: outside of a run of ours it makes a step of its own,
+and a run takes them into its plan. Both ask for the same parts. Unlike the schedules
+of a callback, they count all iterations of the optimizer.
+"""
+
+import weakref
+from typing import Any
+
+import numpy as np
+
+from keras_lrs._keras import in_step, optimizers
+from keras_lrs._keras.variables import number
+from keras_lrs._step.bias_correction import BiasCorrection
+from keras_lrs._step.hyperparameters import Hyperparameter
+from keras_lrs._step.part import StepPart, Wanted
+from keras_lrs._step.update import PastUpdates, Update
+from keras_lrs.schedules import base
+
+_hosts: weakref.WeakKeyDictionary[Any, weakref.ref] = weakref.WeakKeyDictionary()
+
+
+def set_host(optimizer: Any, host: Any) -> None:
+    """Notes which wrapper brings the schedules of an optimizer along.
+
+    The host has `schedules`, a dictionary; `own_rate`, the rate where none is
+    scheduled; and `factor`, a `HostedNumber`.
+    """
+    _hosts[optimizer] = weakref.ref(host)
+
+
+def host_of(optimizer: Any) -> Any:
+    """The wrapper that brings schedules along, or None."""
+    reference = _hosts.get(optimizer)
+    return None if reference is None else reference()
+
+
+def names(optimizer: Any) -> list[str]:
+    """The hyperparameters that the optimizer brings schedules for."""
+    host = host_of(optimizer)
+    return [] if host is None else list(host.schedules)
+
+
+def check_bound(host: Any) -> None:
+    """Raises `RuntimeError` if a schedule that a host brings along is open."""
+    for name, schedule in host.schedules.items():
+        if isinstance(schedule, base.Schedule) and not schedule.is_bound:
+            raise RuntimeError(
+                f"The schedule of `{name}` has open lengths. Bind the optimizer before "
+                f"its first update: `optimizer.bind(total_steps, steps_per_epoch)`. "
+                f"Received: {schedule!r}"
+            )
+
+
+def wanted_by_host(optimizer: Any) -> list[tuple[Any, Wanted]]:
+    """Pairs of the host and a part that it wants, as of a callback."""
+    host = host_of(optimizer)
+    if host is None:
+        return []
+    check_bound(host)
+    found = [
+        Wanted(optimizer, HostedHyperparameter, (name, schedule), slot=name)
+        for name, schedule in host.schedules.items()
+    ]
+    found.append(Wanted(optimizer, HostedFactor, (host.factor,)))
+    return [(host, one) for one in found]
+
+
+class HostedNumber:
+    """A number in a variable of the host, and what updates have read of it."""
+
+    def __init__(self) -> None:
+        self.variable: Any = None
+        self._since, self._values = [-1], [1.0]
+
+    @property
+    def latest(self) -> float:
+        """What it is now, between steps."""
+        if self.variable is None:
+            return self._values[-1]
+        return number(in_step.value_of(self.variable))  # Also in a strategy's scope.
+
+    @property
+    def value(self) -> Any:
+        """What it is now, or in the step that is being traced."""
+        return in_step.value_of(self.variable)
+
+    def begin(self) -> None:
+        """Starts the record anew with what the variable holds."""
+        self._since, self._values = [-1], [self.latest]
+
+    def note(self, value: float, iterations: int) -> None:
+        """Notes a change, from the update after so many iterations on."""
+        self._since.append(iterations)
+        self._values.append(value)
+
+    def at(self, iterations: np.ndarray) -> np.ndarray:
+        """The values that updates after so many iterations have read."""
+        index = np.searchsorted(self._since, iterations, side="right") - 1
+        return np.take(self._values, index)
+
+
+class HostedHyperparameter(Hyperparameter):
+    """Lets a schedule drive a hyperparameter, from the optimizer's first iteration."""
+
+    @staticmethod
+    def bind(run: Any, name: str, schedule: Any) -> tuple:
+        """Its schedules are bound by their host."""
+        return name, schedule
+
+    def values(self, update: Update | PastUpdates) -> None:
+        """Evaluates the schedule."""
+        update.values[self.name] = update.evaluate(self.schedule, update.iterations)
+
+
+class HostedFactor(StepPart):
+    """Multiplies the rate by a number that the host keeps in a variable."""
+
+    scales = True
+
+    def __init__(self, step: Any, number: HostedNumber):
+        super().__init__(step)
+        self.number = number
+
+    def begin(self) -> None:
+        """Past updates are those from here on."""
+        self.number.begin()
+
+    def values(self, update: Update | PastUpdates) -> None:
+        """Multiplies."""
+        update.factors.append(update.read(self.number))
+
+
+class HostedBiasCorrection(BiasCorrection):
+    """The bias correction of betas that have been scheduled from the beginning."""
+
+    def begin(self) -> None:
+        """The tables hold the products of all updates."""
+
+    def end(self) -> None:
+        """Nothing need be remembered."""
+
+    @property
+    def _updates_before(self):
+        return 0
+
+    @property
+    def _first_update(self):
+        return 0
+
+
+def first_step(optimizer: Any) -> int:
+    """The step at which the first update of an optimizer is evaluated."""
+    return optimizers.accumulated(optimizer) - 1

@@ -1,0 +1,190 @@
+"""`Plateau`: when a factor on the learning rate changes, and to what, in any loop."""
+
+import dataclasses
+import math
+import numbers
+from typing import Any
+
+from keras_lrs._keras.variables import number
+from keras_lrs.schedules import fields
+
+
+@dataclasses.dataclass(frozen=True)
+class PlateauState:
+    """What the next decision depends on."""
+
+    factor: float = 1.0
+    best: float | None = None
+    wait: int = 0
+    good: int = 0
+    cooldown: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class PlateauRecord:
+    """The state after `count` iterations, and the rates that the user gave."""
+
+    count: int
+    rates: list[float | None]
+    state: PlateauState
+
+    @classmethod
+    def parsed(cls, item: dict[str, Any]) -> "PlateauRecord":
+        """The record that `dataclasses.asdict` made JSON of."""
+        return cls(int(item["count"]), item["rates"], PlateauState(**item["state"]))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlateauRule(fields.Configured):
+    """When the factor changes, and to what; the arguments are `ReduceOnPlateau`'s."""
+
+    factor: float = fields.number(above=0.0, below=1.0)
+    patience: int = fields.integer(at_least=1)
+    mode: str = fields.choice(("auto", "min", "max"))
+    min_delta: float = fields.number(at_least=0.0)
+    cooldown: int = fields.integer(at_least=0)
+    min_factor: float = fields.number(at_least=0.0, at_most=1.0)
+    relative: bool = fields.flag()
+    raise_factor: float | None = fields.number(default=None, above=1.0)
+    max_factor: float | None = fields.number(default=None, at_least=1.0)
+
+    def check(self):
+        """Raises `ValueError` for a bound on what is never raised."""
+        if self.max_factor is not None and self.raise_factor is None:
+            fields.refuse("max_factor", "have a `raise_factor`", self.max_factor)
+
+    def next(self, state: PlateauState, value: float) -> PlateauState:
+        """The state after a look at a value of the metric."""
+        better = self.is_better(value, state.best)
+        best = value if better else state.best
+        if state.cooldown > 0:
+            return dataclasses.replace(state, best=best, cooldown=state.cooldown - 1)
+        wait = 0 if better else state.wait + 1
+        good = state.good + 1 if better else 0
+        factor = state.factor
+        if wait >= self.patience:
+            wait, factor = 0, max(factor * self.factor, self.min_factor)
+        elif good >= self.patience and self.raise_factor is not None:
+            highest = math.inf if self.max_factor is None else self.max_factor
+            good, factor = 0, min(factor * self.raise_factor, highest)
+        cooldown = self.cooldown if factor != state.factor else 0
+        return PlateauState(factor, best, wait, good, cooldown)
+
+    def is_better(self, value: float, best: float | None) -> bool:
+        """Whether a value beats the best; NaN does not."""
+        if best is None:
+            return not math.isnan(value)
+        delta = self.min_delta
+        if self.relative:
+            delta *= abs(best) if math.isfinite(best) else 0.0
+        return value < best - delta if self.mode == "min" else value > best + delta
+
+
+class Plateau:
+    """Decides when a factor on the learning rate falls because a metric stalls.
+
+    It is the rule of `ReduceOnPlateau`, for training loops of your own. After each
+    validation, or whenever you like, hand the metric to `update`, and multiply the rate
+    by what it returns. `optimizers.Scheduled` takes it as its `rate_factor`.
+
+    A metric is better if it beats the best by more than `min_delta`; NaN never does.
+    After `patience` updates in a row without a better one the factor is multiplied by
+    `factor`; then the next `cooldown` updates are not counted. With `raise_factor`,
+    `patience` better ones in a row raise it.
+
+    Args:
+        factor: What the rate is multiplied by, in (0, 1).
+        patience: Updates without improvement after which it is, >= 1.
+        mode: `"min"` if a lower metric is better, `"max"` if a higher one is.
+        min_delta: By how much a better value must beat the best, >= 0.
+        cooldown: Updates after a change that are not counted, >= 0.
+        min_factor: The lowest factor, in [0, 1].
+        relative: Whether `min_delta` is a fraction of the best value's size.
+        raise_factor: What the rate is multiplied by after `patience` better values in a
+            row, > 1. None never raises it.
+        max_factor: The highest factor, >= 1, if it is raised; None has no bound.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> from keras_lrs import Plateau
+        >>> plateau = Plateau(factor=0.5, patience=2)
+        >>> [plateau.update(loss) for loss in [1.0, 0.8, 0.9, 0.8, 0.7]]
+        [1.0, 1.0, 1.0, 0.5, 0.5]
+        >>> plateau.state["best"]
+        0.7
+
+    Reference: the rule is older than its papers; raising the rate follows GreedyLR,
+    "a novel adaptive learning rate scheduler", 2025.
+    """
+
+    def __init__(
+        self,
+        factor: float = 0.1,
+        patience: int = 10,
+        mode: str = "min",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_factor: float = 0.0,
+        *,
+        relative: bool = False,
+        raise_factor: float | None = None,
+        max_factor: float | None = None,
+    ):
+        fields.one_of("mode", mode, ("min", "max"))
+        self.rule = PlateauRule(
+            factor,
+            patience,
+            mode,
+            min_delta,
+            cooldown,
+            min_factor,
+            relative,
+            raise_factor,
+            max_factor,
+        )
+        self._state = PlateauState()
+
+    def update(self, metric: Any) -> float:
+        """Looks at a value of the metric and returns the factor from now on.
+
+        Args:
+            metric: A number, or a tensor or variable that holds one.
+
+        Raises:
+            TypeError: If it is no number.
+        """
+        self._state = self.rule.next(self._state, _metric(metric))
+        return self._state.factor
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Factor, best value, updates waited, better ones in a row, cooldown left."""
+        return dataclasses.asdict(self._state)
+
+    def get_state(self) -> dict[str, Any]:
+        """What to save so that `set_state` continues from here: JSON values."""
+        return self.state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues from what `get_state` returned.
+
+        Raises:
+            ValueError: If it is not that of a `Plateau`.
+        """
+        names = [field.name for field in dataclasses.fields(PlateauState)]
+        if not isinstance(state, dict) or sorted(state) != sorted(names):
+            fields.refuse("state", f"have the keys {', '.join(names)}", state)
+        self._state = PlateauState(**state)
+
+
+def _metric(metric):
+    try:
+        value = number(metric)
+    except (TypeError, ValueError):
+        value = None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        fields.refuse("metric", "be a number", metric, TypeError)
+    return float(value)

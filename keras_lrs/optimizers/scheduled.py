@@ -1,0 +1,253 @@
+"""`Scheduled`: an optimizer that brings its schedules along, into any loop."""
+
+import copy
+from typing import Any
+
+import keras
+
+from keras_lrs._fit.planning import WantedParts
+from keras_lrs._fit.rates import OwnRates
+from keras_lrs._keras import in_step, optimizers, variables
+from keras_lrs._step import hosted, hyperparameters
+from keras_lrs._step.optimizer_step import OptimizerStep
+from keras_lrs.optimizers.wrapper import Wrapper, check_kind, check_new
+from keras_lrs.schedules import base, fields, numerics
+from keras_lrs.schedules.durations import Window
+
+
+@keras.saving.register_keras_serializable(package="keras_lrs")
+class Scheduled(Wrapper):
+    """Any optimizer, with schedules for its hyperparameters, in any training loop.
+
+    Use it where there is no `fit` with callbacks: in loops of your own, eager or
+    compiled, with JAX's `stateless_apply`, with `train_on_batch`, and for each of the
+    optimizers of a GAN. It hosts the same step as the callbacks do: each schedule is
+    evaluated once per step, inside the compiled step, and betas of Adam get their bias
+    correction. Steps are what the optimizer counts: batches, micro-batches under
+    gradient accumulation, in all its life.
+
+    A schedule with open lengths needs `bind`, before the first update.
+
+    `rate_factor` multiplies the learning rate. It is a variable: hand it what
+    `keras_lrs.Plateau` returns, and nothing is compiled again.
+
+    It is saved with the model, with its schedules and their position, and continues
+    after loading. In a `fit` with callbacks of this package its schedules are those of
+    the run: `HyperparameterLogger` logs them, a `ReduceOnPlateau` multiplies the rate,
+    and another schedule of the same hyperparameter is refused. They do not start over
+    with `fit`, and nothing is put back at its end. `learning_rate` reads as the rate
+    last used. On PyTorch every update reads two numbers from the device.
+
+    Args:
+        optimizer: Any Keras optimizer that updates variables itself, not used before.
+        learning_rate: The schedule of the learning rate; None leaves the optimizer's.
+        name: The optimizer's name.
+        **schedules: The schedules of other hyperparameters: `momentum`, `beta_1`,
+            `weight_decay`, `clipnorm` or any other number that is an argument of the
+            optimizer.
+
+    Raises:
+        ValueError: If there is no schedule; if the optimizer has no such
+            hyperparameter, does not use it or has a schedule for it; if a schedule
+            leaves the hyperparameter's range; or if the optimizer is a wrapper itself,
+            or in use. At the first update, if a schedule is not bound.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_lrs.optimizers import Scheduled
+        >>> from keras_lrs.schedules import LinearDecay
+        >>> weight = keras.Variable([0.0])
+        >>> optimizer = Scheduled(keras.optimizers.SGD(), LinearDecay(1.0))
+        >>> optimizer = optimizer.bind(total_steps=4)
+        >>> optimizer.build([weight])
+        >>> for _ in range(4):
+        ...     optimizer.apply([keras.ops.convert_to_tensor([-1.0])], [weight])
+        >>> weight.numpy().tolist()  # 1 + 0.75 + 0.5 + 0.25
+        [2.5]
+
+    Reference: the seam is that of Keras's `LossScaleOptimizer`.
+    """
+
+    def __init__(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        learning_rate: Any = None,
+        *,
+        name: str | None = None,
+        **schedules: Any,
+    ):
+        check_kind(optimizer, "Scheduled")
+        check_new(optimizer)
+        if name is not None and not isinstance(name, str):
+            fields.refuse("name", "be a string or None", name, TypeError)
+        if learning_rate is not None:
+            schedules = {"learning_rate": learning_rate, **schedules}
+        if not schedules:
+            raise ValueError(
+                "At least one hyperparameter must be given a schedule, such as "
+                "`learning_rate=`. Received: none"
+            )
+        for key, schedule in schedules.items():
+            hyperparameters.check_schedule(key, schedule)
+            beside = [other for other in schedules if other != key]
+            hyperparameters.check_name(optimizer, key, beside)
+            if not _is_open(schedule):
+                hyperparameters.check_values(key, schedule, 10_000)
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = optimizer
+        source = optimizers.rate_source(optimizer)
+        is_number = isinstance(source, keras.Variable)
+        # Past Keras's tracking, which would wrap dictionaries.
+        vars(self).update(
+            schedules=schedules,
+            own_rate=_number_in_scope(source) if is_number else None,
+            factor=hosted.HostedNumber(),
+        )
+        self._step: Any = None
+        hosted.set_host(optimizer, self)
+
+    # --- Schedules ---
+
+    def bind(self, total_steps: int, steps_per_epoch: int | None = None) -> "Scheduled":
+        """Binds the schedules that are open, and returns the optimizer itself.
+
+        Args:
+            total_steps: Steps of the whole run, > 0.
+            steps_per_epoch: What `Epochs` counts, > 0; only needed for these.
+
+        Raises:
+            ValueError: If an argument is out of range, if lengths do not fit, or if a
+                schedule leaves the range of its hyperparameter.
+        """
+        total_steps = fields.count("total_steps", total_steps, 1)
+        if steps_per_epoch is not None:
+            steps_per_epoch = fields.count("steps_per_epoch", steps_per_epoch, 1)
+        window = Window(total_steps, steps_per_epoch)
+        bound = {}
+        for name, schedule in self.schedules.items():
+            bound[name] = schedule
+            if _is_open(schedule):
+                bound[name] = base.bind(schedule, window)
+                hyperparameters.check_values(name, bound[name], total_steps)
+        vars(self)["schedules"] = bound
+        self._make_step()
+        return self
+
+    @property
+    def rate_factor(self) -> float:
+        """What the learning rate is multiplied by; it may be set between steps."""
+        return self.factor.latest
+
+    @rate_factor.setter
+    def rate_factor(self, rate_factor: float) -> None:
+        field = fields.number(at_least=0.0)
+        value = fields.validate("rate_factor", rate_factor, field)
+        iterations = optimizers.iterations(self.inner_optimizer) if self.built else 0
+        if self.built:
+            variables.assign(self.factor.variable, value)
+        self.factor.note(value, iterations)
+
+    @property
+    def learning_rate(self) -> Any:
+        """The rate last used."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        raise ValueError(
+            "Argument `learning_rate` of `Scheduled` cannot be set: its step sets the "
+            "rate. Set `rate_factor`, by which it is multiplied. "
+            f"Received: learning_rate={learning_rate!r}"
+        )
+
+    # --- The step ---
+
+    def build(self, variables: list) -> None:
+        """Makes room for the factor, and makes the step."""
+        if self.built:
+            return
+        with in_step.outside_of_graph():
+            self.factor.variable = self.add_variable(
+                (),
+                initializer=keras.initializers.Constant(self.factor.latest),
+                dtype=numerics.float_dtype(),
+                aggregation="only_first_replica",
+                name="rate_factor",
+            )
+            self.inner_optimizer.build(variables)
+            super().build(variables)
+            self._make_step()
+
+    def _make_step(self):
+        """Makes the step for loops without a run of ours, if all that it needs is."""
+        if not self.built or any(map(_is_open, self.schedules.values())):
+            return
+        inner = self.inner_optimizer
+        plan = WantedParts(_WholeLife(), OwnRates()).plan(None, inner)
+        with optimizers.original_apply(inner):
+            step = OptimizerStep(self, plan)
+        step.begin(plan)
+        self._step = step
+
+    @in_step.uncompiled
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Updates variables, with the values of the schedules at this step."""
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+            self.build(trainable_variables)
+        inner = self.inner_optimizer
+        if optimizers.has_other_apply(inner):
+            # A run's step, which has taken the schedules into its plan.
+            inner.apply(grads, trainable_variables)
+            return
+        if self._step is None:
+            hosted.check_bound(self)
+        self._step.count_on()
+        self._step.apply(grads, trainable_variables)
+
+    def finalize_variable_values(self, var_list: list) -> None:
+        """Ends training, as the optimizer inside does."""
+        self.inner_optimizer.finalize_variable_values(var_list)
+
+    # --- Files ---
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor, as JSON."""
+        inner = optimizers.portable_config(self.inner_optimizer)
+        if self.own_rate is not None:  # The variable holds the rate last used.
+            inner["config"]["learning_rate"] = self.own_rate
+        schedules = {
+            name: keras.saving.serialize_keras_object(schedule)
+            for name, schedule in self.schedules.items()
+        }
+        return {"optimizer": inner, **schedules, "name": self.name}
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "Scheduled":
+        """The optimizer whose `get_config` gave `config`."""
+        config = copy.deepcopy(config)  # Keras's optimizers change theirs.
+        for name, value in config.items():
+            if isinstance(value, dict):
+                config[name] = keras.saving.deserialize_keras_object(
+                    value, custom_objects
+                )
+        return cls(**config)
+
+
+def _number_in_scope(variable):
+    """The value of a number, also in the scope of a TensorFlow strategy."""
+    return variables.number(in_step.value_of(variable))
+
+
+class _WholeLife:
+    """The progress of a loop that has no beginning but that of the optimizer."""
+
+    def start(self, optimizer):
+        return 0
+
+
+def _is_open(schedule):
+    return isinstance(schedule, base.Schedule) and not schedule.is_bound
