@@ -17,6 +17,12 @@ All methods fine-tune the same networks, one per seed, on the same images in the
 order. Each has the rate of one grid that is best for it on images held out of the
 training data (`--tune`), never on the test data. Differences are those of runs with the
 same seed, with their 95 % interval.
+
+With 30 seeds on PyTorch the head alone is 14 points worse than one rate for all layers,
+so the layers have to move. Gradual unfreezing gains a point, hardly more than noise;
+the gain of layer-wise decay cannot be told from it. A network that learns from scratch
+is better than all of them: what tells 0 to 4 apart is of little use for 5 to 9. So this
+shows how to do it, and how to measure it, and not that it helps.
 """
 
 import statistics
