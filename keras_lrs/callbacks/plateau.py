@@ -182,7 +182,7 @@ class Plateau:
 
 def _metric(metric):
     try:
-        value = number(metric)
+        value: Any = number(metric)
     except (TypeError, ValueError):
         value = None
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -98,12 +98,10 @@ class Scheduled(Wrapper):
         self.inner_optimizer = optimizer
         source = optimizers.rate_source(optimizer)
         is_number = isinstance(source, keras.Variable)
-        # Past Keras's tracking, which would wrap dictionaries.
-        vars(self).update(
-            schedules=schedules,
-            own_rate=_number_in_scope(source) if is_number else None,
-            factor=hosted.HostedNumber(),
-        )
+        self.own_rate = _number_in_scope(source) if is_number else None
+        self.factor = hosted.HostedNumber()
+        # Past Keras's tracking, which would wrap a dictionary.
+        self.__dict__["schedules"] = schedules
         self._step: Any = None
         hosted.set_host(optimizer, self)
 
@@ -130,7 +128,7 @@ class Scheduled(Wrapper):
             if _is_open(schedule):
                 bound[name] = base.bind(schedule, window)
                 hyperparameters.check_values(name, bound[name], total_steps)
-        vars(self)["schedules"] = bound
+        self.__dict__["schedules"] = bound
         self._make_step()
         return self
 
@@ -184,7 +182,8 @@ class Scheduled(Wrapper):
         if not self.built or any(map(_is_open, self.schedules.values())):
             return
         inner = self.inner_optimizer
-        plan = WantedParts(_WholeLife(), OwnRates()).plan(None, inner)
+        progress: Any = _WholeLife()
+        plan = WantedParts(progress, OwnRates()).plan(None, inner)
         with optimizers.original_apply(inner):
             step = OptimizerStep(self, plan)
         step.begin(plan)
