@@ -7,6 +7,7 @@ import keras
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import fit_loop, models, optimizers
 from keras_lrs._keras.backend import IS_JAX
+from keras_lrs._step import hosted
 from keras_lrs.schedules import fields
 
 _ATTRIBUTE = "_keras_lrs_run"  # In the model's `__dict__`, past Keras's tracking.
@@ -89,8 +90,9 @@ def begin(callback: Any, model: Any) -> Run:
                 "or train it in a loop of your own, with `optimizers.Scheduled`."
             )
         run.own_rates.note(run.optimizers)
-    elif not run.optimizers:
-        # A `MultiOptimizer` that chooses by a function knows none before it is built.
+    elif not run.optimizers or any(map(hosted.has_groups, run.optimizers)):
+        # A `MultiOptimizer` that chooses by a function knows none before it is built,
+        # and patterns are of variables.
         build_optimizer(callback, model)
         run.own_rates.note(run.optimizers)
     return run

@@ -74,7 +74,9 @@ class Groups(StepPart):
         name, _ = wanted.compiled  # type: ignore[misc]
         if name != MULTIPLIERS:
             check_groupable(wanted.optimizer, name)
-        together = [one for one in (wanted, *beside) if one.kind is RateGroups]
+        together = [
+            one for one in (wanted, *beside) if issubclass(one.kind, RateGroups)
+        ]
         if len({one.compiled[0] for one in together}) > 1:  # type: ignore[index]
             raise ValueError(
                 "Argument `rate_multipliers` cannot be given beside a `PerVariable` of "
@@ -275,6 +277,13 @@ def rates(update: Any) -> dict[str, Any]:
 def is_rate(name: str) -> bool:
     """Whether groups of this name have rates of their own."""
     return name in (RATE, MULTIPLIERS)
+
+
+def schedules_of(value: Any) -> list:
+    """The schedules of a value that may be a `PerVariable`."""
+    if not isinstance(value, PerVariable):
+        return [value]
+    return [one for _, one in value.values if not isinstance(one, float)]
 
 
 def as_schedule(value: Any) -> Any:

@@ -5,6 +5,7 @@ and a run takes them into its plan. Both ask for the same parts. Unlike the sche
 of a callback, they count all iterations of the optimizer.
 """
 
+import dataclasses
 import weakref
 from typing import Any
 
@@ -12,11 +13,14 @@ import numpy as np
 
 from keras_lrs._keras import in_step, optimizers
 from keras_lrs._keras.variables import number
+from keras_lrs._step import groups
 from keras_lrs._step.bias_correction import BiasCorrection
+from keras_lrs._step.groups import Groups, RateGroups, as_schedule
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.part import StepPart, Wanted
 from keras_lrs._step.update import PastUpdates, Update
 from keras_lrs.schedules import base
+from keras_lrs.schedules.per_variable import PerVariable
 
 _hosts: weakref.WeakKeyDictionary[Any, weakref.ref] = weakref.WeakKeyDictionary()
 
@@ -44,13 +48,21 @@ def names(optimizer: Any) -> list[str]:
 
 def check_bound(host: Any) -> None:
     """Raises `RuntimeError` if a schedule that a host brings along is open."""
-    for name, schedule in host.schedules.items():
-        if isinstance(schedule, base.Schedule) and not schedule.is_bound:
-            raise RuntimeError(
-                f"The schedule of `{name}` has open lengths. Bind the optimizer before "
-                f"its first update: `optimizer.bind(total_steps, steps_per_epoch)`. "
-                f"Received: {schedule!r}"
-            )
+    for name, value in host.schedules.items():
+        for schedule in groups.schedules_of(value):
+            if isinstance(schedule, base.Schedule) and not schedule.is_bound:
+                raise RuntimeError(
+                    f"The schedule of `{name}` has open lengths. Bind the optimizer "
+                    "before its first update: `optimizer.bind(total_steps, "
+                    f"steps_per_epoch)`. Received: {schedule!r}"
+                )
+
+
+def has_groups(optimizer: Any) -> bool:
+    """Whether the optimizer brings values of groups of variables along."""
+    host = host_of(optimizer)
+    values = [] if host is None else host.schedules.values()
+    return any(isinstance(value, PerVariable) for value in values)
 
 
 def wanted_by_host(optimizer: Any) -> list[tuple[Any, Wanted]]:
@@ -59,11 +71,14 @@ def wanted_by_host(optimizer: Any) -> list[tuple[Any, Wanted]]:
     if host is None:
         return []
     check_bound(host)
-    found = [
-        Wanted(optimizer, HostedHyperparameter, (name, schedule), slot=name)
-        for name, schedule in host.schedules.items()
-    ]
-    found.append(Wanted(optimizer, HostedFactor, (host.factor,)))
+    found = [Wanted(optimizer, HostedFactor, (host.factor,))]
+    for name, value in host.schedules.items():
+        if isinstance(value, PerVariable):
+            value.check_paths(name, optimizers.trained_paths(optimizer))
+        found += [
+            dataclasses.replace(one, kind=_HOSTED[one.kind])
+            for one in groups.wanted(optimizer, name, value)
+        ]
     return [(host, one) for one in found]
 
 
@@ -106,12 +121,36 @@ class HostedHyperparameter(Hyperparameter):
 
     @staticmethod
     def bind(run: Any, name: str, schedule: Any) -> tuple:
-        """Its schedules are bound by their host."""
+        """Its schedule is bound by its host."""
         return name, schedule
 
     def values(self, update: Update | PastUpdates) -> None:
         """Evaluates the schedule."""
-        update.values[self.name] = update.evaluate(self.schedule, update.iterations)
+        super().values(update.counting_all())
+
+
+class HostedGroups(Groups):
+    """Values of groups of variables, from the optimizer's first iteration."""
+
+    @staticmethod
+    def bind(run: Any, name: str, groups: tuple) -> tuple:
+        """Its schedules are bound by their host."""
+        return name, tuple((pattern, as_schedule(value)) for pattern, value in groups)
+
+    def values(self, update: Update | PastUpdates) -> None:
+        """Evaluates the schedule of each group."""
+        super().values(update.counting_all())
+
+
+class HostedRateGroups(HostedGroups, RateGroups):
+    """Learning rates of groups of variables, from the first iteration."""
+
+
+_HOSTED: dict[type[StepPart], type[StepPart]] = {
+    Hyperparameter: HostedHyperparameter,
+    Groups: HostedGroups,
+    RateGroups: HostedRateGroups,
+}
 
 
 class HostedFactor(StepPart):

@@ -1,5 +1,6 @@
 """An update while it is computed, and updates of the past."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,15 @@ class Update:
         self.overrides: dict[str, Any] = {}
         self._gradients, self._variables = gradients, variables
 
-    def evaluate(self, schedule: Any, step: Any = None) -> Any:
-        """The value of a schedule at this step, or another."""
-        return in_step.evaluate(schedule, self.step if step is None else step)
+    def counting_all(self) -> "Update":
+        """The same update for schedules that count all iterations."""
+        same = copy.copy(self)
+        same.step = self.iterations
+        return same
+
+    def evaluate(self, schedule: Any) -> Any:
+        """The value of a schedule at this step."""
+        return in_step.evaluate(schedule, self.step)
 
     def read(self, number: Any) -> Any:
         """A number of the host."""
@@ -88,10 +95,15 @@ class PastUpdates:
         self.factors: list[Any] = []
         self.rate: Any = None
 
-    def evaluate(self, schedule: Any, steps: Any = None) -> np.ndarray:
-        """The values of a schedule at these steps, or others."""
-        steps = self.step if steps is None else steps
-        return np.asarray(base.evaluate(schedule, steps), dtype=np.float64)
+    def counting_all(self) -> "PastUpdates":
+        """The same updates for schedules that count all iterations."""
+        same = copy.copy(self)
+        same.step = self.iterations
+        return same
+
+    def evaluate(self, schedule: Any) -> np.ndarray:
+        """The values of a schedule at these steps."""
+        return np.asarray(base.evaluate(schedule, self.step), dtype=np.float64)
 
     def read(self, number: Any) -> np.ndarray:
         """What the updates have read of a number of the host."""

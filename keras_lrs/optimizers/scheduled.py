@@ -8,11 +8,13 @@ import keras
 from keras_lrs._fit.planning import WantedParts
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._keras import in_step, optimizers, variables
-from keras_lrs._step import hosted, hyperparameters
+from keras_lrs._step import groups, hosted, hyperparameters
+from keras_lrs._step.groups import schedules_of
 from keras_lrs._step.optimizer_step import OptimizerStep
 from keras_lrs.optimizers.wrapper import Wrapper, check_kind, check_new
 from keras_lrs.schedules import base, fields, numerics
 from keras_lrs.schedules.durations import Window
+from keras_lrs.schedules.per_variable import PerVariable, pairs_of
 
 
 @keras.saving.register_keras_serializable(package="keras_lrs")
@@ -40,17 +42,23 @@ class Scheduled(Wrapper):
 
     Args:
         optimizer: Any Keras optimizer that updates variables itself, not used before.
-        learning_rate: The schedule of the learning rate; None leaves the optimizer's.
+        learning_rate: The schedule of the learning rate, or a `PerVariable`; None
+            leaves the optimizer's.
+        rate_multipliers: By what the rate of groups of variables is multiplied: a
+            dictionary from patterns to numbers >= 0 or schedules, as in
+            `HyperparameterScheduler`.
         name: The optimizer's name.
         **schedules: The schedules of other hyperparameters: `momentum`, `beta_1`,
             `weight_decay`, `clipnorm` or any other number that is an argument of the
-            optimizer.
+            optimizer. A `PerVariable` can be that of `weight_decay`, `momentum`, `rho`
+            and `epsilon`.
 
     Raises:
         ValueError: If there is no schedule; if the optimizer has no such
             hyperparameter, does not use it or has a schedule for it; if a schedule
             leaves the hyperparameter's range; or if the optimizer is a wrapper itself,
-            or in use. At the first update, if a schedule is not bound.
+            or in use. When it is built, if a pattern decides for no variable; at the
+            first update, if a schedule is not bound.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -74,6 +82,7 @@ class Scheduled(Wrapper):
         optimizer: keras.optimizers.Optimizer,
         learning_rate: Any = None,
         *,
+        rate_multipliers: Any = None,
         name: str | None = None,
         **schedules: Any,
     ):
@@ -83,17 +92,23 @@ class Scheduled(Wrapper):
             fields.refuse("name", "be a string or None", name, TypeError)
         if learning_rate is not None:
             schedules = {"learning_rate": learning_rate, **schedules}
-        if not schedules:
+        if not schedules and rate_multipliers is None:
             raise ValueError(
                 "At least one hyperparameter must be given a schedule, such as "
                 "`learning_rate=`. Received: none"
             )
         for key, schedule in schedules.items():
             hyperparameters.check_schedule(key, schedule)
-            beside = [other for other in schedules if other != key]
-            hyperparameters.check_name(optimizer, key, beside)
-            if not _is_open(schedule):
-                hyperparameters.check_values(key, schedule, 10_000)
+            if isinstance(schedule, PerVariable):
+                groups.check_groupable(optimizer, key)
+            else:
+                beside = [other for other in schedules if other != key]
+                hyperparameters.check_name(optimizer, key, beside)
+        if rate_multipliers is not None:
+            pairs = pairs_of(groups.MULTIPLIERS, rate_multipliers)
+            schedules = {**schedules, groups.MULTIPLIERS: PerVariable(pairs)}
+        for key, value in schedules.items():
+            _check_values(key, value, 10_000)
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = optimizer
         source = optimizers.rate_source(optimizer)
@@ -123,11 +138,9 @@ class Scheduled(Wrapper):
             steps_per_epoch = fields.count("steps_per_epoch", steps_per_epoch, 1)
         window = Window(total_steps, steps_per_epoch)
         bound = {}
-        for name, schedule in self.schedules.items():
-            bound[name] = schedule
-            if _is_open(schedule):
-                bound[name] = base.bind(schedule, window)
-                hyperparameters.check_values(name, bound[name], total_steps)
+        for name, value in self.schedules.items():
+            bound[name] = _bound(value, window)
+            _check_values(name, bound[name], total_steps)
         self.__dict__["schedules"] = bound
         self._make_step()
         return self
@@ -179,7 +192,8 @@ class Scheduled(Wrapper):
 
     def _make_step(self):
         """Makes the step for loops without a run of ours, if all that it needs is."""
-        if not self.built or any(map(_is_open, self.schedules.values())):
+        every = self.schedules.values()
+        if not self.built or any(_is_open(s) for v in every for s in schedules_of(v)):
             return
         inner = self.inner_optimizer
         progress: Any = _WholeLife()
@@ -250,3 +264,18 @@ class _WholeLife:
 
 def _is_open(schedule):
     return isinstance(schedule, base.Schedule) and not schedule.is_bound
+
+
+def _bound(value, window):
+    """A value with its open schedules bound."""
+    if isinstance(value, PerVariable):
+        pairs = ((pattern, _bound(one, window)) for pattern, one in value.values)
+        return PerVariable(tuple(pairs))
+    return base.bind(value, window) if _is_open(value) else value
+
+
+def _check_values(name, value, num_steps):
+    """Raises if a bound schedule leaves the range of its hyperparameter."""
+    for schedule in schedules_of(value):
+        if not _is_open(schedule):
+            hyperparameters.check_values(name, schedule, num_steps)

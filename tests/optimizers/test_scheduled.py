@@ -507,3 +507,84 @@ def test_the_rate_cannot_be_set_past_the_schedule():
         sgd().learning_rate = 0.1
     with pytest.raises(ValueError, match="`rate_factor` must be >= 0"):
         sgd().rate_factor = -1.0
+
+
+# --- Groups ---
+
+
+def two_layers():
+    """A body and a head, both from the same weights every time."""
+    body = keras.layers.Dense(3, use_bias=False, name="body", kernel_initializer="ones")
+    head = keras.layers.Dense(1, use_bias=False, name="head", kernel_initializer="ones")
+    model = keras.Sequential([keras.Input((3,)), body, head])
+    return model
+
+
+def kernels(num_steps, rates_of_body, rates_of_head):
+    """The weights of `two_layers`, trained by SGD with these rates, in float64."""
+    body, head = np.ones((3, 3)), np.ones((3, 1))
+    steps = zip(rates_of_body, rates_of_head, batches(num_steps), strict=True)
+    for body_rate, head_rate, (x, y) in steps:
+        x, y = x.astype(np.float64), y.astype(np.float64)
+        back = 2.0 * (x @ body @ head - y) / len(x)
+        gradients = x.T @ back @ head.T, (x @ body).T @ back
+        body = body - body_rate * gradients[0]
+        head = head - head_rate * gradients[1]
+    return body, head
+
+
+GROUPS = {
+    "multipliers": {
+        "learning_rate": RATE,
+        "rate_multipliers": {"body/": S.LinearDecay(1.0), "head/": 0.5},
+    },
+    "rates": {
+        "learning_rate": lrs.PerVariable(
+            {"body/": S.Product([RATE, S.LinearDecay(1.0)]), ".*": S.Scaled(RATE, 0.5)}
+        ),
+    },
+}
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("callbacks", [(), (HyperparameterLogger,)])
+def test_groups_of_variables_have_rates_of_their_own(name, callbacks):
+    optimizer = Scheduled(SGD(), **GROUPS[name]).bind(20)
+    again = Scheduled.from_config(optimizer.get_config())
+    assert again.schedules == optimizer.schedules
+    model = two_layers()
+    model.compile(again, "mse")
+    # The second fit begins at iteration 10 of the same schedules.
+    for _ in range(2):
+        references.fit(model, [callback() for callback in callbacks], epochs=1)
+    rates = RATE.bind(20).curve(20)
+    decay = S.LinearDecay(1.0, 20).curve(20)
+    found = model.get_weights()
+    for one, other in zip(found, kernels(20, rates * decay, rates / 2), strict=True):
+        assert_close(one, other)
+
+
+@pytest.mark.every_backend
+def test_groups_multiply_a_rate_that_is_not_scheduled():
+    multipliers = {"body/": 0.0, "head/": S.LinearDecay(1.0, 10)}
+    model = two_layers()
+    model.compile(Scheduled(SGD(0.02), rate_multipliers=multipliers), "mse")
+    references.fit(model, epochs=1)
+    head_rates = 0.02 * S.LinearDecay(1.0, 10).curve(10)
+    body, head = kernels(10, np.zeros(10), head_rates)
+    np.testing.assert_array_equal(model.get_weights()[0], body)
+    assert_close(model.get_weights()[1], head)
+
+
+@pytest.mark.every_backend
+def test_a_pattern_without_a_variable_is_refused_by_name():
+    optimizer = Scheduled(SGD(), rate_multipliers={"nowhere": 0.5})
+    with pytest.raises(ValueError, match="'nowhere' matches no trainable variable"):
+        optimizer.build([zeros()])
+
+
+def test_an_open_schedule_of_a_group_is_refused_by_name():
+    optimizer = Scheduled(SGD(), rate_multipliers={".*": S.LinearDecay(1.0)})
+    with pytest.raises(RuntimeError, match="`rate_multipliers` has open lengths"):
+        eager(optimizer, 1)
