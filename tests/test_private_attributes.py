@@ -117,7 +117,7 @@ OTHERS = {
 }
 
 # Parts of names, in strings.
-PARTS = {"_average", "_backend_"}
+PARTS = {"_average", "_backend_", "_self_"}
 
 # On a model: what JAX's `fit` keeps while it trains, and the run of ours.
 OURS = {"_jax_state", "_keras_lrs_run"}
