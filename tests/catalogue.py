@@ -216,7 +216,7 @@ OPEN = [
     S.Warmup(S.CosineAnnealing(0.1), SAMPLES),
     S.StepDecay(0.1, TOKENS),
     S.PiecewiseConstant([SAMPLES, TOKENS, S.Samples(99, 8)], [0.1, 0.2, 0.3, 0.4]),
-    S.Sampled(S.LinearDecay(0.1), every=SAMPLES),
+    S.Sampled(S.LinearDecay(0.1), every=S.Samples(24, per_step=8)),
     S.Restarts(S.Warmup(S.CosineAnnealing(0.1), SAMPLES), TOKENS),
     S.Restarts(S.Warmup(S.CosineAnnealing(0.1), SAMPLES), FRACTION, t_mul=2.0),
     S.WarmupStableDecay(0.1, SAMPLES, FRACTION),

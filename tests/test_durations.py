@@ -271,3 +271,9 @@ def test_lengths_beyond_2_to_the_31_are_accepted():
     assert bound(np.array([10**11]))[0] == 0.1
     assert float(bound(10**12 - 1)) > 0.0
     assert float(bound(10**12)) == 0.0
+
+
+def test_too_many_positions_between_steps_are_refused():
+    schedule = S.Sampled(S.LinearDecay(1.0), every=S.Epochs(0.5))
+    with pytest.raises(ValueError, match=r"is 3.5 steps, and .*too many"):
+        schedule.bind(2**31 - 2, 7)

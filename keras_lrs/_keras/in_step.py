@@ -42,12 +42,16 @@ def with_batch(data: Any) -> Iterator[None]:
 def after_batch(gradients: Any) -> contextlib.AbstractContextManager:
     """Makes a TensorFlow graph run what is inside only when it has a batch.
 
-    Where the batch is not known it waits for all gradients, of which one depends on the
-    batch; then no update overlaps with backpropagation.
+    It also waits for the last gradient, which is computed first: reading variables
+    earlier than backpropagation begins only makes the forward pass slower. Where the
+    batch is not known it waits for all gradients, of which one depends on the batch;
+    then no update overlaps with backpropagation.
     """
     if not IS_TENSORFLOW or tf.executing_eagerly():
         return contextlib.nullcontext()
-    awaited = _batch.get([]) or [g for g in gradients if g is not None]
+    found = [gradient for gradient in gradients if gradient is not None]
+    batch = _batch.get([])
+    awaited = [*batch, *found[-1:]] if batch else found
     return tf.control_dependencies([getattr(one, "values", one) for one in awaited])
 
 

@@ -54,8 +54,8 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
     if name == "learning_rate" and not isinstance(source, keras.Variable):
         raise ValueError(
             f"Argument `learning_rate` cannot be scheduled: the optimizer `{kind}` "
-            "holds a schedule or a function already. Compile it with a float, which "
-            f"the schedule will replace during `fit`. Received: {source!r}"
+            "holds a schedule or a function already. Construct it with a float, which "
+            f"the schedule replaces. Received: {source!r}"
         )
     available = names(optimizer)
     if name not in available:

@@ -105,6 +105,13 @@ class Averager(keras.layers.Layer):
         choice = Choice.of(include, exclude)
         found, statistics, weights = _found(model_or_variables, batch_norm)
         choice.check(found)
+        if anywhere.in_scope():
+            # Keras would leave variables behind that no later `fit` can initialize.
+            raise RuntimeError(
+                "An `Averager` cannot be created in a `keras.StatelessScope`, in which "
+                "JAX's `fit` builds a model. Create it in the `__init__` of the model, "
+                "or build the model before `fit`."
+            )
         chosen = [variable for variable in found if choice(variable)] + statistics
         super().__init__(trainable=False, dtype="float32", name=name)
         self.average, self.every, self.batch_norm = average, every, batch_norm
@@ -188,7 +195,8 @@ class Averager(keras.layers.Layer):
             state: What the step returns, after the optimizer's step: a tuple that
                 begins with the values of the model's trainable and non-trainable
                 variables.
-            copy_to: A model within `model` that is given the averages, as by `copy_to`.
+            copy_to: A model within `model` that is given the averages, as by `copy_to`;
+                None gives them to none.
 
         Returns:
             The new state.

@@ -130,12 +130,20 @@ class Scheduled(Wrapper):
             steps_per_epoch: What `Epochs` counts, > 0; only needed for these.
 
         Raises:
-            ValueError: If an argument is out of range, if lengths do not fit, or if a
-                schedule leaves the range of its hyperparameter.
+            ValueError: If an argument is out of range, if lengths do not fit, if a
+                schedule leaves the range of its hyperparameter, or if no length is
+                open.
         """
         total_steps = fields.count("total_steps", total_steps, 1)
         if steps_per_epoch is not None:
             steps_per_epoch = fields.count("steps_per_epoch", steps_per_epoch, 1)
+        if not any(
+            _is_open(s) for v in self.schedules.values() for s in schedules_of(v)
+        ):
+            raise ValueError(
+                "`bind` has nothing to bind: every length of every schedule is known. "
+                f"Received: total_steps={total_steps}"
+            )
         window = Window(total_steps, steps_per_epoch)
         bound = {}
         for name, value in self.schedules.items():

@@ -269,9 +269,10 @@ class CyclicalLearningRate(Composition):
 class OneCycle(Composition):
     """The rate of the 1cycle policy: up to the maximum, then down to almost nothing.
 
-    From `max / div_factor` at 0 up to `max` at `warmup_fraction * total_steps`, then
-    down to `max / div_factor / final_div_factor` at `total_steps`. With `three_phase`,
-    down to `max / div_factor` as slowly as it went up, and from there to the end.
+    From `max / div_factor` at 0 up to `max` at `warmup_fraction * total_steps`, which
+    is rounded to a step (halves up), then down to
+    `max / div_factor / final_div_factor` at `total_steps`. With `three_phase`, down to
+    `max / div_factor` as slowly as it went up, and from there to the end.
 
     Use it to train fast at rates that would diverge if held. The other half of the
     policy cycles the momentum the other way.

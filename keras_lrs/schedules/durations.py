@@ -121,6 +121,8 @@ class Tokens(fields.Configured):
     per_step: int | None = fields.integer(None, at_least=1)
 
 
+_MOST_POSITIONS = 10_000_000  # They are kept in a table.
+
 Duration = int | Epochs | Fraction | Samples | Tokens | None
 """Steps, epochs, samples, tokens, a fraction of the run, or None: the rest of it."""
 
@@ -371,6 +373,12 @@ class Window:
             count = math.floor(1 / exact(duration.fraction))
         else:
             count = math.floor(self.total / every)
+        if count > _MOST_POSITIONS:
+            raise ValueError(
+                f"{duration!r} is {float(every):g} steps, and {count} such positions "
+                f"in a run are too many: at most {_MOST_POSITIONS} may fall between "
+                "steps. Give a whole number of steps."
+            )
         return None, tuple(k * every for k in range(1, count + 1))
 
     def cycle(self) -> "CycleWindow":

@@ -63,8 +63,9 @@ class PerVariable(fields.Configured):
     path (`re.search`), such as `"encoder/block_3/dense/kernel"`. The order counts: the
     first pattern that is found decides. Print the paths with
     `[v.path for v in model.trainable_variables]`: in a `Sequential` or a subclassed
-    model they begin with the model's name, in a functional one with the layer's. So
-    write `"(^|/)head/"` for a layer and `"bias$"` for a kind of variable.
+    model they begin with the model's name, in a functional one with the layer's, also
+    where it is a layer of another model. So write `"(^|/)head/"` for a layer and
+    `"bias$"` for a kind of variable.
 
     Args:
         values: A dictionary from patterns to numbers >= 0 or schedules.

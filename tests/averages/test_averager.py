@@ -645,3 +645,12 @@ class TestRefusals:
         variable = keras.Variable(1.0)
         with pytest.raises(ValueError, match="each variable once"):
             A.Averager([variable, variable])
+
+
+def test_it_is_not_created_while_a_fit_builds_the_model():
+    """Keras would leave behind variables that break every later `fit`."""
+    model = small_model()
+    with keras.StatelessScope(), pytest.raises(RuntimeError, match="in the `__init__`"):
+        A.Averager(model)
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)

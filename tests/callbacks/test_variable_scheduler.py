@@ -433,11 +433,11 @@ class TestRefusals:
 
     def test_values_that_are_not_finite(self):
         @keras.saving.register_keras_serializable(package="keras_lrs_tests")
-        def inverse(step):
+        def reciprocal(step):
             return 1.0 / (step - 3.0)
 
         model = forward.model()
-        schedules = [(beta(model), S.FunctionSchedule(inverse))]
+        schedules = [(beta(model), S.FunctionSchedule(reciprocal))]
         with np.errstate(divide="ignore"):
             message = "finite in float32. Received: inf at step 3"
             self.refused(message, schedules, (ValueError, ZeroDivisionError), model)

@@ -588,3 +588,9 @@ def test_an_open_schedule_of_a_group_is_refused_by_name():
     optimizer = Scheduled(SGD(), rate_multipliers={".*": S.LinearDecay(1.0)})
     with pytest.raises(RuntimeError, match="`rate_multipliers` has open lengths"):
         eager(optimizer, 1)
+
+
+def test_lengths_are_bound_once():
+    optimizer = sgd()
+    with pytest.raises(ValueError, match=r"nothing to bind.*total_steps=20"):
+        optimizer.bind(20)
