@@ -15,6 +15,7 @@ from keras_lrs._step.hosted import HostedBiasCorrection
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.optimizer_step import PlannedPart, StepPlan
 from keras_lrs._step.part import Wanted
+from keras_lrs._step.scheduled_variable import ScheduledVariable
 from keras_lrs.schedules import base
 from keras_lrs.schedules.open_ended import Constant
 
@@ -65,7 +66,8 @@ class WantedParts:
             given = one.compiled(schedules) if callable(one.compiled) else one.compiled
             begins = one.begins() if callable(one.begins) else one.begins
             arguments = one.kind.bind(run, *given)
-            if any(map(_is_open, given)):
+            # A variable counts the steps of the optimizer that is ahead.
+            if one.kind is not ScheduledVariable and _any_open(given):
                 self.bound_here.append(optimizer)
             if issubclass(one.kind, Hyperparameter):
                 name, schedules[name] = arguments
@@ -140,8 +142,11 @@ def bind(
     return schedule
 
 
-def _is_open(schedule):
-    return isinstance(schedule, base.Schedule) and not schedule.is_bound
+def _any_open(value):
+    """Whether a schedule is open, also among those of groups."""
+    if isinstance(value, tuple):
+        return any(map(_any_open, value))
+    return isinstance(value, base.Schedule) and not value.is_bound
 
 
 def _refuse_keras_callbacks(callback, siblings):

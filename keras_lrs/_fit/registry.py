@@ -89,6 +89,8 @@ def begin(callback: Any, model: Any) -> Run:
                 "`model.optimizer` alone. Compile the model with one `MultiOptimizer`, "
                 "or train it in a loop of your own, with `optimizers.Scheduled`."
             )
+        if any(map(hosted.has_groups, run.optimizers)):
+            check_built(callback, model)
         run.own_rates.note(run.optimizers)
     elif not run.optimizers or any(map(hosted.has_groups, run.optimizers)):
         # A `MultiOptimizer` that chooses by a function knows none before it is built,

@@ -13,6 +13,7 @@ from keras_lrs._keras.average_slots import average_dtype
 from keras_lrs._keras.backend import IS_JAX
 from keras_lrs._keras.batch_norm import batch_norms
 from keras_lrs._keras.variables import StepVariable, give, swap
+from keras_lrs.averages.choice import EVERYTHING, Choice
 
 if IS_JAX:
     import jax.numpy as jnp
@@ -25,15 +26,15 @@ class AverageStatistics:
     """The averages of a model's moving means and variances.
 
     Attributes:
-        statistics: The model's variables.
+        statistics: The model's variables, those that are averaged.
         averages: A `StepVariable` for each of them.
         swapped: Whether the model holds the averages, and these the statistics.
         known_at: The iterations of the optimizer at which they were right; None if they
             hold nothing.
     """
 
-    def __init__(self, model: Any):
-        self.statistics = statistics(model)
+    def __init__(self, model: Any, chosen: list):
+        self.statistics = chosen
         self.averages = [
             StepVariable(
                 model,
@@ -86,20 +87,24 @@ class AverageStatistics:
         self.swapped, self.known_at, self._rounded = False, None, None
 
 
-def statistics(model: Any) -> list:
-    """The moving means and variances of a model that training changes."""
+def statistics(layer: Any, choice: Choice = EVERYTHING) -> list:
+    """The moving means and variances in a model or layer that training changes.
+
+    Those of a batch normalization of which no variable is chosen are left out.
+    """
     return [
         variable
-        for layer in batch_norms(model)
-        for variable in layer.non_trainable_variables
+        for one in batch_norms(layer)
+        if any(map(choice, one.variables))
+        for variable in one.non_trainable_variables
         if "float" in variable.dtype
     ]
 
 
-def of(model: Any) -> AverageStatistics:
-    """The averages of a model: the same ones every time, unless layers were frozen."""
+def of(model: Any, choice: Choice = EVERYTHING) -> AverageStatistics:
+    """The averages of a model: the same ones, unless others are asked for."""
     found = _so_far.get(model)
-    ids = [id(variable) for variable in statistics(model)]
-    if found is None or [id(variable) for variable in found.statistics] != ids:
-        found = _so_far[model] = AverageStatistics(model)
+    chosen = statistics(model, choice)
+    if found is None or list(map(id, found.statistics)) != list(map(id, chosen)):
+        found = _so_far[model] = AverageStatistics(model, chosen)
     return found

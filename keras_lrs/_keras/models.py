@@ -54,6 +54,27 @@ def own_optimizers(model: Any) -> dict[str, Any]:
     return found
 
 
+def main_optimizers(model: Any) -> dict[str, Any]:
+    """The optimizers that train a model, wrappers as one, by where they are.
+
+    That is `model.optimizer`; or, if it is None, those that the model holds otherwise.
+    """
+    main = getattr(model, "optimizer", None)
+    return own_optimizers(model) if main is None else {"optimizer": main}
+
+
+def updating(model: Any) -> list:
+    """The optimizers that update the variables of a model, inside all wrappers."""
+    found = main_optimizers(model).values()
+    return [leaf for one in found for leaf in optimizers.leaves(one)]
+
+
+def all_optimizers(model: Any) -> list:
+    """The optimizers that train a model: wrappers, and those inside."""
+    found = main_optimizers(model).values()
+    return [one for outer in found for one in optimizers.within(outer)]
+
+
 def hint_of_others(model: Any) -> str:
     """What to do if `model.optimizer` is not the one that trains; empty if it is."""
     names = ", ".join(f"`{name}`" for name in own_optimizers(model))

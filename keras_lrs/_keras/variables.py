@@ -27,8 +27,9 @@ def strategy_scope(model: Any) -> contextlib.AbstractContextManager:
 
 def number(variable: Any) -> float:
     """The value of a variable or a tensor without dimensions."""
-    # Under a TensorFlow strategy `float(variable)` raises.
     tensor = variable.value if isinstance(variable, keras.Variable) else variable
+    if IS_TENSORFLOW and isinstance(tensor, tf.distribute.DistributedValues):
+        tensor = tensor.values[0]  # In a strategy's scope all of them are no array.
     return ops.convert_to_numpy(tensor).item()
 
 

@@ -71,6 +71,12 @@ class _Average(StepPart):
         """The share of the new weights, before the update raises the count."""
         return self._share(update.iterations + 1)
 
+    def taken(self, iterations: int) -> int:
+        """How many updates the average has taken, after so many iterations."""
+        every = self.step.accumulated
+        updates = iterations // every - self.step.start.host // every
+        return int(self.averaging.taken(updates))
+
     def _share(self, after):
         every = self.step.accumulated
         updates = after // every - self.step.start.value // every
@@ -109,12 +115,6 @@ class SlotsAverage(_Average):
         update.put("use_ema", False)
         return super().before(update)
 
-    def taken(self, iterations: int) -> int:
-        """How many updates the average has taken, after so many iterations."""
-        every = self.step.accumulated
-        updates = iterations // every - self.step.start.host // every
-        return int(self.averaging.taken(updates))
-
 
 class StatisticsAverage(_Average):
     """The average of the statistics of batch normalization.
@@ -125,9 +125,9 @@ class StatisticsAverage(_Average):
 
     follows_step = IS_JAX
 
-    def __init__(self, step: Any, averaging: Averaging):
+    def __init__(self, step: Any, averaging: Averaging, choice: Choice = EVERYTHING):
         super().__init__(step, averaging)
-        kept = average_statistics.of(step.model)
+        kept = average_statistics.of(step.model, choice)
         self.statistics, self.variables = kept.statistics, kept.averages
 
     @functools.cached_property

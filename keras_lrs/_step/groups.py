@@ -54,14 +54,17 @@ class Groups(StepPart):
         first: dict[Any, str | None] = {}
         if name == MULTIPLIERS:
             first[identity(_ONE)] = None
-        for path in optimizers.trained_paths(step.optimizer):
-            pattern = given.pattern_of(path)
-            if pattern is not None:
-                schedule = by_pattern[pattern]
-                pattern = first.setdefault(identity(schedule), pattern)
-                if pattern is not None:
-                    self.schedules.setdefault(pattern, schedule)
-            self.group_of.append(pattern)
+        paths = optimizers.trained_paths(step.optimizer)
+        deciding = [given.pattern_of(path) for path in paths]
+        for pattern, schedule in groups:
+            if pattern in deciding:
+                kept = first.setdefault(identity(schedule), pattern)
+                if kept is not None:
+                    self.schedules.setdefault(kept, schedule)
+        self.group_of += [
+            None if pattern is None else first[identity(by_pattern[pattern])]
+            for pattern in deciding
+        ]
 
     def per_variable(self, rest: Any) -> PerVariable:
         """What it was made of, bound; `rest` is the schedule of all other variables."""
@@ -115,12 +118,15 @@ class RateGroups(Groups):
         if not isinstance(step.optimizer, keras.optimizers.Ftrl):
             return
         for pattern, schedule in self.schedules.items():
-            rates = np.asarray(base.evaluate(schedule, np.arange(10_001)))
+            # How long the run is, is not known here: a rate that ends at 0 stays there.
+            late = np.geomspace(10_001, 2**31, 1_000).astype(np.int64)
+            steps = np.concatenate([np.arange(10_001), late])
+            rates = np.asarray(base.evaluate(schedule, steps))
             if (rates == 0.0).any():
                 raise ValueError(
                     f"Argument `{name}` must be > 0 with `Ftrl`, which divides by the "
-                    f"learning rate. Received: 0 at step {np.argmin(rates)} for the "
-                    f"pattern {pattern!r}"
+                    "learning rate. Received: 0 at step "
+                    f"{steps[np.argmin(rates)]} for the pattern {pattern!r}"
                 )
 
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lrs._keras import in_step, optimizers
-from keras_lrs._keras.variables import number
+from keras_lrs._keras import in_step, optimizers, variables
 from keras_lrs._step import groups
 from keras_lrs._step.bias_correction import BiasCorrection
 from keras_lrs._step.groups import Groups, RateGroups, as_schedule
@@ -94,7 +93,7 @@ class HostedNumber:
         """What it is now, between steps."""
         if self.variable is None:
             return self._values[-1]
-        return number(in_step.value_of(self.variable))  # Also in a strategy's scope.
+        return variables.number(self.variable)
 
     @property
     def value(self) -> Any:

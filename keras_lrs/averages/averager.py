@@ -7,8 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_lrs._keras import anywhere, in_step
-from keras_lrs._keras.batch_norm import batch_norms
+from keras_lrs._keras import anywhere, average_statistics, in_step
 from keras_lrs._keras.weights import load_own_weights, save_own_weights
 from keras_lrs._step.averages import Averaging
 from keras_lrs.averages.choice import Choice
@@ -103,7 +102,7 @@ class Averager(keras.layers.Layer):
         every = fields.count("every", every, 1)
         fields.one_of("batch_norm", batch_norm, ("keep", "average"))
         choice = Choice.of(include, exclude)
-        found, statistics, weights = _found(model_or_variables, batch_norm)
+        found, weights = _found(model_or_variables)
         choice.check(found)
         if anywhere.in_scope():
             # Keras would leave variables behind that no later `fit` can initialize.
@@ -112,7 +111,9 @@ class Averager(keras.layers.Layer):
                 "JAX's `fit` builds a model. Create it in the `__init__` of the model, "
                 "or build the model before `fit`."
             )
-        chosen = [variable for variable in found if choice(variable)] + statistics
+        chosen = [variable for variable in found if choice(variable)]
+        if batch_norm == "average" and isinstance(model_or_variables, keras.Layer):
+            chosen += average_statistics.statistics(model_or_variables, choice)
         super().__init__(trainable=False, dtype="float32", name=name)
         self.average, self.every, self.batch_norm = average, every, batch_norm
         # Keras does not look into this object: the model is no part of this layer.
@@ -343,19 +344,13 @@ class _Averaged:
         return found
 
 
-def _found(given, batch_norm):
-    """The variables to choose from, the statistics to average, and all weights."""
+def _found(given):
+    """The variables to choose from, and all weights."""
     bound = "be a built model, or a list of variables"
     if isinstance(given, keras.layers.Layer):
         if not given.built:
             bound += ": call the model on a batch, or give it an `Input`"
             fields.refuse("model_or_variables", bound, given)
-        statistics = [
-            variable
-            for layer in (batch_norms(given) if batch_norm == "average" else [])
-            for variable in layer.non_trainable_variables
-            if anywhere.is_float(variable)
-        ]
         sources = list(given.trainable_variables)
         weights = list(given.weights)
     else:
@@ -364,7 +359,7 @@ def _found(given, batch_norm):
             fields.refuse("model_or_variables", bound, given, TypeError)
         if len({id(variable) for variable in sources}) != len(sources):
             fields.refuse("model_or_variables", "name each variable once", given)
-        statistics, weights = [], sources
+        weights = sources
     if not sources:
         fields.refuse("model_or_variables", "have variables to average", given)
-    return sources, statistics, weights
+    return sources, weights

@@ -4,6 +4,7 @@ from typing import Any
 
 from keras_lrs._fit.registry import build_optimizer
 from keras_lrs._fit.run import Run
+from keras_lrs._keras import models
 from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.swapping import SwappingCallback
 from keras_lrs.optimizers.schedule_free import ScheduleFree
@@ -93,13 +94,6 @@ class AveragedEvaluation(SwappingCallback):
 
     @property
     def _optimizers(self):
-        return _schedule_free(getattr(self._model, "optimizer", None))
-
-
-def _schedule_free(optimizer):
-    """The optimizers that hold averages; inside others, too."""
-    if isinstance(optimizer, ScheduleFree):
-        return [optimizer]
-    inner = [getattr(optimizer, "inner_optimizer", None)]
-    several = getattr(optimizer, "optimizers", inner)
-    return [found for one in several if one for found in _schedule_free(one)]
+        """The optimizers that hold averages; inside others, too."""
+        found = models.all_optimizers(self._model)
+        return [one for one in found if isinstance(one, ScheduleFree)]

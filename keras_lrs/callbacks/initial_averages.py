@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._keras import optimizers, variables
+from keras_lrs._keras import models, optimizers, variables
 from keras_lrs._keras.average_slots import AverageSlots
 from keras_lrs._keras.weights import loaded_weights
 from keras_lrs.averages.schedules import Average
@@ -69,7 +69,7 @@ def values(initial: Any, model: Any) -> dict[int, np.ndarray]:
 
 def _averages_of(model):
     held = {}
-    for optimizer in optimizers.leaves(model.optimizer) if model.optimizer else []:
+    for optimizer in models.updating(model):
         slots = AverageSlots(optimizer)
         # Keras's own slots are zeros until the first update.
         begun = optimizer.built and optimizers.iterations(optimizer) > 0

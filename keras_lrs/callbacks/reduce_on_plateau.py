@@ -311,11 +311,16 @@ class ReduceOnPlateau(FitCallback):
         self._write()
 
     def _is_warming_up(self):
-        steps = self._warmup_steps
-        if steps is None:
-            run = self._run
-            steps = max(_warmup_of(run.rate_schedule(o)) for o in run.optimizers)
-        return steps > 0 and self._run.progress.step() <= steps
+        run, steps = self._run, self._warmup_steps
+        if steps is not None:
+            return steps > 0 and run.progress.step() <= steps
+        # A schedule of the optimizer's own counts all its iterations.
+        return any(
+            0
+            < run.progress.iterations(one) - run.rate_start(one)
+            <= _warmup_of(run.rate_schedule(one))
+            for one in run.optimizers
+        )
 
 
 def _warmup_of(schedule):

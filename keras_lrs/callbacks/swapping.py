@@ -9,7 +9,7 @@ import keras
 
 from keras_lrs._fit.hooks import replace
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import fit_loop, optimizers, variables
+from keras_lrs._keras import fit_loop, models, optimizers, variables
 from keras_lrs._keras.batch_norm import batch_norms
 from keras_lrs._step.part import Wanted
 from keras_lrs.averages.batch_norm import recalibrate_batch_norm
@@ -98,10 +98,7 @@ class SwappingCallback(FitCallback):
     def _recalibrate(self):
         statistics = self._statistics
         own = variables.read(statistics)
-        count = tuple(
-            optimizers.iterations(optimizer)
-            for optimizer in optimizers.leaves(self._model.optimizer)
-        )
+        count = tuple(map(optimizers.iterations, models.updating(self._model)))
         if self._recalibrated is not None and self._recalibrated[0] == count:
             variables.write(statistics, self._recalibrated[1])
         else:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import models, optimizers, variables
+from keras_lrs._keras import models, variables
 from keras_lrs._step import scheduled_variable
 from keras_lrs._step.part import Wanted
 from keras_lrs._step.scheduled_variable import ScheduledVariable
@@ -227,7 +227,7 @@ def _found(model, target):
     if variable.trainable:
         bound = "name variables that are not trained: create them with trainable=False"
         fields.refuse("schedules", bound, variable.path)
-    for optimizer in (model.optimizer, *optimizers.leaves(model.optimizer)):
+    for optimizer in models.all_optimizers(model):
         if any(variable is one for one in optimizer.variables):
             bound = (
                 "name no variable of the optimizer, which `HyperparameterScheduler` "

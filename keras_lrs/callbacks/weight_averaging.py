@@ -9,7 +9,7 @@ import keras
 
 from keras_lrs._fit.registry import build_to_average
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import average_statistics, optimizers, variables
+from keras_lrs._keras import average_statistics, models, optimizers, variables
 from keras_lrs._keras.average_slots import AverageSlots
 from keras_lrs._step.averages import Averaging, SlotsAverage, StatisticsAverage
 from keras_lrs._step.part import Wanted
@@ -164,6 +164,13 @@ class WeightAveraging(SwappingCallback):
                     "was loaded with its averages may be passed as `initial`. Received:"
                     f" `{type(one.optimizer).__name__}` with use_ema=True"
                 )
+        trained = [id(v) for one in run.optimizers for v in optimizers.weights(one)]
+        if len(set(trained)) < len(trained):
+            raise ValueError(
+                f"`{type(self).__name__}` cannot average weights that two optimizers "
+                "train: each has averages of its own. Let each optimizer train "
+                "other weights."
+            )
         for one in self._slots:
             one.attach(run.model)
         self.swap_out()  # A model from a file may hold the averages.
@@ -179,8 +186,8 @@ class WeightAveraging(SwappingCallback):
         if self._averaged_statistics is not None:
             self._check_backups(run)
             # The first of several optimizers counts for all of them.
-            averaging = functools.partial(self._averaging, run.optimizers[0])
-            wanted.append(Wanted(run.optimizers[0], StatisticsAverage, averaging))
+            chosen = functools.partial(self._chosen, run.optimizers[0])
+            wanted.append(Wanted(run.optimizers[0], StatisticsAverage, chosen))
         return wanted
 
     def _check_backups(self, run):
@@ -254,7 +261,7 @@ class WeightAveraging(SwappingCallback):
         """The averages of the statistics, if they are to be averaged."""
         if self.batch_norm != "average":
             return None
-        kept = average_statistics.of(self._model)
+        kept = average_statistics.of(self._model, self._choice)
         return kept if kept.statistics else None
 
     def _chosen(self, optimizer, schedules):
@@ -301,7 +308,7 @@ class WeightAveraging(SwappingCallback):
     def set_model(self, model: Any) -> None:
         """Looks for averages of an earlier `fit`, which `evaluate` is to see."""
         super().set_model(model)
-        found = optimizers.leaves(model.optimizer) if model.optimizer else []
+        found = models.updating(model)
         known = {id(one.optimizer): one for one in self._slots}
         self._slots = [
             known.get(id(one), AverageSlots(one, self._choice)) for one in found

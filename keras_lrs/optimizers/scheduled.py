@@ -13,7 +13,6 @@ from keras_lrs._step.groups import schedules_of
 from keras_lrs._step.optimizer_step import OptimizerStep
 from keras_lrs.optimizers.wrapper import Wrapper, check_kind, check_new
 from keras_lrs.schedules import base, fields, numerics
-from keras_lrs.schedules.durations import Window
 from keras_lrs.schedules.per_variable import PerVariable, pairs_of
 
 
@@ -109,11 +108,15 @@ class Scheduled(Wrapper):
             schedules = {**schedules, groups.MULTIPLIERS: PerVariable(pairs)}
         for key, value in schedules.items():
             _check_values(key, value, 10_000)
+        source = optimizers.rate_source(optimizer)
+        schedule = keras.optimizers.schedules.LearningRateSchedule
+        if not isinstance(source, (keras.Variable, schedule)):
+            bound = "have a learning rate that is a float or a schedule"
+            fields.refuse("optimizer", bound, source)
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = optimizer
-        source = optimizers.rate_source(optimizer)
         is_number = isinstance(source, keras.Variable)
-        self.own_rate = _number_in_scope(source) if is_number else None
+        self.own_rate = variables.number(source) if is_number else None
         self.factor = hosted.HostedNumber()
         # Past Keras's tracking, which would wrap a dictionary.
         self.__dict__["schedules"] = schedules
@@ -122,33 +125,40 @@ class Scheduled(Wrapper):
 
     # --- Schedules ---
 
-    def bind(self, total_steps: int, steps_per_epoch: int | None = None) -> "Scheduled":
+    def bind(
+        self,
+        total_steps: int,
+        steps_per_epoch: int | None = None,
+        *,
+        samples_per_step: int | None = None,
+        tokens_per_step: int | None = None,
+    ) -> "Scheduled":
         """Binds the schedules that are open, and returns the optimizer itself.
 
         Args:
             total_steps: Steps of the whole run, > 0.
             steps_per_epoch: What `Epochs` counts, > 0; only needed for these.
+            samples_per_step: What `Samples` counts, > 0; only needed for these.
+            tokens_per_step: What `Tokens` counts, > 0; only needed for these.
 
         Raises:
             ValueError: If an argument is out of range, if lengths do not fit, if a
                 schedule leaves the range of its hyperparameter, or if no length is
                 open.
         """
-        total_steps = fields.count("total_steps", total_steps, 1)
-        if steps_per_epoch is not None:
-            steps_per_epoch = fields.count("steps_per_epoch", steps_per_epoch, 1)
-        if not any(
-            _is_open(s) for v in self.schedules.values() for s in schedules_of(v)
-        ):
+        window = base.window_of_run(
+            total_steps, steps_per_epoch, samples_per_step, tokens_per_step
+        )
+        every = self.schedules.values()
+        if not any(_is_open(one) for value in every for one in schedules_of(value)):
             raise ValueError(
                 "`bind` has nothing to bind: every length of every schedule is known. "
                 f"Received: total_steps={total_steps}"
             )
-        window = Window(total_steps, steps_per_epoch)
         bound = {}
         for name, value in self.schedules.items():
             bound[name] = _bound(value, window)
-            _check_values(name, bound[name], total_steps)
+            _check_values(name, bound[name], window.total)
         self.__dict__["schedules"] = bound
         self._make_step()
         return self
@@ -258,11 +268,6 @@ class Scheduled(Wrapper):
         return cls(**config)
 
 
-def _number_in_scope(variable):
-    """The value of a number, also in the scope of a TensorFlow strategy."""
-    return variables.number(in_step.value_of(variable))
-
-
 class _WholeLife:
     """The progress of a loop that has no beginning but that of the optimizer."""
 
@@ -284,6 +289,7 @@ def _bound(value, window):
 
 def _check_values(name, value, num_steps):
     """Raises if a bound schedule leaves the range of its hyperparameter."""
-    for schedule in schedules_of(value):
-        if not _is_open(schedule):
-            hyperparameters.check_values(name, schedule, num_steps)
+    grouped = isinstance(value, PerVariable)
+    for one in [each for _, each in value.values] if grouped else [value]:
+        if not _is_open(one):
+            hyperparameters.check_values(name, groups.as_schedule(one), num_steps)

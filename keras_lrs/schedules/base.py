@@ -135,16 +135,11 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
             >>> bound.warmup_steps, bound.schedule.decay_steps
             (100, 900)
         """
-        if steps_per_epoch is not None:
-            steps_per_epoch = fields.count("steps_per_epoch", steps_per_epoch, 1)
-        total_steps = fields.count("total_steps", total_steps, 1)
-        batch: dict[type, int | None] = {}
-        for kind, name, given in (
-            (durations.Samples, "samples_per_step", samples_per_step),
-            (durations.Tokens, "tokens_per_step", tokens_per_step),
-        ):
-            batch[kind] = None if given is None else fields.count(name, given, 1)
-        return self._bind(Window(total_steps, steps_per_epoch, batch=batch.get))
+        return self._bind(
+            window_of_run(
+                total_steps, steps_per_epoch, samples_per_step, tokens_per_step
+            )
+        )
 
     @property
     def is_bound(self) -> bool:
@@ -529,6 +524,22 @@ def bind_to_steps(name: str, schedule: Any, num_steps: int) -> Any:
         raise ValueError(
             f"Argument `{name}` cannot be bound to {num_steps} steps. {error}"
         ) from None
+
+
+def window_of_run(
+    total_steps: Any, steps_per_epoch: Any, samples_per_step: Any, tokens_per_step: Any
+) -> Window:
+    """The window of a whole run, of what a user gives to bind schedules by."""
+    if steps_per_epoch is not None:
+        steps_per_epoch = fields.count("steps_per_epoch", steps_per_epoch, 1)
+    total_steps = fields.count("total_steps", total_steps, 1)
+    batch: dict[type, int | None] = {}
+    for kind, name, given in (
+        (durations.Samples, "samples_per_step", samples_per_step),
+        (durations.Tokens, "tokens_per_step", tokens_per_step),
+    ):
+        batch[kind] = None if given is None else fields.count(name, given, 1)
+    return Window(total_steps, steps_per_epoch, batch=batch.get)
 
 
 def check_bound(schedule: Any) -> None:

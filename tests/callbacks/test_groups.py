@@ -877,3 +877,25 @@ class TestErrors:
     def test_what_maps_no_patterns_to_numbers(self, given):
         with pytest.raises((TypeError, ValueError), match="`rate_multipliers"):
             scheduler(rate_multipliers=given)
+
+
+def test_ftrl_refuses_a_rate_that_ends_at_zero_late():
+    model = references.linear_model(keras.optimizers.Ftrl(0.1))
+    ends = S.PiecewiseConstant([15_000], [1.0, 0.0])
+    scheduler = HyperparameterScheduler(rate_multipliers={".*": ends})
+    with pytest.raises(ValueError, match=r"must be > 0 with `Ftrl`.*0 at step"):
+        references.fit(model, [scheduler], epochs=1)
+
+
+def test_equal_groups_are_logged_under_the_first_pattern_as_it_was_written():
+    layers = [keras.layers.Dense(3, name="enc"), keras.layers.Dense(1, name="head")]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    multipliers = {"/head/": 0.5, "/enc/": 0.5}
+    callbacks = [
+        HyperparameterScheduler(rate_multipliers=multipliers),
+        HyperparameterLogger(),
+    ]
+    logs = references.fit(model, callbacks, epochs=1).history
+    assert logs["learning_rate//head/"] == pytest.approx([0.05])
+    assert "learning_rate//enc/" not in logs

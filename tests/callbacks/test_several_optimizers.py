@@ -230,6 +230,84 @@ def test_a_later_epoch_needs_one_update_a_step():
         )
 
 
+@not_on_jax
+def test_a_run_that_was_cut_off_within_an_epoch_resumes_its_open_schedules(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.model.g_optimizer.iterations == 17:
+                raise KeyboardInterrupt
+
+    def train(model, *callbacks):
+        scheduler = HyperparameterScheduler(learning_rate=S.LinearDecay(0.05))
+        references.fit(model, [scheduler, *callbacks])
+        return model
+
+    with pytest.raises(KeyboardInterrupt):
+        train(pair(), ResumableTraining(tmp_path, 5, verbose=0), Stop())
+    resumed = train(pair(), ResumableTraining(tmp_path, 5, verbose=0))
+    curve = {"learning_rate": S.LinearDecay(0.05, STEPS).curve(STEPS)}
+    assert_trained(resumed, curve, curve)
+
+
+@not_on_jax
+def test_a_training_that_is_stopped_in_its_first_epoch_is_no_error():
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = True
+
+    model = pair()
+    scheduler = HyperparameterScheduler(learning_rate=S.LinearDecay(0.05))
+    references.fit(model, [scheduler, Stop()])
+    assert int(model.g_optimizer.iterations) == 1
+
+
+@not_on_jax
+def test_an_open_schedule_of_groups_needs_one_update_a_step():
+    model = pair(repeats=2)
+    multipliers = {"dense": S.LinearDecay(1.0)}
+    scheduler = HyperparameterScheduler(rate_multipliers=multipliers)
+    with pytest.raises(RuntimeError, match="`d_optimizer` made 20 updates"):
+        references.fit(model, [scheduler])
+
+
+@not_on_jax
+def test_weights_that_two_optimizers_train_are_not_averaged():
+    model = pair(built=False)
+    model.d_optimizer.build(model.trainable_variables)
+    model.g_optimizer.build(model.g.trainable_variables)
+    with pytest.raises(ValueError, match="weights that two optimizers train"):
+        references.fit(model, [WeightAveraging()])
+
+
+@not_on_jax
+def test_evaluate_sees_the_averages_that_a_fit_has_left():
+    model = pair()
+    averaging = WeightAveraging(lrs.averages.UniformAverage(), at_end="raw")
+    references.fit(model, [averaging], epochs=1)
+    raw = model.get_weights()
+
+    class Seen(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            self.weights = self.model.get_weights()
+
+    seen = Seen()
+    model.test_step = lambda data: {"loss": keras.ops.zeros(())}
+    again = WeightAveraging(lrs.averages.UniformAverage(), at_end="raw")
+    model.evaluate(references.X, verbose=0, callbacks=[again, seen])
+    assert not np.allclose(seen.weights[0], raw[0], atol=1e-3)
+    np.testing.assert_array_equal(model.get_weights()[0], raw[0])
+
+
+@not_on_jax
+def test_groups_of_an_optimizer_that_is_not_built_name_that_cause():
+    def scheduled(rate):
+        return lrs.optimizers.Scheduled(SGD(rate), rate_multipliers={"dense": 0.5})
+
+    model = pair(built=False, make=scheduled)
+    with pytest.raises(ValueError, match="`d_optimizer` that is not built"):
+        references.fit(model, [HyperparameterLogger()])
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="the others train them")
 def test_jax_says_what_to_do_instead():
     with pytest.raises(ValueError, match="on JAX, `fit` trains with `model"):

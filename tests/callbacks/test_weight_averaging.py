@@ -693,6 +693,34 @@ class TestAveragedStatistics:
             assert_same(saved.get_weights(), expected, 2e-6)
         assert_same(model.get_weights(), steps[-1], 2e-6)
 
+    def test_a_later_beginning_is_waited_for(self):
+        model = norm_model()
+        averaging = WeightAveraging(
+            A.UniformAverage(), start_step=STEPS + 5, batch_norm="average"
+        )
+        references.fit(model, [averaging], 2)
+        taken = recorded(2)[STEPS + 5 :]
+        expected = [np.mean(group, axis=0) for group in zip(*taken, strict=True)]
+        assert_same(model.get_weights(), expected, 2e-6)
+
+    @pytest.mark.every_backend
+    def test_those_of_layers_that_are_not_chosen_stay_as_they_are(self):
+        layers = [
+            keras.layers.BatchNormalization(name="enc"),
+            keras.layers.Dense(1, name="head"),
+            keras.layers.BatchNormalization(name="norm_of_head"),
+        ]
+        model = keras.Sequential([keras.Input((3,)), *layers])
+        model.compile(sgd(), "mse")
+        averaging = WeightAveraging(
+            A.UniformAverage(), include="enc/", batch_norm="average", at_end="raw"
+        )
+        references.fit(model, [averaging], 1)
+        raw, seen = model.get_weights(), seen_by(model, averaging)
+        for variable, one, other in zip(model.weights, raw, seen, strict=True):
+            same = np.array_equal(one, other)
+            assert same != ("enc/" in variable.path), variable.path
+
     def test_an_update_that_is_skipped_is_not_averaged(self):
         # The loss scale is infinite after float32: the first update is skipped.
         model = norm_model(keras.optimizers.LossScaleOptimizer(sgd(), 1e38))

@@ -594,3 +594,37 @@ def test_lengths_are_bound_once():
     optimizer = sgd()
     with pytest.raises(ValueError, match=r"nothing to bind.*total_steps=20"):
         optimizer.bind(20)
+
+
+def test_a_number_of_a_group_that_is_out_of_range_is_refused():
+    momentum = lrs.PerVariable({"a/": 1.5})
+    with pytest.raises(ValueError, match=r"`momentum`.*in \[0, 1\).*1.5"):
+        Scheduled(SGD(momentum=0.9), momentum=momentum)
+
+
+def test_a_rate_that_is_a_function_is_refused():
+    def rate():
+        return 0.1
+
+    inner = SGD(rate, momentum=0.9)
+    with pytest.raises(ValueError, match=r"`optimizer`.*a float or a schedule"):
+        Scheduled(inner, momentum=S.Constant(0.9))
+
+
+def test_lengths_in_samples_are_bound():
+    schedule = S.Warmup(S.Constant(0.1), S.Samples(16))
+    optimizer = Scheduled(SGD(), schedule)
+    with pytest.raises(ValueError, match="samples_per_step"):
+        optimizer.bind(20)
+    optimizer.bind(20, samples_per_step=4)
+    assert optimizer.schedules["learning_rate"].warmup_steps == 4
+
+
+@pytest.mark.every_backend
+def test_a_plateau_waits_for_the_warmup_of_the_optimizers_life():
+    # The warmup of 5 steps is over in the first of two fits.
+    model = references.linear_model(sgd())
+    references.fit(model, epochs=1)
+    plateau = ReduceOnPlateau("loss", 0.5, 1, min_delta=1e9)
+    references.fit(model, [plateau], epochs=2)
+    assert plateau.state["factor"] == 0.5
