@@ -38,7 +38,7 @@ def find(progress: Progress, given: tuple, strict: bool = True) -> dict[str, Any
         leaves = _leaves(progress, known, one)
         if not leaves and strict:
             names = ", ".join(known) or "none"
-            bound = f"be of the optimizers that the model holds, which are {names}"
+            bound = f"be optimizers that the model holds, which are {names}"
             fields.refuse("optimizers", bound, one)
         found.update(map(id, leaves))
     return {label: leaf for label, leaf in known.items() if id(leaf) in found}
