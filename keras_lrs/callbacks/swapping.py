@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_lrs._fit.hooks import replace
+from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import fit_loop, optimizers, variables
 from keras_lrs._keras.batch_norm import batch_norms
@@ -100,7 +101,7 @@ class SwappingCallback(FitCallback):
         own = variables.read(statistics)
         count = tuple(
             optimizers.iterations(optimizer)
-            for optimizer in optimizers.leaves(self._model.optimizer)
+            for optimizer in Progress(self._model).optimizers
         )
         if self._recalibrated is not None and self._recalibrated[0] == count:
             variables.write(statistics, self._recalibrated[1])

@@ -174,6 +174,40 @@ def test_both_are_averaged_and_training_is_as_without():
 
 
 @not_on_jax
+def test_the_average_has_statistics_of_its_own():
+    class Normalized(Pair):
+        def __init__(self, repeats):
+            super().__init__(repeats)
+            self.norm = keras.layers.BatchNormalization(center=False, scale=False)
+
+        def call(self, x):
+            return self.norm(self.d(x)), self.g(x)
+
+    model = pair(kind=Normalized)
+    average = WeightAveraging(
+        lrs.averages.UniformAverage(),
+        batch_norm="recalibrate",
+        batch_norm_data=references.X,
+    )
+    references.fit(model, [average])
+    outputs = references.X @ kernel(model.d)
+    np.testing.assert_allclose(model.norm.moving_mean, outputs.mean(0), atol=1e-5)
+
+
+@not_on_jax
+def test_an_evaluation_later_sees_the_averages_of_both():
+    model = pair()
+    average = WeightAveraging(lrs.averages.UniformAverage(), at_end="raw")
+    references.fit(model, [average])
+    raw = kernel(model.d)
+    seen = model.predict(references.X, verbose=0, callbacks=[average])
+    np.testing.assert_array_equal(kernel(model.d), raw)
+    for found, rate in zip(seen, (0.05, 0.02), strict=True):
+        mean = np.mean(path_of(rate), 0)
+        np.testing.assert_allclose(found, references.X @ mean, atol=1e-5)
+
+
+@not_on_jax
 def test_the_norm_is_that_over_both():
     model = pair()
     recorder = GradientNormRecorder()
@@ -286,7 +320,7 @@ def assert_g_trained(model, **curves):
     np.testing.assert_allclose(kernel(model.g), wanted, atol=1e-5)
 
 
-def path_of_g(rate=0.02):
+def path_of(rate=0.02):
     """The weights after each step at a constant rate."""
     loop = references.SGD()
     return [loop.train(1, learning_rate=[rate]) for _ in range(STEPS)]
@@ -332,7 +366,7 @@ def test_a_plateau_multiplies_the_rate_that_is_named(kind):
 def test_the_network_that_is_named_is_averaged(kind, at_end):
     average = WeightAveraging(lrs.averages.UniformAverage(), at_end=at_end, **NAMED)
     model, _ = fit_of_g(kind, average)
-    path = path_of_g()
+    path = path_of()
     if at_end == "raw":
         np.testing.assert_allclose(kernel(model.g), path[-1], atol=1e-5)
         d = kernel(model.d)
@@ -350,7 +384,7 @@ def test_snapshots_are_of_the_network_that_is_named(kind, tmp_path):
     (found,) = lrs.averages.posthoc(tmp_path, 0.1)
     average = lrs.averages.PowerFunctionAverage(0.1)
     wanted = np.zeros((3, 1))
-    for step, weights in enumerate(path_of_g()):
+    for step, weights in enumerate(path_of()):
         wanted += float(average.weight(step)) * (weights - wanted)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
@@ -360,7 +394,7 @@ def test_snapshots_are_of_the_network_that_is_named(kind, tmp_path):
 def test_the_norm_is_that_of_the_one_that_is_named(kind):
     recorder = GradientNormRecorder(**NAMED)
     fit_of_g(kind, recorder)
-    before = [np.zeros((3, 1)), *path_of_g()[:-1]]
+    before = [np.zeros((3, 1)), *path_of()[:-1]]
     norms = [np.linalg.norm(references.gradient(w, k)) for k, w in enumerate(before)]
     np.testing.assert_allclose(recorder.norms, norms, rtol=1e-4)
     assert recorder.steps.tolist() == list(range(STEPS))
@@ -532,7 +566,7 @@ def test_an_evaluation_later_sees_the_average_of_the_one_that_is_named(kind):
     model, _ = fit_of_g(kind, average)
     raw = kernel(model.d), kernel(model.g)
     d, g = model.predict(references.X, verbose=0, callbacks=[average])
-    mean = np.mean(path_of_g(), 0)
+    mean = np.mean(path_of(), 0)
     np.testing.assert_allclose(d, references.X @ raw[0], atol=1e-5)
     np.testing.assert_allclose(g, references.X @ mean, atol=1e-5)
     np.testing.assert_array_equal(kernel(model.g), raw[1])
@@ -605,7 +639,7 @@ def test_one_of_a_multi_optimizer_may_be_named():
         WeightAveraging(lrs.averages.UniformAverage(), optimizers="second")
     )
     np.testing.assert_array_equal(other, first)
-    np.testing.assert_allclose(second, np.mean(path_of_g(), 0), atol=1e-5)
+    np.testing.assert_allclose(second, np.mean(path_of(), 0), atol=1e-5)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="the others train them")
