@@ -91,12 +91,14 @@ def begin(callback: Any, model: Any) -> Run:
         # and patterns are of variables.
         build_optimizer(callback, model)
         run.own_rates.note(run.optimizers)
-    if callback.optimizers is not None:
-        found = chosen.find(run.progress, callback.optimizers)
+    if (given := chosen.check(callback.optimizers)) is not None:
+        found = chosen.find(run.progress, given)
         outside = run.progress.outside.keys() & found.keys()
         if outside and IS_JAX:
             _refuse_on_jax(callback, sorted(outside))
         run.choose(callback, found)
+        if any(map(hosted.has_groups, found.values())):
+            build_chosen(callback, run)
     return run
 
 

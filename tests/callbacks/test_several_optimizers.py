@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_lrs as lrs
+from keras_lrs import PerVariable
 from keras_lrs.callbacks import (
     GradientNormRecorder,
     HyperparameterLogger,
@@ -475,6 +476,24 @@ def test_a_wrapper_stands_for_what_it_holds(kind, by_name):
     assert_trained(model, {"learning_rate": 0.05}, {"learning_rate": curve})
     assert {"learning_rate/g_optimizer", "momentum/g_optimizer"} < set(logs)
     assert not any("d_optimizer" in key or "SGD" in key for key in logs)
+
+
+@not_on_jax
+@of_every_kind
+@pytest.mark.parametrize("built", [True, False])
+def test_a_wrapper_with_groups_must_be_built(kind, built):
+    def make(rate):
+        half = PerVariable({".*": S.Constant(rate / 2.0)})
+        return lrs.optimizers.Scheduled(momentum_sgd(rate), learning_rate=half)
+
+    model = pair(make=make, built=built, **KINDS[kind])
+    recorder = GradientNormRecorder(**NAMED)
+    if built:
+        references.fit(model, [recorder])
+        assert_trained(model, {"learning_rate": 0.025}, {"learning_rate": 0.01})
+        return
+    with pytest.raises(ValueError, match="needs to know what `g_optimizer` trains"):
+        references.fit(model, [recorder])
 
 
 TAKING = {
