@@ -149,7 +149,8 @@ def check_finite(result):
 
 def train(callback):
     """One that was accepted takes part in a training, or says why it cannot."""
-    model = references.linear_model(keras.optimizers.SGD(0.01, momentum=0.9))
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9, name="SGD")
+    model = references.linear_model(optimizer)
     try:
         references.fit(model, [callback], epochs=2)
     except (ValueError, TypeError) as error:
