@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import models, optimizers, variables
 from keras_lrs._step import scheduled_variable
@@ -227,7 +228,8 @@ def _found(model, target):
     if variable.trainable:
         bound = "name variables that are not trained: create them with trainable=False"
         fields.refuse("schedules", bound, variable.path)
-    for optimizer in (model.optimizer, *optimizers.leaves(model.optimizer)):
+    held = Progress(model).held
+    for optimizer in (one for root in held for one in optimizers.within(root)):
         if any(variable is one for one in optimizer.variables):
             bound = (
                 "name no variable of the optimizer, which `HyperparameterScheduler` "
