@@ -14,9 +14,10 @@ from keras_lrs.callbacks import (
     PosthocAveraging,
     ReduceOnPlateau,
     ResumableTraining,
+    VariableScheduler,
     WeightAveraging,
 )
-from tests.callbacks import references
+from tests.callbacks import catalogue, references
 
 S = lrs.schedules
 BACKEND = keras.backend.backend()
@@ -340,6 +341,30 @@ def test_a_schedule_drives_the_one_that_is_named(kind):
         logs["learning_rate/g_optimizer"], curve[9::10], rtol=1e-5
     )
     assert scheduler.bound["learning_rate"].decay_steps == STEPS
+
+
+@not_on_jax
+def test_variables_are_logged_whatever_optimizer_is_named():
+    def logs_of(logger):
+        model = pair(repeats=2)
+        catalogue.give_a_variable(model)
+        schedule = S.LinearDecay(1.0).bind(2 * STEPS)
+        scheduler = VariableScheduler({catalogue.SCHEDULED: schedule})
+        return references.fit(model, [scheduler, logger]).history
+
+    named = logs_of(HyperparameterLogger(**NAMED))
+    plain = logs_of(HyperparameterLogger())
+    assert set(named) == {"loss", "learning_rate/g_optimizer", catalogue.SCHEDULED}
+    assert named[catalogue.SCHEDULED] == plain[catalogue.SCHEDULED]
+
+
+def test_an_epoch_of_skipped_updates_is_no_error():
+    inner = SGD(0.1)
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=3e38)
+    model = references.linear_model(optimizer)
+    logger = HyperparameterLogger(optimizers=[inner])
+    model.fit(references.X, 1e3 * references.Y, verbose=0, callbacks=[logger])
+    assert int(inner.iterations) == 0
 
 
 @not_on_jax
