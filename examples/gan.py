@@ -1,9 +1,10 @@
 """Trains a GAN on handwritten digits: two optimizers, schedules and an average.
 
 The model holds an optimizer for each of its networks, and is compiled with none. Both
-rates fall to 0 within `fit`, and the weights are averaged in the compiled step. The
-program prints how far the means and covariances of generated digits are from those of
-real ones (Fréchet distance of the pixels): for the last weights and for the average.
+rates fall to 0 within `fit`, and the weights of the generator alone are averaged in the
+compiled step. The program prints how far the means and covariances of generated digits
+are from those of real ones (Fréchet distance of the pixels): for the last weights and
+for the average.
 
     python examples/gan.py --epochs 100
 
@@ -139,7 +140,11 @@ def train(epochs, seed=0):
         "discriminator_optimizer": S.LinearDecay(1e-3),
         "generator_optimizer": S.LinearDecay(5e-4),
     }
-    average = WeightAveraging(averages.ExponentialAverage(0.995), at_end="raw")
+    average = WeightAveraging(
+        averages.ExponentialAverage(0.995),
+        at_end="raw",
+        optimizers="generator_optimizer",
+    )
     gan.fit(
         real,
         batch_size=64,

@@ -20,6 +20,20 @@ from keras_lrs.schedules import base
 from keras_lrs.schedules.open_ended import Constant
 
 
+def check_wanted(run: Any, callback: Any, wanted: Any) -> None:
+    """Raises if what a callback wants is no part of the steps of this run."""
+    kind = type(callback).__name__
+    if not isinstance(wanted, Wanted):
+        raise TypeError(
+            f"`{kind}.prepare` must return a list of `Wanted`. Received: {wanted!r}"
+        )
+    if not any(wanted.optimizer is optimizer for optimizer in run.progress.every):
+        raise ValueError(
+            f"`{kind}.prepare` must want parts of one of `run.optimizers`. "
+            f"Received: optimizer={wanted.optimizer!r}"
+        )
+
+
 class WantedParts:
     """The parts that callbacks want, and the plans that are made of them.
 

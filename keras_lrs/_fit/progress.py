@@ -26,8 +26,16 @@ class Progress:
         self._train_function: Any = None
         self._starts: dict[int, int] = {}
         self._own: dict[str, Any] | None = None
+        self._joined: list[Any] = []
         self.epochs = 0
         self.steps_per_epoch: int | None = None
+
+    # --- Which optimizers there are ---
+
+    @property
+    def main(self) -> Any:
+        """`model.optimizer`, or None."""
+        return getattr(self._model, "optimizer", None)
 
     @property
     def optimizers(self) -> list:
@@ -35,25 +43,65 @@ class Progress:
 
         Those of `model.optimizer`; if it is None, those that the model holds otherwise.
         """
-        optimizer = getattr(self._model, "optimizer", None)
-        if optimizer is not None:
-            return optimizers.leaves(optimizer)
-        if self._own is None:
-            self._own = models.own_optimizers(self._model)
-        return [leaf for one in self._own.values() for leaf in optimizers.leaves(one)]
+        if self.main is not None:
+            return optimizers.leaves(self.main)
+        return list(self.outside.values())
 
     @property
     def labels(self) -> list[str]:
         """A name for each of the optimizers: its own, or where the model holds it."""
-        found = self.optimizers
-        if not self._own:
-            return optimizers.labels(found)
-        return [
-            name if len(leaves) == 1 else f"{name}/{label}"
-            for name, one in self._own.items()
+        if self.main is not None:
+            return optimizers.labels(self.optimizers)
+        return list(self.outside)
+
+    @property
+    def roots(self) -> dict[str, Any]:
+        """What the model holds beside `model.optimizer`, wrappers not taken apart."""
+        if self._own is None:
+            self._own = models.own_optimizers(self._model)
+        return self._own
+
+    @property
+    def held(self) -> list:
+        """All that the model holds, wrappers not taken apart."""
+        return [*([] if self.main is None else [self.main]), *self.roots.values()]
+
+    @property
+    def outside(self) -> dict[str, Any]:
+        """The optimizers beside `model.optimizer`, by their labels."""
+        return {
+            name if len(leaves) == 1 else f"{name}/{label}": leaf
+            for name, one in self.roots.items()
             for leaves in [optimizers.leaves(one)]
-            for label in optimizers.labels(leaves)
-        ]
+            for label, leaf in zip(optimizers.labels(leaves), leaves, strict=True)
+        }
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """All optimizers that a callback may name, by their labels."""
+        if self.main is None:
+            return self.outside
+        found = dict(zip(self.labels, self.optimizers, strict=True))
+        for label in found.keys() & self.outside.keys():
+            raise ValueError(
+                f"Two optimizers of the model are called `{label}`: one inside of "
+                "`model.optimizer`, and one that an attribute holds. Give the "
+                "attribute another name."
+            )
+        return found | self.outside
+
+    @property
+    def every(self) -> list:
+        """The optimizers, and those beside them that callbacks have named."""
+        joined = {id(one) for one in self._joined}
+        others = self.outside.values() if joined else ()
+        return [*self.optimizers, *(one for one in others if id(one) in joined)]
+
+    def join(self, found: list) -> None:
+        """Takes optimizers beside `model.optimizer` in, which a callback has named."""
+        if self.main is not None:
+            own = {id(one) for one in self.optimizers}
+            self._joined += [one for one in found if id(one) not in own]
 
     # --- How long the run is ---
 
@@ -101,8 +149,8 @@ class Progress:
             starts: The iterations at step 0, if they do not follow from the epoch.
         """
         if starts is None:
-            starts = [self._start_of(optimizer, epoch) for optimizer in self.optimizers]
-        pairs = zip(self.optimizers, starts, strict=True)
+            starts = [self._start_of(optimizer, epoch) for optimizer in self.every]
+        pairs = zip(self.every, starts, strict=True)
         self._starts = {id(optimizer): start for optimizer, start in pairs}
 
     def read_from(self, train_function: Any) -> None:
@@ -122,7 +170,8 @@ class Progress:
                 )
             return 0
         start = iterations - epoch * self.steps_per_epoch
-        if self._own and start != 0 and iterations > 0:
+        outside = any(optimizer is one for one in self.outside.values())
+        if outside and start != 0 and iterations > 0:
             raise ValueError(
                 f"Where the schedules are at initial_epoch={epoch} is not known: an "
                 f"optimizer of this model has made {iterations} updates, and not one "

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_lrs._fit import chosen
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import fit_loop, models, optimizers
 from keras_lrs._keras.backend import IS_JAX
@@ -83,12 +84,7 @@ def begin(callback: Any, model: Any) -> Run:
         run = _new_run(model)
     if model.optimizer is None and run.optimizers:
         if IS_JAX:
-            raise ValueError(
-                f"`{type(callback).__name__}` cannot work with the optimizers "
-                f"{', '.join(run.progress.labels)}: on JAX, `fit` trains with "
-                "`model.optimizer` alone. Compile the model with one `MultiOptimizer`, "
-                "or train it in a loop of your own, with `optimizers.Scheduled`."
-            )
+            _refuse_on_jax(callback, run.progress.labels)
         if any(map(hosted.has_groups, run.optimizers)):
             check_built(callback, model)
         run.own_rates.note(run.optimizers)
@@ -97,7 +93,24 @@ def begin(callback: Any, model: Any) -> Run:
         # and patterns are of variables.
         build_optimizer(callback, model)
         run.own_rates.note(run.optimizers)
+    if (given := chosen.check(callback.optimizers)) is not None:
+        found = chosen.find(run.progress, given)
+        outside = run.progress.outside.keys() & found.keys()
+        if outside and IS_JAX:
+            _refuse_on_jax(callback, sorted(outside))
+        run.choose(callback, found)
+        if any(map(hosted.has_groups, found.values())):
+            build_chosen(callback, run)
     return run
+
+
+def _refuse_on_jax(callback, labels):
+    raise ValueError(
+        f"`{type(callback).__name__}` cannot work with the optimizers "
+        f"{', '.join(labels)}: on JAX, `fit` trains with `model.optimizer` alone. "
+        "Compile the model with one `MultiOptimizer`, or train it in a loop of your "
+        "own, with `optimizers.Scheduled`."
+    )
 
 
 def build_optimizer(callback: Any, model: Any) -> None:
@@ -113,6 +126,17 @@ def build_optimizer(callback: Any, model: Any) -> None:
     optimizers.build(model)
 
 
+def build_chosen(callback: Any, run: Run) -> None:
+    """Builds the optimizer, if a callback acts in it; others must have been built."""
+    if callback.optimizers is None:
+        build_optimizer(callback, run.model)
+        return
+    found, outside = run.chosen(callback), run.progress.outside
+    if found.keys() - outside.keys():
+        build_optimizer(callback, run.model)
+    _check_built(callback, {k: one for k, one in found.items() if k in outside})
+
+
 def check_built(callback: Any, model: Any) -> None:
     """Raises if it is not known what the optimizers in a model's attributes train."""
     found = models.own_optimizers(model)
@@ -121,6 +145,10 @@ def check_built(callback: Any, model: Any) -> None:
             f"`{type(callback).__name__}` needs an optimizer, and found none: neither "
             "`model.optimizer` nor another one among the model's attributes."
         )
+    _check_built(callback, found)
+
+
+def _check_built(callback, found):
     for name, optimizer in found.items():
         if not optimizer.built:
             raise ValueError(
@@ -132,8 +160,8 @@ def check_built(callback: Any, model: Any) -> None:
 
 def build_to_average(callback: Any, run: Run) -> None:
     """Builds the optimizer, whose weights are to be averaged, before the first step."""
-    build_optimizer(callback, run.model)
-    if any(optimizers.is_taken_over(optimizer) for optimizer in run.optimizers):
+    build_chosen(callback, run)
+    if any(map(optimizers.is_taken_over, run.chosen(callback).values())):
         raise ValueError(
             f"`{type(callback).__name__}` cannot average the weights of "
             "`ScheduleFree`, which averages them itself: use `AveragedEvaluation`."

@@ -18,7 +18,6 @@ from keras_lrs._keras.weights import WeightsCopy, copied_weights
 from keras_lrs._step import hosted, hyperparameters, scheduled_variable
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.optimizer_step import OptimizerStep
-from keras_lrs._step.part import Wanted
 from keras_lrs.schedules import base
 
 
@@ -54,6 +53,8 @@ class Run:
         self._wanted = planning.WantedParts(self.progress, self.own_rates)
         self._resume: Resume | None = None
         self._acting: str | None = None
+        self._chosen: dict[int, dict[str, Any]] = {}
+        self._choosing: list[Any] = []
         self._iterations_before: dict[int, int] = {}
         self._train_function: TrainFunction | None = None
         self.undo.callback(self._note_closed)
@@ -70,7 +71,21 @@ class Run:
         """All callbacks in the list that was passed to `fit`, Keras's too."""
         return getattr(self.callback_list(), "callbacks", [])
 
+    def chosen(self, callback: Any) -> dict[str, Any]:
+        """The optimizers that a callback acts in, by their labels."""
+        found = self._chosen.get(id(callback))
+        if found is None:
+            found = dict(zip(self.progress.labels, self.optimizers, strict=True))
+        return found
+
     # --- Joining ---
+
+    def choose(self, callback: Any, found: dict[str, Any]) -> None:
+        """Notes which optimizers a callback has named."""
+        self._chosen[id(callback)] = found
+        self._choosing.append(callback)
+        self.progress.join(list(found.values()))
+        self.own_rates.note(list(found.values()))
 
     def join(self, callback: Any) -> None:
         """Adds a callback, and the parts that it wants."""
@@ -81,10 +96,10 @@ class Run:
             self.undo.callback(callback.fit_ends)
         self.progress.set_length(callback.params or {})
         found = list(callback.prepare(self) or ())
-        if found or callback.reads_optimizers:
+        if (found or callback.reads_optimizers) and callback.optimizers is None:
             self._acting = self._acting or type(callback).__name__
         for wanted in found:
-            _check_wanted(self, callback, wanted)
+            planning.check_wanted(self, callback, wanted)
             self._wanted.add(callback, wanted, self.siblings)
 
     def resume(self, resume: "Resume") -> None:
@@ -116,6 +131,10 @@ class Run:
     def _check_optimizers(self):
         """Raises, once, if others made the updates that callbacks ask about."""
         acting, self._acting = self._acting, None
+        choosing: list[Any] = []
+        train_function: Any = self._train_function
+        if train_function.executed:
+            choosing, self._choosing = self._choosing, []
         others = models.own_optimizers(self.model) if acting else {}
         stepped = [name for name, one in others.items() if _iterations(one) > 0]
         if stepped and all(_iterations(one) == 0 for one in self.optimizers):
@@ -123,8 +142,21 @@ class Run:
                 f"`{acting}` acts in `model.optimizer`, which made no update."
                 + models.hint_of_others(self.model)
             )
-        if acting and self.model.optimizer is None:
+        for callback in choosing:
+            self._check_updates(callback)
+        if acting or choosing:
             self._check_pace()
+
+    def _check_updates(self, callback):
+        """Raises if an optimizer that a callback has named made no update."""
+        for label, one in self.chosen(callback).items():
+            made = optimizers.iterations(one) - self._iterations_before[id(one)]
+            # A loss scale may be too large for all steps of a short epoch.
+            if made == 0 and not optimizers.may_skip(self.progress.held, one):
+                raise RuntimeError(
+                    f"`{type(callback).__name__}` acts in `{label}`, as its argument "
+                    "`optimizers` says, which made no update in the first epoch."
+                )
 
     def _check_pace(self):
         """Raises if an optimizer does not update once a step, as its schedules ask."""
@@ -132,8 +164,10 @@ class Run:
         cut_short = self._resume is not None or self.model.stop_training
         if steps is None or cut_short:
             return
-        plain = models.main_optimizers(self.model).values()
-        for name, one in zip(self.progress.labels, self.optimizers, strict=True):
+        plain = self.progress.held
+        for name, one in self.progress.outside.items():
+            if id(one) not in self._iterations_before:
+                continue
             made = optimizers.iterations(one) - self._iterations_before[id(one)]
             # A wrapper skips updates: loss scaling, where gradients overflow.
             skips = made < steps and not any(one is other for other in plain)
@@ -271,7 +305,7 @@ class Run:
     def _install(self, epoch):
         progress = self.progress
         progress.begin(epoch, None if self._resume is None else self._resume.starts)
-        plans = [self._wanted.plan(self, optimizer) for optimizer in self.optimizers]
+        plans = [self._wanted.plan(self, optimizer) for optimizer in progress.every]
         self._train_function = TrainFunction(
             self.model,
             [plan for plan in plans if plan.parts],
@@ -282,7 +316,7 @@ class Run:
         )
         progress.read_from(self._train_function)
         self._iterations_before = {
-            id(one): optimizers.iterations(one) for one in self.optimizers
+            id(one): optimizers.iterations(one) for one in progress.every
         }
         for step in self._steps:
             # One that brings its schedules along reads as the rate last used.
@@ -357,19 +391,6 @@ class Resume:
 
 def _iterations(optimizer):
     return max(optimizers.iterations(one) for one in optimizers.leaves(optimizer))
-
-
-def _check_wanted(run, callback, wanted):
-    kind = type(callback).__name__
-    if not isinstance(wanted, Wanted):
-        raise TypeError(
-            f"`{kind}.prepare` must return a list of `Wanted`. Received: {wanted!r}"
-        )
-    if not any(wanted.optimizer is optimizer for optimizer in run.optimizers):
-        raise ValueError(
-            f"`{kind}.prepare` must want parts of one of `run.optimizers`. "
-            f"Received: optimizer={wanted.optimizer!r}"
-        )
 
 
 def _close(reference):

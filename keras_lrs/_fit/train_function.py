@@ -77,7 +77,7 @@ class TrainFunction:
         self._undo = undo
         # Keras gives a model a new one in every fit: it tells whether this one is over.
         self._history = getattr(model, "history", None)
-        self._executed = self._checked = False
+        self.executed = self._checked = False
         self._state: Any = JaxState(model, self.steps) if IS_JAX else None
 
     # --- Installing ---
@@ -85,9 +85,16 @@ class TrainFunction:
     def install(self) -> None:
         """Takes the place of the model's own."""
         self.model.train_function = self
-        finalizes = any(part.finalizes_average for s in self.steps for part in s.parts)
-        # Keras finalizes no optimizers but this one.
-        if not (IS_JAX or finalizes) or self.model.optimizer is None:
+        if self.model.optimizer is None:  # Keras finalizes no other optimizers.
+            return
+        own = optimizers.leaves(self.model.optimizer)
+        finalizes = any(
+            part.finalizes_average
+            for step in self.steps
+            if any(step.optimizer is one for one in own)
+            for part in step.parts
+        )
+        if not (IS_JAX or finalizes):
             return
 
         def make(finalize):
@@ -125,7 +132,7 @@ class TrainFunction:
         self._forget()
         if self.skip is not None:  # PyTorch's loop has found the end of the data.
             raise self.skip.failed()
-        if not self._checked and self._executed:
+        if not self._checked and self.executed:
             self._check()
 
     def _forget(self):
@@ -171,7 +178,7 @@ class TrainFunction:
             if self.skip is not None:
                 return self._pass_over(self.skip, arguments)
             result = self._run(arguments)
-            self._executed = True
+            self.executed = True
             try:
                 if not self._checked and self.function is not self.keras_function:
                     self._check()
@@ -249,11 +256,13 @@ class TrainFunction:
             # traced, and may have no variables for this optimizer.
             own = step.optimizer is self.model.optimizer
             if not step.used and (own or (traced and step.optimizer.built)):
+                name = models.attribute_of(self.model, step.optimizer)
+                hint = models.hint_of_others(self.model) if name is None else ""
                 raise RuntimeError(
-                    f"The training step never called `{step.optimizer.name}.apply`: "
-                    "schedules would have no effect. A custom `train_step` must update "
-                    "the variables with `self.optimizer.apply` or `apply_gradients`."
-                    + models.hint_of_others(self.model)
+                    "The training step never called "
+                    f"`{name or step.optimizer.name}.apply`: schedules would have no "
+                    "effect. A custom `train_step` must update the variables with "
+                    f"`self.{name or 'optimizer'}.apply` or `apply_gradients`." + hint
                 )
 
 

@@ -75,6 +75,14 @@ def all_optimizers(model: Any) -> list:
     return [one for outer in found for one in optimizers.within(outer)]
 
 
+def attribute_of(model: Any, optimizer: Any) -> str | None:
+    """Where a model holds an optimizer; None for one inside of `model.optimizer`."""
+    for name, one in own_optimizers(model).items():
+        if any(optimizer is inner for inner in optimizers.within(one)):
+            return name
+    return None
+
+
 def hint_of_others(model: Any) -> str:
     """What to do if `model.optimizer` is not the one that trains; empty if it is."""
     names = ", ".join(f"`{name}`" for name in own_optimizers(model))

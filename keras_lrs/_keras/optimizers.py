@@ -28,6 +28,16 @@ def within(optimizer: Any) -> list:
     return [optimizer, *(one for other in several for one in within(other))]
 
 
+def may_skip(held: list, leaf: Any) -> bool:
+    """Whether one of the optimizers that a model holds may skip updates of another."""
+    return any(
+        any(leaf is inner for inner in leaves(one))
+        for root in held
+        for one in within(root)
+        if isinstance(one, keras.optimizers.LossScaleOptimizer)
+    )
+
+
 def labels(optimizers: list) -> list[str]:
     """A name for each of several optimizers, no two the same."""
     names = [optimizer.name for optimizer in optimizers]

@@ -34,6 +34,8 @@ class FitCallback(keras.callbacks.Callback):
     `self.run` is the run:
 
     - `run.model`, `run.optimizers`, and `run.siblings`, all callbacks of the `fit`.
+    - `run.chosen(self)`: the optimizers that the callback acts in, by their labels: all
+      of `run.optimizers`, or those that its attribute `optimizers` names.
     - `run.progress`: `iterations(optimizer)`, `step(optimizer)`, `updates(optimizer)`,
       `epochs`, `steps_per_epoch`, and `window()`, by which lengths are bound.
     - `run.parts(self)`: the living parts that the callback wanted.
@@ -81,6 +83,9 @@ class FitCallback(keras.callbacks.Callback):
     """Whether it needs optimizers that make updates, though it wants no parts."""
     backs_up = False
     """Whether it comes after our others: it saves, with `saving`, what they are."""
+
+    optimizers: tuple | None = None
+    """The optimizers that it acts in, or their names; None for all of the run."""
 
     run: Run | None = None
     """The run that the callback takes part in, or took part in last."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_lrs._fit import chosen
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import optimizers
 from keras_lrs._step.gradient_norms import GradientNorms
@@ -28,6 +29,8 @@ class GradientNormRecorder(FitCallback):
         every: Record every so many updates, those whose number is a multiple of it.
         order: 2 for the Euclidean norm; 1 for the sum of absolute values, which
             refinement uses for Adam.
+        optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
+            or of the model's attribute that holds it) or objects. None is all.
 
     Attributes:
         steps: The steps of the updates, as schedules count them (micro-batches, from
@@ -57,8 +60,9 @@ class GradientNormRecorder(FitCallback):
 
     every_step = True
 
-    def __init__(self, every: int = 1, order: int = 2):
+    def __init__(self, every: int = 1, order: int = 2, *, optimizers: Any = None):
         super().__init__()
+        self.optimizers = chosen.check(optimizers)
         self.every = fields.count("every", every, 1)
         self.order = fields.whole("order", order)
         if self.order not in (1, 2):
@@ -66,7 +70,7 @@ class GradientNormRecorder(FitCallback):
         self._forget()
 
     def _forget(self):
-        self._optimizers: list[Any] = []
+        self._leaves: list[Any] = []
         self._found: list[list[tuple[np.ndarray, np.ndarray]]] = []
         self._read: list[int] = []
         self._waiting = 0
@@ -85,15 +89,15 @@ class GradientNormRecorder(FitCallback):
         """Asks for the norms."""
         return [
             Wanted(optimizer, GradientNorms, (self.every, self.order), slot=type(self))
-            for optimizer in run.optimizers
+            for optimizer in run.chosen(self).values()
         ]
 
     def fit_begins(self, epoch: int) -> None:
         """Starts over."""
         self._forget()
-        self._optimizers = self._run.optimizers
-        self._found = [[] for _ in self._optimizers]
-        self._read = [self._updates(optimizer) for optimizer in self._optimizers]
+        self._leaves = list(self._run.chosen(self).values())
+        self._found = [[] for _ in self._leaves]
+        self._read = [self._updates(optimizer) for optimizer in self._leaves]
 
     def step_ends(self, logs: Any) -> None:
         """Reads what there is before the step overwrites it."""
@@ -128,7 +132,7 @@ class GradientNormRecorder(FitCallback):
         self._waiting = 0
         # There are none if the run broke off before its first step.
         for index, part in enumerate(self._run.parts(self)):
-            end = self._updates(self._optimizers[index])
+            end = self._updates(self._leaves[index])
             if end > self._read[index]:
                 updates, values = part.take(self._read[index], end)
                 # The step of an update is that of its last micro-batch.

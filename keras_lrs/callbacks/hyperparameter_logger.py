@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_lrs._fit import chosen
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
 
@@ -36,6 +37,9 @@ class HyperparameterLogger(FitCallback):
             steps.
         log_dir: The folder for TensorBoard's event files; needs the package
             `tensorboard`.
+        optimizers: Which optimizers to log: one or a list of names (of an optimizer,
+            or of the model's attribute that holds it) or objects. None is all. The
+            keys of those given end with their names.
 
     Raises:
         ValueError: If `every` is neither, or a number without `log_dir`.
@@ -59,9 +63,14 @@ class HyperparameterLogger(FitCallback):
     reads_optimizers = True
 
     def __init__(
-        self, every: str | int = "epoch", log_dir: str | os.PathLike | None = None
+        self,
+        every: str | int = "epoch",
+        log_dir: str | os.PathLike | None = None,
+        *,
+        optimizers: Any = None,
     ):
         super().__init__()
+        self.optimizers = chosen.check(optimizers)
         self.every = fields.cadence("every", every)
         self.every_step = self.every != "epoch"
         if self.every_step and log_dir is None:
@@ -72,7 +81,7 @@ class HyperparameterLogger(FitCallback):
     def fit_begins(self, epoch: int) -> None:
         """Notes where the optimizers are."""
         progress = self._run.progress
-        self._written = [progress.iterations(one) for one in progress.optimizers]
+        self._written = {id(one): progress.iterations(one) for one in progress.every}
         self._looked = time.monotonic()
 
     def step_ends(self, logs: Any) -> None:
@@ -83,7 +92,7 @@ class HyperparameterLogger(FitCallback):
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Adds the values of the epoch's last update to its logs."""
         run = self._run
-        for optimizer, suffix in self._optimizers():
+        for optimizer, suffix in self._logged():
             last = np.array([max(run.progress.iterations(optimizer) - 1, 0)])
             values = self._used(optimizer, suffix, last)
             logs.update({tag: value.item() for tag, value in values.items()})
@@ -108,30 +117,35 @@ class HyperparameterLogger(FitCallback):
         if self._writer is not None:
             self._writer.close()
 
-    def _optimizers(self):
-        found = self._run.optimizers
-        if len(found) == 1:
-            return [(found[0], "")]
-        suffixes = [f"/{label}" for label in self._run.progress.labels]
-        return list(zip(found, suffixes, strict=True))
+    def _logged(self):
+        """Pairs of an optimizer and what its tags end with."""
+        run = self._run
+        found = run.chosen(self)
+        if self.optimizers is None and len(found) == 1:
+            return [(one, "") for one in found.values()]
+        pairs = [(one, f"/{label}") for label, one in found.items()]
+        ahead = run.progress.ahead
+        # By its steps the values of variables are told.
+        return pairs + [(ahead, None)] * all(ahead is not one for one, _ in pairs)
 
     def _used(self, optimizer, suffix, past):
         """All values of updates after so many iterations, by their tags."""
-        run = self._run
-        values = _tagged(run.used_values(optimizer, past), suffix)
+        run, values = self._run, {}
+        if suffix is not None:
+            values = _tagged(run.used_values(optimizer, past), suffix)
         if optimizer is run.progress.ahead:  # Variables are the model's.
             values |= run.variable_values(past - run.progress.start(optimizer))
         return values
 
     def _write_steps(self):
         self._looked = time.monotonic()
-        for index, (optimizer, suffix) in enumerate(self._optimizers()):
-            first = self._written[index]
+        for optimizer, suffix in self._logged():
+            first = self._written[id(optimizer)]
             end = self._run.progress.iterations(optimizer)
             past = np.arange(-(-first // self.every) * self.every, end, self.every)
             values = self._used(optimizer, suffix, past)
             self._writer.write(past, values)
-            self._written[index] = end
+            self._written[id(optimizer)] = end
 
 
 def _tagged(values, suffix):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras_lrs._fit import registry
+from keras_lrs._fit import chosen, registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import optimizers
 from keras_lrs._step import groups
@@ -62,6 +62,8 @@ class HyperparameterScheduler(FitCallback):
             successive rates. Keras keeps the rate inside the velocity, so that after a
             drop the old step size lives on for about `1 / (1 - momentum)` steps. Needs
             `learning_rate`. Multipliers must be numbers then.
+        optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
+            or of the model's attribute that holds it) or objects. None is all.
         **schedules: The schedules of other hyperparameters: `momentum`, `beta_1`,
             `weight_decay`, `clipnorm` or any other number that is an argument of the
             optimizer. A `PerVariable` can be that of `weight_decay`, `momentum`, `rho`
@@ -115,9 +117,11 @@ class HyperparameterScheduler(FitCallback):
         *,
         rate_multipliers: Any = None,
         momentum_correction: bool = False,
+        optimizers: Any = None,
         **schedules: Any,
     ):
         super().__init__()
+        self.optimizers = chosen.check(optimizers)
         if learning_rate is not None:
             schedules = {"learning_rate": learning_rate, **schedules}
         fields.truth("momentum_correction", momentum_correction)
@@ -137,14 +141,13 @@ class HyperparameterScheduler(FitCallback):
     def bound(self) -> dict[str, Any]:
         """The schedules as the last `fit` bound them, by the names of their arguments.
 
-        For a `MultiOptimizer`, dictionaries from the names of optimizers.
+        If it acts in several optimizers, dictionaries from their names.
         """
         if self.run is None:
             return {}
         found: dict[str, Any] = {}
-        every = self.run.optimizers
-        labels = self.run.progress.labels
-        for label, optimizer in zip(labels, every, strict=True):
+        every = self.run.chosen(self)
+        for label, optimizer in every.items():
             parts = [p for p in self.run.parts(self) if p.step.optimizer is optimizer]
             values = {
                 p.name: p.schedule for p in parts if isinstance(p, Hyperparameter)
@@ -163,9 +166,9 @@ class HyperparameterScheduler(FitCallback):
         """Says which hyperparameter of which optimizer each schedule drives."""
         found = []
         for name, given in self._given.items():
-            assigned = _assigned(name, given, run)
+            assigned = _assigned(name, given, run.chosen(self))
             for each in _grouped(assigned):
-                registry.build_optimizer(self, run.model)
+                registry.build_chosen(self, run)
                 of = [one for one, value in assigned if value is each]
                 paths = [path for one in of for path in optimizers.trained_paths(one)]
                 each.check_paths(name, paths)
@@ -207,12 +210,10 @@ def _grouped(assigned):
     return [value for value in found if isinstance(value, PerVariable)]
 
 
-def _assigned(name, given, run):
+def _assigned(name, given, by_name):
     """Pairs of an optimizer and its schedule."""
-    found = run.optimizers
     if not isinstance(given, dict):
-        return [(optimizer, given) for optimizer in found]
-    by_name = dict(zip(run.progress.labels, found, strict=True))
+        return [(optimizer, given) for optimizer in by_name.values()]
     unknown = [key for key in given if key not in by_name]
     if unknown or not given:
         raise ValueError(

@@ -24,6 +24,7 @@ class OneCycleScheduler(HyperparameterScheduler):
         base_momentum: The momentum at the peak, in [0, 1).
         max_momentum: The momentum at both ends, in [0, 1).
         momentum_correction: As in `HyperparameterScheduler`.
+        optimizers: As in `HyperparameterScheduler`.
         **one_cycle_arguments: The other arguments of `keras_lrs.schedules.OneCycle`:
             `total_steps` (the whole training), `warmup_fraction`, `div_factor`,
             `final_div_factor`, `shape`, `three_phase`.
@@ -56,16 +57,21 @@ class OneCycleScheduler(HyperparameterScheduler):
         max_momentum: float = 0.95,
         *,
         momentum_correction: bool = False,
+        optimizers: Any = None,
         **one_cycle_arguments: Any,
     ):
         rate = OneCycle(max_learning_rate, **one_cycle_arguments)
         self.mirrored = MirroredOneCycle(rate, base_momentum, max_momentum)
-        super().__init__(learning_rate=rate, momentum_correction=momentum_correction)
+        super().__init__(
+            learning_rate=rate,
+            momentum_correction=momentum_correction,
+            optimizers=optimizers,
+        )
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Drives the other half as well, by the name the optimizer has for it."""
         found = super().prepare(run)
-        for optimizer in run.optimizers:
+        for optimizer in run.chosen(self).values():
             names = hyperparameters.names(optimizer)
             name = "beta_1" if "beta_1" in names else "momentum"
             found.append(hyperparameters.wanted(optimizer, name, self.mirrored))

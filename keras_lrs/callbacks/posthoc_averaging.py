@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lrs._fit import registry
+from keras_lrs._fit import chosen, registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras.models import is_chief
 from keras_lrs._step.averages import Averaging, FreeAverage
@@ -36,6 +36,9 @@ class PosthocAveraging(FitCallback):
             whole or not at all.
         sigma_rels: The relative widths to keep, as in `PowerFunctionAverage`.
         every: How many epochs from one snapshot to the next, > 0.
+        optimizers: Whose weights to average: one or a list of names (of an optimizer,
+            or of the model's attribute that holds it) or objects. None is all.
+            `averages.posthoc` returns the weights of those given.
 
     Raises:
         ValueError: If an argument is out of range; and before the first step, if the
@@ -73,8 +76,11 @@ class PosthocAveraging(FitCallback):
         directory: str | os.PathLike,
         sigma_rels: Sequence[float] = (0.05, 0.1),
         every: int = 1,
+        *,
+        optimizers: Any = None,
     ):
         super().__init__()
+        self.optimizers = chosen.check(optimizers)
         self.directory = fields.path("directory", directory)
         self.sigma_rels = tuple(
             fields.real("sigma_rels", sigma)
@@ -105,7 +111,7 @@ class PosthocAveraging(FitCallback):
                 (index, averaging),
                 slot=(PosthocAveraging, index),
             )
-            for optimizer in run.optimizers
+            for optimizer in run.chosen(self).values()
             for index, averaging in enumerate(self.averagings)
         ]
 
@@ -131,6 +137,12 @@ class PosthocAveraging(FitCallback):
         self._given, self._goes_on = state["averages"], False
 
     @property
+    def _updates(self):
+        """How many updates this run has made: those of the optimizer that is ahead."""
+        run = self._run
+        return max(map(run.progress.updates, run.chosen(self).values()))
+
+    @property
     def _values(self):
         return [[average.read() for average in kind] for kind in self._averages]
 
@@ -149,7 +161,7 @@ class PosthocAveraging(FitCallback):
 
     def epoch_begins(self, epoch: int) -> None:
         """Resumes from a snapshot, in the first epoch."""
-        updates = self._run.progress.updates()
+        updates = self._updates
         paths = snapshots.paths(self.directory)
         if self._lock is not None:
             files.remove([path for step, path in paths.items() if step > updates])
@@ -183,7 +195,7 @@ class PosthocAveraging(FitCallback):
         last = epoch + 1 == self._run.progress.epochs
         if (epoch + 1) % self.every == 0 or last or self._model.stop_training:
             snapshot = dict(zip(self.sigma_rels, self._values, strict=True))
-            snapshots.write(self.directory, self._run.progress.updates(), snapshot)
+            snapshots.write(self.directory, self._updates, snapshot)
 
     def fit_ends(self) -> None:
         """Lets others write to the folder."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_lrs._fit import chosen
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import metrics
 from keras_lrs._keras.variables import number
@@ -63,6 +64,8 @@ class ReduceOnPlateau(FitCallback):
         raise_factor: What the rate is multiplied by after `patience` better values in a
             row, > 1. None never raises it.
         max_factor: The highest factor, >= 1, if it is raised; None has no bound.
+        optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
+            or of the model's attribute that holds it) or objects. None is all.
         state_path: The JSON file for the state.
         verbose: 1 prints a line when the factor changes.
 
@@ -103,10 +106,12 @@ class ReduceOnPlateau(FitCallback):
         warmup: durations.Duration = None,
         raise_factor: float | None = None,
         max_factor: float | None = None,
+        optimizers: Any = None,
         state_path: str | os.PathLike | None = None,
         verbose: int = 0,
     ):
         super().__init__()
+        self.optimizers = chosen.check(optimizers)
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
         if fields.one_of("mode", mode, ("auto", "min", "max")) == "auto":
@@ -146,12 +151,25 @@ class ReduceOnPlateau(FitCallback):
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Asks for a factor on all rates, and for a file."""
-        if (path := self._path()) is not None:
+        if (path := self._path(run)) is not None:
+            self._refuse_shared(path, run)
             files.check_writable(path)
         return [
             Wanted(optimizer, RateFactor, begins=self._factors, slot=ReduceOnPlateau)
-            for optimizer in run.optimizers
+            for optimizer in run.chosen(self).values()
         ]
+
+    def _refuse_shared(self, path, run):
+        for other in run.siblings:
+            ours = isinstance(other, ReduceOnPlateau) and other is not self
+            if ours and other._path(run) == path:
+                bound = "be another one for each `ReduceOnPlateau`"
+                fields.refuse("state_path", bound, str(path))
+
+    @property
+    def _optimizers(self):
+        """The optimizers whose rates are multiplied."""
+        return list(self._run.chosen(self).values())
 
     def fit_begins(self, epoch: int) -> None:
         """Takes up the state of the run that resumes, or none."""
@@ -166,13 +184,13 @@ class ReduceOnPlateau(FitCallback):
     def _take_up(self, records):
         """Continues with the state of the last record that is of an earlier update."""
         run = self._run
-        count = run.progress.iterations()
+        count = self._iterations
         self._records = [record for record in records if record.count <= count]
         self._state = self._records[-1].state if self._records else PlateauState()
         used = [r.state.factor for r in self._records if r.count < count]
         self._used = used[-1] if used else 1.0
         rates = self._rates_before(self._own_rates)
-        for optimizer, rate in zip(run.optimizers, rates, strict=True):
+        for optimizer, rate in zip(self._optimizers, rates, strict=True):
             if rate is not None:
                 run.own_rates.set(optimizer, rate)
 
@@ -183,7 +201,12 @@ class ReduceOnPlateau(FitCallback):
     @property
     def _own_rates(self):
         run = self._run
-        return [run.own_rates.get(optimizer) for optimizer in run.optimizers]
+        return [run.own_rates.get(optimizer) for optimizer in self._optimizers]
+
+    @property
+    def _iterations(self):
+        """Those of the optimizer that is ahead."""
+        return max(map(self._run.progress.iterations, self._optimizers))
 
     def get_state(self) -> dict[str, Any]:
         """The states so far, and where it is between looks."""
@@ -214,14 +237,14 @@ class ReduceOnPlateau(FitCallback):
 
     def _read(self):
         """The states in the file."""
-        path = self._path()
+        path = self._path(self._run)
         if path is None or not path.exists():
             return []
         try:
             records = [
                 PlateauRecord.parsed(item) for item in json.loads(path.read_bytes())
             ]
-            count = len(self._run.optimizers)
+            count = len(self._optimizers)
             if not records or any(len(record.rates) != count for record in records):
                 raise ValueError(f"It is not that of {count} optimizers.")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -232,19 +255,17 @@ class ReduceOnPlateau(FitCallback):
         return records
 
     def _write(self):
-        record = PlateauRecord(
-            self._run.progress.iterations(), self._own_rates, self._state
-        )
+        record = PlateauRecord(self._iterations, self._own_rates, self._state)
         self._records = [*self._records, record][-_KEPT:]
-        path = self._path()
+        path = self._path(self._run)
         if path is not None:
             content = json.dumps([dataclasses.asdict(r) for r in self._records])
             files.write_atomically(path, content.encode())
 
-    def _path(self):
+    def _path(self, run):
         if self.state_path is not None:
             return self.state_path
-        for other in self._run.siblings:
+        for other in run.siblings:
             if isinstance(other, keras.callbacks.BackupAndRestore):
                 beside = os.path.join(other.backup_dir, "reduce_on_plateau.json")
                 return fields.path("state_path", beside)
@@ -313,13 +334,14 @@ class ReduceOnPlateau(FitCallback):
     def _is_warming_up(self):
         run, steps = self._run, self._warmup_steps
         if steps is not None:
-            return steps > 0 and run.progress.step() <= steps
+            step = max(map(run.progress.step, self._optimizers))
+            return steps > 0 and step <= steps
         # A schedule of the optimizer's own counts all its iterations.
         return any(
             0
             < run.progress.iterations(one) - run.rate_start(one)
             <= _warmup_of(run.rate_schedule(one))
-            for one in run.optimizers
+            for one in self._optimizers
         )
 
 

@@ -198,7 +198,7 @@ class ResumableTraining(FitCallback):
         if found["backend"] != keras.backend.backend():
             bound = f"hold checkpoints of {keras.backend.backend()}, or none"
             self._refuse(bound, f" of {found['backend']}")
-        if found["shapes"] != shapes or len(found["starts"]) != len(run.optimizers):
+        if found["shapes"] != shapes or len(found["starts"]) != len(run.progress.every):
             self._refuse("hold checkpoints of this model and optimizer, or none")
         steps = run.progress.steps_per_epoch
         if found["batch"] and found["steps"] != steps:
@@ -225,7 +225,7 @@ class ResumableTraining(FitCallback):
         if before is None or now is None:
             return None
         # At the same fraction of the training, whatever updates were skipped.
-        counts = map(optimizers.iterations, self._run.optimizers)
+        counts = map(optimizers.iterations, self._run.progress.every)
         return [
             count - (count - start) * now // before
             for count, start in zip(counts, starts, strict=True)
@@ -268,7 +268,8 @@ class ResumableTraining(FitCallback):
         models.set_buffers(model, self._found["buffers"])
 
     def _set_states_of_ours(self):
-        products = zip(self._run.optimizers, self._found["products"], strict=True)
+        every, found = self._run.progress.every, self._found["products"]
+        products = zip(every, found, strict=True)
         for optimizer, found in products:
             bias_correction.set_products(optimizer, found)
         for callback, state in self._states:
@@ -343,6 +344,7 @@ class ResumableTraining(FitCallback):
 
     def _save(self, epoch, batch, metrics):
         run, model = self._run, self._run.model
+        every = run.progress.every
         with contextlib.ExitStack() as stack:
             for callback in run.callbacks:
                 stack.enter_context(callback.saving(within_epoch=batch > 0))
@@ -355,8 +357,8 @@ class ResumableTraining(FitCallback):
                 "batch": batch,
                 "steps": run.progress.steps_per_epoch,
                 "stopped": bool(model.stop_training),
-                "starts": [run.progress.start(one) for one in run.optimizers],
-                "products": [bias_correction.products(o) for o in run.optimizers],
+                "starts": [run.progress.start(one) for one in every],
+                "products": [bias_correction.products(one) for one in every],
                 "shapes": variables.shapes(state),
                 "values": run.read(state),
                 "buffers": models.buffer_values(model),

@@ -7,9 +7,11 @@ from typing import Any
 
 import keras
 
+from keras_lrs._fit import chosen
+from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.registry import build_to_average
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import average_statistics, models, optimizers, variables
+from keras_lrs._keras import average_statistics, optimizers, variables
 from keras_lrs._keras.average_slots import AverageSlots
 from keras_lrs._step.averages import Averaging, SlotsAverage, StatisticsAverage
 from keras_lrs._step.part import Wanted
@@ -72,6 +74,9 @@ class WeightAveraging(SwappingCallback):
             `.weights.h5` file. If the optimizer of such a model holds averages, as
             Keras's `use_ema=True` does, they are taken. The average must keep a share
             of it, so no debiased one.
+        optimizers: Whose weights to average: one or a list of names (of an optimizer,
+            or of the model's attribute that holds it) or objects. None is all. Needs
+            batch_norm="keep", since statistics are the whole model's.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -119,8 +124,12 @@ class WeightAveraging(SwappingCallback):
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
         initial: Any = None,
+        optimizers: Any = None,
     ):
         super().__init__(at_end, batch_norm, batch_norm_data, batch_norm_steps)
+        self.optimizers = chosen.check(optimizers)
+        if self.optimizers is not None and batch_norm != "keep":
+            fields.refuse("batch_norm", "be 'keep' with `optimizers`", batch_norm)
         average = ExponentialAverage() if average is None else average
         if not isinstance(average, Average):
             fields.refuse(
@@ -152,11 +161,13 @@ class WeightAveraging(SwappingCallback):
         """Makes room for the averages, before a `BackupAndRestore` fills them."""
         wanted = super().prepare(run)
         build_to_average(self, run)
-        self._choice.check(run.model.trainable_variables)
-        self._slots = [
-            AverageSlots(optimizer, self._choice) for optimizer in run.optimizers
-        ]
-        for one in self._slots:
+        found = list(run.chosen(self).values())
+        weights = [v for one in found for v in optimizers.trained(one)]
+        every = run.model.trainable_variables
+        self._choice.check(every if self.optimizers is None else weights)
+        self._slots = [AverageSlots(one, self._choice) for one in found]
+        # Keras overwrites the weights of all of `model.optimizer`, or of none.
+        for one in [*map(AverageSlots, run.optimizers), *self._slots]:
             if one.optimizer.use_ema and not one.attached:
                 raise ValueError(
                     f"`{type(self).__name__}` needs an optimizer that does not average "
@@ -164,7 +175,7 @@ class WeightAveraging(SwappingCallback):
                     "was loaded with its averages may be passed as `initial`. Received:"
                     f" `{type(one.optimizer).__name__}` with use_ema=True"
                 )
-        trained = [id(v) for one in run.optimizers for v in optimizers.weights(one)]
+        trained = [id(v) for one in found for v in optimizers.weights(one)]
         if len(set(trained)) < len(trained):
             raise ValueError(
                 f"`{type(self).__name__}` cannot average weights that two optimizers "
@@ -181,13 +192,13 @@ class WeightAveraging(SwappingCallback):
                 functools.partial(self._chosen, optimizer),
                 slot=WeightAveraging,
             )
-            for optimizer in run.optimizers
+            for optimizer in found
         ]
         if self._averaged_statistics is not None:
             self._check_backups(run)
             # The first of several optimizers counts for all of them.
-            chosen = functools.partial(self._chosen, run.optimizers[0])
-            wanted.append(Wanted(run.optimizers[0], StatisticsAverage, chosen))
+            arguments = functools.partial(self._chosen, found[0])
+            wanted.append(Wanted(found[0], StatisticsAverage, arguments))
         return wanted
 
     def _check_backups(self, run):
@@ -308,7 +319,11 @@ class WeightAveraging(SwappingCallback):
     def set_model(self, model: Any) -> None:
         """Looks for averages of an earlier `fit`, which `evaluate` is to see."""
         super().set_model(model)
-        found = models.updating(model)
+        progress = Progress(model)
+        if self.optimizers is None:
+            found = progress.optimizers
+        else:
+            found = list(chosen.find(progress, self.optimizers, False).values())
         known = {id(one.optimizer): one for one in self._slots}
         self._slots = [
             known.get(id(one), AverageSlots(one, self._choice)) for one in found

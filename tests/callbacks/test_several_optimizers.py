@@ -5,16 +5,19 @@ import numpy as np
 import pytest
 
 import keras_lrs as lrs
+from keras_lrs import PerVariable
 from keras_lrs.callbacks import (
     GradientNormRecorder,
     HyperparameterLogger,
     HyperparameterScheduler,
     OneCycleScheduler,
+    PosthocAveraging,
     ReduceOnPlateau,
     ResumableTraining,
+    VariableScheduler,
     WeightAveraging,
 )
-from tests.callbacks import references
+from tests.callbacks import catalogue, references
 
 S = lrs.schedules
 BACKEND = keras.backend.backend()
@@ -68,8 +71,24 @@ class Pair(keras.Model):
         return loss
 
 
-def pair(repeats=1, built=True, make=lambda rate: SGD(rate, momentum=0.9), **arguments):
-    model = Pair(repeats)
+class Beside(Pair):
+    """Compiled with the optimizer of the first network."""
+
+    def compile(self, d_optimizer, g_optimizer, optimizer):
+        keras.Model.compile(self, optimizer=d_optimizer)
+        self.g_optimizer = g_optimizer
+
+    @property
+    def d_optimizer(self):
+        return self.optimizer
+
+
+def momentum_sgd(rate):
+    return SGD(rate, momentum=0.9)
+
+
+def pair(repeats=1, built=True, make=momentum_sgd, kind=Pair, **arguments):
+    model = kind(repeats)
     model(references.X[:4])
     model.compile(make(0.05), make(0.02), **{"optimizer": None, **arguments})
     if built:
@@ -154,6 +173,40 @@ def test_both_are_averaged_and_training_is_as_without():
             seen.append(loop.train(1, learning_rate=[rate]))
         found = network.get_weights()[0]
         np.testing.assert_allclose(found, np.mean(seen, 0), atol=1e-5)
+
+
+@not_on_jax
+def test_the_average_has_statistics_of_its_own():
+    class Normalized(Pair):
+        def __init__(self, repeats):
+            super().__init__(repeats)
+            self.norm = keras.layers.BatchNormalization(center=False, scale=False)
+
+        def call(self, x):
+            return self.norm(self.d(x)), self.g(x)
+
+    model = pair(kind=Normalized)
+    average = WeightAveraging(
+        lrs.averages.UniformAverage(),
+        batch_norm="recalibrate",
+        batch_norm_data=references.X,
+    )
+    references.fit(model, [average])
+    outputs = references.X @ kernel(model.d)
+    np.testing.assert_allclose(model.norm.moving_mean, outputs.mean(0), atol=1e-5)
+
+
+@not_on_jax
+def test_an_evaluation_later_sees_the_averages_of_both():
+    model = pair()
+    average = WeightAveraging(lrs.averages.UniformAverage(), at_end="raw")
+    references.fit(model, [average])
+    raw = kernel(model.d)
+    seen = model.predict(references.X, verbose=0, callbacks=[average])
+    np.testing.assert_array_equal(kernel(model.d), raw)
+    for found, rate in zip(seen, (0.05, 0.02), strict=True):
+        mean = np.mean(path_of(rate), 0)
+        np.testing.assert_allclose(found, references.X @ mean, atol=1e-5)
 
 
 @not_on_jax
@@ -312,3 +365,409 @@ def test_groups_of_an_optimizer_that_is_not_built_name_that_cause():
 def test_jax_says_what_to_do_instead():
     with pytest.raises(ValueError, match="on JAX, `fit` trains with `model"):
         references.fit(pair(), [HyperparameterLogger()])
+
+
+# --- Callbacks that name their optimizers ---
+
+NAMED = {"optimizers": ["g_optimizer"]}
+KINDS = {
+    "compiled with none": {},
+    "compiled with one that is idle": {"optimizer": "rmsprop"},
+    "compiled with the other": {"kind": Beside},
+}
+of_every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def kernel(network):
+    return network.get_weights()[0]
+
+
+def fit_of_g(kind, *callbacks, **arguments):
+    """Trains one of a kind, and checks that the other network trains as without."""
+    plain, model = pair(**KINDS[kind]), pair(**KINDS[kind])
+    references.fit(plain, **arguments)
+    logs = references.fit(model, callbacks, **arguments).history
+    np.testing.assert_array_equal(kernel(model.d), kernel(plain.d))
+    for optimizer, rate in ((model.d_optimizer, 0.05), (model.g_optimizer, 0.02)):
+        assert float(optimizer.learning_rate) == pytest.approx(rate)
+        assert float(optimizer.momentum) == 0.9
+        assert "apply" not in vars(optimizer)
+    return model, logs
+
+
+def assert_g_trained(model, **curves):
+    wanted = references.SGD().train(STEPS, **curves)
+    np.testing.assert_allclose(kernel(model.g), wanted, atol=1e-5)
+
+
+def path_of(rate=0.02):
+    """The weights after each step at a constant rate."""
+    loop = references.SGD()
+    return [loop.train(1, learning_rate=[rate]) for _ in range(STEPS)]
+
+
+@not_on_jax
+@of_every_kind
+def test_a_schedule_drives_the_one_that_is_named(kind):
+    rate = S.LinearDecay(0.05)
+    scheduler = HyperparameterScheduler(learning_rate=rate, **NAMED)
+    model, logs = fit_of_g(kind, scheduler, HyperparameterLogger(**NAMED))
+    curve = rate.bind(STEPS).curve(STEPS)
+    assert_g_trained(model, learning_rate=curve)
+    assert set(logs) == {"loss", "learning_rate/g_optimizer"}
+    np.testing.assert_allclose(
+        logs["learning_rate/g_optimizer"], curve[9::10], rtol=1e-5
+    )
+    assert scheduler.bound["learning_rate"].decay_steps == STEPS
+
+
+@not_on_jax
+def test_variables_are_logged_whatever_optimizer_is_named():
+    def logs_of(logger):
+        model = pair(repeats=2)
+        catalogue.give_a_variable(model)
+        schedule = S.LinearDecay(1.0).bind(2 * STEPS)
+        scheduler = VariableScheduler({catalogue.SCHEDULED: schedule})
+        return references.fit(model, [scheduler, logger]).history
+
+    named = logs_of(HyperparameterLogger(**NAMED))
+    plain = logs_of(HyperparameterLogger())
+    assert set(named) == {"loss", "learning_rate/g_optimizer", catalogue.SCHEDULED}
+    assert named[catalogue.SCHEDULED] == plain[catalogue.SCHEDULED]
+
+
+def test_an_epoch_of_skipped_updates_is_no_error():
+    inner = SGD(0.1)
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=3e38)
+    model = references.linear_model(optimizer)
+    logger = HyperparameterLogger(optimizers=[inner])
+    model.fit(references.X, 1e3 * references.Y, verbose=0, callbacks=[logger])
+    assert int(inner.iterations) == 0
+
+
+@not_on_jax
+@of_every_kind
+def test_one_cycle_drives_the_one_that_is_named(kind):
+    scheduler = OneCycleScheduler(0.05, **NAMED)
+    model, _ = fit_of_g(kind, scheduler)
+    names = ("learning_rate", "momentum")
+    curves = {name: scheduler.bound[name].curve(STEPS) for name in names}
+    assert_g_trained(model, **curves)
+
+
+@not_on_jax
+@of_every_kind
+def test_a_plateau_multiplies_the_rate_that_is_named(kind):
+    arguments = {"factor": 0.5, "patience": 1, "min_delta": 1e6}
+    model, _ = fit_of_g(kind, ReduceOnPlateau("loss", **arguments, **NAMED))
+    factors = np.repeat([1.0, 1.0, 0.5, 0.25], references.STEPS)
+    assert_g_trained(model, learning_rate=0.02 * factors)
+
+
+@not_on_jax
+@of_every_kind
+@pytest.mark.parametrize("at_end", ["average", "raw"])
+def test_the_network_that_is_named_is_averaged(kind, at_end):
+    average = WeightAveraging(lrs.averages.UniformAverage(), at_end=at_end, **NAMED)
+    model, _ = fit_of_g(kind, average)
+    path = path_of()
+    if at_end == "raw":
+        np.testing.assert_allclose(kernel(model.g), path[-1], atol=1e-5)
+        d = kernel(model.d)
+        average.swap_in()
+        np.testing.assert_array_equal(kernel(model.d), d)
+    np.testing.assert_allclose(kernel(model.g), np.mean(path, 0), atol=1e-5)
+    assert model.d_optimizer.use_ema is False
+    assert model.g_optimizer.use_ema is (at_end == "raw")
+
+
+@not_on_jax
+@of_every_kind
+def test_snapshots_are_of_the_network_that_is_named(kind, tmp_path):
+    fit_of_g(kind, PosthocAveraging(tmp_path, [0.1], **NAMED))
+    (found,) = lrs.averages.posthoc(tmp_path, 0.1)
+    average = lrs.averages.PowerFunctionAverage(0.1)
+    wanted = np.zeros((3, 1))
+    for step, weights in enumerate(path_of()):
+        wanted += float(average.weight(step)) * (weights - wanted)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@not_on_jax
+@of_every_kind
+def test_the_norm_is_that_of_the_one_that_is_named(kind):
+    recorder = GradientNormRecorder(**NAMED)
+    fit_of_g(kind, recorder)
+    before = [np.zeros((3, 1)), *path_of()[:-1]]
+    norms = [np.linalg.norm(references.gradient(w, k)) for k, w in enumerate(before)]
+    np.testing.assert_allclose(recorder.norms, norms, rtol=1e-4)
+    assert recorder.steps.tolist() == list(range(STEPS))
+
+
+@not_on_jax
+@of_every_kind
+def test_callbacks_of_one_kind_may_name_one_each(kind, tmp_path):
+    d = {"optimizers": "SGD" if kind == "compiled with the other" else "d_optimizer"}
+    model = pair(make=lambda rate: SGD(rate, momentum=0.9, name="SGD"), **KINDS[kind])
+    rates = S.LinearDecay(0.05), S.CosineAnnealing(0.02)
+    plateaus = {"monitor": "loss", "factor": 0.5, "patience": 1, "min_delta": 1e6}
+    recorders = [GradientNormRecorder(**one) for one in (d, NAMED)]
+    callbacks = [
+        HyperparameterScheduler(learning_rate=rates[0], **d),
+        HyperparameterScheduler(learning_rate=rates[1], **NAMED),
+        ReduceOnPlateau(**plateaus, **NAMED),
+        *recorders,
+    ]
+    references.fit(model, callbacks)
+    factors = np.repeat([1.0, 1.0, 0.5, 0.25], references.STEPS)
+    curves = [rate.bind(STEPS).curve(STEPS) for rate in rates]
+    assert_trained(
+        model, {"learning_rate": curves[0]}, {"learning_rate": curves[1] * factors}
+    )
+    assert [len(one.norms) for one in recorders] == [STEPS, STEPS]
+    np.testing.assert_allclose(recorders[0].norms[0], recorders[1].norms[0], rtol=1e-5)
+
+
+@not_on_jax
+def test_callbacks_of_one_kind_that_name_the_same_are_refused(tmp_path):
+    rate = S.LinearDecay(0.05)
+    twice = [
+        HyperparameterScheduler(learning_rate=rate, optimizers=["g_optimizer"]),
+        HyperparameterScheduler(learning_rate=rate),
+    ]
+    with pytest.raises(ValueError, match="must have one schedule"):
+        references.fit(pair(), twice)
+    path = tmp_path / "plateau.json"
+    plateaus = [
+        ReduceOnPlateau("loss", optimizers=name, state_path=path)
+        for name in ("d_optimizer", "g_optimizer")
+    ]
+    with pytest.raises(ValueError, match="`state_path` must be another one"):
+        references.fit(pair(), plateaus)
+
+
+@not_on_jax
+@of_every_kind
+def test_an_optimizer_may_be_given_itself(kind):
+    model = pair(**KINDS[kind])
+    rate = S.LinearDecay(0.05)
+    references.fit(
+        model,
+        [HyperparameterScheduler(learning_rate=rate, optimizers=model.g_optimizer)],
+    )
+    curve = rate.bind(STEPS).curve(STEPS)
+    assert_trained(model, {"learning_rate": 0.05}, {"learning_rate": curve})
+
+
+@not_on_jax
+@of_every_kind
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_wrapper_stands_for_what_it_holds(kind, by_name):
+    def make(rate):
+        inner = SGD(rate, momentum=0.5)
+        return lrs.optimizers.Scheduled(inner, momentum=S.Constant(0.9))
+
+    model = pair(make=make, **KINDS[kind])
+    given = "g_optimizer" if by_name else model.g_optimizer
+    rate = S.LinearDecay(0.05)
+    callbacks = [
+        HyperparameterScheduler(learning_rate=rate, optimizers=given),
+        HyperparameterLogger(optimizers=given),
+    ]
+    logs = references.fit(model, callbacks).history
+    curve = rate.bind(STEPS).curve(STEPS)
+    assert_trained(model, {"learning_rate": 0.05}, {"learning_rate": curve})
+    assert {"learning_rate/g_optimizer", "momentum/g_optimizer"} < set(logs)
+    assert not any("d_optimizer" in key or "SGD" in key for key in logs)
+
+
+@not_on_jax
+@of_every_kind
+@pytest.mark.parametrize("built", [True, False])
+def test_a_wrapper_with_groups_must_be_built(kind, built):
+    def make(rate):
+        half = PerVariable({".*": S.Constant(rate / 2.0)})
+        return lrs.optimizers.Scheduled(momentum_sgd(rate), learning_rate=half)
+
+    model = pair(make=make, built=built, **KINDS[kind])
+    recorder = GradientNormRecorder(**NAMED)
+    if built:
+        references.fit(model, [recorder])
+        assert_trained(model, {"learning_rate": 0.025}, {"learning_rate": 0.01})
+        return
+    with pytest.raises(ValueError, match="needs to know what `g_optimizer` trains"):
+        references.fit(model, [recorder])
+
+
+TAKING = {
+    "HyperparameterScheduler": lambda folder, **arguments: HyperparameterScheduler(
+        learning_rate=S.LinearDecay(0.05), **arguments
+    ),
+    "OneCycleScheduler": lambda folder, **arguments: OneCycleScheduler(
+        0.05, **arguments
+    ),
+    "ReduceOnPlateau": lambda folder, **arguments: ReduceOnPlateau("loss", **arguments),
+    "HyperparameterLogger": lambda folder, **arguments: HyperparameterLogger(
+        **arguments
+    ),
+    "WeightAveraging": lambda folder, **arguments: WeightAveraging(**arguments),
+    "PosthocAveraging": lambda folder, **arguments: PosthocAveraging(
+        folder, **arguments
+    ),
+    "GradientNormRecorder": lambda folder, **arguments: GradientNormRecorder(
+        **arguments
+    ),
+}
+by_each = pytest.mark.parametrize("name", TAKING)
+
+
+@not_on_jax
+@by_each
+@of_every_kind
+def test_a_name_that_no_optimizer_has_is_refused(name, kind, tmp_path):
+    model = pair(**KINDS[kind])
+    callback = TAKING[name](tmp_path, optimizers=["g_optimizer", "generator"])
+    message = "which are .*g_optimizer. Received: optimizers='generator'"
+    with pytest.raises(ValueError, match=message):
+        references.fit(model, [callback])
+    assert int(model.g_optimizer.iterations) == 0
+
+
+@by_each
+def test_an_optimizer_that_the_model_does_not_hold_is_refused(name, tmp_path):
+    model = references.linear_model(SGD(0.1))
+    callback = TAKING[name](tmp_path, optimizers=SGD(0.1))
+    with pytest.raises(ValueError, match="must be optimizers that the model holds"):
+        references.fit(model, [callback])
+
+
+@by_each
+def test_what_names_no_optimizer_is_refused_at_once(name, tmp_path):
+    for given, error in (([], ValueError), (3, TypeError), ([None], TypeError)):
+        with pytest.raises(error, match="Argument `optimizers` must be an optimizer"):
+            TAKING[name](tmp_path, optimizers=given)
+
+
+@not_on_jax
+@by_each
+@pytest.mark.parametrize("idle", ["main", "d_optimizer"])
+def test_one_that_is_named_and_makes_no_update_is_told_of(name, idle, tmp_path):
+    model = pair(optimizer=SGD(0.1, momentum=0.9, name="main"))
+    if idle == "d_optimizer":
+        model.train_step = lambda data: {
+            "loss": model.update(model.g, model.g_optimizer, *data)
+        }
+    references.fit(model, epochs=1)
+    callback = TAKING[name](tmp_path, optimizers=["g_optimizer", idle])
+    message = f"`{idle}`, .* made no update|never called `{idle}.apply`"
+    with pytest.raises(RuntimeError, match=message):
+        references.fit(model, [callback])
+
+
+@not_on_jax
+def test_two_optimizers_of_one_name_are_refused():
+    model = pair(kind=Beside, make=lambda rate: SGD(rate, name="g_optimizer"))
+    logger = HyperparameterLogger(optimizers="g_optimizer")
+    with pytest.raises(ValueError, match=r"Two optimizers .* `g_optimizer`"):
+        references.fit(model, [logger])
+    references.fit(model, [HyperparameterLogger()])
+
+
+@not_on_jax
+def test_statistics_are_not_averaged_for_one_of_several():
+    for chosen in ("average", "recalibrate"):
+        data = references.X if chosen == "recalibrate" else None
+        with pytest.raises(ValueError, match="`batch_norm` must be 'keep'"):
+            WeightAveraging(batch_norm=chosen, batch_norm_data=data, **NAMED)
+
+
+@not_on_jax
+@of_every_kind
+def test_an_evaluation_later_sees_the_average_of_the_one_that_is_named(kind):
+    average = WeightAveraging(lrs.averages.UniformAverage(), at_end="raw", **NAMED)
+    model, _ = fit_of_g(kind, average)
+    raw = kernel(model.d), kernel(model.g)
+    d, g = model.predict(references.X, verbose=0, callbacks=[average])
+    mean = np.mean(path_of(), 0)
+    np.testing.assert_allclose(d, references.X @ raw[0], atol=1e-5)
+    np.testing.assert_allclose(g, references.X @ mean, atol=1e-5)
+    np.testing.assert_array_equal(kernel(model.g), raw[1])
+
+
+@not_on_jax
+@of_every_kind
+def test_a_run_resumes_with_those_that_are_named(kind, tmp_path):
+    def train(*callbacks):
+        model = pair(make=keras.optimizers.Adam, **KINDS[kind])
+        named = [
+            HyperparameterScheduler(learning_rate=S.LinearDecay(0.05), **NAMED),
+            WeightAveraging(lrs.averages.ExponentialAverage(0.9), **NAMED),
+        ]
+        references.fit(
+            model, [*named, ResumableTraining(tmp_path, verbose=0), *callbacks]
+        )
+        return np.array(model.get_weights())
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Cut())
+    resumed = train()
+    np.testing.assert_array_equal(resumed, train())
+
+
+@pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras has none"
+)
+def test_one_of_a_multi_optimizer_may_be_named():
+    def train(*callbacks):
+        optimizers = keras.optimizers
+        several = optimizers.MultiOptimizer(
+            optimizers.OptimizerMap(
+                SGD(0.05, momentum=0.9, name="first"),
+                {"late/.*": SGD(0.02, momentum=0.9, name="second")},
+            )
+        )
+        linear = {"use_bias": False, "kernel_initializer": "zeros"}
+        dense = [
+            keras.layers.Dense(1, name=name, **linear) for name in ("early", "late")
+        ]
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, [layer(inputs) for layer in dense])
+        model.compile(several, ["mse", "mse"])
+        logs = model.fit(
+            references.X,
+            [references.Y, references.Y],
+            batch_size=references.BATCH,
+            epochs=EPOCHS,
+            shuffle=False,
+            verbose=0,
+            callbacks=list(callbacks),
+        ).history
+        return [kernel(layer) for layer in dense], logs
+
+    (first, _), _ = train()
+    rate = S.LinearDecay(0.05)
+    (other, second), logs = train(
+        HyperparameterScheduler(learning_rate=rate, optimizers="second"),
+        HyperparameterLogger(optimizers=["second"]),
+    )
+    curve = rate.bind(STEPS).curve(STEPS)
+    np.testing.assert_array_equal(other, first)
+    wanted = references.SGD().train(STEPS, learning_rate=curve)
+    np.testing.assert_allclose(second, wanted, atol=1e-5)
+    found = logs["learning_rate/second"]
+    np.testing.assert_allclose(found, curve[9::10], rtol=1e-5)
+    assert "learning_rate/first" not in logs
+    (other, second), _ = train(
+        WeightAveraging(lrs.averages.UniformAverage(), optimizers="second")
+    )
+    np.testing.assert_array_equal(other, first)
+    np.testing.assert_allclose(second, np.mean(path_of(), 0), atol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the others train them")
+@by_each
+def test_jax_refuses_an_optimizer_that_it_does_not_train(name, tmp_path):
+    for arguments in KINDS.values():
+        callback = TAKING[name](tmp_path, **NAMED)
+        with pytest.raises(ValueError, match="g_optimizer: on JAX, `fit` trains with"):
+            references.fit(pair(**arguments), [callback])

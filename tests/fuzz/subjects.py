@@ -149,7 +149,8 @@ def check_finite(result):
 
 def train(callback):
     """One that was accepted takes part in a training, or says why it cannot."""
-    model = references.linear_model(keras.optimizers.SGD(0.01, momentum=0.9))
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9, name="SGD")
+    model = references.linear_model(optimizer)
     try:
         references.fit(model, [callback], epochs=2)
     except (ValueError, TypeError) as error:
@@ -349,29 +350,39 @@ SUBJECTS: dict[str, Subject] = {
         is_costly=True,
     ),
     "AveragedEvaluation": _callback(C.AveragedEvaluation, {}),
-    "GradientNormRecorder": _callback(C.GradientNormRecorder, {}),
+    "GradientNormRecorder": _callback(
+        C.GradientNormRecorder, {}, {"optimizers": ["SGD"]}
+    ),
     "HyperparameterLogger": _callback(
-        C.HyperparameterLogger, {}, {"log_dir": Made(fresh_directory), "every": 2}
+        C.HyperparameterLogger,
+        {},
+        {"log_dir": Made(fresh_directory), "every": 2},
+        {"optimizers": ["SGD"]},
     ),
     "HyperparameterScheduler": _callback(
         C.HyperparameterScheduler,
         {"learning_rate": S.LinearDecay(0.1), "momentum": S.Constant(0.9)},
         {"learning_rate": {"SGD": S.REXDecay(0.1)}, "momentum_correction": True},
         {"rate_multipliers": {"kernel": 0.5, ".*": S.Constant(0.1)}},
+        {"learning_rate": S.LinearDecay(0.1), "optimizers": ["SGD"]},
         keywords=("momentum",),
     ),
     "OneCycleScheduler": _callback(
         C.OneCycleScheduler,
         {"max_learning_rate": 0.1, "total_steps": 100, "warmup_fraction": 0.3},
+        {"max_learning_rate": 0.1, "optimizers": "SGD"},
         keywords=("total_steps", "warmup_fraction", "shape"),
     ),
     "PosthocAveraging": _callback(
-        C.PosthocAveraging, {"directory": Made(fresh_directory)}
+        C.PosthocAveraging,
+        {"directory": Made(fresh_directory)},
+        {"directory": Made(fresh_directory), "optimizers": ["SGD"]},
     ),
     "ReduceOnPlateau": _callback(
         C.ReduceOnPlateau,
         {"monitor": "loss"},
         {"monitor": "loss", "every": 3, "raise_factor": 2.0, "max_factor": 4.0},
+        {"monitor": "loss", "optimizers": ["SGD"]},
     ),
     "ResumableTraining": _callback(
         C.ResumableTraining, {"directory": Made(fresh_directory), "every": 3}
@@ -387,7 +398,7 @@ SUBJECTS: dict[str, Subject] = {
     "WeightAveraging": _callback(
         C.WeightAveraging,
         {},
-        {"average": A.UniformAverage(), "update_every": 2},
+        {"average": A.UniformAverage(), "update_every": 2, "optimizers": ["SGD"]},
         {"include": "kernel", "exclude": ["bias"], "batch_norm": "average"},
         {"average": A.WarmupAverage(0.9), "initial": [np.ones((1, 1)), np.ones(1)]},
         {"batch_norm": "recalibrate", "batch_norm_data": X},
