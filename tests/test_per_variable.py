@@ -103,7 +103,7 @@ def transformer(blocks=3, head="head"):
         keras.layers.LayerNormalization(name="norm"),
         keras.layers.Dense(1, name=head),
     ]
-    return keras.Sequential([keras.Input((2,)), *layers], name="vit.b")
+    return keras.Sequential([keras.Input((2,)), *layers], name="vit-b")
 
 
 BLOCKS = ["(^|/)embed/", r"block_(\d+)/", "(^|/)(norm|head)/"]
@@ -151,7 +151,7 @@ class TestLayerwiseDecay:
         model = transformer(2)
         found = layerwise_decay(model, 0.5)
         assert list(found.values()) == [0.5**i for i in range(5)]
-        assert next(iter(found)) == r"^vit\.b/head/"
+        assert next(iter(found)) == r"^vit\-b/head/"
         of_layers = multipliers(model, found)
         assert (
             of_layers["block_1/dense/kernel"] == of_layers["block_1/norm/beta"] == 0.25
@@ -194,7 +194,7 @@ class TestLayerwiseDecay:
             ({"blocks": []}, ValueError, "`blocks` must be a list of regular"),
             ({"blocks": [1]}, TypeError, "`blocks` must be a list of regular"),
             ({"blocks": ["("]}, ValueError, "`blocks` must be a list of regular"),
-            ({"blocks": ["block"]}, ValueError, r"None is found in 'vit\.b/embed"),
+            ({"blocks": ["block"]}, ValueError, r"None is found in 'vit-b/embed"),
             (
                 {"blocks": [r"/(?:block_(\d+)|[a-z])"]},
                 ValueError,
