@@ -163,4 +163,4 @@ def test_the_comparison_says_yes_only_with_a_test():
 def test_the_front_page_leads_to_what_people_come_for():
     text = (DOCS / "index.md").read_text()
     cards = re.findall(r"^- \[\*\*.+\*\*\]\((\S+)\)$", text, re.MULTILINE)
-    assert len(cards) == 6
+    assert len(cards) == 9

@@ -559,5 +559,8 @@ def test_no_other_page_states_results_of_its_own():
         if page.name == "README.md":
             # What `make run` prints.
             text = re.sub(r"```\nschedule .*?```", "", text, flags=re.DOTALL)
+        if page.name == "groups.md":
+            # What `examples/finetune_layerwise.py` prints; no source makes the claim.
+            text = re.sub(r"^\|.* ± .*\|$", "", text, flags=re.MULTILINE)
         assert re.findall(r"[\d.]+ ± [\d.]+", text) == [], page
         assert "holds in part" not in text

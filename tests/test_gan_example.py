@@ -8,7 +8,13 @@ import pytest
 
 from tests.programs import load_program
 
-pytestmark = [pytest.mark.only("torch"), pytest.mark.program]
+pytestmark = [
+    pytest.mark.only("torch"),
+    pytest.mark.program,
+    pytest.mark.skipif(
+        keras.backend.backend() == "jax", reason="two optimizers are refused there"
+    ),
+]
 
 gan = load_program("examples/gan")
 

@@ -774,7 +774,7 @@ class TestAveragedStatistics:
         with pytest.raises(ValueError, match="instead of it"):
             references.fit(norm_model(), [averaging, backup], 1)
 
-    @pytest.mark.only("torch")
+    @pytest.mark.skipif(BACKEND != "torch", reason="compares with PyTorch's own")
     def test_equal_the_averaged_model_of_torch_step_by_step(self):
         import torch
         from torch.optim import swa_utils
