@@ -41,6 +41,17 @@ def seeded():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def same_backend(request):
+    """The variables that programs set for Keras, which is imported already."""
+    if request.node.get_closest_marker("program"):
+        import keras
+
+        monkeypatch = request.getfixturevalue("monkeypatch")
+        monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+        monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
 @pytest.hookimpl(trylast=True)  # After `-k` and `-m`.
 def pytest_collection_modifyitems(config, items):
     """Leaves out tests of another backend, and parameters that another one runs."""

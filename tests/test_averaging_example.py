@@ -19,13 +19,6 @@ METHODS = averaging.make_methods()
 TINY = averaging.Setting(4, 64, {"width": 8, "dropout": 0.1})
 
 
-@pytest.fixture(autouse=True)
-def same_backend(monkeypatch):
-    # The program sets these variables: for Keras, which is imported already.
-    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
 @pytest.fixture
 def two_steps_per_epoch():
     (x, y), (x_test, y_test) = averaging.load_data()

@@ -19,13 +19,6 @@ tinyvit = load_program("examples/cifar10_tinyvit")
 
 
 @pytest.fixture(autouse=True)
-def same_backend(monkeypatch):
-    # The programs set these variables: for Keras, which is imported already.
-    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
-@pytest.fixture(autouse=True)
 def few_digits(monkeypatch):
     """Three steps per epoch, of 16 images."""
     (x, y), (x_test, y_test) = resnet.quickstart.load_data()

@@ -46,13 +46,6 @@ SEEDS = 5
 VERDICTS = r"((?:yes|no|cannot be told) \(of \d+: [^()]*\))"
 
 
-@pytest.fixture(autouse=True)
-def same_backend(monkeypatch):
-    # The program sets these variables: for Keras, which is imported already.
-    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
 def module_of(name):
     return page.importlib.import_module(f"claims.{name}")
 

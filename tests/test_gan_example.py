@@ -19,13 +19,6 @@ pytestmark = [
 gan = load_program("examples/gan")
 
 
-@pytest.fixture(autouse=True)
-def same_backend(monkeypatch):
-    # The program sets these variables: for Keras, which is imported already.
-    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
 def test_prints_the_distances_of_both(capsys):
     gan.main(["--epochs", "2", "--seeds", "2"])
     printed = capsys.readouterr().out

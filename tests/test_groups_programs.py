@@ -4,7 +4,6 @@ import dataclasses
 import math
 import re
 
-import keras
 import numpy as np
 import pytest
 
@@ -15,13 +14,6 @@ pytestmark = [pytest.mark.only("torch"), pytest.mark.program]
 
 benchmark = load_program("benchmarks/groups")
 example = load_program("examples/finetune_layerwise")
-
-
-@pytest.fixture(autouse=True)
-def same_backend(monkeypatch):
-    # The programs set these variables: for Keras, which is imported already.
-    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 # --- The benchmark --------------------------------------------------------------------

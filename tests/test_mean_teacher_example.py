@@ -14,13 +14,6 @@ pytestmark = [pytest.mark.only("tensorflow"), pytest.mark.program]
 program = load_program("examples/mean_teacher")
 
 
-@pytest.fixture(autouse=True)
-def same_backend(monkeypatch):
-    # The program sets these variables: for Keras, which is imported already.
-    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
 def test_prints_a_table_and_paired_intervals(capsys):
     program.main(["--seeds", "2", "--steps", "3"])
     printed = capsys.readouterr().out

@@ -16,13 +16,6 @@ one_cycle = load_program("examples/one_cycle")
 STEP, PLAIN, FULL = one_cycle.METHODS
 
 
-@pytest.fixture(autouse=True)
-def same_backend(monkeypatch):
-    # The program sets these variables: for Keras, which is imported already.
-    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
 @pytest.fixture
 def two_steps_per_epoch():
     (x, y), (x_test, y_test) = one_cycle.load_data()

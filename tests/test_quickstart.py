@@ -26,13 +26,6 @@ def run(options, output):
     quickstart.main([*options.split(), str(output)])
 
 
-@pytest.fixture(autouse=True)
-def same_backend(monkeypatch):
-    # The program sets these variables: for Keras, which is imported already.
-    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
 def test_prints_a_table_and_draws_a_picture(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(quickstart, "TIMING_ROUNDS", 1)
     picture = tmp_path / "curves.png"

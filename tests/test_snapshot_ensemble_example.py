@@ -14,13 +14,6 @@ example = load_program("examples/snapshot_ensemble")
 load_data = example.load_data
 
 
-@pytest.fixture(autouse=True)
-def same_backend(monkeypatch):
-    # The program sets these variables: for Keras, which is imported already.
-    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
 def few_digits():
     (x, y), (x_test, y_test) = load_data()
     return (x[:256], y[:256]), (x_test[:64], y_test[:64])

@@ -18,13 +18,6 @@ large_batch = load_program("examples/large_batch")
 ALL = (bounded, equivalence, fractal, large_batch)
 
 
-@pytest.fixture(autouse=True)
-def same_backend(monkeypatch):
-    # The programs set these variables: for Keras, which is imported already.
-    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
 @pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "picture.png"
