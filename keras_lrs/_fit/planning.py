@@ -139,7 +139,7 @@ def bind(
     """
     known = progress.steps_per_epoch is not None
     # One without open lengths, such as a long table, need not be gone through.
-    if isinstance(schedule, base.Schedule) and not schedule.is_bound:
+    if base.is_open(schedule):
         if known:
             schedule = base.bind(schedule, progress.window())
         elif not base.needs_length(schedule):
@@ -160,7 +160,7 @@ def _any_open(value):
     """Whether a schedule is open, also among those of groups."""
     if isinstance(value, tuple):
         return any(map(_any_open, value))
-    return isinstance(value, base.Schedule) and not value.is_bound
+    return base.is_open(value)
 
 
 def _refuse_keras_callbacks(callback, siblings):

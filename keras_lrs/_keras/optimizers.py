@@ -11,21 +11,25 @@ from keras_lrs._keras.variables import assign, number, strategy_scope
 
 def leaves(optimizer: Any) -> list:
     """The optimizers that update variables: those inside a wrapper, or itself."""
-    # A `LossScaleOptimizer` or a `ScheduleFree`.
-    inner = getattr(optimizer, "inner_optimizer", None)
-    if inner is not None:
-        return leaves(inner)
-    several = getattr(optimizer, "optimizers", None)  # A `MultiOptimizer`.
-    if several is None:
+    inside = _inside(optimizer)
+    if inside is None:
         return [optimizer]
-    return [leaf for one in several for leaf in leaves(one)]
+    return [leaf for one in inside for leaf in leaves(one)]
 
 
 def within(optimizer: Any) -> list:
     """An optimizer and all those inside it, wrappers included."""
+    inside = _inside(optimizer) or []
+    return [optimizer, *(one for other in inside for one in within(other))]
+
+
+def _inside(optimizer):
+    """The optimizers that a wrapper holds; None for one that is no wrapper."""
+    # A `LossScaleOptimizer`, a `ScheduleFree` or a `Scheduled`.
     inner = getattr(optimizer, "inner_optimizer", None)
-    several = [inner] if inner is not None else getattr(optimizer, "optimizers", [])
-    return [optimizer, *(one for other in several for one in within(other))]
+    if inner is not None:
+        return [inner]
+    return getattr(optimizer, "optimizers", None)  # A `MultiOptimizer`.
 
 
 def may_skip(held: list, leaf: Any) -> bool:

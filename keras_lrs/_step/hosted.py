@@ -1,7 +1,7 @@
 """Schedules that an optimizer brings along, in `fit` and in any other loop.
 
-`optimizers.Scheduled` hosts them: outside of a run of ours it makes a step of its own,
-and a run takes them into its plan. Both ask for the same parts. Unlike the schedules
+`optimizers.Scheduled` hosts them: outside of a `Run` it makes a step of its own, and a
+`Run` takes them into its plan. Both ask for the same parts. Unlike the schedules
 of a callback, they count all iterations of the optimizer.
 """
 
@@ -9,15 +9,13 @@ import dataclasses
 import weakref
 from typing import Any
 
-import numpy as np
-
 from keras_lrs._keras import in_step, optimizers, variables
 from keras_lrs._step import groups
 from keras_lrs._step.bias_correction import BiasCorrection
 from keras_lrs._step.groups import Groups, RateGroups, as_schedule
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.part import StepPart, Wanted
-from keras_lrs._step.update import PastUpdates, Update
+from keras_lrs._step.update import PastUpdates, Record, Update
 from keras_lrs.schedules import base
 from keras_lrs.schedules.per_variable import PerVariable
 
@@ -49,7 +47,7 @@ def check_bound(host: Any) -> None:
     """Raises `RuntimeError` if a schedule that a host brings along is open."""
     for name, value in host.schedules.items():
         for schedule in groups.schedules_of(value):
-            if isinstance(schedule, base.Schedule) and not schedule.is_bound:
+            if base.is_open(schedule):
                 raise RuntimeError(
                     f"The schedule of `{name}` has open lengths. Bind the optimizer "
                     "before its first update: `optimizer.bind(total_steps, "
@@ -81,12 +79,12 @@ def wanted_by_host(optimizer: Any) -> list[tuple[Any, Wanted]]:
     return [(host, one) for one in found]
 
 
-class HostedNumber:
+class HostedNumber(Record):
     """A number in a variable of the host, and what updates have read of it."""
 
     def __init__(self) -> None:
         self.variable: Any = None
-        self._since, self._values = [-1], [1.0]
+        self.start(1.0)
 
     @property
     def latest(self) -> float:
@@ -102,17 +100,7 @@ class HostedNumber:
 
     def begin(self) -> None:
         """Starts the record anew with what the variable holds."""
-        self._since, self._values = [-1], [self.latest]
-
-    def note(self, value: float, iterations: int) -> None:
-        """Notes a change, from the update after so many iterations on."""
-        self._since.append(iterations)
-        self._values.append(value)
-
-    def at(self, iterations: np.ndarray) -> np.ndarray:
-        """The values that updates after so many iterations have read."""
-        index = np.searchsorted(self._since, iterations, side="right") - 1
-        return np.take(self._values, index)
+        self.start(self.latest)
 
 
 class HostedHyperparameter(Hyperparameter):
@@ -132,9 +120,9 @@ class HostedGroups(Groups):
     """Values of groups of variables, from the optimizer's first iteration."""
 
     @staticmethod
-    def bind(run: Any, name: str, groups: tuple) -> tuple:
+    def bind(run: Any, name: str, given: tuple) -> tuple:
         """Its schedules are bound by their host."""
-        return name, tuple((pattern, as_schedule(value)) for pattern, value in groups)
+        return name, tuple((pattern, as_schedule(value)) for pattern, value in given)
 
     def values(self, update: Update | PastUpdates) -> None:
         """Evaluates the schedule of each group."""

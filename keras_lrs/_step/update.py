@@ -110,21 +110,33 @@ class PastUpdates:
         return number.at(self.iterations)
 
 
-class RecordedNumber(StepNumber):
-    """A number of the host that remembers which updates read which value."""
+class Record:
+    """Which updates have read which value of a number that changes between steps."""
 
-    def begin(self, before: float, now: float, iterations: int) -> None:
-        """Starts the record: with the value of earlier updates, and of the next."""
-        self._since, self._values = [-1], [before]
-        self.change(now, iterations)
+    def start(self, value: float) -> None:
+        """Starts the record anew with the value of all updates so far."""
+        self._since, self._values = [-1], [value]
 
-    def change(self, value: float, iterations: int) -> None:
-        """Changes the number, from the update after so many iterations on."""
+    def note(self, value: float, iterations: int) -> None:
+        """Notes a change, from the update after so many iterations on."""
         self._since.append(iterations)
         self._values.append(value)
-        self.write(value)
 
     def at(self, iterations: np.ndarray) -> np.ndarray:
         """The values that updates after so many iterations have read."""
         index = np.searchsorted(self._since, iterations, side="right") - 1
         return np.take(self._values, index)
+
+
+class RecordedNumber(StepNumber, Record):
+    """A number of the host that remembers which updates read which value."""
+
+    def begin(self, before: float, now: float, iterations: int) -> None:
+        """Starts the record: with the value of earlier updates, and of the next."""
+        self.start(before)
+        self.change(now, iterations)
+
+    def change(self, value: float, iterations: int) -> None:
+        """Changes the number, from the update after so many iterations on."""
+        self.note(value, iterations)
+        self.write(value)

@@ -94,7 +94,7 @@ def find(run: Run, schedule: Any) -> CycleEnds:
         start = run.progress.start(first)
         return CycleEnds(first, start, lambda n: [step for step in steps if step <= n])
     if schedule is not None:
-        if isinstance(schedule, base.Schedule) and not schedule.is_bound:
+        if base.is_open(schedule):
             schedule = base.bind(schedule, run.progress.window())
         candidates = [(first, run.progress.start(first), schedule)]
     else:

@@ -40,7 +40,7 @@ class PlateauRule(fields.Configured):
 
     factor: float = fields.number(above=0.0, below=1.0)
     patience: int = fields.integer(at_least=1)
-    mode: str = fields.choice(("auto", "min", "max"))
+    mode: str = fields.choice(("min", "max"))
     min_delta: float = fields.number(at_least=0.0)
     cooldown: int = fields.integer(at_least=0)
     min_factor: float = fields.number(at_least=0.0, at_most=1.0)
@@ -133,7 +133,6 @@ class Plateau:
         raise_factor: float | None = None,
         max_factor: float | None = None,
     ):
-        fields.one_of("mode", mode, ("min", "max"))
         self.rule = PlateauRule(
             factor,
             patience,

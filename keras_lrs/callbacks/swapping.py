@@ -9,8 +9,7 @@ import keras
 
 from keras_lrs._fit.hooks import replace
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import fit_loop, models, optimizers, variables
-from keras_lrs._keras.batch_norm import batch_norms
+from keras_lrs._keras import average_statistics, fit_loop, models, optimizers, variables
 from keras_lrs._step.part import Wanted
 from keras_lrs.averages.batch_norm import recalibrate_batch_norm
 from keras_lrs.callbacks.base import FitCallback
@@ -111,11 +110,7 @@ class SwappingCallback(FitCallback):
     @property
     def _statistics(self):
         """The statistics of all batch normalizations of the model."""
-        return [
-            variable
-            for layer in batch_norms(self._model)
-            for variable in layer.non_trainable_variables
-        ]
+        return average_statistics.statistics(self._model)
 
     # --- When ---
 

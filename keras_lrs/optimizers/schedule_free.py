@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -330,19 +329,10 @@ class ScheduleFree(Wrapper):
 
     def load_own_variables(self, store: Any) -> None:
         """Reads its state, if it is that of as many variables."""
-        keys = list(store.keys())
-        own = [key for key in keys if not key.startswith("y")]
-        if len(own) != len(self._variables):
-            warnings.warn(
-                f"Skipping the state of the optimizer '{self.name}': it has "
-                f"{len(self._variables)} variables, the saved one {len(own)}.",
-                stacklevel=2,
-            )
+        if not self._load_own(store):
             return
-        for i, variable in enumerate(self._variables):
-            variable.assign(store[str(i)])
         held = None
-        if len(keys) > len(own):
+        if len(store.keys()) > len(self._variables):
             held = [
                 keras.ops.convert_to_tensor(store[f"y{i}"][...], dtype=variable.dtype)
                 for i, variable in enumerate(self._trainable_variables)

@@ -149,8 +149,7 @@ class Scheduled(Wrapper):
         window = base.window_of_run(
             total_steps, steps_per_epoch, samples_per_step, tokens_per_step
         )
-        every = self.schedules.values()
-        if not any(_is_open(one) for value in every for one in schedules_of(value)):
+        if not self._has_open:
             raise ValueError(
                 "`bind` has nothing to bind: every length of every schedule is known. "
                 f"Received: total_steps={total_steps}"
@@ -208,10 +207,15 @@ class Scheduled(Wrapper):
             super().build(variables)
             self._make_step()
 
-    def _make_step(self):
-        """Makes the step for loops without a run of ours, if all that it needs is."""
+    @property
+    def _has_open(self):
+        """Whether a schedule, also that of a group, must be bound."""
         every = self.schedules.values()
-        if not self.built or any(_is_open(s) for v in every for s in schedules_of(v)):
+        return any(base.is_open(one) for value in every for one in schedules_of(value))
+
+    def _make_step(self):
+        """Makes the step for loops outside of a `Run`, once all lengths are known."""
+        if not self.built or self._has_open:
             return
         inner = self.inner_optimizer
         progress: Any = _WholeLife()
@@ -275,21 +279,17 @@ class _WholeLife:
         return 0
 
 
-def _is_open(schedule):
-    return isinstance(schedule, base.Schedule) and not schedule.is_bound
-
-
 def _bound(value, window):
     """A value with its open schedules bound."""
     if isinstance(value, PerVariable):
         pairs = ((pattern, _bound(one, window)) for pattern, one in value.values)
         return PerVariable(tuple(pairs))
-    return base.bind(value, window) if _is_open(value) else value
+    return base.bind(value, window) if base.is_open(value) else value
 
 
 def _check_values(name, value, num_steps):
     """Raises if a bound schedule leaves the range of its hyperparameter."""
     grouped = isinstance(value, PerVariable)
     for one in [each for _, each in value.values] if grouped else [value]:
-        if not _is_open(one):
+        if not base.is_open(one):
             hyperparameters.check_values(name, groups.as_schedule(one), num_steps)

@@ -48,16 +48,21 @@ class Wrapper(keras.optimizers.Optimizer):
 
     def load_own_variables(self, store: Any) -> None:
         """Reads its state, if it is that of as many variables."""
+        self._load_own(store)
+
+    def _load_own(self, store):
+        """Reads its state, and returns whether it was that of as many variables."""
         own = [key for key in store.keys() if key.isdecimal()]  # noqa: SIM118
         if len(own) != len(self._variables):
             warnings.warn(
                 f"Skipping the state of the optimizer '{self.name}': it has "
                 f"{len(self._variables)} variables, the saved one {len(own)}.",
-                stacklevel=2,
+                stacklevel=3,
             )
-            return
+            return False
         for i, variable in enumerate(self._variables):
             variable.assign(store[str(i)])
+        return True
 
 
 def check_kind(optimizer: Any, wrapper: str) -> None:

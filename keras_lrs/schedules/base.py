@@ -544,8 +544,13 @@ def window_of_run(
 
 def check_bound(schedule: Any) -> None:
     """Raises `ValueError` if a `Schedule` is not bound."""
-    if isinstance(schedule, Schedule) and not schedule.is_bound:
+    if is_open(schedule):
         raise ValueError(schedule._unbound)
+
+
+def is_open(schedule: Any) -> bool:
+    """Whether a schedule must be bound; one that is not a `Schedule` need not be."""
+    return isinstance(schedule, Schedule) and not schedule.is_bound
 
 
 def cycle_ends(schedule: Any, num_steps: int) -> set[int]:
