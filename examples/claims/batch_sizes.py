@@ -65,7 +65,8 @@ def cosine(rate):
 def best_rates(harness, ratio, epochs, seeds):
     """Errors held out by rate and seed, on a grid that is extended as far as it must.
 
-    The seeds are those that are reported: how far a best rate can be told is in them.
+    The seeds are those that are reported, so their spread shows how well a best rate is
+    known.
     """
     size = batch_of(harness, ratio)
     kind, first = Kind(batch_size=size), regime.FIRST_RATES[SGD]

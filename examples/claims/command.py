@@ -44,7 +44,7 @@ def main(arguments=None, description=""):
     parser.add_argument("--rows", nargs="+", choices=names, metavar="ROW", default=[])
     parser.add_argument("--data", nargs="+", help="names, or .npz files")
     parser.add_argument("--seeds", type=int, default=regime.SEEDS, help="of everything")
-    parser.add_argument("--quick", action="store_true", help="tiny, in no page of ours")
+    parser.add_argument("--quick", action="store_true", help="tiny; writes no page")
     parser.add_argument("--resume", action="store_true", help="only what is missing")
     parser.add_argument("--processes", type=int, default=2, help="side by side")
     parser.add_argument(

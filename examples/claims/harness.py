@@ -180,7 +180,7 @@ class Harness:
 
 
 def search(scores, first):
-    """The rate with the least mean error, on a grid that goes on until it is inside.
+    """The rate with the least mean error, on a grid extended until it is inside.
 
     Args:
         scores: A function from a rate to errors and losses by seed.

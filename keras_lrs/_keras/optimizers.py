@@ -146,7 +146,7 @@ def set_variables(optimizer: Any, variables: list) -> None:
 
 
 def has_other_apply(optimizer: Any) -> bool:
-    """Whether a step of ours stands in for the optimizer's `apply`."""
+    """Whether a run's own step stands in for the optimizer's `apply`."""
     return "apply" in vars(optimizer)
 
 

@@ -49,7 +49,7 @@ class HyperparameterScheduler(FitCallback):
     which computes them anew in every step, up to rounding). This is less than
     `trainable=False`: gradients are computed, averages of gradients such as Adam's are
     updated, and so are the statistics of batch normalization. A velocity that SGD or
-    RMSprop already has goes on moving a variable when its rate drops to 0.
+    RMSprop has built up keeps moving a variable after its rate drops to 0.
 
     Args:
         learning_rate: The schedule of the learning rate, or a `PerVariable`; None does
