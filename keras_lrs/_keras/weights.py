@@ -22,7 +22,7 @@ class WeightsCopy:
     def __init__(self) -> None:
         self._groups: list[tuple[str, Any, _Group]] = []
 
-    def content(self) -> memoryview:
+    def content(self) -> bytes:
         """The bytes of the file that Keras would write; also in a thread.
 
         Never write HDF5 to a disk: where that is full, HDF5 kills the process later.
@@ -38,7 +38,7 @@ class WeightsCopy:
                     dataset = found.create_dataset(key, data=array)
                     if array.dtype.name == "bfloat16":  # Which HDF5 does not know.
                         dataset.attrs["dtype"] = "bfloat16"
-        return buffer.getbuffer()
+        return buffer.getvalue()
 
     def make(self, path: str, metadata: Any = None) -> "_Group":
         """Makes room for the variables of a layer, as `H5IOStore.make` does."""

@@ -11,7 +11,7 @@ import numpy as np
 _ARRAY = "__array__"
 
 
-def written(tree: dict[str, Any]) -> memoryview:
+def written(tree: dict[str, Any]) -> bytes:
     """Returns the bytes of the file of a tree.
 
     They are made in memory: where the disk is full, writing them is a single error, and
@@ -28,7 +28,7 @@ def written(tree: dict[str, Any]) -> memoryview:
     content = json.dumps(_packed(tree, arrays))
     buffer = io.BytesIO()
     np.savez(buffer, **arrays, tree=np.array(content))  # type: ignore[arg-type]
-    return buffer.getbuffer()
+    return buffer.getvalue()
 
 
 def read(content: bytes) -> dict[str, Any]:

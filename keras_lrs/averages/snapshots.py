@@ -32,7 +32,7 @@ def write(
     }
     np.savez(content, allow_pickle=False, **arrays)
     path = pathlib.Path(directory) / f"averages-{step:010d}.npz"
-    files.write_atomically(path, content.getbuffer())
+    files.write_atomically(path, content.getvalue())
 
 
 def read(path: pathlib.Path) -> dict[float, list[np.ndarray]]:
