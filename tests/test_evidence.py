@@ -556,9 +556,6 @@ def test_what_other_pages_quote_is_in_the_evidence():
 def test_no_other_page_states_results_of_its_own():
     for page in QUOTING:
         text = BLOCK.sub("", page.read_text(encoding="utf-8"))
-        if page.name == "README.md":
-            # What `make run` prints.
-            text = re.sub(r"```\nschedule .*?```", "", text, flags=re.DOTALL)
         if page.name == "groups.md":
             # What `examples/finetune_layerwise.py` prints; no source makes the claim.
             text = re.sub(r"^\|.* ± .*\|$", "", text, flags=re.MULTILINE)
