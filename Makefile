@@ -11,7 +11,7 @@ PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses=auto
 
 .PHONY: run test test-tensorflow test-jax test-torch test-all test-oldest test-newest \
 	test-nightly fuzz lint format \
-	bench reliability claims gallery docs clean
+	bench reliability claims gallery docs package clean
 
 run: $(VENV)/.tensorflow $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -101,6 +101,13 @@ gallery: $(VENV)/.tensorflow $(VENV)/.plot
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
+# What is published: checked, small, and running outside of this folder.
+package: $(VENV)/.test
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tests/installed.py --size dist/*.whl
+
 clean:
 	rm -rf $(VENV) $(VENV)-newest build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
@@ -108,9 +115,16 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-# An extra is installed once, and again when pyproject.toml has changed.
-$(VENV)/.%: pyproject.toml | $(BIN)/python
+# Extras are for users, groups for developers. Each is installed once, and again when
+# pyproject.toml has changed.
+EXTRAS := tensorflow jax torch plot tune
+$(EXTRAS:%=$(VENV)/.%): $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+GROUPS := examples test peers docs
+$(GROUPS:%=$(VENV)/.%): $(VENV)/.%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable . --group "$*"
 	touch $@
 
 $(VENV)/.torch $(VENV)/.peers: | $(VENV)/.torch-release
