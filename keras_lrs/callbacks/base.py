@@ -9,6 +9,7 @@ import keras
 from keras_lrs._fit import registry
 from keras_lrs._fit.run import Run
 from keras_lrs._step.part import Wanted
+from keras_lrs.schedules import names
 
 
 class FitCallback(keras.callbacks.Callback):
@@ -89,6 +90,11 @@ class FitCallback(keras.callbacks.Callback):
 
     run: Run | None = None
     """The run that the callback takes part in, or took part in last."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "__init__" in vars(cls):
+            cls.__init__ = names.hinted(cls.__init__)  # type: ignore[method-assign]
 
     def set_model(self, model: Any) -> None:
         """Registers the callback, before any other has changed the model."""

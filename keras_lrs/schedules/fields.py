@@ -19,6 +19,8 @@ from typing import Any, TypeVar, dataclass_transform
 import keras
 import numpy as np
 
+from keras_lrs.schedules import names
+
 T = TypeVar("T")
 REQUIRED: Any = dataclasses.MISSING
 LONGEST = 2**53
@@ -45,10 +47,27 @@ def _shown(value):
     return text if len(text) <= 1000 else f"{text[:1000]}..."
 
 
+def plain(value: Any) -> Any:
+    """What an array or tensor without dimensions holds; anything else as it is."""
+    if isinstance(value, np.generic) or getattr(value, "shape", None) != ():
+        return value
+    try:
+        return keras.ops.convert_to_numpy(value).item()
+    except Exception:  # One that is traced, or symbolic, has no value yet.
+        return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number, also in an array or tensor without dimensions."""
+    value = plain(value)
+    return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+
+
 def real(name: str, value: Any) -> float:
     """`value` as a float, if it is a finite real number."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+    if not is_number(value):
         refuse(name, "be a number", value, TypeError)
+    value = plain(value)
     try:
         result = float(value)
     except OverflowError:
@@ -67,6 +86,7 @@ def check_positive(name: str, value: float, condition: str = "") -> None:
 
 def whole(name: str, value: Any) -> int:
     """`value` as an int, if it is a whole number (`1e5` is)."""
+    value = plain(value)
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     if not real(name, value).is_integer():
@@ -384,4 +404,5 @@ def _from_config(value):
 def serializable(cls: type[T]) -> type[T]:
     """Makes a class an immutable dataclass that Keras can save and load."""
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    cls.__init__ = names.hinted(cls.__init__)  # type: ignore[method-assign]
     return keras.saving.register_keras_serializable(package="keras_lrs")(cls)

@@ -96,7 +96,7 @@ class RangeTest:
             smoothed.append(average / (1.0 - self.smoothing ** (step + 1)))
         return np.array(smoothed)
 
-    def suggestion(self, method: str = "valley") -> float | None:
+    def suggestion(self, method: str = "minimum") -> float | None:
         """Reads a learning rate to train with off the smoothed curve.
 
         The first tenth of the planned steps is left out, because the average is over
@@ -104,10 +104,11 @@ class RangeTest:
         must fall below its first value, or there is no suggestion.
 
         Args:
-            method: `"valley"`: the middle of the longest decreasing part, counted in
-                steps. `"steepest"`: where the loss falls fastest, over the logarithm of
-                the rate. `"minimum"`: a tenth of the rate of the lowest loss.
-                `"slide"`: from the right to where the slope has settled.
+            method: `"minimum"`: a tenth of the rate of the lowest loss, for cycles and
+                1cycle. `"steepest"`: where the loss falls fastest, over the logarithm
+                of the rate. `"valley"`: the middle of the longest decreasing part,
+                counted in steps, which errs on the low side. `"slide"`: from the right
+                to where the slope has settled.
 
         Returns:
             A rate that can be used as it is: as the peak of `OneCycle`, as the maximum
