@@ -1,4 +1,4 @@
-"""The learning rates that the user gave the optimizers, which come back after `fit`."""
+"""Learning rates: those that the user gave, and the schedules that they follow."""
 
 from typing import Any
 
@@ -6,6 +6,9 @@ import keras
 
 from keras_lrs._keras import optimizers
 from keras_lrs._keras.variables import number
+from keras_lrs._step.groups import RateGroups
+from keras_lrs._step.hosted import HostedGroups, HostedHyperparameter
+from keras_lrs._step.hyperparameters import Hyperparameter
 
 
 class OwnRates:
@@ -34,3 +37,23 @@ class OwnRates:
         rate = self.get(optimizer)
         if rate is not None:
             optimizers.set_rate(optimizer, rate)
+
+
+def followed(steps: list, progress: Any, optimizer: Any) -> list[tuple[int, Any]]:
+    """The schedules that an optimizer's rates follow, the main one first.
+
+    Each comes with the iterations at which it is at its step 0: a schedule of the
+    optimizer's own, or one that `Scheduled` brings along, counts all of them. The main
+    one is None if the rate is a float; the others are those of groups of variables.
+    """
+    source = optimizers.rate_source(optimizer)
+    main = (0, None if isinstance(source, keras.Variable) else source)
+    groups = []
+    for part in (p for one in steps if one.optimizer is optimizer for p in one.parts):
+        brought = isinstance(part, (HostedHyperparameter, HostedGroups))
+        start = 0 if brought else progress.start(optimizer)
+        if isinstance(part, RateGroups):
+            groups += [(start, schedule) for schedule in part.schedules.values()]
+        elif isinstance(part, Hyperparameter) and part.name == "learning_rate":
+            main = (start, part.schedule)
+    return [main, *groups]

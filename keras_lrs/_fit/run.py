@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._fit import hooks, planning
+from keras_lrs._fit import hooks, planning, rates
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._fit.train_function import Skip, TrainFunction
@@ -229,23 +229,13 @@ class Run:
             return copied_weights(self.model)
         return self._train_function.copied_weights()
 
-    def rate_schedule(self, optimizer: Any) -> Any:
-        """The schedule that an optimizer's rate follows; None if it is a float."""
-        driven = self._schedules(optimizer).get("learning_rate")
-        if driven is not None:
-            return driven
-        source = optimizers.rate_source(optimizer)
-        return None if isinstance(source, keras.Variable) else source
+    def rate_schedules(self, optimizer: Any) -> list[tuple[int, Any]]:
+        """The schedules that an optimizer's rates follow, the main one first.
 
-    def rate_start(self, optimizer: Any) -> int:
-        """The iterations of an optimizer at which `rate_schedule` is at its step 0.
-
-        A schedule of the optimizer's own, or one that `Scheduled` brings along, counts
-        all its iterations.
+        Each comes with the iterations at which it is at its step 0. The main one is
+        None if the rate is a float; the others are those of groups of variables.
         """
-        driven = "learning_rate" in self._schedules(optimizer)
-        brought = "learning_rate" in hosted.names(optimizer)
-        return self.progress.start(optimizer) if driven and not brought else 0
+        return rates.followed(self._steps, self.progress, optimizer)
 
     def used_values(
         self, optimizer: Any, iterations: np.ndarray
@@ -265,10 +255,14 @@ class Run:
     def variable_values(self, steps: np.ndarray) -> dict[str, np.ndarray]:
         """The values of scheduled variables that forward passes saw, by path.
 
+        Where a step of the model makes several updates, this is known of the last one
+        only: others are left out.
+
         Args:
             steps: The steps of the schedules, as `progress.step()` counts them.
         """
-        return scheduled_variable.values_at(self._steps, steps)
+        last = self.progress.step() - 1
+        return scheduled_variable.values_at(self._steps, steps, last, self.read)
 
     def _own_rate(self, optimizer, iterations):
         source: Any = optimizers.rate_source(optimizer)

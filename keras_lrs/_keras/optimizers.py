@@ -111,13 +111,18 @@ def trained(optimizer: Any) -> list:
     return optimizer._trainable_variables
 
 
-def trained_paths(optimizer: Any) -> list[str]:
-    """The paths of the model's variables that an optimizer trains, in its order."""
+def trained_of_model(optimizer: Any) -> list:
+    """The model's variables that an optimizer trains, in its order."""
     # Those of the optimizer inside a `ScheduleFree` stand for the model's.
     owner = optimizer
     if is_taken_over(optimizer):
         owner = vars(optimizer)["_apply_weight_decay"].__self__
-    return [variable.path for variable in trained(owner)]
+    return trained(owner)
+
+
+def trained_paths(optimizer: Any) -> list[str]:
+    """The paths of the model's variables that an optimizer trains, in its order."""
+    return [variable.path for variable in trained_of_model(optimizer)]
 
 
 def position(optimizer: Any, variable: Any) -> int:

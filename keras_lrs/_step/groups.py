@@ -21,14 +21,15 @@ from keras_lrs.schedules.per_variable import PerVariable
 
 RATE, MULTIPLIERS, DECAY = "learning_rate", "rate_multipliers", "weight_decay"
 CORRECTION = "momentum_correction"
+# Muon has a decay of its own for the variables that its Adam trains.
+DECAYS = (DECAY, "adam_weight_decay")
 _GROUPED = (RATE, DECAY, "momentum", "rho", "epsilon")
 _ONE = Constant(1.0)
 
 
 def _attributes(name):
     """The attributes of an optimizer that hold a hyperparameter."""
-    # Muon has a decay of its own for the variables that its Adam trains.
-    return (name, "adam_weight_decay") if name == DECAY else (name,)
+    return DECAYS if name == DECAY else (name,)
 
 
 class Groups(StepPart):

@@ -99,7 +99,7 @@ def find(run: Run, schedule: Any) -> CycleEnds:
         candidates = [(first, run.progress.start(first), schedule)]
     else:
         candidates = [
-            (optimizer, run.rate_start(optimizer), run.rate_schedule(optimizer))
+            (optimizer, *run.rate_schedules(optimizer)[0])
             for optimizer in run.optimizers
         ]
     found = [

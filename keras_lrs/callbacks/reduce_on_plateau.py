@@ -19,7 +19,7 @@ from keras_lrs._storage import files
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.plateau import PlateauRecord, PlateauRule, PlateauState
 from keras_lrs.schedules import durations, fields
-from keras_lrs.schedules.combinators import Clipped, Noisy, Product, Scaled
+from keras_lrs.schedules.combinators import Clipped, Noisy, Product, Scaled, Sum
 
 _WITHIN = ("_steps", "_looked", "_carried", "_seen")
 _KEPT = 1_000  # States of looks, so that an older checkpoint can be resumed from.
@@ -60,7 +60,8 @@ class ReduceOnPlateau(FitCallback):
         relative: Whether `min_delta` is a fraction of the best value's size.
         warmup: For how long nothing is looked at: steps, `Epochs`, `Samples`, `Tokens`
             or a `Fraction`. None is the warmup of the schedule, if it has one (also
-            within `Scaled`, `Product`, `Clipped` and `Noisy`).
+            within `Scaled`, `Product`, `Sum`, `Clipped` and `Noisy`), or the longest
+            of those of groups of variables.
         raise_factor: What the rate is multiplied by after `patience` better values in a
             row, > 1. None never raises it.
         max_factor: The highest factor, >= 1, if it is raised; None has no bound.
@@ -338,15 +339,14 @@ class ReduceOnPlateau(FitCallback):
             return steps > 0 and step <= steps
         # A schedule of the optimizer's own counts all its iterations.
         return any(
-            0
-            < run.progress.iterations(one) - run.rate_start(one)
-            <= _warmup_of(run.rate_schedule(one))
+            0 < run.progress.iterations(one) - start <= _warmup_of(schedule)
             for one in self._optimizers
+            for start, schedule in run.rate_schedules(one)
         )
 
 
 def _warmup_of(schedule):
     """The steps of a schedule's warmup, also within one that changes values alone."""
-    if isinstance(schedule, (Clipped, Noisy, Product, Scaled)):
+    if isinstance(schedule, (Clipped, Noisy, Product, Scaled, Sum)):
         return max(_warmup_of(inner) for _, inner in schedule._inner())
     return getattr(schedule, "warmup_steps", 0)

@@ -42,9 +42,10 @@ class VariableScheduler(FitCallback):
 
     Args:
         schedules: Pairs of a variable and its schedule, or a dictionary from paths of
-            variables (`variable.path`) to schedules. Each variable is one number: its
-            shape is `()`, its type a float, and it is not trained. On JAX it must be
-            one of `model.non_trainable_variables`.
+            variables (`variable.path`) to schedules. A variable itself cannot be the
+            key of a dictionary: Python says that it is unhashable. Each variable is one
+            number: its shape is `()`, its type a float, and it is not trained. On JAX
+            it must be one of `model.non_trainable_variables`.
 
     Raises:
         TypeError: If a schedule is none, or something else than a variable or a path is

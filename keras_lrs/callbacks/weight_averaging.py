@@ -1,5 +1,6 @@
 """`WeightAveraging`: an average of the weights, taken in the compiled step."""
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from keras_lrs._keras.average_slots import AverageSlots
 from keras_lrs._step.averages import Averaging, SlotsAverage, StatisticsAverage
 from keras_lrs._step.part import Wanted
 from keras_lrs.averages.choice import Choice
-from keras_lrs.averages.schedules import Average, ExponentialAverage
+from keras_lrs.averages.schedules import Average, as_average
 from keras_lrs.callbacks import initial_averages
 from keras_lrs.callbacks.cycle_ends import cycle_ends_of
 from keras_lrs.callbacks.swapping import SwappingCallback
@@ -45,8 +46,8 @@ class WeightAveraging(SwappingCallback):
     saved without an average, it then covers the rest of the run.
 
     Args:
-        average: A schedule of `keras_lrs.averages`; `ExponentialAverage(0.999)` if
-            None.
+        average: A schedule of `keras_lrs.averages`; a number is the decay of an
+            `ExponentialAverage`, and None is `ExponentialAverage(0.999)`.
         start_step: How long to wait: a number of steps, `Epochs`, `Samples`, `Tokens`
             or a `Fraction` of the run. Until then the model is seen as it is.
         update_every: Average one update in so many (an int, or another length), with a
@@ -75,8 +76,9 @@ class WeightAveraging(SwappingCallback):
             Keras's `use_ema=True` does, they are taken. The average must keep a share
             of it, so no debiased one.
         optimizers: Whose weights to average: one or a list of names (of an optimizer,
-            or of the model's attribute that holds it) or objects. None is all. Needs
-            batch_norm="keep", since statistics are the whole model's.
+            or of the model's attribute that holds it) or objects. None is all. With
+            batch_norm="average" the statistics of the layers whose scale or center they
+            train are averaged; "recalibrate" is not possible then.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -113,7 +115,7 @@ class WeightAveraging(SwappingCallback):
 
     def __init__(
         self,
-        average: Average | None = None,
+        average: Average | float | None = None,
         start_step: durations.Duration = 0,
         update_every: Any = 1,
         at_end: str = "average",
@@ -128,13 +130,13 @@ class WeightAveraging(SwappingCallback):
     ):
         super().__init__(at_end, batch_norm, batch_norm_data, batch_norm_steps)
         self.optimizers = chosen.check(optimizers)
-        if self.optimizers is not None and batch_norm != "keep":
-            fields.refuse("batch_norm", "be 'keep' with `optimizers`", batch_norm)
-        average = ExponentialAverage() if average is None else average
-        if not isinstance(average, Average):
-            fields.refuse(
-                "average", "be a schedule of `keras_lrs.averages`", average, TypeError
+        if self.optimizers is not None and batch_norm == "recalibrate":
+            bound = (
+                "be 'keep' or 'average' with `optimizers`: data that passes through "
+                "the whole model would recalibrate the statistics of its other networks"
             )
+            fields.refuse("batch_norm", bound, batch_norm)
+        average = as_average(average)
         if start_step is None:
             fields.refuse("start_step", "be a length", start_step)
         self.average = average
@@ -189,15 +191,18 @@ class WeightAveraging(SwappingCallback):
             Wanted(
                 optimizer,
                 SlotsAverage,
-                functools.partial(self._chosen, optimizer),
+                functools.partial(self._chosen, optimizer, self._choice),
                 slot=WeightAveraging,
             )
             for optimizer in found
         ]
+        if self.batch_norm == "average" and self.optimizers is not None:
+            average_statistics.check_trained(run.model)
         if self._averaged_statistics is not None:
             self._check_backups(run)
             # The first of several optimizers counts for all of them.
-            arguments = functools.partial(self._chosen, found[0])
+            choice = self._choice_of_statistics
+            arguments = functools.partial(self._chosen, found[0], choice)
             wanted.append(Wanted(found[0], StatisticsAverage, arguments))
         return wanted
 
@@ -218,7 +223,7 @@ class WeightAveraging(SwappingCallback):
                 one.reset()
         kept = self._averaged_statistics
         if kept is not None:
-            now = optimizers.iterations(self._run.optimizers[0])
+            now = self._iterations
             if epoch == 0 or self._begins_late:
                 kept.reset()
                 kept.known_at = now
@@ -251,7 +256,7 @@ class WeightAveraging(SwappingCallback):
         """Callbacks after this one save and restore the averages."""
         kept = self._averaged_statistics
         if kept is not None:
-            kept.known_at = optimizers.iterations(self._run.optimizers[0])
+            kept.known_at = self._iterations
         super().epoch_ends(epoch, logs)
 
     def get_state(self) -> dict[str, Any]:
@@ -264,7 +269,7 @@ class WeightAveraging(SwappingCallback):
         kept = self._averaged_statistics
         if kept is not None and "statistics" in state:
             kept.write(state["statistics"])
-            kept.known_at = optimizers.iterations(self._run.optimizers[0])
+            kept.known_at = self._iterations
             self._lacks_statistics = False
 
     @property
@@ -272,11 +277,24 @@ class WeightAveraging(SwappingCallback):
         """The averages of the statistics, if they are to be averaged."""
         if self.batch_norm != "average":
             return None
-        kept = average_statistics.of(self._model, self._choice)
+        kept = average_statistics.of(self._model, self._choice_of_statistics)
         return kept if kept.statistics else None
 
-    def _chosen(self, optimizer, schedules):
-        return (*self._averaging(optimizer, schedules), self._choice)
+    @property
+    def _choice_of_statistics(self):
+        """Those of layers whose weights the optimizers train, if some are named."""
+        if self.optimizers is None:
+            return self._choice
+        trained = [v for one in self._slots for v in optimizers.trained(one.optimizer)]
+        return dataclasses.replace(self._choice, among=frozenset(map(id, trained)))
+
+    @property
+    def _iterations(self):
+        """Those of the first optimizer, which counts for the statistics."""
+        return optimizers.iterations(self._slots[0].optimizer)
+
+    def _chosen(self, optimizer, choice, schedules):
+        return (*self._averaging(optimizer, schedules), choice)
 
     def _averaging(self, optimizer, schedules):
         """Which updates of an optimizer are averaged; `schedules` are bound to it."""

@@ -90,8 +90,7 @@ class ScheduleFree(Wrapper):
         if name is not None and not isinstance(name, str):
             fields.refuse("name", "be a string or None", name, TypeError)
         # Its own rate is the one last used, warmup included.
-        super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = optimizer
+        super().__init__(optimizer, learning_rate=0.0, name=name)
         self.arguments = arguments
         self._hold(None)
         optimizers.take_over(optimizer, self._update, self._decay)

@@ -1,5 +1,7 @@
 """Models with optimizers of their own beside `model.optimizer`, such as GANs."""
 
+from typing import ClassVar
+
 import keras
 import numpy as np
 import pytest
@@ -34,9 +36,11 @@ class Pair(keras.Model):
 
     def __init__(self, repeats=1):
         super().__init__()
-        linear = {"use_bias": False, "kernel_initializer": "zeros"}
-        self.d, self.g = (keras.layers.Dense(1, **linear) for _ in "dg")
+        self.d, self.g = (self.network() for _ in "dg")
         self.repeats = repeats
+
+    def network(self):
+        return keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
 
     def call(self, x):
         return self.d(x), self.g(x)
@@ -52,13 +56,16 @@ class Pair(keras.Model):
         self.update(self.g, self.g_optimizer, x, y)
         return {"loss": loss}
 
+    def output_of(self, network, x):
+        return network(x)
+
     def update(self, network, optimizer, x, y):
         variables = network.trainable_variables
         if BACKEND == "torch":
             import torch
 
             self.zero_grad()
-            loss = keras.ops.mean(keras.ops.square(network(x) - y))
+            loss = keras.ops.mean(keras.ops.square(self.output_of(network, x) - y))
             loss.backward()
             with torch.no_grad():
                 optimizer.apply([v.value.grad for v in variables], variables)
@@ -66,7 +73,7 @@ class Pair(keras.Model):
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            loss = keras.ops.mean(keras.ops.square(network(x) - y))
+            loss = keras.ops.mean(keras.ops.square(self.output_of(network, x) - y))
         optimizer.apply(tape.gradient(loss, variables), variables)
         return loss
 
@@ -679,12 +686,54 @@ def test_two_optimizers_of_one_name_are_refused():
     references.fit(model, [HyperparameterLogger()])
 
 
+class Normalized(Pair):
+    """The same with a batch normalization in each of the networks."""
+
+    normalization: ClassVar[dict] = {"momentum": 0.5}
+
+    def network(self):
+        dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+        norm = keras.layers.BatchNormalization(**self.normalization)
+        return keras.Sequential([keras.Input((3,)), dense, norm])
+
+    def output_of(self, network, x):
+        return network(x, training=True)
+
+
 @not_on_jax
-def test_statistics_are_not_averaged_for_one_of_several():
-    for chosen in ("average", "recalibrate"):
-        data = references.X if chosen == "recalibrate" else None
-        with pytest.raises(ValueError, match="`batch_norm` must be 'keep'"):
-            WeightAveraging(batch_norm=chosen, batch_norm_data=data, **NAMED)
+def test_statistics_of_the_network_that_is_named_are_averaged():
+    class Statistics(keras.callbacks.Callback):
+        seen: ClassVar[list] = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.seen.append(statistics(self.model.g))
+
+    def statistics(network):
+        variables = network.layers[1].non_trainable_variables
+        return np.ravel([keras.ops.convert_to_numpy(v.value) for v in variables])
+
+    plain, averaged = pair(kind=Normalized), pair(kind=Normalized)
+    references.fit(plain, [Statistics()], epochs=1)
+    average = lrs.averages.UniformAverage()
+    arguments = {"batch_norm": "average", **NAMED}
+    references.fit(averaged, [WeightAveraging(average, **arguments)], epochs=1)
+    expected = np.mean(Statistics.seen, axis=0)
+    assert not np.allclose(expected, Statistics.seen[-1], rtol=1e-3)
+    np.testing.assert_allclose(statistics(averaged.g), expected, rtol=1e-5)
+    np.testing.assert_array_equal(statistics(averaged.d), statistics(plain.d))
+
+
+@not_on_jax
+def test_statistics_that_cannot_be_of_one_of_several_are_refused():
+    with pytest.raises(ValueError, match=r"`batch_norm` .*other networks.*recalib"):
+        WeightAveraging(batch_norm="recalibrate", batch_norm_data=references.X, **NAMED)
+
+    class Bare(Normalized):
+        normalization: ClassVar[dict] = {"center": False, "scale": False}
+
+    average = WeightAveraging(batch_norm="average", **NAMED)
+    with pytest.raises(ValueError, match=r"`batch_norm` .*neither a scale nor"):
+        references.fit(pair(kind=Bare), [average])
 
 
 @not_on_jax

@@ -960,7 +960,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),
         [
-            ({"average": 0.9}, TypeError, "average=0.9"),
+            ({"average": "0.9"}, TypeError, "average='0.9'"),
+            ({"average": 1.5}, ValueError, "`average` must be < 1. Received: average="),
             ({"average": S.Constant(0.9)}, TypeError, "Argument `average`"),
             ({"start_step": -1}, ValueError, "start_step=-1"),
             ({"start_step": None}, ValueError, "start_step=None"),
