@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_lrs._keras import optimizers
 from keras_lrs._keras.variables import number
@@ -57,3 +58,13 @@ def followed(steps: list, progress: Any, optimizer: Any) -> list[tuple[int, Any]
         elif isinstance(part, Hyperparameter) and part.name == "learning_rate":
             main = (start, part.schedule)
     return [main, *groups]
+
+
+def last_used(run: Any, found: list) -> list[float]:
+    """The rates of the last updates of some optimizers, those of groups as well."""
+    rates = []
+    for one in found:
+        last = np.array([max(run.progress.iterations(one) - 1, 0)])
+        values = run.used_values(one, last)
+        rates += [values[key].item() for key in values if key.startswith("learning_r")]
+    return rates

@@ -14,7 +14,7 @@ from keras_lrs._step import hyperparameters
 from keras_lrs._step.bias_correction import corrected
 from keras_lrs._step.optimizer_step import identity, put_back
 from keras_lrs._step.part import StepPart, Wanted
-from keras_lrs._step.update import PastUpdates, Update
+from keras_lrs._step.update import PastUpdates, Update, scaled
 from keras_lrs.schedules import base
 from keras_lrs.schedules.open_ended import Constant
 from keras_lrs.schedules.per_variable import PerVariable
@@ -275,9 +275,7 @@ def rates(update: Any) -> dict[str, Any]:
         for pattern, multiplier in update.groups.get(MULTIPLIERS, {}).items()
     }
     for pattern, rate in update.groups.get(RATE, {}).items():
-        for factor in update.factors:
-            rate = rate * factor
-        found[pattern] = rate
+        found[pattern] = scaled(rate, update.factors)
     return found
 
 

@@ -18,7 +18,7 @@ from keras_lrs._keras import in_step, optimizers
 from keras_lrs._keras.backend import IS_JAX, IS_TORCH
 from keras_lrs._keras.variables import StepNumber, StepVariable
 from keras_lrs._step.part import StepPart
-from keras_lrs._step.update import PastUpdates, Update
+from keras_lrs._step.update import PastUpdates, Update, scaled
 from keras_lrs.schedules import base
 
 _UPDATE_STEP = "_backend_update_step"
@@ -189,14 +189,12 @@ class OptimizerStep:
     def _rate(self, update):
         """The learning rate, where a part sets or multiplies it."""
         rate = update.values.get("learning_rate")
-        scaled = update.factors or any(part.scales for part in self.parts)
-        if rate is None and scaled:
+        scales = update.factors or any(part.scales for part in self.parts)
+        if rate is None and scales:
             # A schedule of the optimizer's own counts all its iterations.
             own = self.originals["_learning_rate"]
             rate = in_step.evaluate(own, update.iterations)
-        for factor in update.factors:
-            rate = rate * factor
-        return rate
+        return scaled(rate, update.factors)
 
     def _set_rate(self, update):
         own = self.originals["_learning_rate"]
@@ -219,9 +217,7 @@ class OptimizerStep:
         past = PastUpdates(self, iterations)
         for part in self.parts:
             part.values(past)
-        rate = past.values.pop("learning_rate", own_rate)
-        for factor in past.factors:
-            rate = rate * factor
+        rate = scaled(past.values.pop("learning_rate", own_rate), past.factors)
         past.rate = rate
         found = {"learning_rate": rate, **past.values}
         for part in self.parts:

@@ -34,6 +34,28 @@ class PlateauRecord:
         return cls(int(item["count"]), item["rates"], PlateauState(**item["state"]))
 
 
+def rates_before(
+    records: list[PlateauRecord], rates: list[float | None], least: float
+) -> list[float | None]:
+    """The users' rates, where the optimizers hold them times an earlier factor.
+
+    A model that was saved within the training comes with the rate last used, which a
+    factor does not lower below `least`.
+    """
+    if not records:
+        return rates
+    factors = {1.0, *(record.state.factor for record in records)}
+
+    def is_lowered(now, before):
+        lowered = (max(before * factor, min(before, least)) for factor in factors)
+        return any(math.isclose(now, one, rel_tol=1e-6) for one in lowered)
+
+    return [
+        before if before is not None and is_lowered(now, before) else now
+        for now, before in zip(rates, records[-1].rates, strict=True)
+    ]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlateauRule(fields.Configured):
     """When the factor changes, and to what; the arguments are `ReduceOnPlateau`'s."""
@@ -53,8 +75,13 @@ class PlateauRule(fields.Configured):
         if self.max_factor is not None and self.raise_factor is None:
             fields.refuse("max_factor", "have a `raise_factor`", self.max_factor)
 
-    def next(self, state: PlateauState, value: float) -> PlateauState:
-        """The state after a look at a value of the metric."""
+    def next(
+        self, state: PlateauState, value: float, least: float = 0.0
+    ) -> PlateauState:
+        """The state after a look at a value of the metric.
+
+        A reduction does not lower the factor below `least`.
+        """
         better = self.is_better(value, state.best)
         best = value if better else state.best
         if state.cooldown > 0:
@@ -63,7 +90,7 @@ class PlateauRule(fields.Configured):
         good = state.good + 1 if better else 0
         factor = state.factor
         if wait >= self.patience:
-            wait, factor = 0, max(factor * self.factor, self.min_factor)
+            wait, factor = 0, max(factor * self.factor, self.min_factor, least)
         elif good >= self.patience and self.raise_factor is not None:
             highest = math.inf if self.max_factor is None else self.max_factor
             good, factor = 0, min(factor * self.raise_factor, highest)
@@ -116,6 +143,20 @@ class Plateau:
         >>> plateau.state["best"]
         0.7
 
+        Return to the best weights where the factor falls:
+
+        >>> plateau, weights, best = Plateau(factor=0.5, patience=2), 0.0, None
+        >>> for loss in [1.0, 0.8, 0.9, 1.0]:
+        ...     weights += 1.0  # Train.
+        ...     before = plateau.state["factor"]
+        ...     factor = plateau.update(loss)
+        ...     if plateau.is_best:
+        ...         best = weights
+        ...     elif factor < before:
+        ...         weights = best
+        >>> weights
+        2.0
+
     Reference: the rule is older than its papers; raising the rate follows GreedyLR,
     "a novel adaptive learning rate scheduler", 2025.
     """
@@ -145,6 +186,7 @@ class Plateau:
             max_factor,
         )
         self._state = PlateauState()
+        self._is_best = False
 
     def update(self, metric: Any) -> float:
         """Looks at a value of the metric and returns the factor from now on.
@@ -155,8 +197,15 @@ class Plateau:
         Raises:
             TypeError: If it is no number.
         """
+        before = self._state.best
         self._state = self.rule.next(self._state, _metric(metric))
+        self._is_best = self._state.best != before
         return self._state.factor
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the last metric is the best so far: keep the weights to return to."""
+        return self._is_best
 
     @property
     def state(self) -> dict[str, Any]:

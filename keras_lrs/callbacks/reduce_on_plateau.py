@@ -2,24 +2,30 @@
 
 import dataclasses
 import json
-import math
 import os
 import warnings
 from typing import Any
 
 import keras
 
-from keras_lrs._fit import chosen
+from keras_lrs._fit import chosen, rates
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import metrics
 from keras_lrs._keras.variables import number
 from keras_lrs._step.part import Wanted
 from keras_lrs._step.rate_factor import RateFactor
 from keras_lrs._storage import files
+from keras_lrs.callbacks import best_weights
 from keras_lrs.callbacks.base import FitCallback
-from keras_lrs.callbacks.plateau import PlateauRecord, PlateauRule, PlateauState
+from keras_lrs.callbacks.best_weights import BestWeights
+from keras_lrs.callbacks.plateau import (
+    PlateauRecord,
+    PlateauRule,
+    PlateauState,
+    rates_before,
+)
 from keras_lrs.schedules import durations, fields
-from keras_lrs.schedules.combinators import Clipped, Noisy, Product, Scaled, Sum
+from keras_lrs.schedules.combinators import warmup_steps
 
 _WITHIN = ("_steps", "_looked", "_carried", "_seen")
 _KEPT = 1_000  # States of looks, so that an older checkpoint can be resumed from.
@@ -65,6 +71,13 @@ class ReduceOnPlateau(FitCallback):
         raise_factor: What the rate is multiplied by after `patience` better values in a
             row, > 1. None never raises it.
         max_factor: The highest factor, >= 1, if it is raised; None has no bound.
+        min_learning_rate: The rate below which the factor does not lower it, >= 0. A
+            schedule may: one that is lower by itself is left alone. With
+            `rate_multipliers` it is the rate before they multiply.
+        restore_best_weights: Whether a reduction also returns to the weights of the
+            best look, with the statistics of batch normalization; the optimizer's own
+            state goes on. Needs `every="epoch"`. A run resumes by `ResumableTraining`
+            only, whose files hold these weights.
         optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
             or of the model's attribute that holds it) or objects. None is all.
         state_path: The JSON file for the state.
@@ -107,6 +120,8 @@ class ReduceOnPlateau(FitCallback):
         warmup: durations.Duration = None,
         raise_factor: float | None = None,
         max_factor: float | None = None,
+        min_learning_rate: float = 0.0,
+        restore_best_weights: bool = False,
         optimizers: Any = None,
         state_path: str | os.PathLike | None = None,
         verbose: int = 0,
@@ -133,6 +148,15 @@ class ReduceOnPlateau(FitCallback):
         if self.every_step and monitor.startswith("val_"):
             bound = f"be a training metric with every={every}, such as 'loss'"
             fields.refuse("monitor", bound, monitor)
+        self.min_learning_rate = fields.validate(
+            "min_learning_rate", min_learning_rate, fields.rate()
+        )
+        self.best_weights: BestWeights | None = None
+        if fields.truth("restore_best_weights", restore_best_weights):
+            if self.every_step:
+                bound = "be False where looks are between steps of an epoch"
+                fields.refuse("restore_best_weights", bound, True)
+            self.best_weights = BestWeights()
         self.monitor = monitor
         self.warmup = durations.check("warmup", warmup)
         self.state_path = (
@@ -155,8 +179,16 @@ class ReduceOnPlateau(FitCallback):
         if (path := self._path(run)) is not None:
             self._refuse_shared(path, run)
             files.check_writable(path)
+        if self.best_weights is not None:
+            best_weights.check(run)
         return [
-            Wanted(optimizer, RateFactor, begins=self._factors, slot=ReduceOnPlateau)
+            Wanted(
+                optimizer,
+                RateFactor,
+                (self.min_learning_rate,),
+                self._factors,
+                slot=ReduceOnPlateau,
+            )
             for optimizer in run.chosen(self).values()
         ]
 
@@ -182,6 +214,11 @@ class ReduceOnPlateau(FitCallback):
             self._warmup_steps = self._run.progress.length(self.warmup)
         self._take_up((self._records or self._read()) if epoch > 0 else [])
 
+    def epoch_begins(self, epoch: int) -> None:
+        """Checks that a run that resumes has the weights to return to."""
+        if self.best_weights is not None:
+            self.best_weights.check(self._state.best)
+
     def _take_up(self, records):
         """Continues with the state of the last record that is of an earlier update."""
         run = self._run
@@ -190,7 +227,7 @@ class ReduceOnPlateau(FitCallback):
         self._state = self._records[-1].state if self._records else PlateauState()
         used = [r.state.factor for r in self._records if r.count < count]
         self._used = used[-1] if used else 1.0
-        rates = self._rates_before(self._own_rates)
+        rates = rates_before(self._records, self._own_rates, self.min_learning_rate)
         for optimizer, rate in zip(self._optimizers, rates, strict=True):
             if rate is not None:
                 run.own_rates.set(optimizer, rate)
@@ -212,29 +249,18 @@ class ReduceOnPlateau(FitCallback):
     def get_state(self) -> dict[str, Any]:
         """The states so far, and where it is between looks."""
         within = {name: getattr(self, name) for name in _WITHIN}
-        return {"records": [dataclasses.asdict(r) for r in self._records], **within}
+        found = {"records": [dataclasses.asdict(r) for r in self._records], **within}
+        if self.best_weights is not None:
+            found["best_weights"] = self.best_weights.get_state()
+        return found
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues with them."""
         self._take_up([PlateauRecord.parsed(item) for item in state["records"]])
         for name in _WITHIN:
             setattr(self, name, state[name])
-
-    def _rates_before(self, rates):
-        """The users' rates, where the optimizers hold them times an earlier factor.
-
-        A model that was saved within the training comes with the rate last used.
-        """
-        if not self._records:
-            return rates
-        factors = {1.0, *(record.state.factor for record in self._records)}
-        return [
-            before
-            if before is not None
-            and any(math.isclose(now, before * f, rel_tol=1e-6) for f in factors)
-            else now
-            for now, before in zip(rates, self._records[-1].rates, strict=True)
-        ]
+        if self.best_weights is not None and "best_weights" in state:
+            self.best_weights.set_state(state["best_weights"])
 
     def _read(self):
         """The states in the file."""
@@ -323,7 +349,9 @@ class ReduceOnPlateau(FitCallback):
         self._seen = True
         before = self._state
         if not self._is_warming_up():
-            self._state = self.rule.next(before, value)
+            self._state = self.rule.next(before, value, self._least)
+        if self.best_weights is not None:
+            self.best_weights.look(self._run.model, before, self._state)
         if self._state.factor != before.factor:
             for part in self._run.parts(self):
                 iterations = self._run.progress.iterations(part.step.optimizer)
@@ -332,6 +360,15 @@ class ReduceOnPlateau(FitCallback):
                 print(f"\nReduceOnPlateau: learning rate x {self._state.factor:g}")
         self._write()
 
+    @property
+    def _least(self):
+        """The factor at which the largest rate is `min_learning_rate`."""
+        if self.min_learning_rate == 0.0:
+            return 0.0
+        largest = max(rates.last_used(self._run, self._optimizers))
+        share = self.min_learning_rate / largest if largest > 0.0 else 1.0
+        return self._state.factor * min(share, 1.0)
+
     def _is_warming_up(self):
         run, steps = self._run, self._warmup_steps
         if steps is not None:
@@ -339,14 +376,7 @@ class ReduceOnPlateau(FitCallback):
             return steps > 0 and step <= steps
         # A schedule of the optimizer's own counts all its iterations.
         return any(
-            0 < run.progress.iterations(one) - start <= _warmup_of(schedule)
+            0 < run.progress.iterations(one) - start <= warmup_steps(schedule)
             for one in self._optimizers
             for start, schedule in run.rate_schedules(one)
         )
-
-
-def _warmup_of(schedule):
-    """The steps of a schedule's warmup, also within one that changes values alone."""
-    if isinstance(schedule, (Clipped, Noisy, Product, Scaled, Sum)):
-        return max(_warmup_of(inner) for _, inner in schedule._inner())
-    return getattr(schedule, "warmup_steps", 0)

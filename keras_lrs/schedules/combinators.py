@@ -520,6 +520,14 @@ class Noisy(Schedule):
         return np.array([normal.inv_cdf(low + (high - low) * x) for x in middles])
 
 
+def warmup_steps(schedule: Any) -> int:
+    """The steps of a schedule's warmup, also within one that changes values alone."""
+    if isinstance(schedule, (Clipped, Noisy, Product, Scaled, Sum)):
+        return max(warmup_steps(inner) for _, inner in schedule._inner())
+    found = getattr(schedule, "warmup_steps", 0)
+    return found if isinstance(found, int) else 0
+
+
 # --- Operators ---
 
 

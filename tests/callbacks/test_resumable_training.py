@@ -253,6 +253,9 @@ def kinds(folder):
             *callbacks(),
             ReduceOnPlateau("loss", 0.5, patience=1, min_delta=0.1),
         ],
+        "plateau, best weights": lambda: [
+            ReduceOnPlateau("loss", 0.5, 1, min_delta=1.0, restore_best_weights=True),
+        ],
         "plateau, steps": lambda: [
             *callbacks(),
             ReduceOnPlateau("loss", 0.7, patience=1, min_delta=0.3, every=4),

@@ -382,7 +382,8 @@ SUBJECTS: dict[str, Subject] = {
         C.ReduceOnPlateau,
         {"monitor": "loss"},
         {"monitor": "loss", "every": 3, "raise_factor": 2.0, "max_factor": 4.0},
-        {"monitor": "loss", "optimizers": ["SGD"]},
+        {"monitor": "loss", "optimizers": ["SGD"], "min_learning_rate": 1e-3},
+        {"monitor": "loss", "restore_best_weights": True},
     ),
     "ResumableTraining": _callback(
         C.ResumableTraining, {"directory": Made(fresh_directory), "every": 3}
@@ -413,6 +414,14 @@ SUBJECTS: dict[str, Subject] = {
                 "average": A.ExponentialAverage(0.9),
             },
         ],
+    ),
+    "ScheduleFreeAdamW": Subject(
+        lrs.optimizers.ScheduleFreeAdamW,
+        [{"learning_rate": 0.01, "weight_decay": 0.1, "warmup_steps": 5}],
+    ),
+    "ScheduleFreeSGD": Subject(
+        lrs.optimizers.ScheduleFreeSGD,
+        [{"learning_rate": 1.0}, {"learning_rate": S.LinearDecay(0.1, 9)}],
     ),
     "Scheduled": Subject(
         lrs.optimizers.Scheduled,
