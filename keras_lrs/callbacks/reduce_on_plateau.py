@@ -80,7 +80,7 @@ class ReduceOnPlateau(FitCallback):
             only, whose files hold these weights.
         optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
             or of the model's attribute that holds it) or objects. None is all.
-        state_path: The JSON file for the state.
+        state_path: The JSON file for the state, here or on S3 and the like.
         verbose: 1 prints a line when the factor changes.
 
     Raises:
@@ -160,7 +160,7 @@ class ReduceOnPlateau(FitCallback):
         self.monitor = monitor
         self.warmup = durations.check("warmup", warmup)
         self.state_path = (
-            None if state_path is None else fields.path("state_path", state_path)
+            None if state_path is None else fields.any_path("state_path", state_path)
         )
         self.verbose = fields.verbosity("verbose", verbose)
         self._state = PlateauState()
@@ -295,7 +295,7 @@ class ReduceOnPlateau(FitCallback):
         for other in run.siblings:
             if isinstance(other, keras.callbacks.BackupAndRestore):
                 beside = os.path.join(other.backup_dir, "reduce_on_plateau.json")
-                return fields.path("state_path", beside)
+                return fields.any_path("state_path", beside)
         return None
 
     # --- Looking ---

@@ -65,7 +65,8 @@ class ResumableTraining(FitCallback):
     `append=True`, or it starts over.
 
     Args:
-        directory: The folder for the checkpoints of this run and no other.
+        directory: The folder for the checkpoints of this run and no other, here or on
+            `s3://bucket/run` and the like.
         every: `"epoch"`, or a number of steps.
         delete_at_end: Whether a run that completes removes them. If not, the same call
             with as many epochs trains no more and ends as the run did; with more
@@ -126,7 +127,7 @@ class ResumableTraining(FitCallback):
         verbose: int = 1,
     ):
         super().__init__()
-        self.directory = fields.path("directory", directory)
+        self.directory = fields.any_path("directory", directory)
         self.every = fields.cadence("every", every)
         self.delete_at_end = fields.truth("delete_at_end", delete_at_end)
         self.verbose = fields.verbosity("verbose", verbose)
