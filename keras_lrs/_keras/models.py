@@ -120,12 +120,31 @@ def is_chief(model: Any) -> bool:
     return True
 
 
+def can_be_called(model: Any) -> bool:
+    """Whether a model has a `call`; others train by a `train_step` alone."""
+    return type(model).call is not keras.Model.call
+
+
+def weights_exist(model: Any) -> bool:
+    """Whether all variables exist that a model is going to train."""
+    if model.built or can_be_called(model):
+        return model.built
+    return not unbuilt_layers(model) and bool(model.variables)
+
+
+def unbuilt_layers(model: Any) -> list[str]:
+    """The names of the layers of a model that have not been built."""
+    inside = [layer for layer in layers(model) if layer is not model]
+    return [layer.name for layer in inside if not layer.built]
+
+
 def is_built(model: Any, metrics: bool = False) -> bool:
     """Whether a first `fit` finds everything that it would build with a batch.
 
     On TensorFlow it builds metrics in the first step; `metrics` asks for them, too.
     """
-    parts = layers(model)
+    # A model without `call` is never built itself.
+    parts = [one for one in layers(model) if one is not model or can_be_called(model)]
     if metrics or not IS_TENSORFLOW or model._distribute_strategy is not None:
         parts += [model._compile_metrics, model._compile_loss]
     return all(part is None or part.built for part in parts)

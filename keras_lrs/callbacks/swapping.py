@@ -10,6 +10,7 @@ import keras
 from keras_lrs._fit.hooks import replace
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import average_statistics, fit_loop, models, optimizers, variables
+from keras_lrs._keras.batch_norm import torch_batch_norms
 from keras_lrs._step.part import Wanted
 from keras_lrs.averages.batch_norm import recalibrate_batch_norm
 from keras_lrs.callbacks.base import FitCallback
@@ -124,12 +125,23 @@ class SwappingCallback(FitCallback):
                     f"`{type(self).__name__}` cannot work beside "
                     f"`{type(other).__name__}`: both swap the model's weights."
                 )
+        self._check_modules(run.model)
         self._end_what_broke_off()
         self._recalibrated = None
         for other in run.siblings:
             if isinstance(other, keras.callbacks.BackupAndRestore):
                 run.undo.callback(replace(other, "on_epoch_end", self._saving_first))
         return []
+
+    def _check_modules(self, model):
+        found = {type(one).__name__ for one in torch_batch_norms(model)}
+        if found and self.batch_norm != "keep":
+            raise ValueError(
+                f"`{type(self).__name__}(batch_norm={self.batch_norm!r})` cannot swap "
+                f"the statistics of PyTorch's modules: {', '.join(sorted(found))}. Use "
+                "batch_norm='keep', and `averages.recalibrate_batch_norm` when the "
+                "training is over."
+            )
 
     def _saving_first(self, back_up):
         def on_epoch_end(epoch, logs=None):

@@ -7,18 +7,24 @@ from typing import Any
 
 import keras
 
-from keras_lrs._fit import chosen
+from keras_lrs._fit import chosen, lengths
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.registry import build_to_average
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import average_statistics, optimizers, variables
 from keras_lrs._keras.average_slots import AverageSlots
-from keras_lrs._step.averages import Averaging, SlotsAverage, StatisticsAverage
+from keras_lrs._step.averages import (
+    AverageOfEpochs,
+    Averaging,
+    SlotsAverage,
+    StatisticsAverage,
+)
 from keras_lrs._step.part import Wanted
 from keras_lrs.averages.choice import Choice
 from keras_lrs.averages.schedules import Average, ExponentialAverage
 from keras_lrs.callbacks import initial_averages
 from keras_lrs.callbacks.cycle_ends import cycle_ends_of
+from keras_lrs.callbacks.epoch_averages import EpochAverages
 from keras_lrs.callbacks.swapping import SwappingCallback
 from keras_lrs.schedules import durations, fields
 
@@ -77,6 +83,8 @@ class WeightAveraging(SwappingCallback):
         optimizers: Whose weights to average: one or a list of names (of an optimizer,
             or of the model's attribute that holds it) or objects. None is all. Needs
             batch_norm="keep", since statistics are the whole model's.
+        steps_per_epoch: As in `HyperparameterScheduler`. `update_every="epoch"` does
+            not need it.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -125,9 +133,11 @@ class WeightAveraging(SwappingCallback):
         exclude: str | Sequence[str] | None = None,
         initial: Any = None,
         optimizers: Any = None,
+        steps_per_epoch: int | None = None,
     ):
         super().__init__(at_end, batch_norm, batch_norm_data, batch_norm_steps)
         self.optimizers = chosen.check(optimizers)
+        self.steps_per_epoch = lengths.check(steps_per_epoch)
         if self.optimizers is not None and batch_norm != "keep":
             fields.refuse("batch_norm", "be 'keep' with `optimizers`", batch_norm)
         average = ExponentialAverage() if average is None else average
@@ -156,6 +166,7 @@ class WeightAveraging(SwappingCallback):
         self._slots: list[AverageSlots] = []
         self._begins_late = False
         self._lacks_statistics = False
+        self._of_epochs: EpochAverages | None = None
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Makes room for the averages, before a `BackupAndRestore` fills them."""
@@ -185,10 +196,13 @@ class WeightAveraging(SwappingCallback):
         for one in self._slots:
             one.attach(run.model)
         self.swap_out()  # A model from a file may hold the averages.
+        self._of_epochs = None
+        if self.update_every == "epoch" and run.progress.steps_per_epoch is None:
+            self._of_epochs = EpochAverages(run, self.average, self.start_step)
         wanted += [
             Wanted(
                 optimizer,
-                SlotsAverage,
+                SlotsAverage if self._of_epochs is None else AverageOfEpochs,
                 functools.partial(self._chosen, optimizer),
                 slot=WeightAveraging,
             )
@@ -196,6 +210,7 @@ class WeightAveraging(SwappingCallback):
         ]
         if self._averaged_statistics is not None:
             self._check_backups(run)
+        if self._averaged_statistics is not None and self._of_epochs is None:
             # The first of several optimizers counts for all of them.
             arguments = functools.partial(self._chosen, found[0])
             wanted.append(Wanted(found[0], StatisticsAverage, arguments))
@@ -225,6 +240,8 @@ class WeightAveraging(SwappingCallback):
             self._lacks_statistics = kept.known_at != now
         if self.initial is not None and (epoch == 0 or self._begins_late):
             self._seed()
+        if self._of_epochs is not None and epoch > 0 and not self._begins_late:
+            self._of_epochs.resume(epoch)
 
     def _seed(self):
         """Lets the averages begin with other weights."""
@@ -245,11 +262,15 @@ class WeightAveraging(SwappingCallback):
                 "training and their average: resume with `ResumableTraining`. "
                 f"Received: initial_epoch={epoch}"
             )
+        if self._of_epochs is not None:
+            self._of_epochs.epoch_begins(self._run.parts(self))
         super().epoch_begins(epoch)
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Callbacks after this one save and restore the averages."""
         kept = self._averaged_statistics
+        if self._of_epochs is not None:
+            self._of_epochs.epoch_ends(epoch, self._run.parts(self), kept)
         if kept is not None:
             kept.known_at = optimizers.iterations(self._run.optimizers[0])
         super().epoch_ends(epoch, logs)
@@ -257,10 +278,15 @@ class WeightAveraging(SwappingCallback):
     def get_state(self) -> dict[str, Any]:
         """The averages that are not among the optimizer's variables."""
         kept = self._averaged_statistics
-        return {} if kept is None else {"statistics": kept.read()}
+        state = {} if kept is None else {"statistics": kept.read()}
+        if self._of_epochs is not None:
+            state["epochs"] = self._of_epochs.taken
+        return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues with them."""
+        if self._of_epochs is not None and "epochs" in state:
+            self._of_epochs.taken = state["epochs"]
         kept = self._averaged_statistics
         if kept is not None and "statistics" in state:
             kept.write(state["statistics"])
@@ -276,6 +302,8 @@ class WeightAveraging(SwappingCallback):
         return kept if kept.statistics else None
 
     def _chosen(self, optimizer, schedules):
+        if self._of_epochs is not None:
+            return self.average, self._choice
         return (*self._averaging(optimizer, schedules), self._choice)
 
     def _averaging(self, optimizer, schedules):
@@ -312,7 +340,7 @@ class WeightAveraging(SwappingCallback):
         return (Averaging(self.average, ends=tuple(ends)),)
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_slots": []}
+        return {**super().__getstate__(), "_slots": [], "_of_epochs": None}
 
     # --- What is swapped ---
 
