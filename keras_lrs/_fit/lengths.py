@@ -1,4 +1,4 @@
-"""The argument `steps_per_epoch` of callbacks: the length of data that does not tell it."""
+"""The argument `steps_per_epoch` of callbacks, for data that does not tell it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,8 +7,8 @@ from keras_lrs._keras import fit_loop
 from keras_lrs.schedules import fields
 
 HOW_TO_TELL = (
-    "Pass `steps_per_epoch=` to `fit`, or, if the data is to be read to its end, to the "
-    "callback; a `tf.data.Dataset` may be told its length by "
+    "Pass `steps_per_epoch=` to `fit`, or, if the data is to be read to its end, to "
+    "the callback; a `tf.data.Dataset` may be told its length by "
     "`data.apply(tf.data.experimental.assert_cardinality(batches))`"
 )
 

@@ -11,6 +11,8 @@ import numpy as np
 from keras import ops
 from keras.src.saving import saving_lib
 
+from keras_lrs._keras import finalized
+
 
 class WeightsCopy:
     """What a `.weights.h5` file of Keras holds: arrays in the host's memory.
@@ -101,7 +103,7 @@ def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
     failed: set[int] = set()
     errors: dict[int, Any] = {}
     # In this scope an assignment changes the scope and not the variable.
-    with keras.StatelessScope() as scope:
+    with finalized.kept(model), keras.StatelessScope() as scope:
         saving_lib._load_state(
             model,
             store,
@@ -121,6 +123,31 @@ def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
     # The states of random generators are variables but not in the file.
     with scope:
         return [np.array(ops.convert_to_numpy(v.value)) for v in model.variables]
+
+
+def hand_over(model: Any, clone: Any, values: list) -> None:
+    """Gives a clone what files of a model hold, as Keras saves and loads them.
+
+    That is also the state that is no variable, such as vocabularies.
+
+    Args:
+        model: A built model.
+        clone: Another one, made from its configuration.
+        values: What the variables of the clone get, in the order of `model.variables`.
+    """
+    copy, skipped = WeightsCopy(), {id(one) for one in _not_weights(model)}
+    assets = saving_lib.DiskIOStore("assets", mode="w")
+    try:
+        with keras.StatelessScope(list(zip(model.variables, values, strict=True))):
+            saving_lib._save_state(model, _CopyStore(copy), assets, "", skipped)
+        store = saving_lib.H5IOStore(io.BytesIO(copy.content()), mode="r")
+        written = saving_lib.DiskIOStore(assets.working_dir, mode="r")
+        saving_lib._load_state(clone, store, written, "")
+        store.close()
+    finally:
+        assets.close()
+    # The seeds of random generators are not in files.
+    set_weights(clone, values)
 
 
 def set_weights(model: Any, values: list) -> None:
