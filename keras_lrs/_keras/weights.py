@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from keras.src.saving import saving_lib
 
-from keras_lrs._keras import finalized
+from keras_lrs._keras import adapted
 
 
 class WeightsCopy:
@@ -100,29 +100,34 @@ def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
     # Not by `load_weights`, which needs a file: where a disk is full, there is no room.
     store = saving_lib.H5IOStore(io.BytesIO(content), mode="r")
     skipped = {id(one) for one in _not_weights(model)}
-    failed: set[int] = set()
-    errors: dict[int, Any] = {}
     # In this scope an assignment changes the scope and not the variable.
-    with finalized.kept(model), keras.StatelessScope() as scope:
-        saving_lib._load_state(
-            model,
-            store,
-            None,
-            "",
-            visited_saveables=skipped,
-            failed_saveables=failed,
-            error_msgs=errors,
-        )
+    with adapted.kept(model), keras.StatelessScope() as scope:
+        _load(model, store, None, skipped)
     store.close()
-    if failed:
-        _, error = next(iter(errors.values()))
-        raise ValueError(f"{len(failed)} layers cannot be loaded: {error}")
     for variable in model.weights:
         if scope.get_current_value(variable) is None:
             raise ValueError(f"There is no value for `{variable.path}`.")
     # The states of random generators are variables but not in the file.
     with scope:
         return [np.array(ops.convert_to_numpy(v.value)) for v in model.variables]
+
+
+def _load(model, store, assets, skipped):
+    """Gives a model what stores hold; raises if they are those of another model."""
+    failed: set[int] = set()
+    errors: dict[int, Any] = {}
+    saving_lib._load_state(
+        model,
+        store,
+        assets,
+        "",
+        visited_saveables=skipped,
+        failed_saveables=failed,
+        error_msgs=errors,
+    )
+    if failed:
+        _, error = next(iter(errors.values()))
+        raise ValueError(f"{len(failed)} layers cannot be loaded: {error}")
 
 
 def hand_over(model: Any, clone: Any, values: list) -> None:
@@ -142,7 +147,7 @@ def hand_over(model: Any, clone: Any, values: list) -> None:
             saving_lib._save_state(model, _CopyStore(copy), assets, "", skipped)
         store = saving_lib.H5IOStore(io.BytesIO(copy.content()), mode="r")
         written = saving_lib.DiskIOStore(assets.working_dir, mode="r")
-        saving_lib._load_state(clone, store, written, "")
+        _load(clone, store, written, set())
         store.close()
     finally:
         assets.close()

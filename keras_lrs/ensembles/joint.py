@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_lrs._keras import finalized, predict, random
+from keras_lrs._keras import adapted, predict, random
 from keras_lrs._keras.models import layers
 from keras_lrs._keras.variables import read, strategy_scope
 from keras_lrs.ensembles import evaluation
@@ -163,8 +163,8 @@ class Runner:
                 values = list(self._in_turn[index])
                 for variable, place in zip(own, places, strict=True):
                     variable.assign(values[place])
-                with finalized.kept(model):
-                    finalized.finalize(model)
+                with adapted.kept(model):
+                    adapted.finalize(model)
                     found.append(function())
                 for place, value in zip(places, read(own), strict=True):
                     if not model.variables[place].trainable:
@@ -298,8 +298,8 @@ class Joint(keras.Model):
         Also the values that the forward pass has changed, by the variable's place.
         """
         before = [scope.get_current_value(v) for v in self.one.variables]
-        with finalized.kept(self.one), scope:
-            finalized.finalize(self.one)
+        with adapted.kept(self.one), scope:
+            adapted.finalize(self.one)
             outputs = forward()
         now = [scope.get_current_value(v) for v in self.one.variables]
         changed = {
