@@ -249,9 +249,24 @@ class TrainingState:
         random.set_state(self.random)
 
 
+def recurrent_states(model: Any) -> list:
+    """The states of stateful recurrent layers, which Keras counts among no variables.
+
+    On JAX there are none: Keras's own steps do not hand them on.
+    """
+    known = {id(variable) for variable in model.variables}
+    return [
+        state
+        for layer in ([] if IS_JAX else layers(model))
+        if isinstance(layer, keras.layers.RNN) and layer.stateful
+        for state in keras.tree.flatten(layer.states)
+        if state is not None and id(state) not in known
+    ]
+
+
 def state_variables(model: Any) -> list:
     """All variables of a model and its optimizers, each once; not those of metrics."""
-    found = [*model.variables]
+    found = [*model.variables, *recurrent_states(model)]
     main = [] if model.optimizer is None else [model.optimizer]
     # What JAX's `fit` hands from step to step has no others.
     others = [] if IS_JAX else list(own_optimizers(model).values())

@@ -60,10 +60,8 @@ def set_seeds(model: Any, number: int) -> None:
 
     Args:
         model: The copy.
-        number: Which copy it is; 0 keeps the seeds.
+        number: Which copy it is.
     """
-    if number == 0:
-        return
     for variable in seeds(model):
         if tuple(variable.shape) == (2,) and "int" in variable.dtype:
             seed, count = read([variable])[0].tolist()

@@ -266,7 +266,8 @@ class ResumableTraining(FitCallback):
         model = self._run.model
         variables.write(models.state_variables(model), self._found["values"])
         models.set_buffers(model, self._found["buffers"])
-        adapted.write(model, self._found.get("adapted", []))
+        if "adapted" in self._found:
+            adapted.write(model, self._found["adapted"])
 
     def _set_states_of_ours(self):
         every, found = self._run.progress.every, self._found["products"]

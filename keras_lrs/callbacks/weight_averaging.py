@@ -5,13 +5,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import keras
-
 from keras_lrs._fit import chosen, lengths
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.registry import build_to_average
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import average_statistics, optimizers, variables
+from keras_lrs._keras import average_statistics, optimizers
 from keras_lrs._keras.average_slots import AverageSlots
 from keras_lrs._step.averages import (
     AverageOfEpochs,
@@ -25,7 +23,7 @@ from keras_lrs.averages.schedules import Average, ExponentialAverage
 from keras_lrs.callbacks import initial_averages
 from keras_lrs.callbacks.cycle_ends import cycle_ends_of
 from keras_lrs.callbacks.epoch_averages import EpochAverages
-from keras_lrs.callbacks.swapping import SwappingCallback
+from keras_lrs.callbacks.swapping import LeftAverage, SwappingCallback, refuse_backups
 from keras_lrs.schedules import durations, fields
 
 
@@ -167,6 +165,7 @@ class WeightAveraging(SwappingCallback):
         self._begins_late = False
         self._lacks_statistics = False
         self._of_epochs: EpochAverages | None = None
+        self._kept: LeftAverage | None = None
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Makes room for the averages, before a `BackupAndRestore` fills them."""
@@ -196,7 +195,7 @@ class WeightAveraging(SwappingCallback):
         for one in self._slots:
             one.attach(run.model)
         self.swap_out()  # A model from a file may hold the averages.
-        self._of_epochs = None
+        self._of_epochs, self._kept = None, None
         if self.update_every == "epoch" and run.progress.steps_per_epoch is None:
             self._of_epochs = EpochAverages(run, self.average, self.start_step)
         wanted += [
@@ -209,21 +208,12 @@ class WeightAveraging(SwappingCallback):
             for optimizer in found
         ]
         if self._averaged_statistics is not None:
-            self._check_backups(run)
+            refuse_backups(self, run)
         if self._averaged_statistics is not None and self._of_epochs is None:
             # The first of several optimizers counts for all of them.
             arguments = functools.partial(self._chosen, found[0])
             wanted.append(Wanted(found[0], StatisticsAverage, arguments))
         return wanted
-
-    def _check_backups(self, run):
-        for other in run.siblings:
-            if isinstance(other, keras.callbacks.BackupAndRestore):
-                raise ValueError(
-                    f"`{type(self).__name__}(batch_norm='average')` cannot work beside "
-                    "`BackupAndRestore`, which does not back these averages up. Use "
-                    "`ResumableTraining` instead of it."
-                )
 
     def fit_begins(self, epoch: int) -> None:
         """Begins with the weights, unless there are averages to continue."""
@@ -239,19 +229,10 @@ class WeightAveraging(SwappingCallback):
                 kept.known_at = now
             self._lacks_statistics = kept.known_at != now
         if self.initial is not None and (epoch == 0 or self._begins_late):
-            self._seed()
+            found = initial_averages.values(self.initial, self._model)
+            initial_averages.give(found, self._slots, kept)
         if self._of_epochs is not None and epoch > 0 and not self._begins_late:
             self._of_epochs.resume(epoch)
-
-    def _seed(self):
-        """Lets the averages begin with other weights."""
-        found = initial_averages.values(self.initial, self._model)
-        for one in self._slots:
-            for weight, average in one.pairs:
-                variables.assign(average, found[id(weight)])
-        kept = self._averaged_statistics
-        if kept is not None:
-            kept.write([found[id(variable)] for variable in kept.statistics])
 
     def epoch_begins(self, epoch: int) -> None:
         """Training continues from the raw weights and the averages of them."""
@@ -298,7 +279,7 @@ class WeightAveraging(SwappingCallback):
         """The averages of the statistics, if they are to be averaged."""
         if self.batch_norm != "average":
             return None
-        kept = average_statistics.of(self._model, self._choice)
+        kept = average_statistics.of(self._home, self._choice)
         return kept if kept.statistics else None
 
     def _chosen(self, optimizer, schedules):
@@ -340,22 +321,38 @@ class WeightAveraging(SwappingCallback):
         return (Averaging(self.average, ends=tuple(ends)),)
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_slots": [], "_of_epochs": None}
+        return {
+            **super().__getstate__(),
+            "_slots": [],
+            "_of_epochs": None,
+            "_kept": None,
+        }
 
     # --- What is swapped ---
 
-    def set_model(self, model: Any) -> None:
-        """Looks for averages of an earlier `fit`, which `evaluate` is to see."""
-        super().set_model(model)
+    def look_for_averages(self, model: Any) -> bool:
+        """Looks into its optimizers, and into those of an earlier `fit`."""
         progress = Progress(model)
         if self.optimizers is None:
             found = progress.optimizers
         else:
             found = list(chosen.find(progress, self.optimizers, False).values())
         known = {id(one.optimizer): one for one in self._slots}
-        self._slots = [
-            known.get(id(one), AverageSlots(one, self._choice)) for one in found
-        ]
+        slots = [known.get(id(one), AverageSlots(one, self._choice)) for one in found]
+        if not any(one.attached for one in slots) and self.shares_weights(model):
+            return False
+        self._slots = slots
+        return True
+
+    @property
+    def averaged(self) -> list:
+        """The variables that are averaged."""
+        attached = [one for one in self._slots if one.attached]
+        return [weight for one in attached for weight, _ in one.pairs]
+
+    def holds(self, model: Any) -> bool:
+        """Whether the average that it left in the weights is what a model holds."""
+        return self._kept is not None and self._kept.is_in(model)
 
     def swap(self) -> None:
         """Swaps the weights of all optimizers and their averages."""
@@ -376,11 +373,13 @@ class WeightAveraging(SwappingCallback):
         """Whether an update has been averaged."""
         if not self._slots or not all(one.attached for one in self._slots):
             return False
-        run = self.run
-        if run is not None and run.model is self._model:
+        own = {id(one.optimizer) for one in self._slots}
+        run: Any = self.run
+        parts = [] if run is None else run.parts(self)
+        if parts := [part for part in parts if id(part.step.optimizer) in own]:
+            iterations = run.progress.iterations
             return any(
-                part.taken(run.progress.iterations(part.step.optimizer)) > 0
-                for part in run.parts(self)
+                part.taken(iterations(part.step.optimizer)) > 0 for part in parts
             )
         return all(one.known for one in self._slots)
 
@@ -393,6 +392,7 @@ class WeightAveraging(SwappingCallback):
                 f"update_every={self.update_every!r}",
                 stacklevel=2,
             )
+        self._kept = LeftAverage(self.averaged, [o.optimizer for o in self._slots])
         for one in self._slots:
             one.detach()
         kept = self._averaged_statistics

@@ -37,7 +37,7 @@ def joined(
     outputs = []
     for number, values in enumerate(members):
         member = clone(model, values)
-        random.set_seeds(member, number)
+        random.set_seeds(member, number + 1)
         member.name = f"{model.name}_member_{number + 1}"
         outputs.append(member(inputs))
     mean = tree.map_structure(lambda *ys: _mean(ys, shares, activation), *outputs)

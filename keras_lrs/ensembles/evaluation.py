@@ -55,17 +55,25 @@ def evaluate(
     Raises:
         RuntimeError: If the model was not called.
     """
-    called = False
+    stepping = called = False
 
     def call(*given, **keywords):
         nonlocal called
-        called = True
+        called = called or stepping  # Keras also calls it to build metrics.
         return mean_call(*given, **keywords)
 
     def test_step(method):
         # JAX keeps what it has compiled by the equality of functions, and bound methods
         # of one model are equal.
-        return lambda *given, **keywords: method(*given, **keywords)
+        def step(*given, **keywords):
+            nonlocal stepping
+            stepping = True
+            try:
+                return method(*given, **keywords)
+            finally:
+                stepping = False
+
+        return step
 
     metrics = list(model.metrics_variables)
     values, function = read(metrics), model.test_function

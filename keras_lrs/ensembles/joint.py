@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_lrs._keras import adapted, predict, random
-from keras_lrs._keras.models import layers
+from keras_lrs._keras.models import layers, recurrent_states
 from keras_lrs._keras.variables import read, strategy_scope
 from keras_lrs.ensembles import evaluation
 from keras_lrs.schedules import fields
@@ -41,7 +41,7 @@ class Runner:
         self.joints: dict[Any, Joint] = {}
         self._variables: dict[int, list] = {}
         self._shared: dict[int, Any] = {}
-        self._in_turn = list(members)
+        self._in_turn: dict[int, list] = {}
 
     def predict(self, x: Any, indices: tuple, shares: Any, **arguments: Any) -> Any:
         """Returns the outputs of some members.
@@ -123,7 +123,7 @@ class Runner:
         return [
             variable if id(variable) in own else member
             for variable, member in zip(
-                self.model.variables, self._variables_of(index), strict=True
+                held_by(self.model), self._variables_of(index), strict=True
             )
         ]
 
@@ -155,21 +155,21 @@ class Runner:
         """
         model, found = self.model, []
         shared = {id(seed) for seed in random.seeds(model)}
-        own = [v for v in model.variables if id(v) not in shared]
-        places = [i for i, v in enumerate(model.variables) if id(v) not in shared]
+        held = held_by(model)
+        own = [v for v in held if id(v) not in shared]
+        places = [i for i, v in enumerate(held) if id(v) not in shared]
         original = read(own)
         try:
             for index in indices:
-                values = list(self._in_turn[index])
+                values = self._in_turn.setdefault(index, self._values_of(index))
                 for variable, place in zip(own, places, strict=True):
                     variable.assign(values[place])
                 with adapted.kept(model):
                     adapted.finalize(model)
                     found.append(function())
                 for place, value in zip(places, read(own), strict=True):
-                    if not model.variables[place].trainable:
+                    if not held[place].trainable:
                         values[place] = value
-                self._in_turn[index] = values
         finally:
             for variable, value in zip(own, original, strict=True):
                 variable.assign(value)
@@ -189,11 +189,16 @@ class Runner:
                 )
         return self.joints[key]
 
+    def _values_of(self, index):
+        """A member's values; its recurrent layers begin with states of zeros."""
+        states = recurrent_states(self.model)
+        return [*self.members[index], *(np.zeros(state.shape) for state in states)]
+
     def _variables_of(self, index):
         """Returns a member's weights on the device, and the seeds of all members."""
         if index not in self._variables:
             shared = {id(seed) for seed in random.seeds(self.model)}
-            values = zip(self.model.variables, self.members[index], strict=True)
+            values = zip(held_by(self.model), self._values_of(index), strict=True)
             self._variables[index] = [
                 self._shared.setdefault(id(variable), _new_variable(variable, value))
                 if id(variable) in shared
@@ -230,7 +235,7 @@ class Joint(keras.Model):
 
     Args:
         model: The model that runs with the weights of each member in turn.
-        member_variables: A list of variables per member, as `model.variables`.
+        member_variables: A list of variables per member, as `held_by(model)`.
         activation: A function of an output.
         averaged: Whether outputs are averaged, by `shares`, or put side by side on a
             new second axis.
@@ -241,6 +246,7 @@ class Joint(keras.Model):
         super().__init__(dtype=model.dtype_policy, autocast=False, name="joint")
         # Keras would track an attribute, but these weights are not this model's.
         self.__dict__["one"] = model
+        self.__dict__["held"] = held_by(model)
         self.__dict__["activation"] = activation
         takes_training = "training" in inspect.signature(model.call).parameters
         self.arguments = {"training": False} if takes_training else {}
@@ -279,13 +285,12 @@ class Joint(keras.Model):
             for place, value in changed.items():
                 variables[place].assign(value)
                 if self.kept_scopes is not None:
-                    new = variables[place].value
-                    scope.add_update((self.one.variables[place], new))
+                    scope.add_update((self.held[place], variables[place].value))
             found.append(outputs)
         return self.combine(found, self.shares.value)
 
     def _scope(self, values):
-        return keras.StatelessScope(list(zip(self.one.variables, values, strict=True)))
+        return keras.StatelessScope(list(zip(self.held, values, strict=True)))
 
     def outputs_with(self, values, inputs):
         """Returns the outputs of the model with other weights, and what they change."""
@@ -297,11 +302,11 @@ class Joint(keras.Model):
 
         Also the values that the forward pass has changed, by the variable's place.
         """
-        before = [scope.get_current_value(v) for v in self.one.variables]
+        before = [scope.get_current_value(v) for v in self.held]
         with adapted.kept(self.one), scope:
             adapted.finalize(self.one)
             outputs = forward()
-        now = [scope.get_current_value(v) for v in self.one.variables]
+        now = [scope.get_current_value(v) for v in self.held]
         changed = {
             place: new
             for place, (old, new) in enumerate(zip(before, now, strict=True))
@@ -322,6 +327,11 @@ class Joint(keras.Model):
                 isinstance(layer, _CONVOLUTIONS) for layer in layers(self.one)
             )
             self.predict_function = predict.jax_predict_function(self, has_convolutions)
+
+
+def held_by(model: keras.Model) -> list:
+    """The variables of a model that a member has values of its own for."""
+    return [*model.variables, *recurrent_states(model)]
 
 
 def mean(outputs: Sequence[Any], shares: Any) -> Any:
