@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_lrs._fit import lengths
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._keras import optimizers
@@ -147,9 +148,9 @@ def bind(
         else:
             raise ValueError(
                 f"The schedule of `{name}` needs the number of steps per epoch, "
-                "which this data does not tell. Pass `steps_per_epoch=` to `fit`, "
-                "or bind the schedule: `schedule.bind(total_steps, "
-                f"steps_per_epoch)`. Received: {schedule!r}"
+                f"which this data does not tell. {lengths.HOW_TO_TELL}; or bind the "
+                "schedule: `schedule.bind(total_steps, steps_per_epoch)`. Received: "
+                f"{schedule!r}"
             )
     num_steps = progress.window().total if known else 10_000
     check(name, schedule, num_steps)

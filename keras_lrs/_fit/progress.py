@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from keras_lrs._fit import lengths
 from keras_lrs._keras import fit_loop, models, optimizers
 from keras_lrs.schedules import durations
 
@@ -105,11 +106,10 @@ class Progress:
 
     # --- How long the run is ---
 
-    def set_length(self, params: dict[str, Any]) -> None:
-        """Takes the length from what Keras tells callbacks."""
+    def set_length(self, params: dict[str, Any], callbacks: list) -> None:
+        """Takes the length from what Keras tells callbacks, and the user told them."""
         self.epochs = params.get("epochs", 0)
-        steps = params.get("steps") or -1  # None for data of unknown length.
-        self.steps_per_epoch = int(steps) if steps > 0 else None
+        self.steps_per_epoch = lengths.steps_per_epoch(params, callbacks)
 
     def window(self) -> durations.Window:
         """What lengths are measured by; raises if the data's length is not known."""
@@ -117,7 +117,7 @@ class Progress:
         if steps is None:
             raise ValueError(
                 "The data does not tell its steps per epoch, which lengths in epochs, "
-                "fractions or 'the rest' need. Pass `steps_per_epoch=` to `fit`."
+                f"fractions or 'the rest' need. {lengths.HOW_TO_TELL}."
             )
         return durations.Window(steps * self.epochs, steps, batch=self._batch)
 
@@ -166,7 +166,7 @@ class Progress:
                 raise ValueError(
                     f"Where the schedules are at initial_epoch={epoch} is not known: "
                     "the data does not tell its steps per epoch and the optimizer has "
-                    "made no updates. Pass `steps_per_epoch=` to `fit`."
+                    f"made no updates. {lengths.HOW_TO_TELL}."
                 )
             return 0
         start = iterations - epoch * self.steps_per_epoch
@@ -197,6 +197,11 @@ class Progress:
         if self._train_function is None:
             return optimizers.iterations(optimizer)
         return self._train_function.iterations(optimizer)
+
+    @property
+    def executions(self) -> int:
+        """How many executions of the train function this epoch has had."""
+        return 0 if self._train_function is None else self._train_function.executions
 
     @property
     def ahead(self) -> Any:

@@ -115,15 +115,32 @@ def _refuse_on_jax(callback, labels):
 
 def build_optimizer(callback: Any, model: Any) -> None:
     """Builds the optimizer before the first step does."""
-    if model.optimizer is None and model.built:
+    build_model(callback, model)
+    if model.optimizer is None:
         check_built(callback, model)
         return
-    if model.optimizer is None or not model.built:
-        raise ValueError(
-            f"`{type(callback).__name__}` needs to know the weights. Build the model "
-            "before `fit`, by calling it on a batch or giving it an `Input`."
-        )
     optimizers.build(model)
+
+
+def build_model(callback: Any, model: Any) -> None:
+    """Builds a model before the first step does, unless all its weights exist."""
+    if models.weights_exist(model):
+        return
+    error = fit_loop.build(model) if models.can_be_called(model) else None
+    if models.weights_exist(model):
+        return
+    needs = f"`{type(callback).__name__}` needs to know the weights. "
+    if models.can_be_called(model):
+        raise ValueError(
+            f"{needs}Build the model before `fit`, by calling it on a batch or giving "
+            "it an `Input`."
+            + (f" From the data it cannot be built: {error}" if error else "")
+        ) from error
+    names = ", ".join(f"`{name}`" for name in models.unbuilt_layers(model))
+    raise ValueError(
+        f"{needs}`{type(model).__name__}` has no `call` that would build its layers. "
+        f"Build them before `fit`, by calling each on a batch. Not built: {names}"
+    )
 
 
 def build_chosen(callback: Any, run: Run) -> None:

@@ -94,7 +94,7 @@ class Run:
         if callback not in self.callbacks:
             self.callbacks.append(callback)
             self.undo.callback(callback.fit_ends)
-        self.progress.set_length(callback.params or {})
+        self.progress.set_length(callback.params or {}, self.siblings or [callback])
         found = list(callback.prepare(self) or ())
         if (found or callback.reads_optimizers) and callback.optimizers is None:
             self._acting = self._acting or type(callback).__name__

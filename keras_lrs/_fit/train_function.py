@@ -78,6 +78,7 @@ class TrainFunction:
         # Keras gives a model a new one in every fit: it tells whether this one is over.
         self._history = getattr(model, "history", None)
         self.executed = self._checked = False
+        self.executions = 0  # Of this epoch.
         self._state: Any = JaxState(model, self.steps) if IS_JAX else None
 
     # --- Installing ---
@@ -124,6 +125,7 @@ class TrainFunction:
     def begin_epoch(self) -> None:
         """Counts from what the variables hold."""
         self._forget()
+        self.executions = 0
         for step in self.steps:
             step.iterations = optimizers.iterations(step.optimizer)
 
@@ -176,9 +178,12 @@ class TrainFunction:
             return self.keras_function(*arguments)
         try:
             if self.skip is not None:
-                return self._pass_over(self.skip, arguments)
+                result = self._pass_over(self.skip, arguments)
+                self.executions += 1
+                return result
             result = self._run(arguments)
             self.executed = True
+            self.executions += 1
             try:
                 if not self._checked and self.function is not self.keras_function:
                     self._check()

@@ -8,8 +8,10 @@ import numpy as np
 from keras import ops
 from keras.src.trainers import data_adapters, epoch_iterator
 
-from keras_lrs._keras import random
+from keras_lrs._keras import models, random
 from keras_lrs._keras.backend import IS_TENSORFLOW
+
+_ENDLESS = 2**48  # Of data that is repeated, Grain says that it has `sys.maxsize`.
 
 # What Keras's callbacks remember from epoch to epoch; some of it is private.
 _REMEMBERED: dict[type, tuple[str, ...]] = {
@@ -94,6 +96,40 @@ def why_not_read_again() -> str | None:
         # TensorFlow draws a new seed for each order that it shuffles arrays in.
         reason += " (unless you call `keras.utils.set_random_seed(...)` before `fit`)"
     return reason
+
+
+def build(model: Any) -> Exception | None:
+    """Builds a model from the data of the calling `fit`, as Keras does.
+
+    TensorFlow's `fit` would build it in the first step. On JAX and PyTorch, and under a
+    strategy on TensorFlow, `fit` has built it before it calls any callback.
+
+    Returns:
+        Why the model cannot be built from the data, if that is so.
+    """
+    iterator = _epoch_iterator()
+    if not IS_TENSORFLOW or iterator is None:
+        return None
+    try:
+        # None of the data is used up.
+        models.build_from(model, iterator._get_iterator().element_spec)
+    except Exception as error:  # The model's `call` raises anything.
+        return error
+    return None
+
+
+def length_of_data() -> int | None:
+    """The batches that the data of the calling `fit` says it has, if Keras cannot tell.
+
+    Keras does not ask datasets of Grain; those that end know their length.
+    """
+    iterator = _epoch_iterator()
+    dataset = getattr(getattr(iterator, "data_adapter", None), "_dataset", None)
+    try:
+        found = len(dataset)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return found if 0 < found < _ENDLESS else None
 
 
 def batch_size() -> int | None:

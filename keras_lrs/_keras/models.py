@@ -120,12 +120,31 @@ def is_chief(model: Any) -> bool:
     return True
 
 
+def can_be_called(model: Any) -> bool:
+    """Whether a model has a `call`; others train by a `train_step` alone."""
+    return type(model).call is not keras.Model.call
+
+
+def weights_exist(model: Any) -> bool:
+    """Whether all variables exist that a model is going to train."""
+    if model.built or can_be_called(model):
+        return model.built
+    return not unbuilt_layers(model) and bool(model.variables)
+
+
+def unbuilt_layers(model: Any) -> list[str]:
+    """The names of the layers of a model that have not been built."""
+    inside = [layer for layer in layers(model) if layer is not model]
+    return [layer.name for layer in inside if not layer.built]
+
+
 def is_built(model: Any, metrics: bool = False) -> bool:
     """Whether a first `fit` finds everything that it would build with a batch.
 
     On TensorFlow it builds metrics in the first step; `metrics` asks for them, too.
     """
-    parts = layers(model)
+    # A model without `call` is never built itself.
+    parts = [one for one in layers(model) if one is not model or can_be_called(model)]
     if metrics or not IS_TENSORFLOW or model._distribute_strategy is not None:
         parts += [model._compile_metrics, model._compile_loss]
     return all(part is None or part.built for part in parts)
@@ -230,9 +249,24 @@ class TrainingState:
         random.set_state(self.random)
 
 
+def recurrent_states(model: Any) -> list:
+    """The states of stateful recurrent layers, which Keras counts among no variables.
+
+    On JAX there are none: Keras's own steps do not hand them on.
+    """
+    known = {id(variable) for variable in model.variables}
+    return [
+        state
+        for layer in ([] if IS_JAX else layers(model))
+        if isinstance(layer, keras.layers.RNN) and layer.stateful
+        for state in keras.tree.flatten(layer.states)
+        if state is not None and id(state) not in known
+    ]
+
+
 def state_variables(model: Any) -> list:
     """All variables of a model and its optimizers, each once; not those of metrics."""
-    found = [*model.variables]
+    found = [*model.variables, *recurrent_states(model)]
     main = [] if model.optimizer is None else [model.optimizer]
     # What JAX's `fit` hands from step to step has no others.
     others = [] if IS_JAX else list(own_optimizers(model).values())

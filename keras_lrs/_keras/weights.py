@@ -11,6 +11,8 @@ import numpy as np
 from keras import ops
 from keras.src.saving import saving_lib
 
+from keras_lrs._keras import adapted
+
 
 class WeightsCopy:
     """What a `.weights.h5` file of Keras holds: arrays in the host's memory.
@@ -98,29 +100,59 @@ def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
     # Not by `load_weights`, which needs a file: where a disk is full, there is no room.
     store = saving_lib.H5IOStore(io.BytesIO(content), mode="r")
     skipped = {id(one) for one in _not_weights(model)}
-    failed: set[int] = set()
-    errors: dict[int, Any] = {}
     # In this scope an assignment changes the scope and not the variable.
-    with keras.StatelessScope() as scope:
-        saving_lib._load_state(
-            model,
-            store,
-            None,
-            "",
-            visited_saveables=skipped,
-            failed_saveables=failed,
-            error_msgs=errors,
-        )
+    with adapted.kept(model), keras.StatelessScope() as scope:
+        _load(model, store, None, skipped)
     store.close()
-    if failed:
-        _, error = next(iter(errors.values()))
-        raise ValueError(f"{len(failed)} layers cannot be loaded: {error}")
     for variable in model.weights:
         if scope.get_current_value(variable) is None:
             raise ValueError(f"There is no value for `{variable.path}`.")
     # The states of random generators are variables but not in the file.
     with scope:
         return [np.array(ops.convert_to_numpy(v.value)) for v in model.variables]
+
+
+def _load(model, store, assets, skipped):
+    """Gives a model what stores hold; raises if they are those of another model."""
+    failed: set[int] = set()
+    errors: dict[int, Any] = {}
+    saving_lib._load_state(
+        model,
+        store,
+        assets,
+        "",
+        visited_saveables=skipped,
+        failed_saveables=failed,
+        error_msgs=errors,
+    )
+    if failed:
+        _, error = next(iter(errors.values()))
+        raise ValueError(f"{len(failed)} layers cannot be loaded: {error}")
+
+
+def hand_over(model: Any, clone: Any, values: list) -> None:
+    """Gives a clone what files of a model hold, as Keras saves and loads them.
+
+    That is also the state that is no variable, such as vocabularies.
+
+    Args:
+        model: A built model.
+        clone: Another one, made from its configuration.
+        values: What the variables of the clone get, in the order of `model.variables`.
+    """
+    copy, skipped = WeightsCopy(), {id(one) for one in _not_weights(model)}
+    assets = saving_lib.DiskIOStore("assets", mode="w")
+    try:
+        with keras.StatelessScope(list(zip(model.variables, values, strict=True))):
+            saving_lib._save_state(model, _CopyStore(copy), assets, "", skipped)
+        store = saving_lib.H5IOStore(io.BytesIO(copy.content()), mode="r")
+        written = saving_lib.DiskIOStore(assets.working_dir, mode="r")
+        _load(clone, store, written, set())
+        store.close()
+    finally:
+        assets.close()
+    # The seeds of random generators are not in files.
+    set_weights(clone, values)
 
 
 def set_weights(model: Any, values: list) -> None:

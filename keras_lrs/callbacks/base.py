@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_lrs._fit import registry
+from keras_lrs._fit import lengths, registry
 from keras_lrs._fit.run import Run
 from keras_lrs._step.part import Wanted
 from keras_lrs.schedules import names
@@ -87,6 +87,8 @@ class FitCallback(keras.callbacks.Callback):
 
     optimizers: tuple | None = None
     """The optimizers that it acts in, or their names; None for all of the run."""
+    steps_per_epoch: int | None = None
+    """The batches of an epoch, where the data does not tell; None if not given."""
 
     run: Run | None = None
     """The run that the callback takes part in, or took part in last."""
@@ -113,6 +115,7 @@ class FitCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Acts, when what the model holds is that of the epoch's end."""
         self._run.end_epoch()
+        lengths.check_epoch(self, self._run.progress)
         self.epoch_ends(epoch, {} if logs is None else logs)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

@@ -94,8 +94,7 @@ def find(run: Run, schedule: Any) -> CycleEnds:
         start = run.progress.start(first)
         return CycleEnds(first, start, lambda n: [step for step in steps if step <= n])
     if schedule is not None:
-        if base.is_open(schedule):
-            schedule = base.bind(schedule, run.progress.window())
+        schedule = run.bind("schedule", schedule, lambda *unchecked: None)
         candidates = [(first, run.progress.start(first), schedule)]
     else:
         candidates = [
@@ -129,6 +128,8 @@ def _finder(schedule):
 def _bound_steps(run, steps):
     if all(isinstance(step, int) for step in steps):
         return steps  # Which need no window.
+    if all(isinstance(step, (int, *durations.OF_BATCHES)) for step in steps):
+        return run.progress.window_of_batches().positions("schedule", steps)
     return run.progress.window().positions("schedule", steps)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras_lrs._fit import chosen, registry
+from keras_lrs._fit import chosen, lengths, registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import optimizers
 from keras_lrs._step import given, groups
@@ -64,6 +64,9 @@ class HyperparameterScheduler(FitCallback):
             `learning_rate`. Multipliers must be numbers then.
         optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
             or of the model's attribute that holds it) or objects. None is all.
+        steps_per_epoch: How many batches an epoch has, for data that does not tell it,
+            such as a `tf.data.Dataset` after `filter`. The data is read to its end all
+            the same, and the run stops if its first epoch has another number.
         **schedules: The schedules, or numbers, of other hyperparameters: `momentum`,
             `beta_1`, `weight_decay`, `clipnorm` or any other number that is an argument
             of the optimizer. A `PerVariable` can be that of `weight_decay`, `momentum`,
@@ -118,9 +121,11 @@ class HyperparameterScheduler(FitCallback):
         rate_multipliers: Any = None,
         momentum_correction: bool = False,
         optimizers: Any = None,
+        steps_per_epoch: int | None = None,
         **schedules: Any,
     ):
         super().__init__()
+        self.steps_per_epoch = lengths.check(steps_per_epoch)
         self.optimizers = chosen.check(optimizers)
         fields.truth("momentum_correction", momentum_correction)
         if momentum_correction and learning_rate is None:

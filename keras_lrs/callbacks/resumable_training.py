@@ -10,7 +10,7 @@ import keras
 from keras_lrs._fit import registry
 from keras_lrs._fit.run import Resume, Run
 from keras_lrs._fit.train_function import Skip
-from keras_lrs._keras import fit_loop, models, optimizers, random, variables
+from keras_lrs._keras import adapted, fit_loop, models, optimizers, random, variables
 from keras_lrs._keras.backend import IS_JAX
 from keras_lrs._step import bias_correction
 from keras_lrs._step.part import Wanted
@@ -267,6 +267,8 @@ class ResumableTraining(FitCallback):
         model = self._run.model
         variables.write(models.state_variables(model), self._found["values"])
         models.set_buffers(model, self._found["buffers"])
+        if "adapted" in self._found:
+            adapted.write(model, self._found["adapted"])
 
     def _set_states_of_ours(self):
         every, found = self._run.progress.every, self._found["products"]
@@ -363,6 +365,7 @@ class ResumableTraining(FitCallback):
                 "shapes": variables.shapes(state),
                 "values": run.read(state),
                 "buffers": models.buffer_values(model),
+                "adapted": adapted.read(model),
                 "metrics": run.read(metrics_variables),
                 "logs": metrics,
                 "callbacks": [

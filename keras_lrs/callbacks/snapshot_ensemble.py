@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._fit import registry
+from keras_lrs._fit import lengths, registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras.models import is_chief
 from keras_lrs._keras.weights import loaded_weights, set_weights
@@ -62,6 +62,7 @@ class SnapshotEnsemble(FitCallback):
         restore_last_completed: Whether the model has, after `fit`, the weights of the
             end of the last cycle that was completed.
         verbose: 1 prints a line for each snapshot.
+        steps_per_epoch: As in `HyperparameterScheduler`.
 
     Raises:
         ValueError: If an argument is out of range; and before the first step, if the
@@ -103,8 +104,10 @@ class SnapshotEnsemble(FitCallback):
         *,
         restore_last_completed: bool = False,
         verbose: int = 0,
+        steps_per_epoch: int | None = None,
     ):
         super().__init__()
+        self.steps_per_epoch = lengths.check(steps_per_epoch)
         self.directory = fields.any_path("directory", directory)
         self.keep_last = keep_last
         if keep_last is not None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_lrs._fit import lengths
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import models, variables
 from keras_lrs._step import scheduled_variable
@@ -46,6 +47,7 @@ class VariableScheduler(FitCallback):
             key of a dictionary: Python says that it is unhashable. Each variable is one
             number: its shape is `()`, its type a float, and it is not trained. On JAX
             it must be one of `model.non_trainable_variables`.
+        steps_per_epoch: As in `HyperparameterScheduler`.
 
     Raises:
         TypeError: If a schedule is none, or something else than a variable or a path is
@@ -96,9 +98,13 @@ class VariableScheduler(FitCallback):
     """
 
     def __init__(
-        self, schedules: Sequence[tuple[Any, Any]] | Mapping[str, Any]
+        self,
+        schedules: Sequence[tuple[Any, Any]] | Mapping[str, Any],
+        *,
+        steps_per_epoch: int | None = None,
     ) -> None:
         super().__init__()
+        self.steps_per_epoch = lengths.check(steps_per_epoch)
         self.schedules = _checked(schedules)
         self._own: list[tuple[Any, float]] = []
 

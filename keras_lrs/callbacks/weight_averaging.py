@@ -6,21 +6,25 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import keras
-
-from keras_lrs._fit import chosen
+from keras_lrs._fit import chosen, lengths
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.registry import build_to_average
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import average_statistics, optimizers, variables
+from keras_lrs._keras import average_statistics, optimizers
 from keras_lrs._keras.average_slots import AverageSlots
-from keras_lrs._step.averages import Averaging, SlotsAverage, StatisticsAverage
+from keras_lrs._step.averages import (
+    AverageOfEpochs,
+    Averaging,
+    SlotsAverage,
+    StatisticsAverage,
+)
 from keras_lrs._step.part import Wanted
 from keras_lrs.averages.choice import Choice
 from keras_lrs.averages.schedules import Average, as_average
 from keras_lrs.callbacks import initial_averages
 from keras_lrs.callbacks.cycle_ends import cycle_ends_of
-from keras_lrs.callbacks.swapping import SwappingCallback
+from keras_lrs.callbacks.epoch_averages import EpochAverages
+from keras_lrs.callbacks.swapping import LeftAverage, SwappingCallback, refuse_backups
 from keras_lrs.schedules import durations, fields
 
 
@@ -79,6 +83,8 @@ class WeightAveraging(SwappingCallback):
             or of the model's attribute that holds it) or objects. None is all. With
             batch_norm="average" the statistics of the layers whose scale or center they
             train are averaged; "recalibrate" is not possible then.
+        steps_per_epoch: As in `HyperparameterScheduler`. `update_every="epoch"` does
+            not need it.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -127,9 +133,11 @@ class WeightAveraging(SwappingCallback):
         exclude: str | Sequence[str] | None = None,
         initial: Any = None,
         optimizers: Any = None,
+        steps_per_epoch: int | None = None,
     ):
         super().__init__(at_end, batch_norm, batch_norm_data, batch_norm_steps)
         self.optimizers = chosen.check(optimizers)
+        self.steps_per_epoch = lengths.check(steps_per_epoch)
         if self.optimizers is not None and batch_norm == "recalibrate":
             bound = (
                 "be 'keep' or 'average' with `optimizers`: data that passes through "
@@ -158,6 +166,8 @@ class WeightAveraging(SwappingCallback):
         self._slots: list[AverageSlots] = []
         self._begins_late = False
         self._lacks_statistics = False
+        self._of_epochs: EpochAverages | None = None
+        self._kept: LeftAverage | None = None
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Makes room for the averages, before a `BackupAndRestore` fills them."""
@@ -187,10 +197,13 @@ class WeightAveraging(SwappingCallback):
         for one in self._slots:
             one.attach(run.model)
         self.swap_out()  # A model from a file may hold the averages.
+        self._of_epochs, self._kept = None, None
+        if self.update_every == "epoch" and run.progress.steps_per_epoch is None:
+            self._of_epochs = EpochAverages(run, self.average, self.start_step)
         wanted += [
             Wanted(
                 optimizer,
-                SlotsAverage,
+                SlotsAverage if self._of_epochs is None else AverageOfEpochs,
                 functools.partial(self._chosen, optimizer, self._choice),
                 slot=WeightAveraging,
             )
@@ -199,21 +212,13 @@ class WeightAveraging(SwappingCallback):
         if self.batch_norm == "average" and self.optimizers is not None:
             average_statistics.check_trained(run.model)
         if self._averaged_statistics is not None:
-            self._check_backups(run)
+            refuse_backups(self, run)
+        if self._averaged_statistics is not None and self._of_epochs is None:
             # The first of several optimizers counts for all of them.
             choice = self._choice_of_statistics
             arguments = functools.partial(self._chosen, found[0], choice)
             wanted.append(Wanted(found[0], StatisticsAverage, arguments))
         return wanted
-
-    def _check_backups(self, run):
-        for other in run.siblings:
-            if isinstance(other, keras.callbacks.BackupAndRestore):
-                raise ValueError(
-                    f"`{type(self).__name__}(batch_norm='average')` cannot work beside "
-                    "`BackupAndRestore`, which does not back these averages up. Use "
-                    "`ResumableTraining` instead of it."
-                )
 
     def fit_begins(self, epoch: int) -> None:
         """Begins with the weights, unless there are averages to continue."""
@@ -229,17 +234,10 @@ class WeightAveraging(SwappingCallback):
                 kept.known_at = now
             self._lacks_statistics = kept.known_at != now
         if self.initial is not None and (epoch == 0 or self._begins_late):
-            self._seed()
-
-    def _seed(self):
-        """Lets the averages begin with other weights."""
-        found = initial_averages.values(self.initial, self._model)
-        for one in self._slots:
-            for weight, average in one.pairs:
-                variables.assign(average, found[id(weight)])
-        kept = self._averaged_statistics
-        if kept is not None:
-            kept.write([found[id(variable)] for variable in kept.statistics])
+            found = initial_averages.values(self.initial, self._model)
+            initial_averages.give(found, self._slots, kept)
+        if self._of_epochs is not None and epoch > 0 and not self._begins_late:
+            self._of_epochs.resume(epoch)
 
     def epoch_begins(self, epoch: int) -> None:
         """Training continues from the raw weights and the averages of them."""
@@ -250,11 +248,15 @@ class WeightAveraging(SwappingCallback):
                 "training and their average: resume with `ResumableTraining`. "
                 f"Received: initial_epoch={epoch}"
             )
+        if self._of_epochs is not None:
+            self._of_epochs.epoch_begins(self._run.parts(self))
         super().epoch_begins(epoch)
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Callbacks after this one save and restore the averages."""
         kept = self._averaged_statistics
+        if self._of_epochs is not None:
+            self._of_epochs.epoch_ends(epoch, self._run.parts(self), kept)
         if kept is not None:
             kept.known_at = self._iterations
         super().epoch_ends(epoch, logs)
@@ -262,10 +264,15 @@ class WeightAveraging(SwappingCallback):
     def get_state(self) -> dict[str, Any]:
         """The averages that are not among the optimizer's variables."""
         kept = self._averaged_statistics
-        return {} if kept is None else {"statistics": kept.read()}
+        state = {} if kept is None else {"statistics": kept.read()}
+        if self._of_epochs is not None:
+            state["epochs"] = self._of_epochs.taken
+        return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues with them."""
+        if self._of_epochs is not None and "epochs" in state:
+            self._of_epochs.taken = state["epochs"]
         kept = self._averaged_statistics
         if kept is not None and "statistics" in state:
             kept.write(state["statistics"])
@@ -277,7 +284,7 @@ class WeightAveraging(SwappingCallback):
         """The averages of the statistics, if they are to be averaged."""
         if self.batch_norm != "average":
             return None
-        kept = average_statistics.of(self._model, self._choice_of_statistics)
+        kept = average_statistics.of(self._home, self._choice_of_statistics)
         return kept if kept.statistics else None
 
     @property
@@ -294,6 +301,8 @@ class WeightAveraging(SwappingCallback):
         return optimizers.iterations(self._slots[0].optimizer)
 
     def _chosen(self, optimizer, choice, schedules):
+        if self._of_epochs is not None:
+            return self.average, choice
         return (*self._averaging(optimizer, schedules), choice)
 
     def _averaging(self, optimizer, schedules):
@@ -330,22 +339,38 @@ class WeightAveraging(SwappingCallback):
         return (Averaging(self.average, ends=tuple(ends)),)
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_slots": []}
+        return {
+            **super().__getstate__(),
+            "_slots": [],
+            "_of_epochs": None,
+            "_kept": None,
+        }
 
     # --- What is swapped ---
 
-    def set_model(self, model: Any) -> None:
-        """Looks for averages of an earlier `fit`, which `evaluate` is to see."""
-        super().set_model(model)
+    def look_for_averages(self, model: Any) -> bool:
+        """Looks into its optimizers, and into those of an earlier `fit`."""
         progress = Progress(model)
         if self.optimizers is None:
             found = progress.optimizers
         else:
             found = list(chosen.find(progress, self.optimizers, False).values())
         known = {id(one.optimizer): one for one in self._slots}
-        self._slots = [
-            known.get(id(one), AverageSlots(one, self._choice)) for one in found
-        ]
+        slots = [known.get(id(one), AverageSlots(one, self._choice)) for one in found]
+        if not any(one.attached for one in slots) and self.shares_weights(model):
+            return False
+        self._slots = slots
+        return True
+
+    @property
+    def averaged(self) -> list:
+        """The variables that are averaged."""
+        attached = [one for one in self._slots if one.attached]
+        return [weight for one in attached for weight, _ in one.pairs]
+
+    def holds(self, model: Any) -> bool:
+        """Whether the average that it left in the weights is what a model holds."""
+        return self._kept is not None and self._kept.is_in(model)
 
     def swap(self) -> None:
         """Swaps the weights of all optimizers and their averages."""
@@ -366,11 +391,13 @@ class WeightAveraging(SwappingCallback):
         """Whether an update has been averaged."""
         if not self._slots or not all(one.attached for one in self._slots):
             return False
-        run = self.run
-        if run is not None and run.model is self._model:
+        own = {id(one.optimizer) for one in self._slots}
+        run: Any = self.run
+        parts = [] if run is None else run.parts(self)
+        if parts := [part for part in parts if id(part.step.optimizer) in own]:
+            iterations = run.progress.iterations
             return any(
-                part.taken(run.progress.iterations(part.step.optimizer)) > 0
-                for part in run.parts(self)
+                part.taken(iterations(part.step.optimizer)) > 0 for part in parts
             )
         return all(one.known for one in self._slots)
 
@@ -383,6 +410,7 @@ class WeightAveraging(SwappingCallback):
                 f"update_every={self.update_every!r}",
                 stacklevel=2,
             )
+        self._kept = LeftAverage(self.averaged, [o.optimizer for o in self._slots])
         for one in self._slots:
             one.detach()
         kept = self._averaged_statistics

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_lrs._keras import in_step, optimizers
 from keras_lrs._keras.variables import copies, number
@@ -93,6 +94,7 @@ class ScheduleFree(Wrapper):
         super().__init__(optimizer, learning_rate=0.0, name=name)
         self.arguments = arguments
         self._hold(None)
+        self._note_untrained(())
         optimizers.take_over(optimizer, self._update, self._decay)
 
     @property
@@ -130,6 +132,7 @@ class ScheduleFree(Wrapper):
         for z, variable in zip(self._z, variables, strict=True):
             z.constraint = getattr(variable, "constraint", None)
         self.inner_optimizer.build(self._z)
+        self._note_untrained(range(len(variables)))
 
     def _add_number(self, name):
         own = {"dtype": numerics.float_dtype(), "aggregation": "only_first_replica"}
@@ -160,6 +163,7 @@ class ScheduleFree(Wrapper):
         inner.apply(grads, z)
 
         moved = [i for i, gradient in enumerate(grads) if gradient is not None]
+        self._note_untrained(self._untrained - {at[i] for i in moved})
         y, z, before = ([some[i] for i in moved] for some in (variables, z, before))
         c = self._weigh(count)
         beta = self.arguments.beta
@@ -269,7 +273,7 @@ class ScheduleFree(Wrapper):
                     y + (1.0 / beta - 1.0) * (y - z)
                     for y, z in zip(self._held, z, strict=True)
                 ]
-            self._assign(x)
+            self._assign(self._where_trained(x, self._held))
         self._shows_x.assign(1.0)
 
     def use_training_weights(self) -> None:
@@ -287,6 +291,7 @@ class ScheduleFree(Wrapper):
                 x = copies(self._trainable_variables)
                 z = copies(self._z)
                 y = [x + (1.0 - beta) * (z - x) for x, z in zip(x, z, strict=True)]
+                y = self._where_trained(y, copies(self._trainable_variables))
             if y is not None:
                 self._assign(y)
             self._shows_x.assign(0.0)
@@ -317,6 +322,21 @@ class ScheduleFree(Wrapper):
         # Past Keras's tracking: TensorFlow could not write checkpoints with tensors.
         self.__dict__["_held"] = values
 
+    def _where_trained(self, values, others):
+        """The values of the variables that it trains, and the others elsewhere.
+
+        What another optimizer moves has left its z behind.
+        """
+        left = self._untrained
+        if len(left) == len(values):  # The variables were set by a loop of some kind.
+            return values
+        pairs = enumerate(zip(values, others, strict=True))
+        return [other if i in left else value for i, (value, other) in pairs]
+
+    def _note_untrained(self, indices):
+        """Notes which variables no gradient has come for."""
+        self.__dict__["_untrained"] = set(indices)
+
     # --- Files ---
 
     def save_own_variables(self, store: Any) -> None:
@@ -325,13 +345,18 @@ class ScheduleFree(Wrapper):
         if self.uses_average and self._held is not None:
             for i, value in enumerate(self._held):
                 store[f"y{i}"] = keras.ops.convert_to_numpy(value)
+        if self._untrained and self._is_trained:
+            store["untrained"] = np.array(sorted(self._untrained))
 
     def load_own_variables(self, store: Any) -> None:
         """Reads its state, if it is that of as many variables."""
         if not self._load_own(store):
             return
         held = None
-        if len(store.keys()) > len(self._variables):
+        names = list(store.keys())
+        untrained = store["untrained"][...].tolist() if "untrained" in names else ()
+        self._note_untrained(untrained)
+        if "y0" in names:
             held = [
                 keras.ops.convert_to_tensor(store[f"y{i}"][...], dtype=variable.dtype)
                 for i, variable in enumerate(self._trainable_variables)

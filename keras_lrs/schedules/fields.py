@@ -19,8 +19,8 @@ from typing import Any, TypeVar, dataclass_transform
 import keras
 import numpy as np
 
-from keras_lrs.schedules import names
 from keras_lrs._storage import remote
+from keras_lrs.schedules import names
 
 T = TypeVar("T")
 REQUIRED: Any = dataclasses.MISSING
