@@ -41,8 +41,9 @@ def _values(ends, tried, name, count):
     known = {trial.parameters[name] for trial in tried.trials}
     if known and ends == tried.ranges[name]:
         return sorted(known)
-    values = np.geomspace(*ends, count + len(known.intersection(ends))).tolist()
-    values[0], values[-1] = ends
+    low, high = ends
+    values = np.geomspace(low, high, count + len(known & {low, high})).tolist()
+    values[0], values[-1] = low, high
     return values
 
 
