@@ -248,9 +248,10 @@ def requote(page, kept):
         )
 
     folders = {name: next(iter(by_data)) for name, by_data in kept.items()}
+    titles = {row.title: name for name, (row, _) in rows.items()}
     for other in quotes.pages(ROOT):
         text = other.read_text(encoding="utf-8")
-        yield other, quotes.quote(text, block, outcome, folders)
+        yield other, quotes.quote(text, block, outcome, folders, titles)
 
 
 def outcome_of(row, results):
