@@ -14,13 +14,18 @@ MODULES = (
     "rate_search",
     "lecture_notes",
     "batch_sizes",
+    "drops",
+    "bound",
     "triangular",
     "snapshots",
     "super_convergence",
     "budgets",
+    "smallest",
     "fractals",
     "averages",
+    "pareto",
     "growth",
+    "normalizations",
     "bounded",
 )
 EXPERIMENTS = [importlib.import_module(f"claims.{name}").EXPERIMENT for name in MODULES]

@@ -12,8 +12,8 @@ and the outcome of a claim is the text in emphasis that follows a link to it:
 
     [1cycle](evidence.md#speed-of-1cycle): *cannot be told (digits)*
 
-A link to a claim that has not been run leads to the page, and to the claim as soon as it
-has been: its text is the title,
+A link to a claim that has not been run leads to the page, and to the claim as soon as
+it has been: its text is the title,
 
     [Speed of 1cycle](evidence.md): *not run*
 
