@@ -21,6 +21,7 @@ elif IS_TORCH:
 _ATTRIBUTES = (
     "history",
     "stop_training",
+    "stop_evaluating",
     "train_function",
     "steps_per_execution",
     "_initial_epoch",

@@ -1,5 +1,6 @@
 """The learning-rate range test: trains for a hundred steps while the rate grows."""
 
+import dataclasses
 import inspect
 import math
 import types
@@ -10,7 +11,7 @@ import numpy as np
 
 from keras_lrs._fit.run import Run
 from keras_lrs._keras.models import FitSideEffects, TrainingState, built_first
-from keras_lrs._keras.variables import number
+from keras_lrs._keras.variables import number, write
 from keras_lrs._step.hyperparameters import ReplacedRate
 from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.base import FitCallback
@@ -36,6 +37,9 @@ def range_test(
     shape: str = "exponential",
     smoothing: float = 0.98,
     stop_factor: float = 4.0,
+    validation_data: Any = None,
+    validation_points: int = 20,
+    monitor: str | None = None,
     **fit_arguments: Any,
 ) -> RangeTest:
     """Trains for some steps while the rate grows, to see at which rates the loss falls.
@@ -71,16 +75,23 @@ def range_test(
             `stop_factor - 1` times that value (so at 4 times a positive one), > 1; the
             first tenth of the steps is left out. It also ends where a loss is NaN or
             infinite.
+        validation_data: None, or data as `fit` takes it: then the model is evaluated on
+            it as well, so that `RangeTest.suggestion("bounds")` has a curve to read.
+        validation_points: At how many of the steps, evenly spaced, >= 4. The weights
+            at each of them are held in the host's memory until the test is over.
+        monitor: The metric of that curve; None is the accuracy where there is one, and
+            the loss otherwise.
         **fit_arguments: Further arguments of `fit`, such as `batch_size`,
-            `sample_weight`, `class_weight`, `shuffle` or `steps_per_epoch`. No
-            validation is run. `verbose=0` shows no progress bar.
+            `sample_weight`, `class_weight`, `shuffle` or `steps_per_epoch`.
+            `verbose=0` shows no progress bar.
 
     Returns:
         The curve, as a `RangeTest`.
 
     Raises:
         ValueError: If an argument is out of range, if `callbacks` or `epochs` are
-            given, or if the model is not compiled.
+            given, if `monitor` is no metric of the model, or if the model is not
+            compiled.
         TypeError: If an argument has the wrong type or `fit` has no such argument.
 
     Example:
@@ -108,6 +119,11 @@ def range_test(
     schedule = _growth(min_learning_rate, max_learning_rate, num_steps, shape)
     smoothing = fields.validate("smoothing", smoothing, SMOOTHING)
     stop_factor = fields.validate("stop_factor", stop_factor, fields.number(above=1.0))
+    points = fields.validate(
+        "validation_points", validation_points, fields.integer(at_least=4)
+    )
+    if monitor is not None and (not isinstance(monitor, str) or not monitor):
+        fields.refuse("monitor", "be a name or None", monitor, TypeError)
     verbose = fit_arguments.pop("verbose", "auto")
     _check_fit_arguments(fit_arguments)
     if not isinstance(model, keras.Model):
@@ -117,6 +133,9 @@ def range_test(
 
     recorder = _LossRecorder(schedule, num_steps, smoothing, stop_factor, verbose)
     recorder.once = isinstance(x, types.GeneratorType)
+    if validation_data is not None:
+        looks = np.linspace(1, num_steps, min(points, num_steps))
+        recorder.looks = set(looks.round().astype(int).tolist())
     side_effects = FitSideEffects(model)
     try:
         if model.steps_per_execution != 1:  # The loss of every step is needed.
@@ -136,10 +155,47 @@ def range_test(
                     "verbose": 0,
                 },
             )
+        test = recorder.result()
+        if validation_data is not None:
+            scores = [
+                _score(model, values, validation_data, fit_arguments)
+                for _, values in recorder.copies
+            ]
+            rates = np.array([rate for rate, _ in recorder.copies])
+            test = _with_metric(test, rates, scores, monitor)
     finally:
         recorder.restore()
         side_effects.undo()
-    return recorder.result()
+    return test
+
+
+def _score(model, values, data, fit_arguments):
+    """Evaluates the model with the values that its variables had."""
+    write(model.variables, values)
+    size = fit_arguments.get("batch_size")
+    given = data if isinstance(data, tuple) else (data,)
+    names = ("x", "y", "sample_weight")
+    return model.evaluate(
+        **dict(zip(names, given, strict=False)),
+        batch_size=fit_arguments.get("validation_batch_size") or size,
+        steps=fit_arguments.get("validation_steps"),
+        verbose=0,
+        return_dict=True,
+    )
+
+
+def _with_metric(test, rates, scores, monitor):
+    """Adds the curve of the metric; None is the accuracy or the loss."""
+    known = scores[0]
+    if monitor is None:
+        monitor = next((name for name in known if "acc" in name), "loss")
+    if monitor not in known:
+        bound = f"be one of {', '.join(known)}, which the model has"
+        fields.refuse("monitor", bound, monitor)
+    values = np.array([score[monitor] for score in scores], "float64")
+    return dataclasses.replace(
+        test, metric_learning_rates=rates, metrics=values, monitor=monitor
+    )
 
 
 def _growth(min_learning_rate, max_learning_rate, num_steps, shape):
@@ -192,6 +248,8 @@ class _LossRecorder(FitCallback):
         self.position = self.skipped = self.batches = 0
         self.once = False  # Whether the data can be read only once.
         self.diverged = False
+        self.looks: set[int] = set()  # After how many steps to copy the variables.
+        self.copies: list[tuple[float, list[np.ndarray]]] = []
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Drives the rate of every optimizer, whatever sets it otherwise."""
@@ -233,6 +291,8 @@ class _LossRecorder(FitCallback):
         self.used.append(rate)
         self.losses.append(loss)
         self.diverged = self._diverges(loss)
+        if self.position in self.looks:
+            self.copies.append((rate, self._run.read(self._model.variables)))
         over = self.diverged or self.position >= len(self.rates)
         self.progress.update(
             len(self.losses),
