@@ -777,14 +777,6 @@ def test_data_that_became_shorter_is_refused(tmp_path):
     assert_same(found, train(data=batches(STEPS), **options))
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="the others build it from the data")
-def test_a_model_must_be_built(tmp_path):
-    model = keras.Sequential([keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="`ResumableTraining` needs to know the weig"):
-        model.fit(**arrays(), verbose=0, callbacks=[ResumableTraining(tmp_path)])
-
-
 # --- Keras's own ----------------------------------------------------------------------
 
 
