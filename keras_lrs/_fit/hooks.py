@@ -47,10 +47,13 @@ def guard(run: Any, callback_list: Any) -> None:
 
     JAX's `fit` has a `finally`, which the train function uses.
     """
-    if not IS_JAX:
+    closes = not IS_JAX or run.progress.in_loop
+    if closes:
         run.undo.callback(replace(run.model, "evaluate", _closing(run)))
     if callback_list is None:
         return
+    # A list may serve again after a run that broke off.
+    vars(callback_list).pop("on_train_end", None)
     for name in _GUARDED:
         if name in OUTER:
             undo = replace(callback_list, name, surrounded(run, name))
@@ -58,7 +61,7 @@ def guard(run: Any, callback_list: Any) -> None:
             # when it is called.
             if name != "on_train_end":
                 run.undo.callback(undo)
-        if not IS_JAX:
+        if closes:
             undo = replace(callback_list, name, _closing(run))
             if name != "on_train_end":
                 run.undo.callback(undo)

@@ -18,10 +18,13 @@ def check(given: Any) -> int | None:
     return None if given is None else fields.count("steps_per_epoch", given, 1)
 
 
-def steps_per_epoch(params: dict[str, Any], callbacks: Iterable[Any]) -> int | None:
+def steps_per_epoch(
+    model: Any, params: dict[str, Any], callbacks: Iterable[Any]
+) -> int | None:
     """The batches of an epoch of the calling `fit`; None if they are not known.
 
     Args:
+        model: The model that is trained.
         params: What Keras tells callbacks.
         callbacks: The callbacks of the `fit`, which may have been told.
 
@@ -29,7 +32,7 @@ def steps_per_epoch(params: dict[str, Any], callbacks: Iterable[Any]) -> int | N
         ValueError: If a callback was told another number.
     """
     found = params.get("steps") or -1  # None for data of unknown length.
-    found = int(found) if found > 0 else fit_loop.length_of_data()
+    found = int(found) if found > 0 else fit_loop.length_of_data(model)
     for callback in callbacks:
         told = getattr(callback, "steps_per_epoch", None)
         if told is None:
@@ -44,7 +47,7 @@ def steps_per_epoch(params: dict[str, Any], callbacks: Iterable[Any]) -> int | N
 def check_epoch(callback: Any, progress: Any) -> None:
     """Raises if the first epoch had another number of batches than was told."""
     told = callback.steps_per_epoch
-    if told is None or callback.model.stop_training:
+    if told is None or callback.model.stop_training or progress.in_loop:
         return
     executions = -(-told // callback.model.steps_per_execution)
     if progress.executions != executions:

@@ -46,8 +46,6 @@ class WantedParts:
     def __init__(self, progress: Progress, own_rates: OwnRates):
         self._progress, self._own_rates = progress, own_rates
         self._wanted: list[tuple[Any, Wanted]] = []
-        self.bound_here: list[Any] = []
-        """Optimizers with a schedule whose lengths are those of the run."""
 
     def add(self, callback: Any, wanted: Wanted, siblings: list) -> None:
         """Adds what a callback wants, if it can be had beside the rest."""
@@ -78,12 +76,13 @@ class WantedParts:
         schedules: dict[str, Any] = {}
         parts = []
         for callback, one in wanted:
-            given = one.compiled(schedules) if callable(one.compiled) else one.compiled
-            begins = one.begins() if callable(one.begins) else one.begins
-            arguments = one.kind.bind(run, *given)
             # A variable counts the steps of the optimizer that is ahead.
-            if one.kind is not ScheduledVariable and _any_open(given):
-                self.bound_here.append(optimizer)
+            paced = None if one.kind is ScheduledVariable else optimizer
+            with self._progress.paces.within(paced):
+                given = one.compiled
+                given = given(schedules) if callable(given) else given
+                arguments = one.kind.bind(run, *given)
+            begins = one.begins() if callable(one.begins) else one.begins
             if issubclass(one.kind, Hyperparameter):
                 name, schedules[name] = arguments
             parts.append(PlannedPart(one.kind, arguments, begins, callback))
@@ -148,20 +147,13 @@ def bind(
         else:
             raise ValueError(
                 f"The schedule of `{name}` needs the number of steps per epoch, "
-                f"which this data does not tell. {lengths.HOW_TO_TELL}; or bind the "
+                f"which this data does not tell. {progress.how_to_tell}; or bind the "
                 "schedule: `schedule.bind(total_steps, steps_per_epoch)`. Received: "
                 f"{schedule!r}"
             )
-    num_steps = progress.window().total if known else 10_000
+    num_steps = progress.total if known else 10_000
     check(name, schedule, num_steps)
     return schedule
-
-
-def _any_open(value):
-    """Whether a schedule is open, also among those of groups."""
-    if isinstance(value, tuple):
-        return any(map(_any_open, value))
-    return base.is_open(value)
 
 
 def _refuse_keras_callbacks(callback, siblings):

@@ -76,12 +76,22 @@ def refuse_shared_directory(callback: Any, run: Run) -> None:
 
 def begin(callback: Any, model: Any) -> Run:
     """Returns the run that begins now, joined by a callback."""
+    callback_list = fit_loop.callback_list()
+    if callback_list is None:
+        raise RuntimeError(
+            f"`{type(callback).__name__}` takes part in a run by way of a list. Pass "
+            "it to `model.fit(callbacks=[...])`, or to a `keras.callbacks.CallbackList` "
+            "whose hooks your loop calls."
+        )
     run = vars(model).get(_ATTRIBUTE)
-    if run is not None and run.begun:
-        run.close()  # It broke off, and the user's own `History` serves again.
+    # A run that broke off, or that of another list.
+    if run is not None and (run.begun or run.callback_list() is not callback_list):
+        run.close()
         run = None
     if run is None:
         run = _new_run(model)
+        run.belong_to(callback_list)
+    run.progress.in_loop = not fit_loop.is_fitting(model)
     if model.optimizer is None and run.optimizers:
         if IS_JAX:
             _refuse_on_jax(callback, run.progress.labels)

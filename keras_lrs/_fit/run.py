@@ -10,6 +10,8 @@ import keras
 import numpy as np
 
 from keras_lrs._fit import hooks, planning, rates
+from keras_lrs._fit.checks import FirstEpoch
+from keras_lrs._fit.loop import Loop
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._fit.train_function import Skip, TrainFunction
@@ -52,10 +54,11 @@ class Run:
         self.callback_list: Callable[[], Any] = lambda: None
         self._wanted = planning.WantedParts(self.progress, self.own_rates)
         self._resume: Resume | None = None
-        self._acting: str | None = None
+        self.acting: str | None = None
         self._chosen: dict[int, dict[str, Any]] = {}
-        self._choosing: list[Any] = []
-        self._iterations_before: dict[int, int] = {}
+        self.choosing: list[Any] = []
+        self._first_epoch: Any = None
+        self._loop: Loop | None = None
         self._train_function: TrainFunction | None = None
         self.undo.callback(self._note_closed)
         # Before `BackupAndRestore` overwrites them.
@@ -83,7 +86,7 @@ class Run:
     def choose(self, callback: Any, found: dict[str, Any]) -> None:
         """Notes which optimizers a callback has named."""
         self._chosen[id(callback)] = found
-        self._choosing.append(callback)
+        self.choosing.append(callback)
         self.progress.join(list(found.values()))
         self.own_rates.note(list(found.values()))
 
@@ -95,9 +98,10 @@ class Run:
             self.callbacks.append(callback)
             self.undo.callback(callback.fit_ends)
         self.progress.set_length(callback.params or {}, self.siblings or [callback])
+        self.progress.paces.take(callback, self.chosen(callback).values())
         found = list(callback.prepare(self) or ())
         if (found or callback.reads_optimizers) and callback.optimizers is None:
-            self._acting = self._acting or type(callback).__name__
+            self.acting = self.acting or type(callback).__name__
         for wanted in found:
             planning.check_wanted(self, callback, wanted)
             self._wanted.add(callback, wanted, self.siblings)
@@ -110,7 +114,9 @@ class Run:
 
     def begin_epoch(self, epoch: int) -> None:
         """Binds and installs when the first epoch begins."""
+        self._check_open()
         if not self.begun:
+            self._check_epoch(epoch)
             self.begun = True
             for callback in self.callbacks:
                 callback.fit_begins(epoch)
@@ -119,65 +125,56 @@ class Run:
             self._install(epoch)
         if self._train_function is not None:
             self._train_function.begin_epoch()
+            if self._loop is not None:
+                self._loop.begin_epoch()
         for callback in self.callbacks:
             callback.epoch_begins(epoch)
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, epoch: int) -> None:
         """Notes that the variables hold what they should."""
+        self._check_open()
         if self._train_function is not None:
             self._train_function.end_epoch()
-            self._check_optimizers()
+            if self._loop is not None:
+                self._loop.end_epoch()
+            self._first_epoch.ends()
+            self.progress.note_end_of(epoch)
 
-    def _check_optimizers(self):
-        """Raises, once, if others made the updates that callbacks ask about."""
-        acting, self._acting = self._acting, None
-        choosing: list[Any] = []
-        train_function: Any = self._train_function
-        if train_function.executed:
-            choosing, self._choosing = self._choosing, []
-        others = models.own_optimizers(self.model) if acting else {}
-        stepped = [name for name, one in others.items() if _iterations(one) > 0]
-        if stepped and all(_iterations(one) == 0 for one in self.optimizers):
+    def _check_open(self):
+        """Raises if something else has ended this run, whose steps are gone."""
+        if self.closed:
             raise RuntimeError(
-                f"`{acting}` acts in `model.optimizer`, which made no update."
-                + models.hint_of_others(self.model)
+                "This run was ended before its epochs were over: by an error that was "
+                "caught, or by another `fit` of the model. Begin another run with a "
+                "new `CallbackList`, and call no `fit` within it."
             )
-        for callback in choosing:
-            self._check_updates(callback)
-        if acting or choosing:
-            self._check_pace()
 
-    def _check_updates(self, callback):
-        """Raises if an optimizer that a callback has named made no update."""
-        for label, one in self.chosen(callback).items():
-            made = optimizers.iterations(one) - self._iterations_before[id(one)]
-            # A loss scale may be too large for all steps of a short epoch.
-            if made == 0 and not optimizers.may_skip(self.progress.held, one):
-                raise RuntimeError(
-                    f"`{type(callback).__name__}` acts in `{label}`, as its argument "
-                    "`optimizers` says, which made no update in the first epoch."
-                )
+    def _check_epoch(self, epoch):
+        """Raises if a loop of the user's does not resume where the callbacks do."""
+        first = fit_loop.first_epoch(self.model)
+        if self._resume is not None and self.progress.in_loop and epoch != first:
+            raise RuntimeError(
+                f"This run resumes in epoch {first} (counted from 0), and the loop "
+                f"begins with epoch {epoch}. Begin with `epoch` of the "
+                "`resumed_from` that `ResumableTraining` has after `on_train_begin`."
+            )
 
-    def _check_pace(self):
-        """Raises if an optimizer does not update once a step, as its schedules ask."""
-        steps = self.progress.steps_per_epoch
-        cut_short = self._resume is not None or self.model.stop_training
-        if steps is None or cut_short:
-            return
-        plain = self.progress.held
-        for name, one in self.progress.outside.items():
-            if id(one) not in self._iterations_before:
-                continue
-            made = optimizers.iterations(one) - self._iterations_before[id(one)]
-            # A wrapper skips updates: loss scaling, where gradients overflow.
-            skips = made < steps and not any(one is other for other in plain)
-            bound = any(one is other for other in self._wanted.bound_here)
-            if made != steps and bound and not skips:
-                raise RuntimeError(
-                    f"`{name}` made {made} updates in an epoch of {steps} steps, so "
-                    "that its schedules would not end with the run. Bind them to the "
-                    "number of its updates: `schedule.bind(total_steps)`."
-                )
+    @property
+    def executed(self) -> bool:
+        """Whether a step of this run has been made."""
+        function = self._train_function
+        in_loop = self._loop is not None
+        return function is not None and (function.executed or in_loop)
+
+    @property
+    def was_cut_short(self) -> bool:
+        """Whether its first epoch has had other batches than a whole epoch."""
+        function: Any = self._train_function
+        return (
+            self._resume is not None
+            or self.model.stop_training
+            or not function.was_whole(self.progress.steps_per_epoch)
+        )
 
     def training_ends(self) -> None:
         """Takes up a run that was killed when all its epochs were over."""
@@ -300,18 +297,17 @@ class Run:
         progress = self.progress
         progress.begin(epoch, None if self._resume is None else self._resume.starts)
         plans = [self._wanted.plan(self, optimizer) for optimizer in progress.every]
+        if progress.in_loop:
+            self.model.make_train_function()
         self._train_function = TrainFunction(
             self.model,
             [plan for plan in plans if plan.parts],
             [c.step_ends for c in self.callbacks if c.every_step],
-            any(callback.every_step for callback in self.callbacks),
+            progress.in_loop or any(one.every_step for one in self.callbacks),
             any(callback.fresh_metrics for callback in self.callbacks),
             self.undo,
         )
         progress.read_from(self._train_function)
-        self._iterations_before = {
-            id(one): optimizers.iterations(one) for one in progress.every
-        }
         for step in self._steps:
             # One that brings its schedules along reads as the rate last used.
             hosts = hosted.host_of(step.optimizer) is not None
@@ -319,6 +315,10 @@ class Run:
                 self.undo.callback(self.own_rates.restore, step.optimizer)
         self.undo.callback(self._train_function.remove)
         self._train_function.install()
+        self._first_epoch = FirstEpoch(self)
+        if progress.in_loop:
+            self._loop = self._train_function.loop = Loop(self, self._train_function)
+            self._loop.begin()
         for step in self._steps:
             iterations = optimizers.iterations(step.optimizer)
             driven = "learning_rate" in self._schedules(step.optimizer)
@@ -381,10 +381,6 @@ class Resume:
 
     set_states: Callable[[], None]
     starts: list[int] | None
-
-
-def _iterations(optimizer):
-    return max(optimizers.iterations(one) for one in optimizers.leaves(optimizer))
 
 
 def _close(reference):

@@ -72,6 +72,7 @@ class TrainFunction:
         self.plans = plans
         self.function, self.steps = compiled(model, plans)
         self.skip: Skip | None = None
+        self.loop: Any = None  # A `Loop`, where the caller is not `fit`.
         self._after_execution = after_execution
         self._readable, self._fresh_metrics = readable, fresh_metrics
         self._undo = undo
@@ -137,6 +138,12 @@ class TrainFunction:
         if not self._checked and self.executed:
             self._check()
 
+    def was_whole(self, steps: int | None) -> bool:
+        """Whether the epoch has had as many batches as its data told; loops do not."""
+        if steps is None or self.loop is not None:
+            return True
+        return self.executions == -(-steps // self.model.steps_per_execution)
+
     def _forget(self):
         """Notes that JAX's `fit` has written its state into the variables."""
         if IS_JAX:
@@ -181,7 +188,10 @@ class TrainFunction:
                 result = self._pass_over(self.skip, arguments)
                 self.executions += 1
                 return result
-            result = self._run(arguments)
+            with contextlib.ExitStack() as stack:
+                if self.loop is not None:
+                    stack.enter_context(self.loop.executing())
+                result = self._run(arguments)
             self.executed = True
             self.executions += 1
             try:
@@ -193,15 +203,19 @@ class TrainFunction:
             except BaseException:
                 if IS_JAX:
                     self._state.hand_over(result[1])
+                    if self.loop is not None:
+                        self.model.jax_state_sync()
                 raise
         except END_OF_DATA:
             raise
         except BaseException:
-            if IS_JAX:  # There `finalize_variable_values` follows.
+            if IS_JAX and self.loop is None:  # `finalize_variable_values` follows.
                 self._state.hand_back(arguments[0])
             else:
                 self._undo.close()
             raise
+        if self.loop is not None:  # Its variables hold their values between steps.
+            self._forget()
         return result
 
     def _run(self, arguments):

@@ -42,6 +42,18 @@ def callback_list() -> keras.callbacks.CallbackList | None:
     return None
 
 
+def length(model: Any) -> tuple[int, int | None] | None:
+    """The epochs of the calling `fit` of a model, and their steps if that is known.
+
+    None where no `fit` is calling. A list of callbacks that serves again has those of
+    an earlier `fit`.
+    """
+    frame = _frame_of_fit(model)
+    if frame is None:
+        return None
+    return frame.f_locals["epochs"], frame.f_locals["epoch_iterator"].num_batches
+
+
 def remembered(callback: Any) -> dict[str, Any] | None:
     """What one of Keras's callbacks remembers; None if it is none that does."""
     for kind, names in _REMEMBERED.items():
@@ -61,13 +73,13 @@ def first_epoch(model: Any) -> int:
     return model._initial_epoch or 0
 
 
-def why_not_read_again() -> str | None:
-    """Why the data of the calling `fit` cannot be read again in the same order.
+def why_not_read_again(model: Any) -> str | None:
+    """Why the data of a model's `fit` cannot be read again in the same order.
 
     None if an epoch, begun with the same state of the random generators, has the same
     batches: the first one is read twice.
     """
-    iterator = _epoch_iterator()
+    iterator = _epoch_iterator(model)
     if iterator is None:
         return "is not known"
     adapter = iterator.data_adapter
@@ -107,7 +119,7 @@ def build(model: Any) -> Exception | None:
     Returns:
         Why the model cannot be built from the data, if that is so.
     """
-    iterator = _epoch_iterator()
+    iterator = _epoch_iterator(model)
     if not IS_TENSORFLOW or iterator is None:
         return None
     try:
@@ -118,12 +130,12 @@ def build(model: Any) -> Exception | None:
     return None
 
 
-def length_of_data() -> int | None:
+def length_of_data(model: Any) -> int | None:
     """The batches that the data of the calling `fit` says it has, if Keras cannot tell.
 
     Keras does not ask datasets of Grain; those that end know their length.
     """
-    iterator = _epoch_iterator()
+    iterator = _epoch_iterator(model)
     dataset = getattr(getattr(iterator, "data_adapter", None), "_dataset", None)
     try:
         found = len(dataset)  # type: ignore[arg-type]
@@ -132,12 +144,12 @@ def length_of_data() -> int | None:
     return found if 0 < found < _ENDLESS else None
 
 
-def batch_size() -> int | None:
-    """The samples in a full batch of the calling `fit`, of all replicas together.
+def batch_size(model: Any) -> int | None:
+    """The samples in a full batch of a model's `fit`, of all replicas together.
 
     None if the data does not tell: a generator, or a dataset whose batches may differ.
     """
-    iterator = _epoch_iterator()
+    iterator = _epoch_iterator(model)
     if iterator is None:
         return None
     adapter = iterator.data_adapter
@@ -153,13 +165,24 @@ def batch_size() -> int | None:
     return None if size is None else int(size)
 
 
-def _epoch_iterator():
-    """Returns the `EpochIterator` of the enclosing `fit`."""
+def _epoch_iterator(model):
+    """Returns the `EpochIterator` of the enclosing `fit` of a model."""
+    frame = _frame_of_fit(model)
+    return None if frame is None else frame.f_locals["epoch_iterator"]
+
+
+def is_fitting(model: Any) -> bool:
+    """Whether `fit` of a model is calling, and no loop of the user's."""
+    return _frame_of_fit(model) is not None
+
+
+def _frame_of_fit(model):
     frame = inspect.currentframe()
     while frame is not None:
         found = frame.f_locals.get("epoch_iterator")
-        if isinstance(found, epoch_iterator.EpochIterator):
-            return found
+        ours = isinstance(found, epoch_iterator.EpochIterator)
+        if ours and frame.f_locals.get("self") is model and "epochs" in frame.f_locals:
+            return frame
         frame = frame.f_back
     return None
 

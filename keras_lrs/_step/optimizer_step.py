@@ -14,9 +14,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._keras import in_step, optimizers
+from keras_lrs._keras import anywhere, in_step, optimizers
 from keras_lrs._keras.backend import IS_JAX, IS_TORCH
-from keras_lrs._keras.variables import StepNumber, StepVariable
+from keras_lrs._keras.variables import StepNumber, StepVariable, number
 from keras_lrs._step.part import StepPart
 from keras_lrs._step.update import PastUpdates, Update, scaled
 from keras_lrs.schedules import base
@@ -92,6 +92,7 @@ class OptimizerStep:
         self.start = StepNumber(model, plan.start, "int")
         self.iterations = 0
         self.used = False
+        self._count: Any = None  # Of the calls in a loop that is not `fit`.
         self.originals = plan.originals
         self._apply = self.optimizer.apply
         self._update_step = self.optimizer._backend_update_step
@@ -152,6 +153,41 @@ class OptimizerStep:
             if variables:
                 del self.optimizer._variables[-len(variables) :]
             put_back(attributes, ["apply"], before)
+
+    @contextlib.contextmanager
+    def in_loop(self) -> Iterator[None]:
+        """Within it `apply` is the one of this step, in whatever loop it is called."""
+        if self._count is None:
+            beside = self.optimizer._iterations
+            self._count = anywhere.Count(anywhere.new_count(beside))
+        attributes = vars(self.optimizer)
+        before = {"apply": attributes["apply"]} if "apply" in attributes else {}
+        attributes["apply"] = in_step.uncompiled(self._apply_in_loop)
+        try:
+            yield
+        finally:
+            put_back(attributes, ["apply"], before)
+
+    @property
+    def applied(self) -> int:
+        """How often a loop that is not `fit` has called this `apply`."""
+        return 0 if self._count is None else int(number(self._count.variable))
+
+    def _apply_in_loop(self, grads, trainable_variables=None):
+        if anywhere.in_scope() or (IS_JAX and anywhere.is_traced()):
+            raise RuntimeError(
+                f"`{self.optimizer.name}` has schedules, averages or measurements of "
+                "callbacks, which a function that is compiled with `stateless_apply` "
+                "would lose. Use `train_on_batch` or `fit`, or objects made for such "
+                "loops: `keras_lrs.optimizers.Scheduled` and "
+                "`keras_lrs.averages.Averager`."
+            )
+        for one in self.step_variables:
+            one.to_variable()
+        self.apply(grads, trainable_variables)
+        for one in self.step_variables:
+            one.from_variable()
+        self._count.raise_by_one()
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """`Optimizer.apply`, with the parts around it."""

@@ -85,6 +85,9 @@ class FitCallback(keras.callbacks.Callback):
     backs_up = False
     """Whether it comes after our others: it saves, with `saving`, what they are."""
 
+    _handed = False
+    """Whether Keras has handed out the model for the run that is to begin."""
+
     optimizers: tuple | None = None
     """The optimizers that it acts in, or their names; None for all of the run."""
     steps_per_epoch: int | None = None
@@ -101,10 +104,14 @@ class FitCallback(keras.callbacks.Callback):
     def set_model(self, model: Any) -> None:
         """Registers the callback, before any other has changed the model."""
         super().set_model(model)
+        self._handed = True
         registry.register(self, model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Joins the run, with the parts that it wants."""
+        if not self._handed:  # A list that serves again does not.
+            self.set_model(self._model)
+        self._handed = False
         self.run = registry.begin(self, self._model)
         self.run.join(self)
 
@@ -114,7 +121,7 @@ class FitCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Acts, when what the model holds is that of the epoch's end."""
-        self._run.end_epoch()
+        self._run.end_epoch(epoch)
         lengths.check_epoch(self, self._run.progress)
         self.epoch_ends(epoch, {} if logs is None else logs)
 

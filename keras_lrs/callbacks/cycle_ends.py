@@ -90,11 +90,13 @@ def find(run: Run, schedule: Any) -> CycleEnds:
     """
     first = run.optimizers[0]
     if isinstance(schedule, tuple):
-        steps = _bound_steps(run, schedule)
+        with run.progress.paces.within(first):
+            steps = _bound_steps(run, schedule)
         start = run.progress.start(first)
         return CycleEnds(first, start, lambda n: [step for step in steps if step <= n])
     if schedule is not None:
-        schedule = run.bind("schedule", schedule, lambda *unchecked: None)
+        with run.progress.paces.within(first):
+            schedule = run.bind("schedule", schedule, lambda *unchecked: None)
         candidates = [(first, run.progress.start(first), schedule)]
     else:
         candidates = [

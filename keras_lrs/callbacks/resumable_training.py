@@ -156,7 +156,7 @@ class ResumableTraining(FitCallback):
         )
         self.resumed_from, self._found = newest or (None, None)
         within = self._within_epochs or bool(self._found and self._found["batch"])
-        reason = fit_loop.why_not_read_again() if within else None
+        reason = fit_loop.why_not_read_again(run.model) if within else None
         if self._found is not None:
             self._check(run, self._found, reason)
             # Callbacks look at the optimizer's count when the first epoch begins.

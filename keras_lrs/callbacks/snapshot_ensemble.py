@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import math
 import os
 import sys
 import warnings
@@ -198,7 +199,7 @@ class SnapshotEnsemble(FitCallback):
         steps, per_epoch = run.model.steps_per_execution, progress.steps_per_epoch
         if steps == 1 or per_epoch is None:  # Then it is seen when it happens.
             return
-        last = progress.start(self._ends.optimizer) + progress.window().total
+        last = progress.start(self._ends.optimizer) + progress.total
         for end in self._ends.up_to(self._counted, last):
             done = (end - self._counted) % per_epoch
             if done % steps:
@@ -232,23 +233,32 @@ class SnapshotEnsemble(FitCallback):
         if self._writing:
             self._surface(wait=False)
         # Only where it may be time is the device asked: steps may have been skipped.
-        self._counted += self._run.model.steps_per_execution
+        pace = self._run.progress.paces.of(self._ends.optimizer)
+        self._counted += self._run.model.steps_per_execution * max(math.ceil(pace), 1)
         if self._counted < self._next:
             return
         self._counted = self._iterations
         if self._counted > self._next:
-            raise RuntimeError(
-                f"A cycle ended after {self._next - self._ends.start} steps, within an "
-                "execution of several (`steps_per_execution`), and no weights of that "
-                "step are left. Choose lengths that fall on the ends of executions."
-            )
+            raise RuntimeError(self._missed)
         if self._counted == self._next:
             self._take(self._counted, logs, complete=True)
             self._next = self._ends.after(self._counted)
 
+    @property
+    def _missed(self):
+        """What to say if a cycle has ended and no weights of that step are left."""
+        return (
+            f"A cycle ended after {self._next - self._ends.start} updates, within an "
+            "execution of several (`steps_per_execution`, or a `train_step` that makes "
+            "more than one), and no weights of that step are left. Choose lengths that "
+            "fall on the ends of executions."
+        )
+
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Adds the epoch's metrics to a snapshot that was taken with its last step."""
         self._counted = self._iterations
+        if self._counted > self._next:
+            raise RuntimeError(self._missed)
         if self._store is not None:
             if self._last == self._counted:
                 step = self._counted + self._offset

@@ -312,8 +312,8 @@ class WeightAveraging(SwappingCallback):
         first = progress.length(self.start_step) // accumulated
         if self._begins_late:
             first = max(first, progress.step(optimizer) // accumulated)
-        if progress.steps_per_epoch is not None:
-            total = progress.window().total // accumulated
+        if progress.total is not None:
+            total = progress.total // accumulated
             if first >= total > 0:
                 raise ValueError(
                     "Argument `start_step` must be before the training ends: it has "
@@ -325,8 +325,7 @@ class WeightAveraging(SwappingCallback):
                 every = max(every // accumulated, 1)
             return (Averaging(self.average.thinned(every), first, every),)
         if self.update_every == "epoch":
-            epoch = progress.length(durations.Epochs(1))
-            steps = list(range(epoch, progress.window().total + 1, epoch))
+            steps = progress.epoch_ends
         else:
             steps = cycle_ends_of(progress, optimizer, schedules)
         ends = sorted({step // accumulated for step in steps} - set(range(first + 1)))

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_lrs._fit.paces import Paces
 from keras_lrs._fit.planning import WantedParts
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._keras import in_step, optimizers, variables
@@ -286,6 +287,9 @@ class Scheduled(Wrapper):
 
 class _WholeLife:
     """The progress of a loop that has no beginning but that of the optimizer."""
+
+    def __init__(self):
+        self.paces = Paces()
 
     def start(self, optimizer):
         return 0

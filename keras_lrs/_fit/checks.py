@@ -1,0 +1,99 @@
+"""What can be known when the first epoch is over: whether all optimizers took part."""
+
+import fractions
+from typing import Any
+
+from keras_lrs._keras import models, optimizers
+
+
+class FirstEpoch:
+    """Raises, once, if optimizers did not do in the first epoch what callbacks expect.
+
+    Args:
+        run: The run, when its first epoch begins.
+    """
+
+    def __init__(self, run: Any):
+        self._run = run
+        self._before = {
+            id(one): optimizers.iterations(one) for one in run.progress.every
+        }
+        self._acting = run.acting
+        self._choosing = list(run.choosing)
+        self._compared = False
+
+    def ends(self) -> None:
+        """Compares the updates of the optimizers with the batches of the epoch."""
+        run = self._run
+        acting, self._acting = self._acting, None
+        choosing: list[Any] = []
+        if run.executed:
+            choosing, self._choosing = self._choosing, []
+        others = models.own_optimizers(run.model) if acting else {}
+        stepped = [name for name, one in others.items() if _iterations(one) > 0]
+        if stepped and all(_iterations(one) == 0 for one in run.optimizers):
+            raise RuntimeError(
+                f"`{acting}` acts in `model.optimizer`, which made no update."
+                + models.hint_of_others(run.model)
+            )
+        for callback in choosing:
+            self._check_updates(callback)
+        if run.executed and not self._compared:
+            self._compared = True
+            self._check_pace()
+
+    def _made(self, optimizer):
+        return optimizers.iterations(optimizer) - self._before[id(optimizer)]
+
+    def _check_updates(self, callback):
+        """Raises if an optimizer that a callback has named made no update."""
+        for label, one in self._run.chosen(callback).items():
+            # A loss scale may be too large for all steps of a short epoch.
+            skips = optimizers.may_skip(self._run.progress.held, one)
+            if self._made(one) == 0 and not skips:
+                raise RuntimeError(
+                    f"`{type(callback).__name__}` acts in `{label}`, as its argument "
+                    "`optimizers` says, which made no update in the first epoch."
+                )
+
+    def _check_pace(self):
+        """Raises if lengths were bound to other numbers of updates than were made."""
+        run, progress, paces = self._run, self._run.progress, self._run.progress.paces
+        steps = progress.steps_per_epoch
+        if steps is None or run.was_cut_short:
+            return
+        for label, one in progress.known.items():
+            if id(one) not in paces.bound or not _trains(one):
+                continue
+            made, expected = self._made(one), steps * paces.of(one)
+            skips = made < expected and optimizers.may_skip(progress.held, one)
+            # Of one update in 4 batches, 10 batches have 2 or 3.
+            if abs(made - expected) >= 1 and not skips:
+                raise RuntimeError(_mismatch(label, made, steps, paces.of(one)))
+
+
+def _mismatch(label, made, steps, pace):
+    told = "" if pace == 1 else f" instead of {_short(pace)} for each"
+    ratio = fractions.Fraction(made, steps)
+    given = f"updates_per_batch={_short(ratio)}" if made else "updates_per_batch="
+    return (
+        f"`{label}` made {made} updates in an epoch of {steps} steps{told}, so that "
+        "lengths of the run, which count its updates, would not end with the run. "
+        f"Pass `{given}` to the callbacks that have them, or give the lengths in "
+        "updates: `schedule.bind(total_steps)`."
+    )
+
+
+def _short(ratio):
+    """A ratio as one would write it."""
+    decimal = f"{float(ratio):g}"
+    return decimal if fractions.Fraction(decimal) == ratio else str(ratio)
+
+
+def _trains(optimizer):
+    """Whether an optimizer has anything to update."""
+    return optimizer.built and bool(optimizers.trained(optimizer))
+
+
+def _iterations(optimizer):
+    return max(optimizers.iterations(one) for one in optimizers.leaves(optimizer))
