@@ -3,7 +3,49 @@
 import fractions
 from typing import Any
 
-from keras_lrs._keras import models, optimizers
+from keras_lrs._keras import fit_loop, models, optimizers
+
+
+def check_open(run: Any) -> None:
+    """Raises if something else has ended a run, whose steps are gone."""
+    if run.closed:
+        raise RuntimeError(
+            "This run was ended before its epochs were over: by an error that was "
+            "caught, or by another `fit` of the model. Begin another run with a new "
+            "`CallbackList`, and call no `fit` within it."
+        )
+
+
+def check_begun(run: Any) -> None:
+    """Raises if an epoch ends that never began."""
+    if not run.begun:
+        raise RuntimeError(
+            f"`{type(run.callbacks[0]).__name__}` was told that an epoch ended, and "
+            "not that it began. Call `on_epoch_begin(epoch)` of the `CallbackList` "
+            "before its first update."
+        )
+
+
+def check_told(run: Any) -> None:
+    """Raises if a loop of the user's has trained, and told of no epoch."""
+    made = sum(map(optimizers.iterations, run.optimizers)) - run.joined_at
+    if run.progress.in_loop and not run.begun and made > 0:
+        raise RuntimeError(
+            f"`{type(run.callbacks[0]).__name__}` was told of no epoch, so that "
+            f"{made} updates were made without it. Call `on_epoch_begin(epoch)` and "
+            "`on_epoch_end(epoch, logs)` of the `CallbackList` in your loop."
+        )
+
+
+def check_first(run: Any, epoch: int) -> None:
+    """Raises if a loop of the user's does not resume where its callbacks do."""
+    first = fit_loop.first_epoch(run.model)
+    if run.resumes is not None and run.progress.in_loop and epoch != first:
+        raise RuntimeError(
+            f"This run resumes in epoch {first} (counted from 0), and the loop begins "
+            f"with epoch {epoch}. Begin with the `epoch` of `resumed_from`, which "
+            "`ResumableTraining` has after `on_train_begin`."
+        )
 
 
 class FirstEpoch:
@@ -70,6 +112,17 @@ class FirstEpoch:
             # Of one update in 4 batches, 10 batches have 2 or 3.
             if abs(made - expected) >= 1 and not skips:
                 raise RuntimeError(_mismatch(label, made, steps, paces.of(one)))
+
+
+def mismatch(progress: Any, optimizer: Any) -> str:
+    """What to say of an optimizer whose first update was of other lengths."""
+    labels = [label for label, one in progress.known.items() if one is optimizer]
+    pace = progress.paces.of(optimizer)
+    return (
+        f"`{labels[0]}` made its first update after {round(1 / pace)} batches, with "
+        "values that lengths of the run decide, which count its updates. Pass "
+        f"`updates_per_batch={_short(pace)}` to the callbacks that have them."
+    )
 
 
 def _mismatch(label, made, steps, pace):

@@ -102,6 +102,10 @@ class JaxState:
         """Whether the values are here and not in the variables."""
         return self._optimizer is not None
 
+    def holds(self, variable: Any) -> bool:
+        """Whether a variable is one of those that `fit` has taken the values of."""
+        return any(one is variable for one in self._model.optimizer.variables)
+
     def number(self, variable: Any) -> float:
         """The value of an optimizer's variable without dimensions."""
         return self._optimizer[self._index(variable)].item()

@@ -64,6 +64,9 @@ class Paces:
         self._current: Any = None
         self.bound: set[int] = set()
         """The optimizers that have lengths that the length of the run decides."""
+        self.fixed: set[int] = set()
+        """Those of them for which callbacks have calculated with them already."""
+        self._planning = False
 
     def of(self, optimizer: Any) -> Ratio:
         """The updates of an optimizer for a batch."""
@@ -77,26 +80,47 @@ class Paces:
         """Notes what was found out about an optimizer."""
         self._told.setdefault(id(optimizer), pace)
 
+    def saved(self, every: list) -> list[str | None]:
+        """What is known of the optimizers of a run, as JSON."""
+        return [str(self.of(one)) if self.is_told(one) else None for one in every]
+
+    def load(self, every: list, saved: list[str | None] | None) -> None:
+        """Takes what was saved, where nobody says otherwise."""
+        for optimizer, pace in zip(every, saved or [], strict=False):
+            if pace is not None:
+                self.tell(optimizer, fractions.Fraction(pace))
+
     def take(self, callback: Any, found: Iterable[Any]) -> None:
         """Takes the argument of a callback, for the optimizers that it acts in."""
-        given = getattr(callback, "updates_per_batch", None)
+        given = callback.updates_per_batch
         for optimizer in [] if given is None else found:
-            key, kind = id(optimizer), type(callback).__name__
+            key = id(optimizer)
             before = self._told.setdefault(key, given)
             if before != given:
-                bound = f"be {before}, as in `{self._from[key]}`, which acts in the "
-                bound += f"same optimizer as `{kind}`"
+                other = self._from.get(key, "a checkpoint")
+                bound = f"be {before}, as in {other}, which acts in the same optimizer"
                 fields.refuse("updates_per_batch", bound, given)
-            self._from[key] = kind
+            self._from[key] = f"`{type(callback).__name__}`"
 
     @contextlib.contextmanager
-    def within(self, optimizer: Any) -> Iterator[None]:
-        """Within it lengths are those of an optimizer."""
-        before, self._current = self._current, optimizer
+    def within(self, optimizer: Any, planning: bool = False) -> Iterator[None]:
+        """Within it lengths are those of an optimizer.
+
+        `planning` says whether they are bound for its step, and may be bound anew.
+        """
+        before = self._current, self._planning
+        self._current, self._planning = optimizer, planning
         try:
             yield
         finally:
-            self._current = before
+            self._current, self._planning = before
+
+    def bind(self, optimizer: Any) -> Ratio:
+        """The updates of an optimizer for a batch, which decide a length."""
+        self.bound.add(id(optimizer))
+        if not self._planning:
+            self.fixed.add(id(optimizer))
+        return self.of(optimizer)
 
     def current(self, every: list) -> Any:
         """The optimizer whose lengths are asked for; the fastest, if nobody says."""

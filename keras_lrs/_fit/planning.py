@@ -78,7 +78,7 @@ class WantedParts:
         for callback, one in wanted:
             # A variable counts the steps of the optimizer that is ahead.
             paced = None if one.kind is ScheduledVariable else optimizer
-            with self._progress.paces.within(paced):
+            with self._progress.paces.within(paced, planning=True):
                 given = one.compiled
                 given = given(schedules) if callable(given) else given
                 arguments = one.kind.bind(run, *given)
@@ -151,7 +151,7 @@ def bind(
                 "schedule: `schedule.bind(total_steps, steps_per_epoch)`. Received: "
                 f"{schedule!r}"
             )
-    num_steps = progress.total if known else 10_000
+    num_steps = progress.total or 10_000
     check(name, schedule, num_steps)
     return schedule
 

@@ -130,8 +130,7 @@ class Progress:
                 f"fractions or 'the rest' need. {self.how_to_tell}."
             )
         optimizer = self.paces.current(self.every)
-        self.paces.bound.add(id(optimizer))
-        per_epoch = _whole(steps * self.paces.of(optimizer))
+        per_epoch = _whole(steps * self.paces.bind(optimizer))
         return durations.Window(self._total(optimizer), per_epoch, batch=self._batch)
 
     @property
@@ -177,8 +176,7 @@ class Progress:
         if samples is None:
             return None
         optimizer = self.paces.current(self.every)
-        self.paces.bound.add(id(optimizer))
-        samples = _whole(fractions.Fraction(samples) / self.paces.of(optimizer))
+        samples = _whole(fractions.Fraction(samples) / self.paces.bind(optimizer))
         if kind is durations.Samples:
             return samples
         tokens = models.tokens_per_sample(self._model)
@@ -199,6 +197,7 @@ class Progress:
                 self._note_other_lengths(optimizer, epoch, start)
         pairs = zip(self.every, starts, strict=True)
         self._starts = {id(optimizer): start for optimizer, start in pairs}
+        self._first_epoch = epoch
 
     def _note_other_lengths(self, optimizer, epoch, start):
         """Notes by how much the epochs before were longer than those to come."""
@@ -208,6 +207,14 @@ class Progress:
         extra = made - epoch * self.steps_per_epoch * self.paces.of(optimizer)
         if abs(extra) >= 1 and not optimizers.may_skip(self.held, optimizer):
             self._extra[id(optimizer)] = extra
+
+    def tell_pace(self, optimizer: Any, pace: Ratio) -> None:
+        """Takes what the first update of an optimizer has shown."""
+        self.paces.tell(optimizer, pace)
+        if self._extra.pop(id(optimizer), None) is not None:
+            self._note_other_lengths(
+                optimizer, self._first_epoch, self.start(optimizer)
+            )
 
     def note_end_of(self, epoch: int) -> None:
         """Notes that an epoch is over, for a `fit` that resumes after it."""

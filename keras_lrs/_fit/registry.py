@@ -80,8 +80,8 @@ def begin(callback: Any, model: Any) -> Run:
     if callback_list is None:
         raise RuntimeError(
             f"`{type(callback).__name__}` takes part in a run by way of a list. Pass "
-            "it to `model.fit(callbacks=[...])`, or to a `keras.callbacks.CallbackList` "
-            "whose hooks your loop calls."
+            "it to `model.fit(callbacks=[...])`, or to a "
+            "`keras.callbacks.CallbackList` whose hooks your loop calls."
         )
     run = vars(model).get(_ATTRIBUTE)
     # A run that broke off, or that of another list.

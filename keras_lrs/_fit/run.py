@@ -9,13 +9,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._fit import hooks, planning, rates
-from keras_lrs._fit.checks import FirstEpoch
+from keras_lrs._fit import checks, hooks, planning, rates
 from keras_lrs._fit.loop import Loop
+from keras_lrs._fit.measuring import FirstUpdates
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._fit.train_function import Skip, TrainFunction
-from keras_lrs._keras import fit_loop, models, optimizers, variables
+from keras_lrs._keras import fit_loop, optimizers, variables
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
 from keras_lrs._step import hosted, hyperparameters, scheduled_variable
 from keras_lrs._step.hyperparameters import Hyperparameter
@@ -53,7 +53,8 @@ class Run:
         self._history = getattr(model, "history", None)
         self.callback_list: Callable[[], Any] = lambda: None
         self._wanted = planning.WantedParts(self.progress, self.own_rates)
-        self._resume: Resume | None = None
+        self.resumes: Resume | None = None
+        self.joined_at = 0
         self.acting: str | None = None
         self._chosen: dict[int, dict[str, Any]] = {}
         self.choosing: list[Any] = []
@@ -97,10 +98,11 @@ class Run:
         if callback not in self.callbacks:
             self.callbacks.append(callback)
             self.undo.callback(callback.fit_ends)
+        self.joined_at = sum(map(optimizers.iterations, self.optimizers))
         self.progress.set_length(callback.params or {}, self.siblings or [callback])
         self.progress.paces.take(callback, self.chosen(callback).values())
         found = list(callback.prepare(self) or ())
-        if (found or callback.reads_optimizers) and callback.optimizers is None:
+        if found and callback.optimizers is None:
             self.acting = self.acting or type(callback).__name__
         for wanted in found:
             planning.check_wanted(self, callback, wanted)
@@ -108,20 +110,20 @@ class Run:
 
     def resume(self, resume: "Resume") -> None:
         """Takes up an interrupted run where it was, when the first epoch begins."""
-        self._resume = resume
+        self.resumes = resume
 
     # --- Epochs and steps ---
 
     def begin_epoch(self, epoch: int) -> None:
         """Binds and installs when the first epoch begins."""
-        self._check_open()
+        checks.check_open(self)
         if not self.begun:
-            self._check_epoch(epoch)
+            checks.check_first(self, epoch)
             self.begun = True
             for callback in self.callbacks:
                 callback.fit_begins(epoch)
-            if self._resume is not None:
-                self._resume.set_states()
+            if self.resumes is not None:
+                self.resumes.set_states()
             self._install(epoch)
         if self._train_function is not None:
             self._train_function.begin_epoch()
@@ -132,7 +134,8 @@ class Run:
 
     def end_epoch(self, epoch: int) -> None:
         """Notes that the variables hold what they should."""
-        self._check_open()
+        checks.check_open(self)
+        checks.check_begun(self)
         if self._train_function is not None:
             self._train_function.end_epoch()
             if self._loop is not None:
@@ -140,38 +143,18 @@ class Run:
             self._first_epoch.ends()
             self.progress.note_end_of(epoch)
 
-    def _check_open(self):
-        """Raises if something else has ended this run, whose steps are gone."""
-        if self.closed:
-            raise RuntimeError(
-                "This run was ended before its epochs were over: by an error that was "
-                "caught, or by another `fit` of the model. Begin another run with a "
-                "new `CallbackList`, and call no `fit` within it."
-            )
-
-    def _check_epoch(self, epoch):
-        """Raises if a loop of the user's does not resume where the callbacks do."""
-        first = fit_loop.first_epoch(self.model)
-        if self._resume is not None and self.progress.in_loop and epoch != first:
-            raise RuntimeError(
-                f"This run resumes in epoch {first} (counted from 0), and the loop "
-                f"begins with epoch {epoch}. Begin with `epoch` of the "
-                "`resumed_from` that `ResumableTraining` has after `on_train_begin`."
-            )
-
     @property
     def executed(self) -> bool:
-        """Whether a step of this run has been made."""
-        function = self._train_function
-        in_loop = self._loop is not None
-        return function is not None and (function.executed or in_loop)
+        """Whether a step of this run has been made; loops do not always tell."""
+        function: Any = self._train_function
+        return function.executed or self._loop is not None
 
     @property
     def was_cut_short(self) -> bool:
         """Whether its first epoch has had other batches than a whole epoch."""
         function: Any = self._train_function
         return (
-            self._resume is not None
+            self.resumes is not None
             or self.model.stop_training
             or not function.was_whole(self.progress.steps_per_epoch)
         )
@@ -181,6 +164,7 @@ class Run:
         callback_list: Any = self.callback_list()
         vars(callback_list).pop("on_train_end", None)
         epoch = fit_loop.first_epoch(self.model)
+        checks.check_told(self)
         if epoch and not self.begun:
             hooks.surrounded(self, "on_epoch_begin")(self.begin_epoch)(epoch)
 
@@ -295,15 +279,17 @@ class Run:
 
     def _install(self, epoch):
         progress = self.progress
-        progress.begin(epoch, None if self._resume is None else self._resume.starts)
-        plans = [self._wanted.plan(self, optimizer) for optimizer in progress.every]
+        progress.begin(epoch, None if self.resumes is None else self.resumes.starts)
+        plans = self._plans
+        first_updates = FirstUpdates(self)
+        every_step = [callback for callback in self.callbacks if callback.every_step]
         if progress.in_loop:
             self.model.make_train_function()
         self._train_function = TrainFunction(
             self.model,
-            [plan for plan in plans if plan.parts],
-            [c.step_ends for c in self.callbacks if c.every_step],
-            progress.in_loop or any(one.every_step for one in self.callbacks),
+            plans,
+            [one.step_ends for one in (first_updates, *every_step)],
+            progress.in_loop or first_updates.are_awaited or bool(every_step),
             any(callback.fresh_metrics for callback in self.callbacks),
             self.undo,
         )
@@ -315,7 +301,7 @@ class Run:
                 self.undo.callback(self.own_rates.restore, step.optimizer)
         self.undo.callback(self._train_function.remove)
         self._train_function.install()
-        self._first_epoch = FirstEpoch(self)
+        self._first_epoch = checks.FirstEpoch(self)
         if progress.in_loop:
             self._loop = self._train_function.loop = Loop(self, self._train_function)
             self._loop.begin()
@@ -326,6 +312,22 @@ class Run:
                 # What it would read in a run that was not interrupted.
                 used = self.used_values(step.optimizer, np.array([iterations - 1]))
                 optimizers.set_rate(step.optimizer, used["learning_rate"].item())
+
+    @property
+    def _plans(self):
+        plans = [self._wanted.plan(self, one) for one in self.progress.every]
+        return [plan for plan in plans if plan.parts]
+
+    def bind_anew(self, optimizer: Any) -> None:
+        """Binds lengths anew, after the first update of an optimizer has shown them.
+
+        Raises:
+            RuntimeError: If it would have been another update with them.
+        """
+        function: Any = self._train_function
+        last = self.progress.step(optimizer) - 1
+        if not function.rebind(self._plans, optimizer, last):
+            raise RuntimeError(checks.mismatch(self.progress, optimizer))
 
     def bind(
         self,

@@ -113,6 +113,26 @@ class TrainFunction:
         name = "finalize_variable_values"
         self._undo.callback(replace(self.model.optimizer, name, make))
 
+    def rebind(self, plans: list[StepPlan], optimizer: Any, last: int) -> bool:
+        """Goes on with other lengths in the same steps, which are traced anew.
+
+        Returns:
+            Whether the only update of the optimizer so far would have been the same
+            with them; its step was `last`.
+        """
+        same = True
+        for step, old, new in zip(self.steps, self.plans, plans, strict=True):
+            for part, before, after in zip(
+                step.parts, old.parts, new.parts, strict=True
+            ):
+                if before.key != after.key:
+                    same &= part.rebind(last, *after.compiled)
+        self.plans = plans
+        if self.function is not self.keras_function:
+            self.function = _traced_anew(self.model, self.steps)
+        _keep(self.keras_function, plans, self.function, self.steps)
+        return same
+
     def remove(self) -> None:
         """Gives the model its own back."""
         self._forget()
@@ -161,7 +181,7 @@ class TrainFunction:
 
     def number(self, variable: Any) -> float:
         """The value of an optimizer's variable without dimensions."""
-        if self._in_variables:
+        if self._in_variables or not self._state.holds(variable):
             return variables.number(variable)
         return self._state.number(variable)
 
@@ -304,14 +324,22 @@ def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep
         eager = model.run_eagerly and not surrounded
         is_plain = IS_TORCH or eager or not plans
         function = plain if is_plain else _traced_anew(model, steps)
-        kept = list(cache.items())[1 - _MOST_KEPT :]
-        cache = {**dict(kept), key: (function, steps)}
-        with contextlib.suppress(AttributeError):  # A callable without attributes.
-            plain.keras_lrs_compiled = cache
+        cache = _keep(plain, plans, function, steps)
     function, steps = cache[key]
     for step, plan in zip(steps, plans, strict=True):
         step.begin(plan)
     return function, steps
+
+
+def _keep(plain, plans, function, steps):
+    """Keeps a function and its steps beside the plain one; returns all that are."""
+    key = tuple(plan.key for plan in plans)
+    cache = getattr(plain, "keras_lrs_compiled", {})
+    others = [(k, kept) for k, kept in cache.items() if kept[1] is not steps]
+    cache = {**dict(others[1 - _MOST_KEPT :]), key: (function, steps)}
+    with contextlib.suppress(AttributeError):  # A callable without attributes.
+        plain.keras_lrs_compiled = cache
+    return cache
 
 
 def _is_followed(steps):

@@ -62,6 +62,12 @@ class _Average(StepPart):
         super().__init__(step)
         self.averaging = averaging
 
+    def rebind(self, last: int, averaging: Averaging, *others: Any) -> bool:
+        """Takes other updates of the same average."""
+        before, self.averaging = self.averaging, averaging
+        updates = (last + 1) // self.step.accumulated
+        return float(before.weight(updates)) == float(averaging.weight(updates))
+
     @property
     def pairs(self) -> list[tuple[Any, Any]]:
         """The weights and their averages, as variables."""

@@ -87,6 +87,21 @@ class BiasCorrection(StepPart):
             product = table[index] if index >= 0 else 1.0
             so_far[name] = (updates, float(product * self._before[name].host))
 
+    def rebind(
+        self, last: int, schedules: tuple[tuple[str, Any], ...], first: int
+    ) -> bool:
+        """Takes other schedules of the betas."""
+        before = self._tables
+        self._tables = {
+            name: _products(schedule, first, self.step.accumulated)
+            for name, schedule in schedules
+        }
+        index = last // self.step.accumulated
+        return all(
+            before[name][: index + 1].tolist() == table[: index + 1].tolist()
+            for name, table in self._tables.items()
+        )
+
     @property
     def _updates_before(self):
         """The updates before the schedules' step 0."""

@@ -101,6 +101,13 @@ class Groups(StepPart):
         """The same patterns with equal schedules."""
         return name, tuple((pattern, identity(one)) for pattern, one in groups)
 
+    def rebind(self, last: int, name: str, groups: tuple) -> bool:
+        """Takes other schedules of the groups."""
+        before = self._groups
+        Groups.__init__(self, self.step, name, groups)
+        pairs = zip(before, groups, strict=True)
+        return all(base.agree(old, new, last) for (_, old), (_, new) in pairs)
+
     def values(self, update: Update | PastUpdates) -> None:
         """Evaluates the schedule of each group."""
         update.groups[self.name] = {

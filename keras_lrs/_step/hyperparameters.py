@@ -171,6 +171,11 @@ class Hyperparameter(StepPart):
         """The attribute; the step itself sets the rate."""
         return () if name == "learning_rate" else (name,)
 
+    def rebind(self, last: int, name: str, schedule: Any) -> bool:
+        """Takes another schedule of the hyperparameter."""
+        before, self.schedule = self.schedule, schedule
+        return base.agree(before, schedule, last)
+
     def values(self, update: Update | PastUpdates) -> None:
         """Evaluates the schedule."""
         update.values[self.name] = update.evaluate(self.schedule)

@@ -40,6 +40,11 @@ class PlannedPart:
     begins: dict[str, Any]
     callback: Any = None
 
+    @property
+    def key(self) -> tuple:
+        """Equal for parts that one compiled step can serve."""
+        return self.kind, self.kind.key(*self.compiled)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StepPlan:
@@ -67,7 +72,7 @@ class StepPlan:
     @property
     def key(self) -> tuple:
         """Equal for plans that one compiled step can serve."""
-        parts = tuple((part.kind, part.kind.key(*part.compiled)) for part in self.parts)
+        parts = tuple(part.key for part in self.parts)
         originals = {**self.originals}
         # A rate may be a variable, whose `==` compares values.
         rate = id(originals.pop("_learning_rate"))

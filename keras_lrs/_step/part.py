@@ -111,6 +111,13 @@ class StepPart:
     def end(self) -> None:
         """The fit ends."""
 
+    def rebind(self, last: int, *compiled: Any) -> bool:
+        """Takes arguments with other lengths, after a first update with the old ones.
+
+        `last` is the step of that update. Returns whether it would have been the same.
+        """
+        return False
+
     # --- In every update ---
 
     def values(self, update: Update | PastUpdates) -> None:

@@ -54,6 +54,11 @@ class ScheduledVariable(StepPart):
         """The same variable with an equal schedule."""
         return id(variable), identity(schedule)
 
+    def rebind(self, last: int, variable: keras.Variable, schedule: Any) -> bool:
+        """Takes another schedule of the variable."""
+        before, self.schedule = self.schedule, schedule
+        return base.agree(before, schedule, last)
+
 
 def wanted(optimizer: Any, variable: keras.Variable, schedule: Any) -> Wanted:
     """What a callback returns of each optimizer to let a schedule set a variable."""

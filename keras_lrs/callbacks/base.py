@@ -80,8 +80,6 @@ class FitCallback(keras.callbacks.Callback):
     fresh_metrics = False
     """Whether metrics start over in every execution: its logs are then its own."""
 
-    reads_optimizers = False
-    """Whether it needs optimizers that make updates, though it wants no parts."""
     backs_up = False
     """Whether it comes after our others: it saves, with `saving`, what they are."""
 
@@ -92,6 +90,9 @@ class FitCallback(keras.callbacks.Callback):
     """The optimizers that it acts in, or their names; None for all of the run."""
     steps_per_epoch: int | None = None
     """The batches of an epoch, where the data does not tell; None if not given."""
+
+    updates_per_batch: Any = None
+    """How many updates these make for a batch, if it is told: `paces.check`."""
 
     run: Run | None = None
     """The run that the callback takes part in, or took part in last."""

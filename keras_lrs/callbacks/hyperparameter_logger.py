@@ -26,10 +26,11 @@ class HyperparameterLogger(FitCallback):
     scheduler drives: the values of the last update of the epoch, not of the next one.
     `History`, `CSVLogger`, `TensorBoard` and other callbacks get them, whatever their
     order. The keys are `learning_rate`, `momentum` and so on; with several optimizers
-    `learning_rate/<name of the optimizer>`. Groups of variables that have values of
-    their own are logged besides, as `learning_rate/<pattern>`: groups of equal
-    schedules once, under the first of their patterns. The key of a variable that a
-    `VariableScheduler` sets is its path.
+    `learning_rate/<name of the optimizer>`, which for those beside `model.optimizer` is
+    where the model holds them. One that makes no update is not logged. Groups of
+    variables that have values of their own are logged besides, as
+    `learning_rate/<pattern>`: groups of equal schedules once, under the first of their
+    patterns. The key of a variable that a `VariableScheduler` sets is its path.
 
     With `log_dir` they are written as TensorBoard scalars too; the step is the number
     of updates before the one that used the value. Nothing is computed in the training
@@ -64,7 +65,6 @@ class HyperparameterLogger(FitCallback):
     """
 
     first = True
-    reads_optimizers = True
 
     def __init__(
         self,
@@ -90,8 +90,8 @@ class HyperparameterLogger(FitCallback):
 
     def fit_begins(self, epoch: int) -> None:
         """Notes where the optimizers are."""
-        progress = self._run.progress
-        self._written = {id(one): progress.iterations(one) for one in progress.every}
+        self._began = {id(one): self._iterations(one) for one in self._known}
+        self._written = dict(self._began)
         self._looked = time.monotonic()
 
     def step_ends(self, logs: Any) -> None:
@@ -101,9 +101,8 @@ class HyperparameterLogger(FitCallback):
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Adds the values of the epoch's last update to its logs."""
-        run = self._run
         for optimizer, suffix in self._logged():
-            last = np.array([max(run.progress.iterations(optimizer) - 1, 0)])
+            last = np.array([max(self._iterations(optimizer) - 1, 0)])
             values = self._used(optimizer, suffix, last)
             logs.update({tag: value.item() for tag, value in values.items()})
             if self._writer is not None and self.every == "epoch":
@@ -131,12 +130,36 @@ class HyperparameterLogger(FitCallback):
         """Pairs of an optimizer and what its tags end with."""
         run = self._run
         found = run.chosen(self)
-        if self.optimizers is None and len(found) == 1:
-            return [(one, "") for one in found.values()]
-        pairs = [(one, f"/{label}") for label, one in found.items()]
+        is_single = self.optimizers is None and len(found) == 1
+        pairs = [
+            (one, "" if is_single else f"/{label}") for label, one in found.items()
+        ]
+        if self.optimizers is None:
+            pairs += [(one, f"/{label}") for label, one in self._others.items()]
+        # What made no update used no value.
+        pairs = [(one, suffix) for one, suffix in pairs if self._has_updated(one)]
+        if not run.optimizers:
+            return pairs
         ahead = run.progress.ahead
         # By its steps the values of variables are told.
         return pairs + [(ahead, None)] * all(ahead is not one for one, _ in pairs)
+
+    @property
+    def _others(self):
+        """The optimizers that the model holds beside `model.optimizer`."""
+        progress = self._run.progress
+        return {} if progress.main is None else progress.outside
+
+    @property
+    def _known(self):
+        return [*self._run.progress.every, *self._others.values()]
+
+    def _iterations(self, optimizer):
+        return self._run.progress.iterations(optimizer)
+
+    def _has_updated(self, optimizer):
+        """Whether an optimizer has made an update since this `fit` began."""
+        return self._iterations(optimizer) > self._began[id(optimizer)]
 
     def _used(self, optimizer, suffix, past):
         """All values of updates after so many iterations, by their tags."""
@@ -151,7 +174,7 @@ class HyperparameterLogger(FitCallback):
         self._looked = time.monotonic()
         for optimizer, suffix in self._logged():
             first = self._written[id(optimizer)]
-            end = self._run.progress.iterations(optimizer)
+            end = self._iterations(optimizer)
             past = np.arange(-(-first // self.every) * self.every, end, self.every)
             values = self._used(optimizer, suffix, past)
             self._writer.write(past, values)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras_lrs._fit import chosen, lengths, registry
+from keras_lrs._fit import chosen, lengths, paces, registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import optimizers
 from keras_lrs._step import given, groups
@@ -67,6 +67,11 @@ class HyperparameterScheduler(FitCallback):
         steps_per_epoch: How many batches an epoch has, for data that does not tell it,
             such as a `tf.data.Dataset` after `filter`. The data is read to its end all
             the same, and the run stops if its first epoch has another number.
+        updates_per_batch: How many updates the optimizers make for a batch, > 0: 5 for
+            a critic that is trained five times, 0.25 for a `train_step` of your own
+            that accumulates gradients over 4 batches. Lengths in epochs, fractions and
+            "the rest" of the run count updates. None is one, or one in as many batches
+            as the first update takes; another number is refused after the first epoch.
         **schedules: The schedules, or numbers, of other hyperparameters: `momentum`,
             `beta_1`, `weight_decay`, `clipnorm` or any other number that is an argument
             of the optimizer. A `PerVariable` can be that of `weight_decay`, `momentum`,
@@ -122,11 +127,13 @@ class HyperparameterScheduler(FitCallback):
         momentum_correction: bool = False,
         optimizers: Any = None,
         steps_per_epoch: int | None = None,
+        updates_per_batch: float | None = None,
         **schedules: Any,
     ):
         super().__init__()
         self.steps_per_epoch = lengths.check(steps_per_epoch)
         self.optimizers = chosen.check(optimizers)
+        self.updates_per_batch = paces.check(updates_per_batch)
         fields.truth("momentum_correction", momentum_correction)
         if momentum_correction and learning_rate is None:
             raise ValueError(

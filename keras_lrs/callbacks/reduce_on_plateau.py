@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_lrs._fit import chosen, rates
+from keras_lrs._fit import chosen, paces, rates
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import metrics
 from keras_lrs._keras.variables import number
@@ -80,6 +80,7 @@ class ReduceOnPlateau(FitCallback):
             only, whose files hold these weights.
         optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
             or of the model's attribute that holds it) or objects. None is all.
+        updates_per_batch: As in `HyperparameterScheduler`.
         state_path: The JSON file for the state, here or on S3 and the like.
         verbose: 1 prints a line when the factor changes.
 
@@ -123,11 +124,13 @@ class ReduceOnPlateau(FitCallback):
         min_learning_rate: float = 0.0,
         restore_best_weights: bool = False,
         optimizers: Any = None,
+        updates_per_batch: float | None = None,
         state_path: str | os.PathLike | None = None,
         verbose: int = 0,
     ):
         super().__init__()
         self.optimizers = chosen.check(optimizers)
+        self.updates_per_batch = paces.check(updates_per_batch)
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
         if fields.one_of("mode", mode, ("auto", "min", "max")) == "auto":
@@ -211,7 +214,10 @@ class ReduceOnPlateau(FitCallback):
         self._carried = 0.0
         self._warmup_steps: Any = self.warmup
         if self.warmup is not None:
-            self._warmup_steps = self._run.progress.length(self.warmup)
+            progress = self._run.progress
+            ahead = max(self._optimizers, key=progress.paces.of)
+            with progress.paces.within(ahead):
+                self._warmup_steps = progress.length(self.warmup)
         self._take_up((self._records or self._read()) if epoch > 0 else [])
 
     def epoch_begins(self, epoch: int) -> None:

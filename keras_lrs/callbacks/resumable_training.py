@@ -161,6 +161,7 @@ class ResumableTraining(FitCallback):
             self._check(run, self._found, reason)
             # Callbacks look at the optimizer's count when the first epoch begins.
             self._set_variables()
+            run.progress.paces.load(run.progress.every, self._found.get("paces"))
             fit_loop.begin_at(run.model, self._first_epoch)
             self._states = self._matched(run, self._found["callbacks"])
             run.resume(Resume(self._set_states_of_ours, self._starts))
@@ -361,6 +362,7 @@ class ResumableTraining(FitCallback):
                 "steps": run.progress.steps_per_epoch,
                 "stopped": bool(model.stop_training),
                 "starts": [run.progress.start(one) for one in every],
+                "paces": run.progress.paces.saved(every),
                 "products": [bias_correction.products(one) for one in every],
                 "shapes": variables.shapes(state),
                 "values": run.read(state),

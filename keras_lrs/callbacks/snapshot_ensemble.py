@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._fit import lengths, registry
+from keras_lrs._fit import lengths, paces, registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras.models import is_chief
 from keras_lrs._keras.weights import loaded_weights, set_weights
@@ -62,6 +62,7 @@ class SnapshotEnsemble(FitCallback):
             exception is never kept.
         restore_last_completed: Whether the model has, after `fit`, the weights of the
             end of the last cycle that was completed.
+        updates_per_batch: As in `HyperparameterScheduler`.
         verbose: 1 prints a line for each snapshot.
         steps_per_epoch: As in `HyperparameterScheduler`.
 
@@ -104,10 +105,12 @@ class SnapshotEnsemble(FitCallback):
         partial: str = "drop",
         *,
         restore_last_completed: bool = False,
+        updates_per_batch: float | None = None,
         verbose: int = 0,
         steps_per_epoch: int | None = None,
     ):
         super().__init__()
+        self.updates_per_batch = paces.check(updates_per_batch)
         self.steps_per_epoch = lengths.check(steps_per_epoch)
         self.directory = fields.any_path("directory", directory)
         self.keep_last = keep_last

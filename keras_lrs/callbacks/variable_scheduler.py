@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_lrs._fit import lengths
+from keras_lrs._fit import lengths, paces
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import models, variables
 from keras_lrs._step import scheduled_variable
@@ -48,6 +48,7 @@ class VariableScheduler(FitCallback):
             number: its shape is `()`, its type a float, and it is not trained. On JAX
             it must be one of `model.non_trainable_variables`.
         steps_per_epoch: As in `HyperparameterScheduler`.
+        updates_per_batch: As in `HyperparameterScheduler`.
 
     Raises:
         TypeError: If a schedule is none, or something else than a variable or a path is
@@ -102,9 +103,11 @@ class VariableScheduler(FitCallback):
         schedules: Sequence[tuple[Any, Any]] | Mapping[str, Any],
         *,
         steps_per_epoch: int | None = None,
+        updates_per_batch: float | None = None,
     ) -> None:
         super().__init__()
         self.steps_per_epoch = lengths.check(steps_per_epoch)
+        self.updates_per_batch = paces.check(updates_per_batch)
         self.schedules = _checked(schedules)
         self._own: list[tuple[Any, float]] = []
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from keras_lrs._fit import chosen, lengths
+from keras_lrs._fit import chosen, lengths, paces
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.registry import build_to_average
 from keras_lrs._fit.run import Run
@@ -85,6 +85,7 @@ class WeightAveraging(SwappingCallback):
             train are averaged; "recalibrate" is not possible then.
         steps_per_epoch: As in `HyperparameterScheduler`. `update_every="epoch"` does
             not need it.
+        updates_per_batch: As in `HyperparameterScheduler`.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -134,10 +135,12 @@ class WeightAveraging(SwappingCallback):
         initial: Any = None,
         optimizers: Any = None,
         steps_per_epoch: int | None = None,
+        updates_per_batch: float | None = None,
     ):
         super().__init__(at_end, batch_norm, batch_norm_data, batch_norm_steps)
         self.optimizers = chosen.check(optimizers)
         self.steps_per_epoch = lengths.check(steps_per_epoch)
+        self.updates_per_batch = paces.check(updates_per_batch)
         if self.optimizers is not None and batch_norm == "recalibrate":
             bound = (
                 "be 'keep' or 'average' with `optimizers`: data that passes through "

@@ -570,6 +570,11 @@ def is_open(schedule: Any) -> bool:
     return isinstance(schedule, Schedule) and not schedule.is_bound
 
 
+def agree(one: Any, other: Any, step: int) -> bool:
+    """Whether two schedules have the same value at a step."""
+    return float(evaluate(one, step)) == float(evaluate(other, step))
+
+
 def cycle_ends(schedule: Any, num_steps: int) -> set[int]:
     """The cycle ends of a schedule; none for one that is not a `Schedule`."""
     return schedule._cycle_ends(num_steps) if isinstance(schedule, Schedule) else set()
