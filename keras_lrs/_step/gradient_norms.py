@@ -65,6 +65,12 @@ class GradientNorms(StepPart):
     def take(self, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """The updates seen from `first` up to `end`, at most `size`; their norms."""
         updates = np.arange(-(-first // self.every) * self.every, end, self.every)
+        if len(updates) > self.size and not IS_TORCH:
+            raise RuntimeError(
+                f"{len(updates)} gradient norms were to be kept since the last look, "
+                f"and there is room for {self.size}: some batches had many more "
+                "updates than the first. Record fewer with `every`."
+            )
         if IS_TORCH:
             norms = [self.seen[update] for update in updates.tolist()]
             self.seen.clear()

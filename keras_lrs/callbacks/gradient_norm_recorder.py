@@ -73,7 +73,7 @@ class GradientNormRecorder(FitCallback):
         self._leaves: list[Any] = []
         self._found: list[list[tuple[np.ndarray, np.ndarray]]] = []
         self._read: list[int] = []
-        self._waiting = 0
+        self._waiting = self._most = 0  # Updates: since the last look, of an execution.
 
     @property
     def steps(self) -> np.ndarray:
@@ -101,9 +101,12 @@ class GradientNormRecorder(FitCallback):
 
     def step_ends(self, logs: Any) -> None:
         """Reads what there is before the step overwrites it."""
-        steps = self._run.model.steps_per_execution
-        self._waiting += steps
-        if self._waiting + steps > self._run.parts(self)[0].size:
+        if self._most == 0:  # A `train_step` of one's own may make several updates.
+            pairs = zip(map(self._updates, self._leaves), self._read, strict=True)
+            self._most = max(now - before for now, before in pairs)
+            self._most = max(self._most, self._run.model.steps_per_execution)
+        self._waiting += self._most
+        if self._waiting + self._most > self._run.parts(self)[0].size:
             self._take()
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
