@@ -288,7 +288,8 @@ class Caller(keras.callbacks.Callback):
         self.callback_list = fit_loop.callback_list()
 
     def on_train_begin(self, logs=None):
-        self.iterator = fit_loop._epoch_iterator()
+        self.iterator = fit_loop._epoch_iterator(self.model)
+        self.length = fit_loop.length(self.model)
         self.history = self.model.history
 
 
@@ -298,6 +299,7 @@ def test_the_frames_of_a_fit_still_hold_its_callbacks_and_its_data():
     relied = relied_on_in("_keras/fit_loop.py")
     assert caller in caller.callback_list.callbacks, relied
     assert isinstance(caller.iterator, epoch_iterator.EpochIterator), relied
+    assert caller.length == (1, 2), relied
     for name in ("data_adapter", "steps_per_epoch"):
         assert hasattr(caller.iterator, name), relied
 

@@ -104,7 +104,7 @@ class FirstEpoch:
         steps = progress.steps_per_epoch
         if steps is None or run.was_cut_short:
             return
-        for label, one in progress.known.items():
+        for label, one in _labelled(progress):
             if id(one) not in paces.bound or not _trains(one):
                 continue
             made, expected = self._made(one), steps * paces.of(one)
@@ -116,7 +116,7 @@ class FirstEpoch:
 
 def mismatch(progress: Any, optimizer: Any) -> str:
     """What to say of an optimizer whose first update was of other lengths."""
-    labels = [label for label, one in progress.known.items() if one is optimizer]
+    labels = [label for label, one in _labelled(progress) if one is optimizer]
     pace = progress.paces.of(optimizer)
     return (
         f"`{labels[0]}` made its first update after {round(1 / pace)} batches, with "
@@ -141,6 +141,12 @@ def _short(ratio):
     """A ratio as one would write it."""
     decimal = f"{float(ratio):g}"
     return decimal if fractions.Fraction(decimal) == ratio else str(ratio)
+
+
+def _labelled(progress):
+    """Pairs of a label and an optimizer, of all that callbacks may act in."""
+    own = zip(progress.labels, progress.optimizers, strict=True)
+    return [*own, *progress.outside.items()]
 
 
 def _trains(optimizer):

@@ -31,6 +31,8 @@ class Progress:
         self._own: dict[str, Any] | None = None
         self._joined: list[Any] = []
         self._extra: dict[int, Ratio] = {}
+        self._registered: dict[int, int] = {}
+        self._begun_at: dict[int, int] = {}
         self.paces = Paces()
         self.epochs = 0
         self.steps_per_epoch: int | None = None
@@ -184,6 +186,11 @@ class Progress:
 
     # --- Where it began ---
 
+    def register(self) -> None:
+        """Notes the iterations before `BackupAndRestore` restores others."""
+        for optimizer in self.optimizers:
+            self._registered[id(optimizer)] = optimizers.iterations(optimizer)
+
     def begin(self, epoch: int, starts: list[int] | None = None) -> None:
         """Notes where schedules are at their step 0, when the first epoch begins.
 
@@ -191,6 +198,7 @@ class Progress:
             epoch: The epoch with which the run begins.
             starts: The iterations at step 0, if they do not follow from the epoch.
         """
+        self._begun_at = {id(one): optimizers.iterations(one) for one in self.every}
         if starts is None:
             starts = [self._start_of(optimizer, epoch) for optimizer in self.every]
             for optimizer, start in zip(self.every, starts, strict=True):
@@ -203,7 +211,7 @@ class Progress:
         """Notes by how much the epochs before were longer than those to come."""
         if self.steps_per_epoch is None or epoch == 0:
             return
-        made = optimizers.iterations(optimizer) - start
+        made = self._begun_at[id(optimizer)] - start
         extra = made - epoch * self.steps_per_epoch * self.paces.of(optimizer)
         if abs(extra) >= 1 and not optimizers.may_skip(self.held, optimizer):
             self._extra[id(optimizer)] = extra
@@ -251,8 +259,17 @@ class Progress:
                 f"optimizer of this model has made {iterations} updates, and not one "
                 "in each of the steps before. Resume with `ResumableTraining`."
             )
-        # Updates were skipped, or the epochs before were shorter.
-        return 0 if start < 0 < iterations else start
+        if start < 0 < iterations:
+            return 0  # Updates were skipped, or the epochs before were shorter.
+        if start > 0 and start != self._registered.get(id(optimizer)):
+            raise ValueError(
+                f"Where the schedules are at initial_epoch={epoch} is not known: the "
+                f"optimizer has made {iterations} updates, and {epoch} epochs of this "
+                f"data have {int(made)}. If they were of other data, or came after "
+                "another training, resume with `ResumableTraining`, or give the "
+                "optimizer a bound schedule, which counts all of its updates."
+            )
+        return start
 
     def start(self, optimizer: Any) -> int:
         """The optimizer's iterations at which the schedules are at their step 0.

@@ -64,6 +64,7 @@ class Run:
         self.undo.callback(self._note_closed)
         # Before `BackupAndRestore` overwrites them.
         self.own_rates.note(self.optimizers)
+        self.progress.register()
 
     @property
     def optimizers(self) -> list:

@@ -256,7 +256,6 @@ def test_resuming_needs_to_know_what_they_train(tmp_path):
 @not_on_jax
 def test_an_optimizer_that_makes_no_update_is_told_of_by_name():
     callbacks = (
-        HyperparameterLogger(),
         ReduceOnPlateau("loss"),
         HyperparameterScheduler(learning_rate=S.LinearDecay(0.1)),
     )
