@@ -104,8 +104,10 @@ class FirstEpoch:
         steps = progress.steps_per_epoch
         if steps is None or run.was_cut_short:
             return
+        ahead = max(run.optimizers, key=self._made) if paces.bound_ahead else None
         for label, one in _labelled(progress):
-            if id(one) not in paces.bound or not _trains(one):
+            is_bound = id(one) in paces.bound or one is ahead
+            if not is_bound or not _trains(one):
                 continue
             made, expected = self._made(one), steps * paces.of(one)
             skips = made < expected and optimizers.may_skip(progress.held, one)

@@ -15,6 +15,8 @@ INSTEAD = (
     "that falls."
 )
 
+_NO_UPDATE = "made no update in its first epoch: none was seen in the variables. "
+
 
 class Loop:
     """A loop of the user's that tells a `keras.callbacks.CallbackList` of its epochs.
@@ -40,6 +42,8 @@ class Loop:
             if any(part.callback in run.callbacks for part in plan.parts)
         ]
         self._executed = {id(step): 0 for step in self._steps}
+        every = [*run.progress.every, *run.progress.outside.values()]
+        self._began = {one: train_function.iterations(one) for one in every}
         self._seen: dict[int, tuple[int, int]] = {}
         self._is_first = True
         self._told = self._told_ever = False
@@ -97,6 +101,7 @@ class Loop:
         is_first, self._is_first = self._is_first, False
         if not is_first:
             return
+        self._check_any()
         self._check_variables()
         if self._every_step and not self._told_ever:
             raise RuntimeError(
@@ -114,11 +119,8 @@ class Loop:
         if made == ours and not (idle and self._is_first):
             return
         if idle:
-            raise RuntimeError(
-                f"{self._named(step)} acts in the optimizer `{step.optimizer.name}`, "
-                "which made no update in the first epoch of this loop: none was seen "
-                "in its variables. " + INSTEAD
-            )
+            acts = f"{self._named(step)} acts in the optimizer `{step.optimizer.name}`"
+            raise RuntimeError(f"{acts}, which {_NO_UPDATE}{INSTEAD}")
         raise RuntimeError(
             f"{self._named(step)} acts in the optimizer `{step.optimizer.name}`, but "
             f"of its {made} updates in this epoch {max(made - ours, 0)} were made past "
@@ -133,6 +135,14 @@ class Loop:
         callbacks = [part.callback for part in plan.parts]
         ours = next(one for one in callbacks if one in self._run.callbacks)
         return f"`{type(ours).__name__}`"
+
+    def _check_any(self):
+        """Raises if the loop trained in no variable, as JAX's functions may."""
+        now = {one: self._train_function.iterations(one) for one in self._began}
+        held = self._run.progress.held
+        if now == self._began and not any(optimizers.may_skip(held, o) for o in now):
+            kind = type(self._run.callbacks[0]).__name__
+            raise RuntimeError(f"`{kind}` is told of a loop that {_NO_UPDATE}{INSTEAD}")
 
     def _check_variables(self):
         """Raises if variables that schedules set before forward passes were not."""

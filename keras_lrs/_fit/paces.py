@@ -66,6 +66,8 @@ class Paces:
         """The optimizers that have lengths that the length of the run decides."""
         self.fixed: set[int] = set()
         """Those of them for which callbacks have calculated with them already."""
+        self.bound_ahead = False
+        """Whether variables have such lengths, which follow whoever is ahead."""
         self._planning = False
 
     def of(self, optimizer: Any) -> Ratio:
@@ -118,6 +120,7 @@ class Paces:
     def bind(self, optimizer: Any) -> Ratio:
         """The updates of an optimizer for a batch, which decide a length."""
         self.bound.add(id(optimizer))
+        self.bound_ahead |= self._planning and self._current is None
         if not self._planning:
             self.fixed.add(id(optimizer))
         return self.of(optimizer)

@@ -85,6 +85,13 @@ def outside_of_graph() -> contextlib.AbstractContextManager:
     return tf.init_scope()
 
 
+def unconverted(function: Any) -> Any:
+    """A function that compilers of a user's step call and do not rewrite."""
+    if IS_TENSORFLOW:
+        return tf.autograph.experimental.do_not_convert(function)
+    return uncompiled(function)
+
+
 def uncompiled(function: Any) -> Any:
     """A function that PyTorch's compiler leaves alone: it asks for numbers."""
     return torch.compiler.disable(function) if IS_TORCH else function

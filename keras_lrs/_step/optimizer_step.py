@@ -167,7 +167,7 @@ class OptimizerStep:
             self._count = anywhere.Count(anywhere.new_count(beside))
         attributes = vars(self.optimizer)
         before = {"apply": attributes["apply"]} if "apply" in attributes else {}
-        attributes["apply"] = in_step.uncompiled(self._apply_in_loop)
+        attributes["apply"] = in_step.unconverted(self._apply_in_loop)
         try:
             yield
         finally:
