@@ -92,7 +92,7 @@ def begin(callback: Any, model: Any) -> Run:
         run = _new_run(model)
         run.belong_to(callback_list)
     run.progress.in_loop = not fit_loop.is_fitting(model)
-    if model.optimizer is None and run.optimizers:
+    if run.progress.main is None and run.optimizers:
         if IS_JAX:
             _refuse_on_jax(callback, run.progress.labels)
         if any(map(hosted.has_groups, run.optimizers)):
@@ -125,9 +125,10 @@ def _refuse_on_jax(callback, labels):
 
 def build_optimizer(callback: Any, model: Any) -> None:
     """Builds the optimizer before the first step does."""
+    if getattr(model, "optimizer", None) is None:  # As before `compile`.
+        check_built(callback, model)
     build_model(callback, model)
     if model.optimizer is None:
-        check_built(callback, model)
         return
     optimizers.build(model)
 
@@ -167,10 +168,11 @@ def build_chosen(callback: Any, run: Run) -> None:
 def check_built(callback: Any, model: Any) -> None:
     """Raises if it is not known what the optimizers in a model's attributes train."""
     found = models.own_optimizers(model)
-    if model.optimizer is None and not found:
+    if getattr(model, "optimizer", None) is None and not found:
         raise ValueError(
             f"`{type(callback).__name__}` needs an optimizer, and found none: neither "
-            "`model.optimizer` nor another one among the model's attributes."
+            "`model.optimizer` nor another one among the model's attributes. Compile "
+            "the model with the optimizer that trains it."
         )
     _check_built(callback, found)
 

@@ -1,6 +1,7 @@
 """Optimizers: those inside others, their rates, and their lists of variables."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,12 +35,35 @@ def _inside(optimizer):
 
 def may_skip(held: list, leaf: Any) -> bool:
     """Whether one of the optimizers that a model holds may skip updates of another."""
-    return any(
-        any(leaf is inner for inner in leaves(one))
+    return bool(_scaling(held, leaf))
+
+
+def loss_scale(held: list, leaf: Any) -> float:
+    """The loss scale of an optimizer among those that a model holds; 1 if none."""
+    return math.prod(
+        number(one.dynamic_scale) if one.built else one.initial_scale
+        for one in _scaling(held, leaf)
+    )
+
+
+def most_skipped(held: list, leaf: Any, before: float, made: int) -> int:
+    """How many updates may have been skipped, since the loss scale was `before`.
+
+    Each halves it, and each run of so many updates that are not skipped doubles it.
+    """
+    found = _scaling(held, leaf)
+    doubled = sum(made // one.dynamic_growth_steps + 1 for one in found)
+    return doubled + round(math.log2(before / loss_scale(held, leaf)))
+
+
+def _scaling(held, leaf):
+    return [
+        one
         for root in held
         for one in within(root)
         if isinstance(one, keras.optimizers.LossScaleOptimizer)
-    )
+        and any(leaf is inner for inner in leaves(one))
+    ]
 
 
 def labels(optimizers: list) -> list[str]:

@@ -12,8 +12,6 @@ import keras_lrs as lrs
 from keras_lrs.callbacks import HyperparameterLogger
 from tests.callbacks import catalogue, references
 
-pytestmark = pytest.mark.every_backend
-
 BACKEND = keras.backend.backend()
 EPOCHS = 5
 X, Y = references.X[:4], references.Y[:4]
@@ -54,6 +52,7 @@ class Places(keras.callbacks.Callback):
             places.append(bias_of(layer))
 
 
+@pytest.mark.every_backend
 def test_in_fit(name, tmp_path):
     model = catalogue.linear_model(name)
     places = Places(model.layers[-1])
@@ -103,6 +102,7 @@ def loop(model, callbacks, step, epochs=EPOCHS, steps=1):
     return model.history.history, places
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("step", [apply, train_on_batch])
 def test_in_a_loop_with_a_list_of_callbacks(name, step, tmp_path):
     model = catalogue.linear_model(name)

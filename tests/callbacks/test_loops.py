@@ -21,7 +21,7 @@ S = lrs.schedules
 BACKEND = keras.backend.backend()
 RATE = catalogue.PEAK
 
-pytestmark = pytest.mark.every_backend
+quick_here = pytest.mark.only("torch")
 
 
 def model_of(name="HyperparameterLogger"):
@@ -45,6 +45,7 @@ def assert_moved(model, rates):
     np.testing.assert_allclose(bias_of(model.layers[-1]), np.sum(rates), atol=1e-6)
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("step", [apply, train_on_batch])
 def test_a_schedule_is_as_long_as_the_loop(step):
     model = model_of()
@@ -79,6 +80,7 @@ def test_a_list_that_serves_again_has_the_length_of_the_new_fit():
     assert catalogue.untouched(model)
 
 
+@quick_here
 def test_a_list_that_serves_again_puts_back_what_the_user_has_set_meanwhile():
     model = catalogue.linear_model("VariableScheduler")
     hooks = listed(model, VariableScheduler({catalogue.SCHEDULED: S.LinearDecay(1.0)}))
@@ -113,6 +115,7 @@ def test_a_list_serves_again_after_a_run_that_broke_off(tmp_path):
 # --- What a loop must tell ---
 
 
+@quick_here
 def test_a_loop_that_does_not_tell_its_length():
     for params in ({}, {"epochs": 2}, {"steps": 2}):
         hooks = listed(model_of(), decaying(), **params)
@@ -121,6 +124,7 @@ def test_a_loop_that_does_not_tell_its_length():
             hooks.on_epoch_begin(0)
 
 
+@quick_here
 def test_a_length_that_is_not_that_of_the_loop():
     model = model_of()
     hooks = listed(model, decaying(), epochs=2, steps=2)
@@ -133,6 +137,7 @@ def test_a_length_that_is_not_that_of_the_loop():
     assert catalogue.untouched(model)
 
 
+@quick_here
 def test_a_loop_that_tells_of_no_epoch():
     model = model_of()
     hooks = listed(model, decaying(4))
@@ -144,6 +149,7 @@ def test_a_loop_that_tells_of_no_epoch():
         hooks.on_train_end()
 
 
+@quick_here
 def test_a_loop_that_tells_of_no_batch(tmp_path):
     model = model_of()
     hooks = listed(model, SnapshotEnsemble(tmp_path, schedule=[1]))
@@ -166,6 +172,7 @@ def test_a_fit_within_a_loop():
         hooks.on_epoch_end(0)
 
 
+@quick_here
 def test_a_callback_without_a_list():
     callback = decaying(4)
     callback.set_model(model_of())
@@ -173,6 +180,7 @@ def test_a_callback_without_a_list():
         callback.on_train_begin()
 
 
+@quick_here
 def test_a_loop_that_resumes_begins_where_training_ended(tmp_path):
     def train(epochs, first=0):
         model = model_of()
@@ -275,3 +283,12 @@ def test_a_step_without_state_says_what_to_use():
     np.testing.assert_allclose(
         model.history.history["learning_rate"], schedule.curve(2), rtol=1e-6
     )
+
+
+@quick_here
+def test_a_model_that_knows_no_optimizer():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    for callback in (decaying(4), HyperparameterLogger(), WeightAveraging()):
+        hooks = listed(model, callback)
+        with pytest.raises(ValueError, match="Compile the model with the optimizer"):
+            hooks.on_train_begin()

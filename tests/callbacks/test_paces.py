@@ -24,7 +24,7 @@ BACKEND = keras.backend.backend()
 EPOCHS = 4
 RATE = 0.05
 
-pytestmark = pytest.mark.every_backend
+every_backend = pytest.mark.every_backend
 quick_here = pytest.mark.only("torch")
 
 
@@ -99,6 +99,7 @@ UPDATES = EPOCHS * references.STEPS // 2
 DECAY = S.LinearDecay(RATE, UPDATES).curve(UPDATES)
 
 
+@every_backend
 @pytest.mark.parametrize("told", [{}, {"updates_per_batch": 0.5}])
 def test_lengths_are_those_of_the_updates(told):
     model = patient()
@@ -107,6 +108,7 @@ def test_lengths_are_those_of_the_updates(told):
     np.testing.assert_allclose(weights(model), weights_after(DECAY), atol=1e-5)
 
 
+@quick_here
 def test_a_later_fit_continues_where_the_updates_are():
     model = patient()
     stop = keras.callbacks.LambdaCallback(
@@ -117,6 +119,7 @@ def test_a_later_fit_continues_where_the_updates_are():
     np.testing.assert_allclose(weights(model), weights_after(DECAY), atol=1e-5)
 
 
+@every_backend
 @pytest.mark.parametrize("every", ["epoch", 3])
 def test_a_run_that_was_cut_off_resumes(every, tmp_path):
     class Cut(keras.callbacks.Callback):
@@ -138,6 +141,7 @@ def test_a_run_that_was_cut_off_resumes(every, tmp_path):
     np.testing.assert_allclose(train(), weights_after(DECAY), atol=1e-5)
 
 
+@quick_here
 def test_a_warmup_of_an_epoch_is_that_of_its_updates():
     schedule = S.Warmup(S.Constant(RATE), Epochs(1))
     model = patient()
@@ -165,6 +169,7 @@ def test_a_run_that_nobody_remembers_must_be_told(told):
     np.testing.assert_allclose(weights(again), expected, atol=1e-5)
 
 
+@quick_here
 def test_updates_that_come_otherwise_than_the_first_are_refused():
     # The first batch has an update, and then every fifth.
     message = "`sgd.*` made 2 updates in an epoch of 10 steps.*`updates_per_batch=0.2`"
@@ -196,6 +201,20 @@ def test_variables_follow_the_updates():
     np.testing.assert_allclose(logs[catalogue.SCHEDULED], expected, rtol=1e-5)
 
 
+@quick_here
+def test_a_loss_scale_skips_few_updates():
+    def scaled(initial_scale):
+        inner = keras.optimizers.SGD(RATE)
+        return keras.optimizers.LossScaleOptimizer(inner, initial_scale=initial_scale)
+
+    # Its gradients overflow until the scale is halved.
+    model = references.linear_model(scaled(3e38))
+    references.fit(model, [decaying()], epochs=1)
+    assert int(model.optimizer.inner_optimizer.iterations) < references.STEPS
+    with pytest.raises(RuntimeError, match="made 5 updates in an epoch of 10 steps"):
+        references.fit(patient(scaled(1.0)), [decaying()])
+
+
 # --- More updates than batches ---
 
 
@@ -225,6 +244,7 @@ def eager(optimizer=None):
     return model
 
 
+@every_backend
 def test_two_updates_for_a_batch_are_told_or_refused():
     with pytest.raises(RuntimeError, match="made 20 updates in an epoch of 10 steps"):
         references.fit(eager(), [decaying()])
@@ -236,6 +256,7 @@ def test_two_updates_for_a_batch_are_told_or_refused():
     np.testing.assert_allclose(weights(model), w, atol=1e-5)
 
 
+@quick_here
 def test_what_no_length_depends_on_is_not_refused():
     model = eager(keras.optimizers.SGD(RATE))
     recorder = GradientNormRecorder()
