@@ -261,7 +261,10 @@ class Progress:
             )
         if start < 0 < iterations:
             return 0  # Updates were skipped, or the epochs before were shorter.
-        if start > 0 and start != self._registered.get(id(optimizer)):
+        # A backup within an epoch, which is repeated, came after more.
+        before = self._registered.get(id(optimizer), 0)
+        per_epoch = self.steps_per_epoch * self.paces.of(optimizer)
+        if start > 0 and not before <= start < before + per_epoch:
             raise ValueError(
                 f"Where the schedules are at initial_epoch={epoch} is not known: the "
                 f"optimizer has made {iterations} updates, and {epoch} epochs of this "
