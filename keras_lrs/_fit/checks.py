@@ -105,8 +105,8 @@ class FirstEpoch:
     def _check_pace(self):
         """Raises if lengths were bound to other numbers of updates than were made."""
         run, progress, paces = self._run, self._run.progress, self._run.progress.paces
-        steps = progress.steps_per_epoch
-        if steps is None or run.was_cut_short:
+        steps = run.batches
+        if steps is None:
             return
         ahead = max(run.optimizers, key=self._made) if paces.bound_ahead else None
         for label, one in _labelled(progress):

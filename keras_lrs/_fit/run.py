@@ -151,14 +151,12 @@ class Run:
         return function.executed or self._loop is not None
 
     @property
-    def was_cut_short(self) -> bool:
-        """Whether its first epoch has had other batches than a whole epoch."""
+    def batches(self) -> int | None:
+        """The batches of the epoch; None if it was cut short, or they are not known."""
         function: Any = self._train_function
-        return (
-            self.resumes is not None
-            or self.model.stop_training
-            or not function.was_whole(self.progress.steps_per_epoch)
-        )
+        if self.resumes is not None or self.model.stop_training:
+            return None
+        return function.batches(self.progress.steps_per_epoch)
 
     def training_ends(self) -> None:
         """Takes up a run that was killed when all its epochs were over."""

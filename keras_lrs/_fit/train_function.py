@@ -158,11 +158,14 @@ class TrainFunction:
         if not self._checked and self.executed:
             self._check()
 
-    def was_whole(self, steps: int | None) -> bool:
-        """Whether the epoch has had as many batches as its data told; loops do not."""
-        if steps is None or self.loop is not None:
-            return True
-        return self.executions == -(-steps // self.model.steps_per_execution)
+    def batches(self, told: int | None) -> int | None:
+        """The batches of the epoch; None if it had fewer than its data has told."""
+        each = self.model.steps_per_execution
+        if self.loop is not None:  # It need not execute this function.
+            return told
+        if told is None:
+            return self.executions if each == 1 else None
+        return told if self.executions == -(-told // each) else None
 
     def _forget(self):
         """Notes that JAX's `fit` has written its state into the variables."""

@@ -110,6 +110,11 @@ class FitCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Joins the run, with the parts that it wants."""
+        if self._model is None:
+            raise RuntimeError(
+                f"`{type(self).__name__}` was given no model. Pass `model=` to the "
+                "`CallbackList`."
+            )
         if not self._handed:  # A list that serves again does not.
             self.set_model(self._model)
         self._handed = False

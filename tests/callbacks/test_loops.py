@@ -292,3 +292,22 @@ def test_a_model_that_knows_no_optimizer():
         hooks = listed(model, callback)
         with pytest.raises(ValueError, match="Compile the model with the optimizer"):
             hooks.on_train_begin()
+
+
+@quick_here
+def test_a_list_that_knows_no_model():
+    hooks = keras.callbacks.CallbackList([decaying(4)])
+    with pytest.raises(RuntimeError, match="Pass `model=` to the `CallbackList`"):
+        model_of().fit(references.X, references.Y, verbose=0, callbacks=hooks)
+
+
+@quick_here
+def test_a_plateau_beside_a_schedule_in_the_optimizer():
+    model = model_of()
+    schedule = S.LinearDecay(RATE, 4)
+    optimizer = lrs.optimizers.Scheduled(catalogue.plain_sgd(), schedule)
+    model.compile(optimizer, catalogue.falling)
+    optimizer.build(model.trainable_variables)
+    plateau = ReduceOnPlateau("loss", 0.5, 1, min_delta=1e9)
+    loop(model, [plateau], apply, epochs=4)
+    assert_moved(model, schedule.curve(4) * [1.0, 1.0, 0.5, 0.25])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_lrs as lrs
-from keras_lrs import Epochs
+from keras_lrs import Epochs, Samples
 from keras_lrs.callbacks import (
     GradientNormRecorder,
     HyperparameterLogger,
@@ -254,6 +254,21 @@ def test_two_updates_for_a_batch_are_told_or_refused():
     for k, rate in enumerate(S.LinearDecay(RATE, 80).curve(80)):
         w = w - rate * references.gradient(w, k // 2)
     np.testing.assert_allclose(weights(model), w, atol=1e-5)
+
+
+@pytest.mark.only("tensorflow")
+def test_samples_of_data_that_does_not_tell_its_length():
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices((references.X, references.Y))
+    data = data.filter(lambda x, y: True).batch(4, drop_remainder=True)
+    rate = S.LinearDecay(RATE, Samples(40))
+    with pytest.raises(RuntimeError, match="made 20 updates in an epoch of 10 steps"):
+        eager().fit(data, verbose=0, callbacks=[HyperparameterScheduler(rate)])
+    model = eager()
+    scheduler = HyperparameterScheduler(rate, updates_per_batch=2)
+    model.fit(data, verbose=0, callbacks=[scheduler])
+    assert scheduler.bound["learning_rate"].decay_steps == 20
 
 
 @quick_here
