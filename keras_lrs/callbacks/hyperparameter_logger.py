@@ -27,8 +27,8 @@ class HyperparameterLogger(FitCallback):
     `History`, `CSVLogger`, `TensorBoard` and other callbacks get them, whatever their
     order. The keys are `learning_rate`, `momentum` and so on; with several optimizers
     `learning_rate/<name of the optimizer>`, which for those beside `model.optimizer` is
-    where the model holds them. One that makes no update is not logged. Groups of
-    variables that have values of their own are logged besides, as
+    where the model holds them. One that makes no update while others do is not logged.
+    Groups of variables that have values of their own are logged besides, as
     `learning_rate/<pattern>`: groups of equal schedules once, under the first of their
     patterns. The key of a variable that a `VariableScheduler` sets is its path.
 
@@ -136,8 +136,9 @@ class HyperparameterLogger(FitCallback):
         ]
         if self.optimizers is None:
             pairs += [(one, f"/{label}") for label, one in self._others.items()]
-        # What made no update used no value.
-        pairs = [(one, suffix) for one, suffix in pairs if self._has_updated(one)]
+        # What made no update used no value; if none did, it is the next that would.
+        updated = [(one, suffix) for one, suffix in pairs if self._has_updated(one)]
+        pairs = updated or pairs[: len(found)]
         if not run.optimizers:
             return pairs
         ahead = run.progress.ahead
