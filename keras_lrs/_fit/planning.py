@@ -5,7 +5,6 @@ from typing import Any
 
 import keras
 
-from keras_lrs._fit import lengths
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._keras import optimizers

@@ -125,10 +125,11 @@ def _refuse_on_jax(callback, labels):
 
 def build_optimizer(callback: Any, model: Any) -> None:
     """Builds the optimizer before the first step does."""
-    if getattr(model, "optimizer", None) is None:  # As before `compile`.
+    main = getattr(model, "optimizer", None)  # Before `compile` there is none.
+    if main is None:
         check_built(callback, model)
     build_model(callback, model)
-    if model.optimizer is None:
+    if main is None:
         return
     optimizers.build(model)
 
