@@ -35,7 +35,8 @@ class WeightAveraging(SwappingCallback):
     callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`, ...), and
     `evaluate` and `predict` that are given this callback see the average: what is
     measured, saved and restored are the same weights, in whatever order the callbacks
-    are listed. Training metrics (`loss`, not `val_loss`) are those of the raw weights,
+    are listed. These may also be of a model that shares the layers, or was compiled
+    anew. Training metrics (`loss`, not `val_loss`) are those of the raw weights,
     and so are files saved within an epoch.
 
     The averages are in the slots that Keras's `use_ema` has for them: one more copy of
