@@ -6,6 +6,7 @@ When one of these tests fails after an upgrade of Keras, its message names what 
 import ast
 import functools
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -60,6 +61,12 @@ def checkpoint():
     return keras.callbacks.ModelCheckpoint("best.keras")
 
 
+def dataset_adapter():
+    tf = pytest.importorskip("tensorflow")
+    adapters = library("trainers.data_adapters.tf_dataset_adapter")()
+    return adapters.TFDatasetAdapter(tf.data.Dataset.range(2).batch(1))
+
+
 def library(name):
     return lambda: importlib.import_module(f"keras.src.{name}")
 
@@ -99,6 +106,7 @@ RELIED_ON = {
     "_load_state": (library("saving.saving_lib"), ANY),
     "_save_state": (library("saving.saving_lib"), ANY),
     # Of what gives `fit` its batches.
+    "_dataset": (dataset_adapter, ANY),  # And of what gives it those of Grain.
     "_get_iterator": (lambda: epoch_iterator.EpochIterator, ANY),
     # Of a callback.
     "_model": (keras.callbacks.Callback, ANY),
@@ -302,6 +310,12 @@ def test_the_frames_of_a_fit_still_hold_its_callbacks_and_its_data():
     assert caller.length == (1, 2), relied
     for name in ("data_adapter", "steps_per_epoch"):
         assert hasattr(caller.iterator, name), relied
+
+
+def test_the_adapter_of_grain_still_keeps_the_dataset_under_that_name():
+    adapters = library("trainers.data_adapters.grain_dataset_adapter")()
+    code = inspect.getsource(adapters.GrainDatasetAdapter.__init__)
+    assert "self._dataset = dataset" in code, relied_on_in("_keras/fit_loop.py")
 
 
 def test_a_model_still_gets_a_new_history_before_training_begins():

@@ -138,21 +138,24 @@ def build_model(callback: Any, model: Any) -> None:
     """Builds a model before the first step does, unless all its weights exist."""
     if models.weights_exist(model):
         return
-    error = fit_loop.build(model) if models.can_be_called(model) else None
-    if models.weights_exist(model):
-        return
-    needs = f"`{type(callback).__name__}` needs to know the weights. "
-    if models.can_be_called(model):
+    unknown = f"`{type(callback).__name__}` needs to know the weights. "
+    if not models.can_be_called(model):
+        names = ", ".join(f"`{name}`" for name in models.unbuilt_layers(model))
         raise ValueError(
-            f"{needs}Build the model before `fit`, by calling it on a batch or giving "
-            "it an `Input`."
-            + (f" From the data it cannot be built: {error}" if error else "")
-        ) from error
-    names = ", ".join(f"`{name}`" for name in models.unbuilt_layers(model))
+            f"{unknown}`{type(model).__name__}` has no `call` that would build its "
+            "layers. Build them before `fit`, by calling each on a batch. Not built: "
+            f"{names or 'any'}"
+        )
+    error = fit_loop.build(model)
+    unbuilt = models.unbuilt_layers(model)
+    # A `call` may take other data than the training, with layers that are built.
+    if model.variables if error and not unbuilt else model.built and not error:
+        return
+    why = f" From the data it cannot be built: {error}" if error else ""
     raise ValueError(
-        f"{needs}`{type(model).__name__}` has no `call` that would build its layers. "
-        f"Build them before `fit`, by calling each on a batch. Not built: {names}"
-    )
+        f"{unknown}Build the model before `fit`, by calling it on a batch or giving it "
+        f"an `Input`.{why}"
+    ) from error
 
 
 def build_chosen(callback: Any, run: Run) -> None:

@@ -12,6 +12,7 @@ from keras import ops
 from keras.src.saving import saving_lib
 
 from keras_lrs._keras import adapted
+from keras_lrs._keras.models import layers
 
 
 class WeightsCopy:
@@ -101,7 +102,7 @@ def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
     store = saving_lib.H5IOStore(io.BytesIO(content), mode="r")
     skipped = {id(one) for one in _not_weights(model)}
     # In this scope an assignment changes the scope and not the variable.
-    with adapted.kept(model), keras.StatelessScope() as scope:
+    with _loading_modules(model), adapted.kept(model), keras.StatelessScope() as scope:
         _load(model, store, None, skipped)
     store.close()
     for variable in model.weights:
@@ -128,6 +129,38 @@ def _load(model, store, assets, skipped):
     if failed:
         _, error = next(iter(errors.values()))
         raise ValueError(f"{len(failed)} layers cannot be loaded: {error}")
+
+
+@contextlib.contextmanager
+def _loading_modules(model):
+    """Within it modules of PyTorch load into variables as all other layers do."""
+    kind = keras.layers.TorchModuleWrapper
+    wrappers = [one for one in layers(model) if isinstance(one, kind)]
+    for wrapper in wrappers:
+        vars(wrapper)["load_own_variables"] = _loader(wrapper)
+    try:
+        yield
+    finally:
+        for wrapper in wrappers:
+            del vars(wrapper)["load_own_variables"]
+
+
+def _loader(wrapper):
+    variables = {id(variable.value): variable for variable in wrapper.variables}
+    named = [(name, variables[id(p)]) for name, p in wrapper.module.named_parameters()]
+    buffers = {name: b.cpu().numpy() for name, b in wrapper.module.named_buffers()}
+
+    def load_own_variables(store):
+        for name, variable in named:
+            variable.assign(store[name][...])
+        for name, buffer in buffers.items():
+            if not np.array_equal(buffer, store[name][...]):
+                raise ValueError(
+                    f"`{name}` of the module in `{wrapper.name}` is a buffer, which is "
+                    "no variable of the model. Load the file by `model.load_weights`."
+                )
+
+    return load_own_variables
 
 
 def hand_over(model: Any, clone: Any, values: list) -> None:

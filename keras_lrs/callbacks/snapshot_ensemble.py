@@ -262,11 +262,14 @@ class SnapshotEnsemble(FitCallback):
         self._counted = self._iterations
         if self._counted > self._next:
             raise RuntimeError(self._missed)
-        if self._store is not None:
-            if self._last == self._counted:
-                step = self._counted + self._offset
-                self._submit(self._store.set_metrics, step, _numbers(logs))
-            self._surface(wait=bool(self._durable))
+        if isinstance(self._ends, cycle_ends.EpochEnds):
+            # No step knew that it is the last.
+            if self._ends.epoch_ends(epoch + 1, self._counted):
+                self._take(self._counted, logs, complete=True)
+        elif self._store is not None and self._last == self._counted:
+            step = self._counted + self._offset
+            self._submit(self._store.set_metrics, step, _numbers(logs))
+        self._surface(wait=bool(self._durable))
 
     def _take(self, count, logs, complete):
         """Copies the weights, and has them written."""

@@ -14,7 +14,6 @@ from keras_lrs._keras import average_statistics, optimizers
 from keras_lrs._keras.average_slots import AverageSlots
 from keras_lrs._step.averages import (
     AverageOfEpochs,
-    Averaging,
     SlotsAverage,
     StatisticsAverage,
 )
@@ -22,7 +21,7 @@ from keras_lrs._step.part import Wanted
 from keras_lrs.averages.choice import Choice
 from keras_lrs.averages.schedules import Average, as_average
 from keras_lrs.callbacks import initial_averages
-from keras_lrs.callbacks.cycle_ends import cycle_ends_of
+from keras_lrs.callbacks.averaged_updates import averaging
 from keras_lrs.callbacks.epoch_averages import EpochAverages
 from keras_lrs.callbacks.swapping import LeftAverage, SwappingCallback, refuse_backups
 from keras_lrs.schedules import durations, fields
@@ -35,7 +34,8 @@ class WeightAveraging(SwappingCallback):
     callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`, ...), and
     `evaluate` and `predict` that are given this callback see the average: what is
     measured, saved and restored are the same weights, in whatever order the callbacks
-    are listed. Training metrics (`loss`, not `val_loss`) are those of the raw weights,
+    are listed. These may also be of a model that shares the layers, or was compiled
+    anew. Training metrics (`loss`, not `val_loss`) are those of the raw weights,
     and so are files saved within an epoch.
 
     The averages are in the slots that Keras's `use_ema` has for them: one more copy of
@@ -306,39 +306,8 @@ class WeightAveraging(SwappingCallback):
     def _chosen(self, optimizer, choice, schedules):
         if self._of_epochs is not None:
             return self.average, choice
-        return (*self._averaging(optimizer, schedules), choice)
-
-    def _averaging(self, optimizer, schedules):
-        """Which updates of an optimizer are averaged; `schedules` are bound to it."""
-        progress = self._run.progress
-        accumulated = optimizers.accumulated(optimizer)
-        first = progress.length(self.start_step) // accumulated
-        if self._begins_late:
-            first = max(first, progress.step(optimizer) // accumulated)
-        if progress.total is not None:
-            total = progress.total // accumulated
-            if first >= total > 0:
-                raise ValueError(
-                    "Argument `start_step` must be before the training ends: it has "
-                    f"{total} updates. Received: start_step={self.start_step!r}"
-                )
-        if self.update_every not in ("epoch", "cycle"):
-            every = progress.length(self.update_every)
-            if not isinstance(self.update_every, int):
-                every = max(every // accumulated, 1)
-            return (Averaging(self.average.thinned(every), first, every),)
-        if self.update_every == "epoch":
-            steps = progress.epoch_ends
-        else:
-            steps = cycle_ends_of(progress, optimizer, schedules)
-        ends = sorted({step // accumulated for step in steps} - set(range(first + 1)))
-        if not ends:
-            raise ValueError(
-                f"Argument `update_every` must be met in the training: no "
-                f"{self.update_every} ends after {first} updates. "
-                f"Received: update_every={self.update_every!r}"
-            )
-        return (Averaging(self.average, ends=tuple(ends)),)
+        found = averaging(self, optimizer, schedules, self._begins_late)
+        return found, choice
 
     def __getstate__(self):
         return {

@@ -63,6 +63,10 @@ class TestWithoutCall:
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the others fail before callbacks")
 def test_says_why_a_model_cannot_be_built():
     class Broken(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
         def call(self, x):
             raise KeyError("no such key")
 

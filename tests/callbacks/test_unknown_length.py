@@ -192,3 +192,14 @@ def test_snapshots_after_samples_need_no_length(tmp_path):
     model = averaged([snapshots], 2)
     found = [member.step for member in ensembles.load(tmp_path, model)]
     assert found == [6, 15]
+
+
+def test_snapshots_at_the_ends_of_epochs_need_no_length(tmp_path):
+    look = Ends()
+    snapshots = SnapshotEnsemble(tmp_path, schedule=[lrs.Epochs(1), lrs.Epochs(3)])
+    model = averaged([snapshots, look], 4)
+    ensemble = ensembles.load(tmp_path, model)
+    assert [(member.step, member.cycle) for member in ensemble] == [(10, 1), (30, 2)]
+    for member, epoch in zip(ensemble, (0, 2), strict=True):
+        np.testing.assert_array_equal(member.values[0], look.seen[epoch])
+        assert "loss" in member.metrics

@@ -233,3 +233,23 @@ def test_evaluates_modules_of_pytorch_with_the_weights_of_each_member():
     mean = np.mean(alone(ensemble, X), axis=0)
     found = ensemble.evaluate(X, y, verbose=0)
     assert found == pytest.approx(np.mean((mean - y) ** 2), rel=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="a module of PyTorch")
+def test_loads_modules_of_pytorch_and_leaves_those_of_the_model(tmp_path):
+    import torch
+
+    wrapped = L.TorchModuleWrapper(torch.nn.Linear(3, 1))
+    model = keras.Sequential([keras.Input((3,)), wrapped])
+    model.compile(keras.optimizers.SGD(CosineRestarts(1e-5, 5, 1.0)), "mse")
+    callbacks = [SnapshotEnsemble(tmp_path)]
+    model.fit(X, X[:, :1], 8, 2, verbose=0, callbacks=callbacks)
+    before = [np.array(weight) for weight in model.get_weights()]
+    ensemble = ensembles.load(tmp_path, model)
+    for found, expected in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    found = ensemble.predict_members(X, verbose=0)
+    plain = keras.Sequential([keras.Input((3,)), wrapped])
+    for outputs, member in zip(found, ensemble, strict=True):
+        plain.load_weights(tmp_path / member.file)
+        np.testing.assert_allclose(outputs, plain.predict(X, verbose=0), atol=1e-5)
