@@ -31,9 +31,10 @@ if BACKEND != "torch":
 
 RATE = S.Warmup(S.CosineAnnealing(0.05), lrs.Fraction(0.25))
 RAMP = S.LinearDecay(0.0, 40, 1.0)  # A multiplier that grows.
-# Keras 3.12 has one weight decay for all variables.
+# Keras 3.12 has one weight decay for all variables, and multiplies the rate of its Adam
+# by 0.1 unless told otherwise, which rounds a tensor otherwise than a number.
 HAS_TWO_DECAYS = "adam_weight_decay" in inspect.signature(K.Muon).parameters
-MUON = {"adam_weight_decay": 0.02} if HAS_TWO_DECAYS else {}
+MUON = {"adam_weight_decay": 0.02} if HAS_TWO_DECAYS else {"adam_lr_ratio": 1.0}
 OPTIMIZERS = {
     "Adadelta": lambda: K.Adadelta(0.5, weight_decay=0.01),
     "Adafactor": lambda: K.Adafactor(0.05, weight_decay=0.01),

@@ -104,6 +104,21 @@ def test_the_compiled_step_uses_both_ends(shape):
     np.testing.assert_allclose(-np.diff(test.losses), expected[:-1], rtol=1e-6)
 
 
+def test_one_step_more_has_the_grid_of_fastai():
+    model = references.linear_model(keras.optimizers.SGD(0.1))
+    lowest, highest = 1e-5, 1e-3
+    bounds = {"min_learning_rate": lowest, "max_learning_rate": highest}
+    test = range_test(model, X, Y, num_steps=21, batch_size=4, verbose=0, **bounds)
+    theirs = [lowest * (highest / lowest) ** (step / 20) for step in range(20)]
+    np.testing.assert_allclose(test.learning_rates[:20], theirs, rtol=1e-6)
+    np.testing.assert_allclose(test.learning_rates[20], highest, rtol=1e-6)
+
+
+def test_the_default_is_what_the_guide_recommends():
+    test = curve(typical())
+    assert test.suggestion() == test.suggestion("minimum") != test.suggestion("valley")
+
+
 def test_the_last_rate_is_used_as_well(monkeypatch):
     model = ramp(keras.optimizers.SGD(0.1))
     restore, positions = TrainingState.restore, []
