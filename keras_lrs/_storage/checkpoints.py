@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-import pathlib
 import warnings
 from typing import Any
 
 from keras_lrs._storage import tree
-from keras_lrs._storage.manifest import Folder, Record
+from keras_lrs._storage.manifest import GENERATIONS, Folder, Record
+from keras_lrs._storage.remote import Path
 
 _KEPT = 2
 
@@ -46,7 +46,7 @@ class Checkpoints(Folder[Checkpoint]):
     """The checkpoints in a folder."""
 
     record = Checkpoint
-    listed_as = "generations"
+    listed_as = GENERATIONS
     newest_first = True
 
     def save(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
@@ -96,9 +96,7 @@ class Checkpoints(Folder[Checkpoint]):
 Newest = tuple[Checkpoint, dict[str, Any]] | None
 
 
-def of_fit(
-    directory: pathlib.Path, updates: int, writes: bool
-) -> tuple[Checkpoints, Newest]:
+def of_fit(directory: Path, updates: int, writes: bool) -> tuple[Checkpoints, Newest]:
     """Finds the checkpoints of a fit, and the newest of them.
 
     A program may call `fit` several times with one folder. Killed in a later one and
@@ -121,7 +119,7 @@ def of_fit(
         f"after {updates}.",
         stacklevel=4,
     )
-    earlier = [int(path.name.rpartition("-")[2]) for path in _inner(directory)]
+    earlier = [int(path.name.rpartition("-")[2]) for path in inner(directory)]
     first = max([number for number in earlier if number <= updates], default=updates)
     return _opened(directory / f"fit-from-{first}", writes)
 
@@ -130,7 +128,7 @@ def remove(checkpoints: Checkpoints) -> None:
     """Removes the checkpoints of a fit that is over, and the folder of an inner one."""
     checkpoints.remove()
     checkpoints.close()
-    if checkpoints.directory in _inner(checkpoints.directory.parent):
+    if checkpoints.directory in inner(checkpoints.directory.parent):
         with contextlib.suppress(OSError):  # It holds something else.
             checkpoints.directory.rmdir()
 
@@ -142,7 +140,7 @@ def _opened(directory, writes):
     return found, found.newest()
 
 
-def _inner(directory):
-    """The folders of earlier fits in one."""
+def inner(directory: Any) -> list[Any]:
+    """Finds the folders of earlier fits in one."""
     names = directory.glob("fit-from-*")
     return [path for path in names if path.name.rpartition("-")[2].isdigit()]

@@ -160,7 +160,7 @@ class ReduceOnPlateau(FitCallback):
         self.monitor = monitor
         self.warmup = durations.check("warmup", warmup)
         self.state_path = (
-            None if state_path is None else fields.path("state_path", state_path)
+            None if state_path is None else fields.any_path("state_path", state_path)
         )
         self.verbose = fields.verbosity("verbose", verbose)
         self._state = PlateauState()
@@ -295,7 +295,7 @@ class ReduceOnPlateau(FitCallback):
         for other in run.siblings:
             if isinstance(other, keras.callbacks.BackupAndRestore):
                 beside = os.path.join(other.backup_dir, "reduce_on_plateau.json")
-                return fields.path("state_path", beside)
+                return fields.any_path("state_path", beside)
         return None
 
     # --- Looking ---

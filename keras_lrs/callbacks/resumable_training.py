@@ -126,7 +126,7 @@ class ResumableTraining(FitCallback):
         verbose: int = 1,
     ):
         super().__init__()
-        self.directory = fields.path("directory", directory)
+        self.directory = fields.any_path("directory", directory)
         self.every = fields.cadence("every", every)
         self.delete_at_end = fields.truth("delete_at_end", delete_at_end)
         self.verbose = fields.verbosity("verbose", verbose)

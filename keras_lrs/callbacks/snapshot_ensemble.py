@@ -105,7 +105,7 @@ class SnapshotEnsemble(FitCallback):
         verbose: int = 0,
     ):
         super().__init__()
-        self.directory = fields.path("directory", directory)
+        self.directory = fields.any_path("directory", directory)
         self.keep_last = keep_last
         if keep_last is not None:
             self.keep_last = fields.count("keep_last", keep_last, 1)

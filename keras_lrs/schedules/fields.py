@@ -19,6 +19,7 @@ from typing import Any, TypeVar, dataclass_transform
 import keras
 import numpy as np
 
+from keras_lrs._storage import remote
 from keras_lrs.schedules import names
 
 T = TypeVar("T")
@@ -158,15 +159,42 @@ def path(name: str, value: Any) -> pathlib.Path:
     if url is not None and url[1].lower() == "file":
         text = urllib.request.url2pathname(urllib.parse.urlparse(text).path)
     elif url is not None:
-        bound = (
-            f"be a path on this machine: mount the `{url[1]}` storage, or write to a "
-            "folder here and copy it there"
-        )
-        refuse(name, bound, text)
+        refuse(name, f"be a path on this machine: {_instead(url[1])}", text)
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError as error:
         return refuse(name, f"be a path, and {error}", value)
+
+
+def any_path(name: str, value: Any) -> Any:
+    """`value` as a path on this machine, or in a storage such as `s3://bucket`."""
+    if isinstance(value, remote.RemotePath):
+        return value
+    text = os.fsdecode(value) if isinstance(value, (str, os.PathLike)) else ""
+    url = _URL.match(text)
+    protocol = "file" if url is None else url[1].lower()
+    if url is None or protocol == "file":
+        return path(name, value)
+    inside = text[url.end() :].strip("/")
+    if protocol not in remote.PACKAGES:
+        known = ", ".join(f"`{key}://`" for key in remote.PACKAGES)
+        bound = f"be a path on this machine or begin with one of {known}"
+        refuse(name, f"{bound}: {_instead(url[1])}", text)
+    if (package := remote.missing(protocol)) is not None:
+        bound = (
+            f"be a path on this machine, since `{package}` is not installed, which "
+            f'reaches the `{protocol}` storage: pip install "keras-lrs[remote]"'
+        )
+        refuse(name, bound, text)
+    if not inside or "\0" in inside:
+        refuse(name, "name a folder in the storage", text)
+    return remote.RemotePath(protocol, inside)
+
+
+def _instead(protocol):
+    return (
+        f"mount the `{protocol}` storage, or write to a folder here and copy it there"
+    )
 
 
 def model(name: str, value: Any) -> keras.Model:

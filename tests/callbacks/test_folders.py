@@ -4,6 +4,7 @@ import errno
 import os
 import pathlib
 import re
+import sys
 
 import keras
 import numpy as np
@@ -12,10 +13,12 @@ import pytest
 from keras_lrs import averages, ensembles
 from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs.callbacks import (
+    HyperparameterLogger,
     PosthocAveraging,
     ReduceOnPlateau,
     ResumableTraining,
     SnapshotEnsemble,
+    WeightAveraging,
 )
 from tests import processes
 from tests.callbacks import full_disk, references
@@ -62,33 +65,59 @@ class NoStep(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     "path",
     [
-        "gs://bucket/run",
-        "s3://bucket/run",
-        "memory://run",
         "hdfs://host/run",
         "simplecache::s3://bucket/run",
-        pathlib.Path("gs://bucket/run"),
+        pathlib.Path("sftp://host/run"),
     ],
     ids=str,
 )
-def test_a_path_that_is_not_on_this_machine_is_refused(
-    tmp_path, monkeypatch, name, path
-):
+def test_a_storage_that_is_not_supported_is_refused(tmp_path, monkeypatch, name, path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="must be a path on this machine: mount the `"):
+    with pytest.raises(ValueError, match=r"or begin with one of .*: mount the `"):
+        (WRITERS | STATES)[name](path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [*WRITERS, *STATES])
+@pytest.mark.parametrize(
+    "path", ["gs://bucket/run", pathlib.Path("s3://bucket/run")], ids=str
+)
+def test_a_storage_without_its_package_is_refused(tmp_path, monkeypatch, name, path):
+    monkeypatch.chdir(tmp_path)
+    for package in ("gcsfs", "s3fs"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=r"pip install \"keras-lrs\[remote\]\""):
         (WRITERS | STATES)[name](path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_readers_refuse_it_too():
-    with pytest.raises(ValueError, match="must be a path on this machine"):
-        ensembles.load("gs://bucket/run", model())
-    with pytest.raises(ValueError, match="must be a path on this machine"):
-        averages.posthoc("gs://bucket/run", 0.1)
+    for directory in ("hdfs://host/run", "gcs:/bucket\0/run"):
+        with pytest.raises(ValueError, match="Argument `directory` must "):
+            ensembles.load(directory, model())
+        with pytest.raises(ValueError, match="Argument `directory` must "):
+            averages.posthoc(directory, 0.1)
 
 
-def test_the_state_beside_a_remote_backup_needs_a_path(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: HyperparameterLogger(log_dir="s3://bucket/logs"),
+        lambda: WeightAveraging(
+            averages.ExponentialAverage(0.9, debias=False),
+            initial="s3://bucket/teacher.weights.h5",
+        ),
+    ],
+    ids=["log_dir", "initial"],
+)
+def test_what_reads_and_writes_here_alone_says_so(make):
+    with pytest.raises(ValueError, match="must be a path on this machine: mount the `"):
+        make()
+
+
+def test_the_state_beside_a_remote_backup_needs_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
     backup.backup_dir = "gs://bucket/run"
     with pytest.raises(ValueError, match="Argument `state_path` must be a path on th"):
