@@ -19,7 +19,7 @@ from tests import catalogue, compiled
 from tests.callbacks import references
 
 S, A, C, T = lrs.schedules, lrs.averages, lrs.callbacks, lrs.tuning
-PACKAGES = (lrs, S, A, C, lrs.optimizers, lrs.ensembles, T)
+PACKAGES = (lrs, S, A, C, lrs.checkpoints, lrs.optimizers, lrs.ensembles, T)
 ABSTRACT = (S.Schedule, S.Decay, S.Composition, A.Average)
 
 
@@ -449,6 +449,21 @@ SUBJECTS: dict[str, Subject] = {
         errors=(OSError,),
         is_costly=True,
     ),
+    **{
+        name: Subject(
+            getattr(lrs.checkpoints, name),
+            [{"directory": Made(snapshots)}],
+            errors=(OSError,),
+            is_costly=True,
+        )
+        for name in ("files", "rebuild", "verify")
+    },
+    "prune": Subject(
+        lrs.checkpoints.prune,
+        [{"directory": Made(snapshots), "keep_last": 100}],
+        errors=(OSError,),
+        is_costly=True,
+    ),
     "plot_disagreement": Subject(
         lrs.ensembles.plot_disagreement,
         [{"ensemble": Made(ensemble), "x": X, "verbose": 0}],
@@ -506,7 +521,7 @@ SUBJECTS: dict[str, Subject] = {
 }
 
 # Records that the library makes and hands out, as they are.
-RECORDS = {"Member", "Suggestions"}
+RECORDS = {"File", "Member", "Suggestions"}
 
 # What own callbacks are made of; `tests/step` has their bad arguments.
 BASES = {"FitCallback", "StepPart", "Wanted"}

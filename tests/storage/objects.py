@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import threading
 import urllib.request
 
 from keras_lrs._storage.remote import RemotePath
@@ -91,3 +92,19 @@ def break_at(patch, number, writes):
 
     for plain in (RemotePath.put, RemotePath.unlink):
         patch.setattr(RemotePath, plain.__name__, breaking(plain))
+
+
+def in_thread(function):
+    """Calls a function in another thread; returns what it raised."""
+    raised = []
+
+    def run():
+        try:
+            function()
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return raised

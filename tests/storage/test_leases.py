@@ -39,22 +39,6 @@ def abandon(lease):
         return path
 
 
-def in_thread(function):
-    """Calls a function in another thread; returns what it raised."""
-    raised = []
-
-    def run():
-        try:
-            function()
-        except Exception as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    return raised
-
-
 def taken(path):
     lease = Lease(path)
     lease.acquire()
@@ -78,7 +62,7 @@ def test_it_is_there_while_it_is_held(path):
 @pytest.mark.filterwarnings("ignore:.*is in use by process")
 def test_another_is_told_who_holds_it_once_it_is_renewed(path):
     lease = taken(path)
-    (error,) = in_thread(Lease(path).acquire)
+    (error,) = objects.in_thread(Lease(path).acquire)
     expected = f"process {os.getpid()} on {socket.gethostname()} "
     assert isinstance(error, ValueError)
     assert "one run at a time" in str(error)
