@@ -26,8 +26,8 @@ test-tensorflow: $(VENV)/.tensorflow $(VENV)/.test
 test-jax: $(VENV)/.jax $(VENV)/.test
 	KERAS_BACKEND=jax $(PYTEST) $(ARGS)
 
-# With the peers installed, so that the parity tests are not skipped.
-test-torch: $(VENV)/.torch $(VENV)/.peers $(VENV)/.test
+# With the peers and an S3 server installed, so that no test with them is skipped.
+test-torch: $(VENV)/.torch $(VENV)/.peers $(VENV)/.storage $(VENV)/.test
 	KERAS_BACKEND=torch $(PYTEST) $(ARGS)
 
 # Every parameter and every program on every backend; takes hours.
@@ -122,7 +122,7 @@ $(EXTRAS:%=$(VENV)/.%): $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	touch $@
 
-GROUPS := examples test peers docs
+GROUPS := examples test peers storage docs
 $(GROUPS:%=$(VENV)/.%): $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable . --group "$*"
 	touch $@

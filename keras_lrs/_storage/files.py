@@ -51,17 +51,23 @@ def write_atomically(
     return digest
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, make_folders: bool = True) -> None:
     """Raises `OSError` if a file cannot be written; makes the folders that it needs."""
     if isinstance(path, RemotePath):
         path.check_writable()
         return
     with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        # By trying: permissions say nothing of what a disk or `/proc` takes.
+        probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with open(probe, "xb"):
+            pass
+        probe.unlink()
 
 
 @contextlib.contextmanager

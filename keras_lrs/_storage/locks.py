@@ -72,6 +72,7 @@ class Lock:
         with files.naming(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         if fcntl is None:
+            files.check_writable(self.path)
             return lambda: None
         self._take_over()
         return weakref.finalize(self, _let_go, self.path, _locked(self.path))

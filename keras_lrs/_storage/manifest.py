@@ -79,6 +79,11 @@ class Folder(Generic[R]):
     listed_as: str  # The key of the records in the manifest.
     newest_first = False  # The order of the records in the manifest.
     noted: tuple[str, ...] = ()  # Further keys of the manifest.
+    LOCK: str  # The name of the file that is locked.
+
+    def __init_subclass__(cls, **keywords: Any):
+        super().__init_subclass__(**keywords)
+        cls.LOCK = f".{cls.listed_as}.lock"
 
     def __init__(self, directory: str | os.PathLike | RemotePath):
         self.directory: Any = directory
@@ -86,7 +91,7 @@ class Folder(Generic[R]):
             self.directory = pathlib.Path(directory)
         self.records: list[R] = []
         self.notes: dict[str, Any] = {}
-        self._lock = leases.lock(self.directory / f".{self.listed_as}.lock")
+        self._lock = leases.lock(self.directory / self.LOCK)
         self._was_rebuilt = False
         self._first = 1  # The number of the first file.
         self._load()

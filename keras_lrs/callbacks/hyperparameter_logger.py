@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from keras_lrs._fit import chosen
+from keras_lrs._fit.run import Run
+from keras_lrs._step.part import Wanted
+from keras_lrs._storage import files
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
 
@@ -44,6 +47,7 @@ class HyperparameterLogger(FitCallback):
     Raises:
         ValueError: If `every` is neither, or a number without `log_dir`.
         ImportError: If `log_dir` is given and `tensorboard` is not installed.
+        OSError: Before the first step, if nothing can be written to `log_dir`.
 
     Example:
         >>> import keras, numpy as np
@@ -77,6 +81,12 @@ class HyperparameterLogger(FitCallback):
             fields.refuse("every", "be 'epoch' without `log_dir`", every)
         self.log_dir = None if log_dir is None else fields.path("log_dir", log_dir)
         self._writer: Any = None if log_dir is None else _Writer(self.log_dir)
+
+    def prepare(self, run: Run) -> list[Wanted]:
+        """Checks that the scalars can be written."""
+        if self.log_dir is not None:
+            files.check_writable(self.log_dir / "events")
+        return []
 
     def fit_begins(self, epoch: int) -> None:
         """Notes where the optimizers are."""

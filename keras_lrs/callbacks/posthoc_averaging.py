@@ -31,8 +31,8 @@ class PosthocAveraging(FitCallback):
     epoch's beginning; later ones are deleted.
 
     Args:
-        directory: Where the snapshots go: `averages-<updates>.npz`. Each is written
-            whole or not at all.
+        directory: Where the snapshots go, here or on `s3://bucket/run` and the like:
+            `averages-<updates>.npz`. Each is written whole or not at all.
         sigma_rels: The relative widths to keep, as in `PowerFunctionAverage`.
         every: How many epochs from one snapshot to the next, > 0.
         optimizers: Whose weights to average: one or a list of names (of an optimizer,

@@ -80,7 +80,7 @@ class ReduceOnPlateau(FitCallback):
             only, whose files hold these weights.
         optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
             or of the model's attribute that holds it) or objects. None is all.
-        state_path: The JSON file for the state.
+        state_path: The JSON file for the state, here or on S3 and the like.
         verbose: 1 prints a line when the factor changes.
 
     Raises:

@@ -50,7 +50,7 @@ class SnapshotEnsemble(FitCallback):
     beginning replaces what another one left in the directory.
 
     Args:
-        directory: The folder for the files.
+        directory: The folder for the files, here or on `s3://bucket/run` and the like.
         keep_last: How many members are kept, the last ones; None keeps all.
         schedule: Where cycles end. None takes the schedule of the optimizer's rate,
             also one that a `HyperparameterScheduler` drives. Or a schedule of your own,

@@ -134,15 +134,16 @@ def rebuild(directory: str | os.PathLike) -> list[File]:
             elsewhere. If a run is writing to the folder, or a `manifest.json` there is
             of another program.
     """
-    for place, _ in _places(directory):
-        with contextlib.ExitStack() as held:
+    places = list(_places(directory))
+    with _locked(places, KINDS):
+        for place, _ in places:
             for make in _FOLDERS.values():
-                _remove_damaged_manifest(make, place, held)
+                _remove_damaged_manifest(make, place)
             for make in _FOLDERS.values():
                 with _quietly():
                     folder = make(place)
-                held.callback(folder.close)
-                folder.relist()
+                with contextlib.closing(folder):
+                    folder.relist()
     return files(directory)
 
 
@@ -169,54 +170,54 @@ def prune(
     """
     keep_last = fields.count("keep_last", keep_last, 1)
     kinds = KINDS if kind is None else (fields.one_of("kind", kind, KINDS),)
-    removed = []
-    for place, prefix in _places(directory):
-        for each in kinds:
-            take = _prune_averages if each == "averages" else _prune
-            removed += [prefix + name for name in take(each, place, keep_last)]
+    places, removed = list(_places(directory)), []
+    with _locked(places, kinds):
+        for place, prefix in places:
+            for each in kinds:
+                names = _prune(each, place, keep_last)
+                removed += [prefix + name for name in names]
     return removed
 
 
 def _prune(kind, place, keep_last):
+    if kind == "averages":
+        going = [*averages.paths(place).values()][:-keep_last]
+        stored.remove(going)
+        return [path.name for path in going]
     folder = _FOLDERS[kind](place)
     if not folder.manifest.exists() and not folder.records:
         return []
     with contextlib.closing(folder):
         folder.lock()
-        before = folder.unlisted() + [folder.path(record) for record in folder.records]
+        before = folder.unlisted() + list(map(folder.path, folder.records))
         folder.records = folder.records[-keep_last:]
         folder.write()
         folder.clean()
-        kept = [folder.path(record) for record in folder.records]
+        kept = list(map(folder.path, folder.records))
     return [path.name for path in before if path not in kept]
 
 
-def _prune_averages(kind, place, keep_last):
-    if not averages.paths(place):
-        return []
-    lock = leases.lock(place / averages.LOCK)
-    lock.acquire()
-    try:
-        # Those that the folder has now that nobody else writes to it.
-        going = [*averages.paths(place).values()][:-keep_last]
-        stored.remove(going)
-    finally:
-        lock.release()
-    return [path.name for path in going]
-
-
-def _remove_damaged_manifest(make, place, held):
-    """Removes a manifest that says nothing, once nobody else writes to the folder."""
-    try:
-        with _quietly():
+def _remove_damaged_manifest(make, place):
+    with _quietly():
+        try:
             make(place)
-    except manifest.DamagedError as error:
-        lock = leases.lock(place / f".{make.listed_as}.lock")
-        lock.acquire()
-        held.callback(lock.release)
-        stored.remove([error.path])
-    except ValueError:
-        pass  # `relist` says what is wrong with it, if anything still is.
+        except manifest.DamagedError as error:
+            stored.remove([error.path])
+        except ValueError:
+            pass  # `relist` says what is wrong with a file.
+
+
+@contextlib.contextmanager
+def _locked(places, kinds):
+    """Keeps runs from writing: to none of the folders, before one is changed."""
+    with contextlib.ExitStack() as held:
+        for place, _ in places:
+            for kind in kinds:
+                name = _FOLDERS.get(kind, averages).LOCK
+                lock = leases.lock(place / name)
+                lock.acquire()
+                held.callback(lock.release)
+        yield
 
 
 def _places(directory) -> Iterator[tuple[Any, str]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
+from keras_lrs._storage import files
 from keras_lrs.schedules import base, fields
 from keras_lrs.schedules.fields import count, refuse
 from keras_lrs.schedules.names import hinted
@@ -140,6 +141,9 @@ def _picture(path: Any) -> pathlib.Path | None:
         if suffix and suffix not in known:
             bound = f"have the suffix of a picture ({', '.join(sorted(known))}) or none"
             refuse("path", bound, path)
+    # Matplotlib gives a name without a suffix that of its usual format.
+    file = path if suffix else path.with_name(f"{path.name}.png")
+    files.check_writable(file, make_folders=False)
     return path
 
 

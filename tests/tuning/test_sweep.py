@@ -310,6 +310,14 @@ def test_extensions_are_resumed_too(tmp_path):
     assert len(tried) == len(rates(result)) + 1
 
 
+def test_a_study_may_be_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    search(0.01, 1e-4, 1.0, storage="~/sweep.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.db"]
+    with pytest.raises(ValueError, match="`storage` must be a path, which is not emp"):
+        search(0.01, 1e-4, 1.0, storage="")
+
+
 def test_a_study_of_another_sweep_is_refused(tmp_path):
     path = tmp_path / "sweep.db"
     search(0.01, 1e-4, 1.0, storage=path)
