@@ -11,6 +11,7 @@ the same weights; or what was saved must load.
 
 import argparse
 import collections
+import contextlib
 import ctypes
 import errno
 import json
@@ -28,6 +29,9 @@ import numpy as np
 from report import table, write_part
 
 from keras_lrs import averages, callbacks, ensembles
+
+with contextlib.suppress(ImportError):
+    import tensorflow  # noqa: F401  (Or Keras imports it in each of the processes.)
 
 TITLE = "# Faults of files"
 TEXT = """\
