@@ -23,6 +23,7 @@ from tests.storage import objects
 from tests.warned import warns
 
 pytest.importorskip("fsspec")
+pytestmark = pytest.mark.only("torch")
 
 ALL_STEPS = 4 * STEPS
 

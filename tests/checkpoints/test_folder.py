@@ -18,6 +18,8 @@ CHECKPOINTS = ["generation-00000002.npz", "generation-00000003.npz"]
 AVERAGES = ["averages-0000000010.npz", "averages-0000000020.npz"]
 INNER = ["fit-from-0/generation-00000001.npz"]
 
+pytestmark = pytest.mark.only("torch")
+
 
 def write(folder):
     """Writes what runs with all kinds of callbacks leave."""

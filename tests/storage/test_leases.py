@@ -13,6 +13,7 @@ from tests.storage import objects
 from tests.warned import warns
 
 pytest.importorskip("fsspec")
+pytestmark = pytest.mark.only("torch")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from keras_lrs.schedules import fields
 from tests.storage import objects
 
 pytest.importorskip("fsspec")
+pytestmark = pytest.mark.only("torch")
 
 MEMORY = "fsspec.implementations.memory.MemoryFileSystem."
 STATE = {"epoch": 1, "values": [1.0, 2.0]}
