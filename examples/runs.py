@@ -178,7 +178,8 @@ def make_curves(path, measure=None):
             numbers = (logs or {}) | (measure(self.model) if measure else {})
             found = {name: float(value) for name, value in numbers.items()}
             # An epoch that was interrupted is run again.
-            write(path, [*self.read()[:epoch], {"epoch": epoch + 1, **found}])
+            before = [each for each in self.read() if each["epoch"] <= epoch]
+            write(path, [*before, {"epoch": epoch + 1, **found}])
 
     return Curves()
 

@@ -171,7 +171,9 @@ EXPERIMENT = Experiment(
             "exponential average, and schedule-free training with one, are on it or "
             "below, along the trajectory of a single run.",
             "Test losses are compared. On or below is less than "
-            f"{LOSS_MARGIN:g} above.",
+            f"{LOSS_MARGIN:g} above. One rate for all, which suits a constant rate, "
+            "does not suit the decays as well: where each method has its own, see "
+            "the claim on schedule-free training.",
             judge,
             tables,
         ),

@@ -29,7 +29,8 @@ def make_callbacks(method, rate, epochs):
     if method == "plateau":
         patience = max(epochs // 20, 1)
         constant = recipe.scheduled(learning_rate=schedules.Constant(rate))
-        return [constant, callbacks.ReduceOnPlateau("val_loss", patience=patience)]
+        # Not the loss of what is reported.
+        return [constant, callbacks.ReduceOnPlateau("loss", patience=patience)]
     schedule = {
         "none": lambda: schedules.Constant(rate),
         "exponential": lambda: schedules.BoundedExponentialDecay(
