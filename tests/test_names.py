@@ -4,7 +4,7 @@ import pytest
 
 import keras_lrs as lrs
 from keras_lrs.averages import ExponentialAverage
-from keras_lrs.callbacks import WeightAveraging
+from keras_lrs.callbacks import OneCycleScheduler, ReduceOnPlateau, WeightAveraging
 from keras_lrs.optimizers import ScheduleFree
 
 S = lrs.schedules
@@ -31,6 +31,8 @@ S = lrs.schedules
         (S.Constant, "lr", "value"),
         (S.Clipped, "min_lr", "minimum"),
         (ExponentialAverage, "beta", "decay"),
+        (OneCycleScheduler, "max_lr", "max_learning_rate"),
+        (ReduceOnPlateau, "min_lr", "min_learning_rate"),
         (WeightAveraging, "decay", "average"),
         (ScheduleFree, "momentum", "beta"),
         (lrs.plot_schedules, "steps", "num_steps"),
@@ -46,6 +48,11 @@ def test_the_argument_that_is_meant_is_named(make, name, meant):
 def test_a_share_is_told_from_a_rate():
     with pytest.raises(TypeError, match="a rate: alpha times the first one"):
         S.CosineAnnealing(0.1, alpha=0.01)
+
+
+def test_what_is_handed_on_is_told_by_who_gets_it():
+    with pytest.raises(TypeError, match=r"`OneCycle` .* mean `warmup_fraction`"):
+        OneCycleScheduler(0.1, pct_start=0.3)
 
 
 def test_what_resembles_nothing_is_told_what_there_is():

@@ -64,14 +64,26 @@ def hint(name: str, known: Iterable[str]) -> str:
 
 def hinted(function: F) -> F:
     """Lets a function say which argument is meant by a name that is none of its own."""
-    parameters = inspect.signature(function).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    known = [name for name, p in parameters.items() if name != "self"]
+    found = inspect.signature(function).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in found.values())
+    parameters = {
+        name: p
+        for name, p in found.items()
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+    known = [name for name in parameters if name != "self"]
+    empty = inspect.Parameter.empty
 
     @functools.wraps(function)
     def call(*arguments, **keywords):
+        missing = [
+            name
+            for name in list(parameters)[len(arguments) :]
+            if parameters[name].default is empty and name not in keywords
+        ]
         for name in keywords:
-            if name not in parameters:
+            # Where any name is taken, only a missing argument can be meant.
+            if name not in parameters and (not takes_any or meant(name, missing)):
                 owner = function.__qualname__.removesuffix(".__init__")
                 raise TypeError(
                     f"`{owner}` has no argument `{name}`. {hint(name, known)}"
@@ -79,4 +91,4 @@ def hinted(function: F) -> F:
                 )
         return function(*arguments, **keywords)
 
-    return function if takes_any else call  # type: ignore[return-value]
+    return call  # type: ignore[return-value]
