@@ -122,8 +122,8 @@ def is_chief(model: Any) -> bool:
 
 
 def can_be_called(model: Any) -> bool:
-    """Whether a model has a `call`; others train by a `train_step` alone."""
-    return type(model).call is not keras.Model.call
+    """Whether a model or layer has a `call`; others train by a `train_step` alone."""
+    return type(model).call not in (keras.Model.call, keras.layers.Layer.call)
 
 
 def weights_exist(model: Any) -> bool:

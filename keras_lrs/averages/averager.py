@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_lrs._keras import anywhere, average_statistics, in_step
+from keras_lrs._keras import anywhere, average_statistics, in_step, models
 from keras_lrs._keras.weights import load_own_weights, save_own_weights
 from keras_lrs._step.averages import Averaging
 from keras_lrs.averages.choice import Choice
@@ -345,8 +345,10 @@ def _found(given):
     """The variables to choose from, and all weights."""
     bound = "be a built model, or a list of variables"
     if isinstance(given, keras.layers.Layer):
-        if not given.built:
+        if not models.weights_exist(given):
             bound += ": call the model on a batch, or give it an `Input`"
+            if not models.can_be_called(given):
+                bound = "have built layers: call each on a batch"
             fields.refuse("model_or_variables", bound, given)
         sources = list(given.trainable_variables)
         weights = list(given.weights)

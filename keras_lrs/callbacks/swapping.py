@@ -180,7 +180,7 @@ class SwappingCallback(FitCallback):
                     f"`{type(other).__name__}`: both swap the model's weights."
                 )
         self._home = run.model
-        self._check_modules(run.model)
+        self._check_batch_norm(run.model)
         self._end_what_broke_off()
         self._recalibrated = None
         for other in run.siblings:
@@ -188,7 +188,14 @@ class SwappingCallback(FitCallback):
                 run.undo.callback(replace(other, "on_epoch_end", self._saving_first))
         return []
 
-    def _check_modules(self, model):
+    def _check_batch_norm(self, model):
+        if self.batch_norm == "recalibrate" and not models.can_be_called(model):
+            raise ValueError(
+                f"`{type(self).__name__}(batch_norm='recalibrate')` cannot run "
+                f"`{type(model).__name__}`, which has no `call`. Use "
+                "batch_norm='keep', and `averages.recalibrate_batch_norm(call_fn=)` "
+                "when the training is over."
+            )
         found = {type(one).__name__ for one in torch_batch_norms(model)}
         if found and self.batch_norm != "keep":
             raise ValueError(

@@ -7,7 +7,7 @@ import keras
 
 from keras_lrs._fit import lengths, paces
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import models, variables
+from keras_lrs._keras import fit_loop, models, variables
 from keras_lrs._step import scheduled_variable
 from keras_lrs._step.part import Wanted
 from keras_lrs._step.scheduled_variable import ScheduledVariable
@@ -129,6 +129,8 @@ class VariableScheduler(FitCallback):
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Finds the variables, and says which schedule sets each."""
+        if not models.weights_exist(run.model) and models.can_be_called(run.model):
+            fit_loop.build(run.model)
         pairs = [(_found(run.model, target), one) for target, one in self.schedules]
         targets = [variable for variable, _ in pairs]
         for index, variable in enumerate(targets):
@@ -226,7 +228,7 @@ def _found(model, target):
     if len(found) != 1:
         possible = [v for v in model.variables if _is_one_float(v) and not v.trainable]
         paths = ", ".join(variable.path for variable in possible) or "none"
-        built = "" if model.built else "Build the model before `fit`. "
+        built = "" if models.weights_exist(model) else "Build the model before `fit`. "
         bound = (
             f"name one variable of the model; {len(found)} have this path. {built}"
             f"Those that can be scheduled are: {paths}"

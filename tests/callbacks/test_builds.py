@@ -5,8 +5,15 @@ import numpy as np
 import pytest
 
 from keras_lrs import averages as A  # noqa: N812
+from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs.averages import recalibrate_batch_norm
-from keras_lrs.callbacks import PosthocAveraging, ResumableTraining, WeightAveraging
+from keras_lrs.callbacks import (
+    HyperparameterLogger,
+    PosthocAveraging,
+    ResumableTraining,
+    VariableScheduler,
+    WeightAveraging,
+)
 
 BACKEND = keras.backend.backend()
 X = np.random.default_rng(0).normal(size=(8, 2)).astype("float32")
@@ -58,6 +65,33 @@ class TestWithoutCall:
         message = "`WithoutCall` has no `call` that would build its layers.*`inner`"
         with pytest.raises(ValueError, match=message):
             without_call(False).fit(X, verbose=0, callbacks=[KINDS[kind](tmp_path)])
+
+
+def test_averager_takes_a_model_without_call_whose_layers_are_built():
+    averager = A.Averager(without_call())
+    assert len(averager.averages) == 2
+    with pytest.raises(ValueError, match="have built layers: call each on a batch"):
+        A.Averager(without_call(False))
+
+
+@pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="the others build it before callbacks"
+)
+def test_variables_are_scheduled_in_a_model_that_the_first_batch_would_build():
+    class Scaled(keras.layers.Layer):
+        def build(self, shape):
+            self.factor = self.add_weight(shape=(), trainable=False, name="factor")
+
+        def call(self, x):
+            return self.factor * x
+
+    layers = [Scaled(name="scaled"), keras.layers.Dense(1)]
+    model, path = keras.Sequential(layers, name="model"), "model/scaled/factor"
+    model.compile("sgd", "mse")
+    scheduler = VariableScheduler({path: S.LinearDecay(1.0, 4)})
+    logger = HyperparameterLogger()
+    found = model.fit(X, X, 2, verbose=0, callbacks=[scheduler, logger]).history
+    assert found[path] == [0.25]
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the others fail before callbacks")
