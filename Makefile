@@ -84,9 +84,10 @@ bench: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.peers
 	$(BIN)/python benchmarks/growth.py --output $(REPORT) $(ARGS)
 	$(BIN)/python benchmarks/device.py --output $(REPORT) $(ARGS)
 
-# An hour and a half: trainings that are killed, and one that is not.
+# Half a day: trainings that are killed, faults of files, and an hour without any.
 reliability: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.examples
 	$(BIN)/python benchmarks/reliability.py --output docs/reliability.md $(ARGS)
+	KERAS_BACKEND=torch $(BIN)/python benchmarks/faults.py --output docs/reliability.md
 	$(BIN)/python benchmarks/soak.py --output docs/reliability.md $(ARGS)
 
 # Every published claim, run and judged: docs/evidence.md. On JAX, the fastest here.
