@@ -2,6 +2,7 @@
 
 import importlib
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -88,3 +89,19 @@ def test_crops_have_the_published_areas_and_evaluation_the_middle():
     assert layer(x, training=True).shape == (2, 4, 4, 3)
     assert layer.scale == (0.08, 1.0)
     assert layer.ratio == (3 / 4, 4 / 3)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [augmentation.RandomShift(2), augmentation.RandomResizedCrop(6)],
+    ids=lambda layer: layer.name,
+)
+def test_it_runs_in_the_compiled_step(layer):
+    pooled = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), layer, *pooled])
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(12, 8, 8, 3)).astype("float32")
+    # The last batch is a smaller one.
+    history = model.fit(x, x[:, 0, 0, :2], batch_size=8, epochs=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    assert model.predict(x, verbose=0).shape == (12, 2)

@@ -73,6 +73,7 @@ def trace(harness, method, epochs, seeds):
             batches(),
             steps_per_epoch=EVERY,
             epochs=steps // EVERY,
+            shuffle=False,  # The batches come in an order of their own.
             callbacks=[HyperparameterScheduler(learning_rate=bound)],
             verbose=0,
         ).history

@@ -135,7 +135,7 @@ def draw(results, path):
     labels = ("training loss (mean of an epoch)", "test loss", "test error (%)")
     for number, (axes, label) in enumerate(zip(panels, labels, strict=True)):
         ends = []
-        for name, runs in results["curves"].items():
+        for index, (name, runs) in enumerate(results["curves"].items()):
             curves = np.array([run[number] for run in runs])
             length = epochs * methods[name].budget // 100
             points = [p for p in example.make_points(epochs) if p <= length]
@@ -143,7 +143,8 @@ def draw(results, path):
             if name in map(example.linear, example.BUDGETS):
                 ends.append([length, curves[:, -1].mean(), curves[:, -1].std()])
             else:
-                axes.plot(places, curves.mean(0), linewidth=1.0, label=name)
+                line = "-" if index % 2 else "--"
+                axes.plot(places, curves.mean(0), line, linewidth=1.2, label=name)
         ends = np.array(ends).T
         error = 2.0 * ends[2] / results["seeds"] ** 0.5
         axes.errorbar(

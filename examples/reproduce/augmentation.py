@@ -26,8 +26,8 @@ def windows(images, starts, sizes, mirrored, size, outside):
             its border is repeated.
     """
     rows, columns = (
-        _matrix(start, extent, length, size, outside)
-        for start, extent, length in zip(starts, sizes, images.shape[1:3], strict=True)
+        _matrix(starts[axis], sizes[axis], images.shape[axis + 1], size, outside)
+        for axis in (0, 1)
     )
     mirrored = mirrored[:, None, None]
     columns = mirrored * ops.flip(columns, axis=1) + (1.0 - mirrored) * columns
