@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -15,6 +16,7 @@ from keras_lrs._keras.backend import END_OF_DATA, IS_JAX, IS_TENSORFLOW, IS_TORC
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
 from keras_lrs._step import scheduled_variable
 from keras_lrs._step.optimizer_step import OptimizerStep, StepPlan
+from keras_lrs.schedules.identity import identity
 
 if IS_JAX:
     from keras_lrs._fit.jax_state import JaxState, with_followers
@@ -277,18 +279,21 @@ class TrainFunction:
 def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep]]:
     """Returns a train function traced with the parts, and the steps they belong to.
 
-    Both are kept beside the plain train function: fits with equal plans share one
-    compilation, and `compile`, which drops the plain one, drops them.
+    Both are kept beside the plain train function: fits with equal plans and equal
+    schedules of the optimizers' own share one compilation, and `compile`, which drops
+    the plain one, drops them.
     """
     plain = model.train_function
     cache = getattr(plain, "keras_lrs_compiled", {})
-    key = tuple(plan.key for plan in plans)
+    # Keras keeps its trace when an optimizer is given another schedule.
+    own = _own_schedules(model)
+    key = *own, *(plan.key for plan in plans)
     if key not in cache:
         steps = [OptimizerStep(model, plan) for plan in plans]
         # What surrounds a step is in the new function; an execution may be many steps.
         surrounded = _is_followed(steps) or scheduled_variable.of(steps)
         eager = model.run_eagerly and not surrounded
-        is_plain = IS_TORCH or eager or not plans
+        is_plain = IS_TORCH or eager or not (plans or own)
         function = plain if is_plain else _traced_anew(model, steps)
         kept = list(cache.items())[1 - _MOST_KEPT :]
         cache = {**dict(kept), key: (function, steps)}
@@ -298,6 +303,12 @@ def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep
     for step, plan in zip(steps, plans, strict=True):
         step.begin(plan)
     return function, steps
+
+
+def _own_schedules(model):
+    """Snapshots of what optimizers take their rates from, where it is no variable."""
+    sources = map(optimizers.rate_source, models.updating(model))
+    return [identity(one) for one in sources if not isinstance(one, keras.Variable)]
 
 
 def _is_followed(steps):
