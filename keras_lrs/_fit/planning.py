@@ -1,9 +1,11 @@
 """What the steps of a run's optimizers are to do: parts wanted, checked and bound."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_lrs._fit import lengths
 from keras_lrs._fit.progress import Progress
@@ -15,9 +17,11 @@ from keras_lrs._step.groups import GroupedUpdate, Groups
 from keras_lrs._step.hosted import HostedBiasCorrection
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.optimizer_step import PlannedPart, StepPlan
+from keras_lrs._step.own_rate import OwnRate
 from keras_lrs._step.part import Wanted
 from keras_lrs._step.scheduled_variable import ScheduledVariable
 from keras_lrs.schedules import base
+from keras_lrs.schedules.combinators import warmup_steps
 from keras_lrs.schedules.open_ended import Constant
 
 
@@ -72,7 +76,10 @@ class WantedParts:
         wanted = self._of(optimizer)
         if not any(one.slot == "learning_rate" for _, one in wanted):
             # Nothing binds the optimizer's own: said before anything evaluates it.
-            base.check_bound(optimizers.rate_source(optimizer))
+            own = optimizers.rate_source(optimizer)
+            base.check_bound(own)
+            if run is not None:
+                _warn_of_warmup(self._progress, own, optimizers.iterations(optimizer))
         # Schedules first: others may depend on them.
         wanted.sort(key=lambda pair: not issubclass(pair[1].kind, Hyperparameter))
         schedules: dict[str, Any] = {}
@@ -86,9 +93,30 @@ class WantedParts:
                 self.bound_here.append(optimizer)
             if issubclass(one.kind, Hyperparameter):
                 name, schedules[name] = arguments
+                if name == "learning_rate" and run is not None:
+                    self._check_cap(optimizer, schedules[name])
             parts.append(PlannedPart(one.kind, arguments, begins, callback))
         parts += self._completing(optimizer, schedules, parts)
         return StepPlan(optimizer, tuple(parts), self._progress.start(optimizer))
+
+    def _check_cap(self, optimizer, schedule):
+        """Raises if an optimizer would use a lower rate than that of a schedule."""
+        progress = self._progress
+        known = progress.steps_per_epoch is not None
+        num_steps = progress.window().total if known else 10_000
+        steps, rates = hyperparameters.sampled(schedule, num_steps - 1)
+        before = max(progress.start(optimizer), 0)
+        used = optimizers.capped(optimizer, rates, steps + before)
+        above = rates > used * (1.0 + 1e-6)
+        if above.any():
+            first = int(np.argmax(above))
+            raise ValueError(
+                f"Argument `learning_rate` must be <= 1 / sqrt(k) in update k of "
+                f"`{type(optimizer).__name__}`, which uses no larger rate: a schedule "
+                "above it has no effect. Lower the schedule, or choose another "
+                f"optimizer. Received: {rates[first]:g} at step {steps[first]}, where "
+                f"{used[first]:g} would be used, from {schedule!r}"
+            )
 
     def _completing(self, optimizer, schedules, parts):
         """The parts that others need: the rate to be scaled, the bias correction."""
@@ -97,8 +125,13 @@ class WantedParts:
         own = self._own_rates.get(optimizer) if host is None else host.own_rate
         scaled = own is not None and any(part.kind.scales for part in parts)
         if scaled and "learning_rate" not in schedules:
+            # That of a host is a number for all its life.
             rate = ("learning_rate", Constant(own))
-            found.append(PlannedPart(Hyperparameter, rate, {}))
+            found.append(
+                PlannedPart(OwnRate, (), {"rate": own})
+                if host is None
+                else PlannedPart(Hyperparameter, rate, {})
+            )
         brought = hosted.names(optimizer)
         for kind, first, is_brought in (
             (BiasCorrection, self._first(optimizer), False),
@@ -154,7 +187,22 @@ def bind(
             )
     num_steps = progress.window().total if known else 10_000
     check(name, schedule, num_steps)
+    _warn_of_warmup(progress, schedule)
     return schedule
+
+
+def _warn_of_warmup(progress, schedule, done=0):
+    """Warns of a warmup that is not over when the run is."""
+    warmup = warmup_steps(schedule)
+    known = progress.steps_per_epoch is not None
+    if known and warmup > progress.window().total + done:
+        warnings.warn(
+            f"The warmup of {warmup} steps is longer than this run, of "
+            f"{progress.window().total}: the rate does not get to its peak. Shorten it "
+            "(`keras_lrs.schedules.Fraction(0.05)` is a length that fits every run). "
+            f"Received: {schedule!r}",
+            stacklevel=2,
+        )
 
 
 def _any_open(value):

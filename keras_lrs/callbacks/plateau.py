@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 from keras_lrs._keras.variables import number
@@ -22,16 +23,21 @@ class PlateauState:
 
 @dataclasses.dataclass(frozen=True)
 class PlateauRecord:
-    """The state after `count` iterations, and the rates that the user gave."""
+    """The state after `count` iterations, and the rates that the user gave.
+
+    `set_by_hand` are those of these rates that a callback has set.
+    """
 
     count: int
     rates: list[float | None]
     state: PlateauState
+    set_by_hand: Sequence[float | None] = ()
 
     @classmethod
     def parsed(cls, item: dict[str, Any]) -> "PlateauRecord":
         """The record that `dataclasses.asdict` made JSON of."""
-        return cls(int(item["count"]), item["rates"], PlateauState(**item["state"]))
+        state, by_hand = PlateauState(**item["state"]), item.get("set_by_hand", ())
+        return cls(int(item["count"]), item["rates"], state, by_hand)
 
 
 def rates_before(

@@ -39,6 +39,11 @@ class ReduceOnPlateau(FitCallback):
     schedule's value times the factor, inside the compiled step. After `fit` the
     optimizer has its own rate again.
 
+    `optimizer.learning_rate` reads as the rate used, with the factor in it. What a
+    callback of yours sets it to, in any hook, is the rate that the factor multiplies
+    from then on. So do not calculate it from the rate that you read, in which the
+    factor is already.
+
     The metric is looked at after every epoch (or every so many steps). It is better if
     it beats the best by more than `min_delta`. After `patience` looks in a row without
     a better one the factor is multiplied by `factor`; then the next `cooldown` looks
@@ -54,9 +59,9 @@ class ReduceOnPlateau(FitCallback):
         monitor: The metric's name in the logs.
         factor: What the rate is multiplied by, in (0, 1).
         patience: Looks without improvement after which it is, >= 1.
-        mode: `"min"`, `"max"`, or `"auto"`: `"max"` if one of the words of the name is
-            accuracy, AUC, precision, recall, F1, IoU, Dice, R2 or the like, and none is
-            loss or error.
+        mode: `"min"`, `"max"`, or `"auto"`: what the metric that the model is compiled
+            with says of itself, else what the last word of the name says of which it is
+            known ("accuracy" rises, "accuracy_loss" falls).
         min_delta: By how much a better value must beat the best, >= 0.
         cooldown: Looks after a change that are not counted, >= 0.
         min_factor: The lowest factor, in [0, 1].
@@ -86,7 +91,9 @@ class ReduceOnPlateau(FitCallback):
     Raises:
         ValueError: If an argument is out of range; and before the first step, if
             Keras's `ReduceLROnPlateau` or `LearningRateScheduler`, or another of these,
-            is in the list. After the first epoch, if there is no such metric.
+            is in the list, or if `mode="auto"` does not tell whether the metric should
+            rise. After the first epoch, if there is no such metric, or if it is one of
+            a `train_step` of your own and `"auto"` does not tell that.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -130,8 +137,11 @@ class ReduceOnPlateau(FitCallback):
         self.optimizers = chosen.check(optimizers)
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
-        if fields.one_of("mode", mode, ("auto", "min", "max")) == "auto":
-            mode = metrics.mode_of(monitor)
+        fields.one_of("mode", mode, ("auto", "min", "max"))
+        # Before training begins, the model's metric is asked.
+        self._guesses = mode == "auto"
+        if self._guesses:
+            mode = metrics.of_name(monitor) or "min"
         self.rule = PlateauRule(
             factor,
             patience,
@@ -176,6 +186,8 @@ class ReduceOnPlateau(FitCallback):
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Asks for a factor on all rates, and for a file."""
+        if metrics.of_name(self.monitor) or metrics.is_logged(self.monitor, run.model):
+            self._find_mode(run.model)
         if (path := self._path(run)) is not None:
             self._refuse_shared(path, run)
             files.check_writable(path)
@@ -191,6 +203,12 @@ class ReduceOnPlateau(FitCallback):
             )
             for optimizer in run.chosen(self).values()
         ]
+
+    def _find_mode(self, model):
+        """Asks the metric, and its name, whether larger is better."""
+        if self._guesses:
+            mode = metrics.direction(self.monitor, model)
+            self.rule = dataclasses.replace(self.rule, mode=mode)
 
     def _refuse_shared(self, path, run):
         for other in run.siblings:
@@ -212,7 +230,25 @@ class ReduceOnPlateau(FitCallback):
         self._warmup_steps: Any = self.warmup
         if self.warmup is not None:
             self._warmup_steps = self._run.progress.length(self.warmup)
-        self._take_up((self._records or self._read()) if epoch > 0 else [])
+            self._check_warmup()
+        if epoch > 0 and not self._records:
+            self._take_up(self._read())
+            by_hand = self._records[-1].set_by_hand if self._records else ()
+            for optimizer, rate in zip(self._optimizers, by_hand, strict=False):
+                self._run.own_rates.take(optimizer, rate)
+        else:
+            self._take_up(self._records if epoch > 0 else [])
+
+    def _check_warmup(self):
+        progress = self._run.progress
+        known = progress.steps_per_epoch is not None
+        if known and self._warmup_steps >= progress.window().total:
+            warnings.warn(
+                "`ReduceOnPlateau` never looks at its metric: its `warmup` of "
+                f"{self._warmup_steps} steps is not shorter than this run, of "
+                f"{progress.window().total}.",
+                stacklevel=2,
+            )
 
     def epoch_begins(self, epoch: int) -> None:
         """Checks that a run that resumes has the weights to return to."""
@@ -282,7 +318,8 @@ class ReduceOnPlateau(FitCallback):
         return records
 
     def _write(self):
-        record = PlateauRecord(self._iterations, self._own_rates, self._state)
+        by_hand = self._run.own_rates.set_by_hand(self._optimizers)
+        record = PlateauRecord(self._iterations, self._own_rates, self._state, by_hand)
         self._records = [*self._records, record][-_KEPT:]
         path = self._path(self._run)
         if path is not None:
@@ -346,6 +383,8 @@ class ReduceOnPlateau(FitCallback):
             )
 
     def _look(self, value):
+        if not self._seen:
+            self._find_mode(self._run.model)
         self._seen = True
         before = self._state
         if not self._is_warming_up():

@@ -1071,7 +1071,7 @@ def test_a_metric_that_a_callback_before_it_writes_can_be_monitored():
         on_epoch_end=lambda epoch, logs: logs.update(mine=1.0)
     )
     model = trail_model()
-    fit(model, [mine, ReduceOnPlateau("mine", 0.5, 1)], epochs=4)
+    fit(model, [mine, ReduceOnPlateau("mine", 0.5, 1, "min")], epochs=4)
     expected = 0.125 * np.array([1.0, 1.0, 0.5, 0.25])
     np.testing.assert_allclose(rates(model), expected, atol=1e-6)
 
