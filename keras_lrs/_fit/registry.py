@@ -154,6 +154,13 @@ def build_chosen(callback: Any, run: Run) -> None:
     _check_built(callback, {k: one for k, one in found.items() if k in outside})
 
 
+def build_as_before(callback: Any, model: Any, found: dict[str, Any]) -> None:
+    """Builds the optimizers in a model's attributes that a checkpoint holds built."""
+    models.build_others(model, found.get("trained", {}))
+    if len(found.get("shapes", ())) > len(models.state_variables(model)):
+        check_built(callback, model)
+
+
 def check_built(callback: Any, model: Any) -> None:
     """Raises if it is not known what the optimizers in a model's attributes train."""
     found = models.own_optimizers(model)

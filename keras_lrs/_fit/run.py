@@ -9,13 +9,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._fit import hooks, planning, rates
+from keras_lrs._fit import hooks, idle, planning, rates
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._fit.train_function import Skip, TrainFunction
-from keras_lrs._keras import fit_loop, models, optimizers, variables
+from keras_lrs._keras import fit_loop, optimizers, variables
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
-from keras_lrs._step import hosted, hyperparameters, scheduled_variable
+from keras_lrs._step import hyperparameters, scheduled_variable
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.optimizer_step import OptimizerStep
 from keras_lrs.schedules import base
@@ -96,7 +96,7 @@ class Run:
             self.undo.callback(callback.fit_ends)
         self.progress.set_length(callback.params or {}, self.siblings or [callback])
         found = list(callback.prepare(self) or ())
-        if (found or callback.reads_optimizers) and callback.optimizers is None:
+        if found and callback.optimizers is None:
             self._acting = self._acting or type(callback).__name__
         for wanted in found:
             planning.check_wanted(self, callback, wanted)
@@ -135,13 +135,8 @@ class Run:
         train_function: Any = self._train_function
         if train_function.executed:
             choosing, self._choosing = self._choosing, []
-        others = models.own_optimizers(self.model) if acting else {}
-        stepped = [name for name, one in others.items() if _iterations(one) > 0]
-        if stepped and all(_iterations(one) == 0 for one in self.optimizers):
-            raise RuntimeError(
-                f"`{acting}` acts in `model.optimizer`, which made no update."
-                + models.hint_of_others(self.model)
-            )
+        if acting and train_function.executed:
+            idle.check(self, acting, self._iterations_before)
         for callback in choosing:
             self._check_updates(callback)
         if acting or choosing:
@@ -250,7 +245,7 @@ class Run:
         for step in self._steps:
             if step.optimizer is optimizer:
                 return step.used_values(iterations, own)
-        return {"learning_rate": own}
+        return {"learning_rate": optimizers.capped(optimizer, own, iterations)}
 
     def variable_values(self, steps: np.ndarray) -> dict[str, np.ndarray]:
         """The values of scheduled variables that forward passes saw, by path.
@@ -299,6 +294,8 @@ class Run:
     def _install(self, epoch):
         progress = self.progress
         progress.begin(epoch, None if self._resume is None else self._resume.starts)
+        resumes = epoch > 0 or self._resume is not None
+        self.own_rates.begin(progress.every, resumes)
         plans = [self._wanted.plan(self, optimizer) for optimizer in progress.every]
         self._train_function = TrainFunction(
             self.model,
@@ -312,11 +309,7 @@ class Run:
         self._iterations_before = {
             id(one): optimizers.iterations(one) for one in progress.every
         }
-        for step in self._steps:
-            # One that brings its schedules along reads as the rate last used.
-            hosts = hosted.host_of(step.optimizer) is not None
-            if "learning_rate" in self._schedules(step.optimizer) and not hosts:
-                self.undo.callback(self.own_rates.restore, step.optimizer)
+        self.own_rates.follow(self._steps, progress.iterations, self.undo)
         self.undo.callback(self._train_function.remove)
         self._train_function.install()
         for step in self._steps:
@@ -381,10 +374,6 @@ class Resume:
 
     set_states: Callable[[], None]
     starts: list[int] | None
-
-
-def _iterations(optimizer):
-    return max(optimizers.iterations(one) for one in optimizers.leaves(optimizer))
 
 
 def _close(reference):

@@ -80,8 +80,6 @@ class FitCallback(keras.callbacks.Callback):
     fresh_metrics = False
     """Whether metrics start over in every execution: its logs are then its own."""
 
-    reads_optimizers = False
-    """Whether it needs optimizers that make updates, though it wants no parts."""
     backs_up = False
     """Whether it comes after our others: it saves, with `saving`, what they are."""
 

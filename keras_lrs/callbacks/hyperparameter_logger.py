@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lrs._fit import chosen
+from keras_lrs._fit import chosen, idle
 from keras_lrs._fit.run import Run
 from keras_lrs._step.part import Wanted
 from keras_lrs._storage import files
@@ -26,10 +26,11 @@ class HyperparameterLogger(FitCallback):
     scheduler drives: the values of the last update of the epoch, not of the next one.
     `History`, `CSVLogger`, `TensorBoard` and other callbacks get them, whatever their
     order. The keys are `learning_rate`, `momentum` and so on; with several optimizers
-    `learning_rate/<name of the optimizer>`. Groups of variables that have values of
-    their own are logged besides, as `learning_rate/<pattern>`: groups of equal
-    schedules once, under the first of their patterns. The key of a variable that a
-    `VariableScheduler` sets is its path.
+    `learning_rate/<name of the optimizer>`. If `model.optimizer` makes no update, those
+    that do are logged, under the names of the attributes that hold them. Groups of
+    variables that have values of their own are logged besides, as
+    `learning_rate/<pattern>`: groups of equal schedules once, under the first of their
+    patterns. The key of a variable that a `VariableScheduler` sets is its path.
 
     With `log_dir` they are written as TensorBoard scalars too; the step is the number
     of updates before the one that used the value. Nothing is computed in the training
@@ -46,6 +47,7 @@ class HyperparameterLogger(FitCallback):
 
     Raises:
         ValueError: If `every` is neither, or a number without `log_dir`.
+        RuntimeError: After the first epoch, if no optimizer made an update.
         ImportError: If `log_dir` is given and `tensorboard` is not installed.
         OSError: Before the first step, if nothing can be written to `log_dir`.
 
@@ -64,7 +66,6 @@ class HyperparameterLogger(FitCallback):
     """
 
     first = True
-    reads_optimizers = True
 
     def __init__(
         self,
@@ -91,7 +92,9 @@ class HyperparameterLogger(FitCallback):
     def fit_begins(self, epoch: int) -> None:
         """Notes where the optimizers are."""
         progress = self._run.progress
-        self._written = {id(one): progress.iterations(one) for one in progress.every}
+        found = [*progress.every, *progress.outside.values()]
+        self._began = {id(one): progress.iterations(one) for one in found}
+        self._written = {**self._began}
         self._looked = time.monotonic()
 
     def step_ends(self, logs: Any) -> None:
@@ -101,8 +104,10 @@ class HyperparameterLogger(FitCallback):
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Adds the values of the epoch's last update to its logs."""
-        run = self._run
-        for optimizer, suffix in self._logged():
+        run, logged = self._run, self._logged()
+        if not any(self._steps(optimizer) for optimizer, _ in logged):
+            idle.check(run, type(self).__name__, self._began)
+        for optimizer, suffix in logged:
             last = np.array([max(run.progress.iterations(optimizer) - 1, 0)])
             values = self._used(optimizer, suffix, last)
             logs.update({tag: value.item() for tag, value in values.items()})
@@ -130,13 +135,24 @@ class HyperparameterLogger(FitCallback):
     def _logged(self):
         """Pairs of an optimizer and what its tags end with."""
         run = self._run
-        found = run.chosen(self)
-        if self.optimizers is None and len(found) == 1:
+        found, named = run.chosen(self), self.optimizers is not None
+        if not named and not any(map(self._steps, found.values())):
+            # Others train the model: those in its attributes.
+            others = run.progress.outside.items()
+            stepping = {label: one for label, one in others if self._steps(one)}
+            found, named = stepping or found, bool(stepping)
+        if not named and len(found) == 1:
             return [(one, "") for one in found.values()]
-        pairs = [(one, f"/{label}") for label, one in found.items()]
+        # One in a `MultiOptimizer` that was given no variable is not built.
+        pairs = [(one, f"/{label}") for label, one in found.items() if one.built]
         ahead = run.progress.ahead
         # By its steps the values of variables are told.
         return pairs + [(ahead, None)] * all(ahead is not one for one, _ in pairs)
+
+    def _steps(self, optimizer):
+        """Whether an optimizer has made an update in this run."""
+        before = self._began.get(id(optimizer), 0)
+        return self._run.progress.iterations(optimizer) > before
 
     def _used(self, optimizer, suffix, past):
         """All values of updates after so many iterations, by their tags."""
