@@ -1,13 +1,12 @@
 """What the steps of a run's optimizers are to do: parts wanted, checked and bound."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_lrs._fit import lengths
+from keras_lrs._fit import lengths, warmups
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._keras import optimizers
@@ -21,7 +20,6 @@ from keras_lrs._step.own_rate import OwnRate
 from keras_lrs._step.part import Wanted
 from keras_lrs._step.scheduled_variable import ScheduledVariable
 from keras_lrs.schedules import base
-from keras_lrs.schedules.combinators import warmup_steps
 from keras_lrs.schedules.open_ended import Constant
 
 
@@ -79,7 +77,8 @@ class WantedParts:
             own = optimizers.rate_source(optimizer)
             base.check_bound(own)
             if run is not None:
-                _warn_of_warmup(self._progress, own, optimizers.iterations(optimizer))
+                done = optimizers.iterations(optimizer)
+                warmups.warn_of_schedule(self._progress, own, done)
         # Schedules first: others may depend on them.
         wanted.sort(key=lambda pair: not issubclass(pair[1].kind, Hyperparameter))
         schedules: dict[str, Any] = {}
@@ -187,22 +186,8 @@ def bind(
             )
     num_steps = progress.window().total if known else 10_000
     check(name, schedule, num_steps)
-    _warn_of_warmup(progress, schedule)
+    warmups.warn_of_schedule(progress, schedule)
     return schedule
-
-
-def _warn_of_warmup(progress, schedule, done=0):
-    """Warns of a warmup that is not over when the run is."""
-    warmup = warmup_steps(schedule)
-    known = progress.steps_per_epoch is not None
-    if known and warmup > progress.window().total + done:
-        warnings.warn(
-            f"The warmup of {warmup} steps is longer than this run, of "
-            f"{progress.window().total}: the rate does not get to its peak. Shorten it "
-            "(`keras_lrs.schedules.Fraction(0.05)` is a length that fits every run). "
-            f"Received: {schedule!r}",
-            stacklevel=2,
-        )
 
 
 def _any_open(value):

@@ -115,11 +115,16 @@ def _refuse_on_jax(callback, labels):
 
 def build_optimizer(callback: Any, model: Any) -> None:
     """Builds the optimizer before the first step does."""
-    build_model(callback, model)
+    build_main(callback, model)
     if model.optimizer is None:
         check_built(callback, model)
-        return
-    optimizers.build(model)
+
+
+def build_main(callback: Any, model: Any) -> None:
+    """Builds a model, and its `optimizer` if it has one, before the first step does."""
+    build_model(callback, model)
+    if model.optimizer is not None:
+        optimizers.build(model)
 
 
 def build_model(callback: Any, model: Any) -> None:

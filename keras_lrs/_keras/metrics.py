@@ -39,13 +39,18 @@ def direction(monitor: str, model: Any = None, metric: Any = None) -> str:
     Raises:
         ValueError: If neither the metric nor its name tells.
     """
-    found = _of_metric(metric) or _of_model(monitor, model) or of_name(monitor)
+    found = told(monitor, model, metric)
     if found is None:
         raise ValueError(
             f"Argument `mode` must be 'max' or 'min' for {monitor!r}: neither the "
             "metric nor its name tells whether larger is better. Received: mode='auto'"
         )
     return found
+
+
+def told(monitor: str, model: Any = None, metric: Any = None) -> str | None:
+    """As `direction`, but None if neither the metric nor its name tells."""
+    return _of_metric(metric) or _of_model(monitor, model) or of_name(monitor)
 
 
 def _of_metric(metric):

@@ -1,6 +1,7 @@
 """`Plateau`: when a factor on the learning rate changes, and to what, in any loop."""
 
 import dataclasses
+import json
 import math
 import numbers
 from collections.abc import Sequence
@@ -36,8 +37,18 @@ class PlateauRecord:
     @classmethod
     def parsed(cls, item: dict[str, Any]) -> "PlateauRecord":
         """The record that `dataclasses.asdict` made JSON of."""
-        state, by_hand = PlateauState(**item["state"]), item.get("set_by_hand", ())
+        by_hand = item.get("set_by_hand", ())
+        by_hand = [None if rate is None else float(rate) for rate in by_hand]
+        state = PlateauState(**item["state"])
         return cls(int(item["count"]), item["rates"], state, by_hand)
+
+
+def parsed_records(content: bytes, count: int) -> list[PlateauRecord]:
+    """The records in a file; raises errors of many kinds if it is no such file."""
+    records = [PlateauRecord.parsed(item) for item in json.loads(content)]
+    if not records or any(len(record.rates) != count for record in records):
+        raise ValueError(f"It is not that of {count} optimizers.")
+    return records
 
 
 def rates_before(

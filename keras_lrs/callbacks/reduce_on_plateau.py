@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_lrs._fit import chosen, rates
+from keras_lrs._fit import chosen, rates, warmups
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import metrics
 from keras_lrs._keras.variables import number
@@ -22,6 +22,7 @@ from keras_lrs.callbacks.plateau import (
     PlateauRecord,
     PlateauRule,
     PlateauState,
+    parsed_records,
     rates_before,
 )
 from keras_lrs.schedules import durations, fields
@@ -39,10 +40,9 @@ class ReduceOnPlateau(FitCallback):
     schedule's value times the factor, inside the compiled step. After `fit` the
     optimizer has its own rate again.
 
-    `optimizer.learning_rate` reads as the rate used, with the factor in it. What a
-    callback of yours sets it to, in any hook, is the rate that the factor multiplies
-    from then on. So do not calculate it from the rate that you read, in which the
-    factor is already.
+    `optimizer.learning_rate` reads as the rate used, with the factor in it. What your
+    own callbacks set it to is what the factor multiplies from then on: do not calculate
+    it from the rate that you read.
 
     The metric is looked at after every epoch (or every so many steps). It is better if
     it beats the best by more than `min_delta`. After `patience` looks in a row without
@@ -59,9 +59,8 @@ class ReduceOnPlateau(FitCallback):
         monitor: The metric's name in the logs.
         factor: What the rate is multiplied by, in (0, 1).
         patience: Looks without improvement after which it is, >= 1.
-        mode: `"min"`, `"max"`, or `"auto"`: what the metric that the model is compiled
-            with says of itself, else what the last word of the name says of which it is
-            known ("accuracy" rises, "accuracy_loss" falls).
+        mode: `"min"`, `"max"`, or `"auto"`: what the model's metric says of itself, or
+            the last word of the name that tells ("accuracy" does, "accuracy_loss" too).
         min_delta: By how much a better value must beat the best, >= 0.
         cooldown: Looks after a change that are not counted, >= 0.
         min_factor: The lowest factor, in [0, 1].
@@ -91,9 +90,9 @@ class ReduceOnPlateau(FitCallback):
     Raises:
         ValueError: If an argument is out of range; and before the first step, if
             Keras's `ReduceLROnPlateau` or `LearningRateScheduler`, or another of these,
-            is in the list, or if `mode="auto"` does not tell whether the metric should
-            rise. After the first epoch, if there is no such metric, or if it is one of
-            a `train_step` of your own and `"auto"` does not tell that.
+            is in the list, or if `mode="auto"` does not tell what the metric should do
+            (after the first look, if the logs alone have it). After the first epoch, if
+            there is no such metric.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -137,9 +136,8 @@ class ReduceOnPlateau(FitCallback):
         self.optimizers = chosen.check(optimizers)
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
-        fields.one_of("mode", mode, ("auto", "min", "max"))
         # Before training begins, the model's metric is asked.
-        self._guesses = mode == "auto"
+        self._guesses = fields.one_of("mode", mode, ("auto", "min", "max")) == "auto"
         if self._guesses:
             mode = metrics.of_name(monitor) or "min"
         self.rule = PlateauRule(
@@ -230,25 +228,12 @@ class ReduceOnPlateau(FitCallback):
         self._warmup_steps: Any = self.warmup
         if self.warmup is not None:
             self._warmup_steps = self._run.progress.length(self.warmup)
-            self._check_warmup()
-        if epoch > 0 and not self._records:
-            self._take_up(self._read())
-            by_hand = self._records[-1].set_by_hand if self._records else ()
-            for optimizer, rate in zip(self._optimizers, by_hand, strict=False):
-                self._run.own_rates.take(optimizer, rate)
-        else:
-            self._take_up(self._records if epoch > 0 else [])
-
-    def _check_warmup(self):
-        progress = self._run.progress
-        known = progress.steps_per_epoch is not None
-        if known and self._warmup_steps >= progress.window().total:
-            warnings.warn(
-                "`ReduceOnPlateau` never looks at its metric: its `warmup` of "
-                f"{self._warmup_steps} steps is not shorter than this run, of "
-                f"{progress.window().total}.",
-                stacklevel=2,
-            )
+            warmups.warn_of_looks(self._run.progress, self._warmup_steps)
+        from_file = epoch > 0 and not self._records
+        self._take_up(self._read() if from_file else self._records if epoch > 0 else [])
+        by_hand = self._records[-1].set_by_hand if from_file and self._records else ()
+        for optimizer, rate in zip(self._optimizers, by_hand, strict=False):
+            self._run.own_rates.take(optimizer, rate)
 
     def epoch_begins(self, epoch: int) -> None:
         """Checks that a run that resumes has the weights to return to."""
@@ -304,18 +289,12 @@ class ReduceOnPlateau(FitCallback):
         if path is None or not path.exists():
             return []
         try:
-            records = [
-                PlateauRecord.parsed(item) for item in json.loads(path.read_bytes())
-            ]
-            count = len(self._optimizers)
-            if not records or any(len(record.rates) != count for record in records):
-                raise ValueError(f"It is not that of {count} optimizers.")
+            return parsed_records(path.read_bytes(), len(self._optimizers))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`{path}` does not hold the state of this `ReduceOnPlateau`. Remove "
                 "it, or give another `state_path`."
             ) from error
-        return records
 
     def _write(self):
         by_hand = self._run.own_rates.set_by_hand(self._optimizers)

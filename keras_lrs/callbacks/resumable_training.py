@@ -79,13 +79,12 @@ class ResumableTraining(FitCallback):
 
     Raises:
         ValueError: If an argument is out of range. Before the first step, if the model
-            is not built; if the run resumes with an optimizer that is not built and
-            trains other variables than the model's; if another run is writing to the
-            directory; if the checkpoints are of another model or backend, or all
-            damaged; if the last one is of a batch within an epoch that had another
-            number of steps, or of data that cannot be read again; or beside Keras's
-            `BackupAndRestore`, another `ResumableTraining`, or
-            `SwapEMAWeights(swap_on_epoch)`.
+            is not built; if an optimizer of other variables than the model's is not
+            built; if another run is writing to the directory; if the checkpoints are of
+            another model or backend, or all damaged; if the last one is of a batch
+            within an epoch that had another number of steps, or of data that cannot be
+            read again; or beside Keras's `BackupAndRestore`, another
+            `ResumableTraining`, or `SwapEMAWeights(swap_on_epoch)`.
         TypeError: If an argument has the wrong type.
         OSError: If a checkpoint cannot be written, or, before the first step, nothing
             can be written to the directory.
@@ -145,8 +144,7 @@ class ResumableTraining(FitCallback):
     def prepare(self, run: Run) -> list[Wanted]:
         """Reads the last checkpoint, and gives its values to the variables."""
         self._check_siblings(run)
-        if run.model.optimizer is not None or not run.model.built:
-            registry.build_optimizer(self, run.model)
+        registry.build_main(self, run.model)
         self._within_epochs = self.every_step
         self._batch = self._since = 0
         self._began = run.progress.iterations()

@@ -16,6 +16,12 @@ from keras_lrs.optimizers.arguments import Arguments, check_optimizer
 from keras_lrs.optimizers.wrapper import Wrapper
 from keras_lrs.schedules import fields, numerics
 
+_VALIDATED = (
+    "This `fit` validates the weights at which `ScheduleFree` takes its gradients, and "
+    "not their average, which is better: add "
+    "`keras_lrs.callbacks.AveragedEvaluation()` to its callbacks."
+)
+
 
 @keras.saving.register_keras_serializable(package="keras_lrs")
 class ScheduleFree(Wrapper):
@@ -32,9 +38,8 @@ class ScheduleFree(Wrapper):
     While it trains, the model's weights are `y`. Evaluate, predict and save at `x`:
     `use_average()` puts it into the model, `use_training_weights()` puts `y` back, and
     `with optimizer.averaged():` does both. Statistics of batch normalization are those
-    of `y`; after `use_average()` call `averages.recalibrate_batch_norm`. For `fit` with
-    validation there is `callbacks.AveragedEvaluation`; without it, a warning says that
-    `y` is validated.
+    of `y`; after `use_average()` call `averages.recalibrate_batch_norm`. A `fit` that
+    validates takes `callbacks.AveragedEvaluation`.
 
     The optimizer inside is used as it is: its rate, a float or a schedule, its clipping
     and gradient accumulation. Its weight decay is that of `y`, at the rate used. A
@@ -146,12 +151,7 @@ class ScheduleFree(Wrapper):
     def _warn_of_validation(self):
         """Warns if the `fit` that calls it validates other weights than the average."""
         if fit_loop.validates_without("shows_average"):
-            warnings.warn(
-                "This `fit` validates the weights at which `ScheduleFree` takes its "
-                "gradients, and not their average, which is what is better: add "
-                "`keras_lrs.callbacks.AveragedEvaluation()` to its callbacks.",
-                stacklevel=2,
-            )
+            warnings.warn(_VALIDATED, stacklevel=2)
 
     def _add_number(self, name):
         own = {"dtype": numerics.float_dtype(), "aggregation": "only_first_replica"}

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import models
+from keras_lrs._keras import metrics, models
 from keras_lrs._keras.models import FitSideEffects, TrainingState, built_first
 from keras_lrs._keras.variables import number, write
 from keras_lrs._step.hyperparameters import ReplacedRate
@@ -170,7 +170,7 @@ def range_test(
                 for _, values in recorder.copies
             ]
             rates = np.array([rate for rate, _ in recorder.copies])
-            test = _with_metric(test, rates, scores, monitor)
+            test = _with_metric(test, rates, scores, monitor, model)
     finally:
         recorder.restore()
         side_effects.undo()
@@ -192,7 +192,7 @@ def _score(model, values, data, fit_arguments):
     )
 
 
-def _with_metric(test, rates, scores, monitor):
+def _with_metric(test, rates, scores, monitor, model):
     """Adds the curve of the metric; None is the accuracy or the loss."""
     known = scores[0]
     if monitor is None:
@@ -202,7 +202,11 @@ def _with_metric(test, rates, scores, monitor):
         fields.refuse("monitor", bound, monitor)
     values = np.array([score[monitor] for score in scores], "float64")
     return dataclasses.replace(
-        test, metric_learning_rates=rates, metrics=values, monitor=monitor
+        test,
+        metric_learning_rates=rates,
+        metrics=values,
+        monitor=monitor,
+        mode=metrics.told(monitor, model) or "auto",
     )
 
 
