@@ -60,7 +60,7 @@ class ReduceOnPlateau(FitCallback):
         factor: What the rate is multiplied by, in (0, 1).
         patience: Looks without improvement after which it is, >= 1.
         mode: `"min"`, `"max"`, or `"auto"`: what the model's metric says of itself, or
-            the last word of the name that tells ("accuracy" does, "accuracy_loss" too).
+            the last word of the name that tells ("accuracy" rises, "loss" falls).
         min_delta: By how much a better value must beat the best, >= 0.
         cooldown: Looks after a change that are not counted, >= 0.
         min_factor: The lowest factor, in [0, 1].
