@@ -57,6 +57,12 @@ def accumulating():
     return optimizer
 
 
+def mapped():
+    return keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1))
+    )
+
+
 def checkpoint():
     return keras.callbacks.ModelCheckpoint("best.keras")
 
@@ -72,6 +78,7 @@ def library(name):
 
 
 ANY = ("tensorflow", "jax", "torch")
+HAS_MULTI_OPTIMIZER = hasattr(keras.optimizers, "MultiOptimizer")  # Not in 3.12.
 
 # Each attribute, what has it, and the backends on which it is used.
 RELIED_ON = {
@@ -79,10 +86,12 @@ RELIED_ON = {
     "_accumulated_gradients": (accumulating, ANY),
     "_apply_weight_decay": (sgd, ANY),
     "_backend_update_step": (sgd, ANY),
+    "_get_current_learning_rate": (sgd, ANY),
     "_get_variable_index": (sgd, ANY),
     "_iterations": (sgd, ANY),
     "_learning_rate": (sgd, ANY),
     "_model_variables_moving_average": (averaging, ANY),
+    "_optimizer_map": (mapped, ANY if HAS_MULTI_OPTIMIZER else ()),
     "_tracker": (sgd, ANY),
     "_trainable_variables": (sgd, ANY),
     "_u_product": (nadam, ("torch",)),
@@ -105,6 +114,8 @@ RELIED_ON = {
     # Of `keras.src.saving.saving_lib`.
     "_load_state": (library("saving.saving_lib"), ANY),
     "_save_state": (library("saving.saving_lib"), ANY),
+    # Of a metric.
+    "_direction": (keras.metrics.MeanSquaredError, ANY),
     # Of what gives `fit` its batches.
     "_dataset": (dataset_adapter, ANY),  # And of what gives it those of Grain.
     "_get_iterator": (lambda: epoch_iterator.EpochIterator, ANY),

@@ -3,7 +3,8 @@
 import fractions
 from typing import Any
 
-from keras_lrs._keras import fit_loop, models, optimizers
+from keras_lrs._fit import idle
+from keras_lrs._keras import fit_loop, optimizers
 
 
 def check_open(run: Any) -> None:
@@ -71,22 +72,14 @@ class FirstEpoch:
     def ends(self) -> None:
         """Compares the updates of the optimizers with the batches of the epoch."""
         run = self._run
-        acting, self._acting = self._acting, None
-        choosing: list[Any] = []
-        if run.executed:
-            choosing, self._choosing = self._choosing, []
-        others = models.own_optimizers(run.model) if acting else {}
-        stepped = [name for name, one in others.items() if _iterations(one) > 0]
-        if stepped and all(_iterations(one) == 0 for one in run.optimizers):
-            raise RuntimeError(
-                f"`{acting}` acts in `model.optimizer`, which made no update."
-                + models.hint_of_others(run.model)
-            )
-        for callback in choosing:
+        if self._compared or not run.executed:
+            return
+        self._compared = True
+        if self._acting:
+            idle.check(run, self._acting, self._before)
+        for callback in self._choosing:
             self._check_updates(callback)
-        if run.executed and not self._compared:
-            self._compared = True
-            self._check_pace()
+        self._check_pace()
 
     def _made(self, optimizer):
         return optimizers.iterations(optimizer) - self._before[id(optimizer)]
@@ -161,7 +154,3 @@ def _labelled(progress):
 def _trains(optimizer):
     """Whether an optimizer has anything to update."""
     return optimizer.built and bool(optimizers.trained(optimizer))
-
-
-def _iterations(optimizer):
-    return max(optimizers.iterations(one) for one in optimizers.leaves(optimizer))

@@ -112,6 +112,8 @@ def surrounded(run: Any, name: str) -> Callable:
         def call(*arguments, **keywords):
             if name == "on_train_end":
                 run.training_ends()
+            if name == "on_epoch_begin" and not run.begun:
+                run.own_rates.note_restored(run.progress.every)
             given = (*arguments, *keywords.values())
             for callback in run.callbacks:
                 callback.before_all(name, *given)

@@ -125,13 +125,17 @@ def _refuse_on_jax(callback, labels):
 
 def build_optimizer(callback: Any, model: Any) -> None:
     """Builds the optimizer before the first step does."""
-    main = getattr(model, "optimizer", None)  # Before `compile` there is none.
-    if main is None:
+    if getattr(model, "optimizer", None) is None:
         check_built(callback, model)
+    build_main(callback, model)
+
+
+def build_main(callback: Any, model: Any) -> None:
+    """Builds a model, and its `optimizer` if it has one, before the first step does."""
     build_model(callback, model)
-    if main is None:
-        return
-    optimizers.build(model)
+    # Before `compile` there is none.
+    if getattr(model, "optimizer", None) is not None:
+        optimizers.build(model)
 
 
 def build_model(callback: Any, model: Any) -> None:
@@ -167,6 +171,13 @@ def build_chosen(callback: Any, run: Run) -> None:
     if found.keys() - outside.keys():
         build_optimizer(callback, run.model)
     _check_built(callback, {k: one for k, one in found.items() if k in outside})
+
+
+def build_as_before(callback: Any, model: Any, found: dict[str, Any]) -> None:
+    """Builds the optimizers in a model's attributes that a checkpoint holds built."""
+    models.build_others(model, found.get("trained", {}))
+    if len(found.get("shapes", ())) > len(models.state_variables(model)):
+        check_built(callback, model)
 
 
 def check_built(callback: Any, model: Any) -> None:

@@ -17,7 +17,7 @@ from keras_lrs._fit.rates import OwnRates
 from keras_lrs._fit.train_function import Skip, TrainFunction
 from keras_lrs._keras import fit_loop, optimizers, variables
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
-from keras_lrs._step import hosted, hyperparameters, scheduled_variable
+from keras_lrs._step import hyperparameters, scheduled_variable
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.optimizer_step import OptimizerStep
 from keras_lrs.schedules import base
@@ -230,7 +230,7 @@ class Run:
         for step in self._steps:
             if step.optimizer is optimizer:
                 return step.used_values(iterations, own)
-        return {"learning_rate": own}
+        return {"learning_rate": optimizers.capped(optimizer, own, iterations)}
 
     def variable_values(self, steps: np.ndarray) -> dict[str, np.ndarray]:
         """The values of scheduled variables that forward passes saw, by path.
@@ -279,6 +279,7 @@ class Run:
     def _install(self, epoch):
         progress = self.progress
         progress.begin(epoch, None if self.resumes is None else self.resumes.starts)
+        self.own_rates.begin(progress.every, epoch > 0 or self.resumes is not None)
         plans = self._plans
         first_updates = FirstUpdates(self)
         every_step = [callback for callback in self.callbacks if callback.every_step]
@@ -293,11 +294,7 @@ class Run:
             self.undo,
         )
         progress.read_from(self._train_function)
-        for step in self._steps:
-            # One that brings its schedules along reads as the rate last used.
-            hosts = hosted.host_of(step.optimizer) is not None
-            if "learning_rate" in self._schedules(step.optimizer) and not hosts:
-                self.undo.callback(self.own_rates.restore, step.optimizer)
+        self.own_rates.follow(self._steps, progress.iterations, self.undo)
         self.undo.callback(self._train_function.remove)
         self._train_function.install()
         self._first_epoch = checks.FirstEpoch(self)

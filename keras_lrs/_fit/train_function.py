@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -15,6 +16,7 @@ from keras_lrs._keras.backend import END_OF_DATA, IS_JAX, IS_TENSORFLOW, IS_TORC
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
 from keras_lrs._step import scheduled_variable
 from keras_lrs._step.optimizer_step import OptimizerStep, StepPlan
+from keras_lrs.schedules.identity import identity
 
 if IS_JAX:
     from keras_lrs._fit.jax_state import JaxState, with_followers
@@ -130,7 +132,7 @@ class TrainFunction:
         self.plans = plans
         if self.function is not self.keras_function:
             self.function = _traced_anew(self.model, self.steps)
-        _keep(self.keras_function, plans, self.function, self.steps)
+        _keep(self.keras_function, _key(self.model, plans), self.function, self.steps)
         return same
 
     def remove(self) -> None:
@@ -314,29 +316,37 @@ class TrainFunction:
 def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep]]:
     """Returns a train function traced with the parts, and the steps they belong to.
 
-    Both are kept beside the plain train function: fits with equal plans share one
-    compilation, and `compile`, which drops the plain one, drops them.
+    Both are kept beside the plain train function: fits with equal plans and equal
+    schedules of the optimizers' own share one compilation, and `compile`, which drops
+    the plain one, drops them.
     """
     plain = model.train_function
     cache = getattr(plain, "keras_lrs_compiled", {})
-    key = tuple(plan.key for plan in plans)
+    key = own, _ = _key(model, plans)
     if key not in cache:
         steps = [OptimizerStep(model, plan) for plan in plans]
         # What surrounds a step is in the new function; an execution may be many steps.
         surrounded = _is_followed(steps) or scheduled_variable.of(steps)
         eager = model.run_eagerly and not surrounded
-        is_plain = IS_TORCH or eager or not plans
+        is_plain = IS_TORCH or eager or not (plans or own)
         function = plain if is_plain else _traced_anew(model, steps)
-        cache = _keep(plain, plans, function, steps)
+        cache = _keep(plain, key, function, steps)
     function, steps = cache[key]
     for step, plan in zip(steps, plans, strict=True):
         step.begin(plan)
     return function, steps
 
 
-def _keep(plain, plans, function, steps):
+def _key(model, plans):
+    """What fits must have in common to share a compilation; ask for it once."""
+    # Keras keeps its trace when an optimizer is given another schedule.
+    sources = map(optimizers.rate_source, models.updating(model))
+    own = [identity(one) for one in sources if not isinstance(one, keras.Variable)]
+    return tuple(own), tuple(plan.key for plan in plans)
+
+
+def _keep(plain, key, function, steps):
     """Keeps a function and its steps beside the plain one; returns all that are."""
-    key = tuple(plan.key for plan in plans)
     cache = getattr(plain, "keras_lrs_compiled", {})
     others = [(k, kept) for k, kept in cache.items() if kept[1] is not steps]
     cache = {**dict(others[1 - _MOST_KEPT :]), key: (function, steps)}

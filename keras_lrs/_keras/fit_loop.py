@@ -73,6 +73,25 @@ def first_epoch(model: Any) -> int:
     return model._initial_epoch or 0
 
 
+def validates_without(shows_average: str) -> bool:
+    """Whether the calling `fit` validates, and no callback has such an attribute.
+
+    False outside of a `fit`.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        found = frame.f_locals
+        own = isinstance(found.get("self"), keras.Model)
+        if own and frame.f_code.co_name == "fit" and "validation_data" in found:
+            given = found.get("callbacks")
+            # Before `fit` makes a list of Keras's of it, it is what the user gave.
+            given = getattr(given, "callbacks", keras.tree.flatten(given or []))
+            shown = any(getattr(one, shows_average, False) for one in given)
+            return found["validation_data"] is not None and not shown
+        frame = frame.f_back
+    return False
+
+
 def why_not_read_again(model: Any) -> str | None:
     """Why the data of a model's `fit` cannot be read again in the same order.
 

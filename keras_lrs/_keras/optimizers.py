@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_lrs._keras.variables import assign, number, strategy_scope
+
+CURRENT_RATE = "_get_current_learning_rate"
+"""The method that `Optimizer.learning_rate` calls, also in an update."""
 
 
 def leaves(optimizer: Any) -> list:
@@ -31,6 +35,15 @@ def _inside(optimizer):
     if inner is not None:
         return [inner]
     return getattr(optimizer, "optimizers", None)  # A `MultiOptimizer`.
+
+
+def default_of_map(optimizer: Any) -> Any:
+    """The optimizer of all variables that a `MultiOptimizer` maps to no other, or None.
+
+    It may have none to train.
+    """
+    found = (getattr(one, "_optimizer_map", None) for one in within(optimizer))
+    return next((getattr(one, "default_optimizer", None) for one in found if one), None)
 
 
 def may_skip(held: list, leaf: Any) -> bool:
@@ -92,6 +105,18 @@ def rate_source(optimizer: Any) -> Any:
     `Optimizer.learning_rate` gives a schedule's current value instead.
     """
     return optimizer._learning_rate
+
+
+def capped(optimizer: Any, rates: Any, iterations: Any) -> Any:
+    """The rates that updates use, of those that they are given.
+
+    Keras's `Adafactor` uses at most one over the root of the update's number, whatever
+    its `relative_step` is.
+    """
+    if not isinstance(optimizer, keras.optimizers.Adafactor):
+        return rates
+    updates = iterations // accumulated(optimizer) + 1
+    return np.minimum(rates, 1.0 / np.sqrt(updates))
 
 
 def set_rate(optimizer: Any, rate: float) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 
 from keras_lrs._keras import in_step, optimizers
 from keras_lrs._keras.variables import StepNumber
-from keras_lrs._step.optimizer_step import identity
 from keras_lrs._step.part import StepPart
 from keras_lrs._step.update import Update
 from keras_lrs.schedules import base, numerics
+from keras_lrs.schedules.identity import identity
 
 # The products of the betas of all updates of an optimizer, and how many these were.
 _products_so_far: weakref.WeakKeyDictionary[Any, dict[str, tuple[int, float]]]

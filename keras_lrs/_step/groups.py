@@ -12,10 +12,11 @@ from keras_lrs._keras import float_values, optimizers
 from keras_lrs._keras.backend import IS_TORCH
 from keras_lrs._step import hyperparameters
 from keras_lrs._step.bias_correction import corrected
-from keras_lrs._step.optimizer_step import identity, put_back
+from keras_lrs._step.optimizer_step import put_back
 from keras_lrs._step.part import StepPart, Wanted
 from keras_lrs._step.update import PastUpdates, Update, scaled
 from keras_lrs.schedules import base
+from keras_lrs.schedules.identity import identity
 from keras_lrs.schedules.open_ended import Constant
 from keras_lrs.schedules.per_variable import PerVariable
 
@@ -47,7 +48,9 @@ class Groups(StepPart):
         super().__init__(step)
         self.name = name
         self._groups, given = groups, PerVariable(groups)
-        by_pattern = dict(groups)
+        # One snapshot each: some schedules equal nothing, themselves included.
+        snapshots = {id(schedule): identity(schedule) for _, schedule in groups}
+        known = {pattern: snapshots[id(schedule)] for pattern, schedule in groups}
         self.schedules: dict[str, Any] = {}
         """The schedule of each group, by the first of its patterns."""
         self.group_of: list[str | None] = []
@@ -59,12 +62,11 @@ class Groups(StepPart):
         deciding = [given.pattern_of(path) for path in paths]
         for pattern, schedule in groups:
             if pattern in deciding:
-                kept = first.setdefault(identity(schedule), pattern)
+                kept = first.setdefault(known[pattern], pattern)
                 if kept is not None:
                     self.schedules.setdefault(kept, schedule)
         self.group_of += [
-            None if pattern is None else first[identity(by_pattern[pattern])]
-            for pattern in deciding
+            None if pattern is None else first[known[pattern]] for pattern in deciding
         ]
 
     def per_variable(self, rest: Any) -> PerVariable:

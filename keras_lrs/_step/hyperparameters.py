@@ -8,10 +8,10 @@ import keras
 import numpy as np
 
 from keras_lrs._keras import float_values, optimizers
-from keras_lrs._step.optimizer_step import identity
 from keras_lrs._step.part import StepPart, Wanted
 from keras_lrs._step.update import PastUpdates, Update
 from keras_lrs.schedules import base, fields
+from keras_lrs.schedules.identity import identity
 from keras_lrs.schedules.names import meant
 from keras_lrs.schedules.open_ended import Constant
 from keras_lrs.schedules.per_variable import PerVariable

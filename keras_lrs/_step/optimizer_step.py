@@ -19,7 +19,7 @@ from keras_lrs._keras.backend import IS_JAX, IS_TORCH
 from keras_lrs._keras.variables import StepNumber, StepVariable, number
 from keras_lrs._step.part import StepPart
 from keras_lrs._step.update import PastUpdates, Update, scaled
-from keras_lrs.schedules import base
+from keras_lrs.schedules.identity import identity
 
 _UPDATE_STEP = "_backend_update_step"
 
@@ -74,9 +74,10 @@ class StepPlan:
         """Equal for plans that one compiled step can serve."""
         parts = tuple(part.key for part in self.parts)
         originals = {**self.originals}
-        # A rate may be a variable, whose `==` compares values.
-        rate = id(originals.pop("_learning_rate"))
-        return id(self.optimizer), parts, rate, frozenset(originals.items())
+        # The step puts back what it has found, and a schedule may have been altered.
+        rate = originals.pop("_learning_rate")
+        own = None if isinstance(rate, keras.Variable) else identity(rate)
+        return id(self.optimizer), parts, id(rate), own, frozenset(originals.items())
 
 
 class OptimizerStep:
@@ -237,6 +238,13 @@ class OptimizerStep:
             rate = in_step.evaluate(own, update.iterations)
         return scaled(rate, update.factors)
 
+    def rate_now(self) -> Any:
+        """The rate of the next update, outside of an update or in a trace."""
+        update = Update(self, [], [])
+        for part in self.parts:
+            part.values(update)
+        return self._rate(update)
+
     def _set_rate(self, update):
         own = self.originals["_learning_rate"]
         if update.rate is None:
@@ -263,7 +271,12 @@ class OptimizerStep:
         found = {"learning_rate": rate, **past.values}
         for part in self.parts:
             found.update(part.used(past))
-        return found
+        return {
+            name: optimizers.capped(self.optimizer, value, iterations)
+            if name.partition("/")[0] == "learning_rate"
+            else value
+            for name, value in found.items()
+        }
 
 
 def put_back(attributes: dict, names: Iterable[str], originals: dict) -> None:
@@ -273,13 +286,3 @@ def put_back(attributes: dict, names: Iterable[str], originals: dict) -> None:
             attributes[name] = originals[name]
         else:
             attributes.pop(name, None)
-
-
-def identity(schedule: Any) -> Any:
-    """Equal for schedules that are; those of others are known by their config."""
-    if isinstance(schedule, base.Schedule):
-        return schedule
-    try:
-        return type(schedule), repr(schedule.get_config())
-    except NotImplementedError:
-        return schedule

@@ -10,9 +10,10 @@ from keras import ops
 
 from keras_lrs._keras import in_step
 from keras_lrs._step.hyperparameters import sampled
-from keras_lrs._step.optimizer_step import OptimizerStep, identity
+from keras_lrs._step.optimizer_step import OptimizerStep
 from keras_lrs._step.part import StepPart, Wanted
 from keras_lrs.schedules import base, numerics
+from keras_lrs.schedules.identity import identity
 
 
 class ScheduledVariable(StepPart):

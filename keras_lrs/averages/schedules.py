@@ -36,6 +36,8 @@ class Average(Schedule):
         [0.0, 0.3333, 0.5, 0.6]
     """
 
+    _instead = "This is an average: give it to `keras_lrs.callbacks.WeightAveraging`."
+
     def weight(self, step: Any) -> Any:
         """The share of the new weights in update `step`, counted from 0.
 

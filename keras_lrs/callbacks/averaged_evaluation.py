@@ -51,6 +51,9 @@ class AveragedEvaluation(SwappingCallback):
     Reference: Defazio et al., "The Road Less Scheduled", 2024, arXiv:2405.15682.
     """
 
+    shows_average = True
+    """Whether validation sees the average of a `ScheduleFree`."""
+
     def __init__(
         self,
         at_end: str = "average",

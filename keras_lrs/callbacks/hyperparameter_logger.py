@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lrs._fit import chosen
+from keras_lrs._fit import chosen, idle
 from keras_lrs._fit.run import Run
 from keras_lrs._step.part import Wanted
 from keras_lrs._storage import files
@@ -47,6 +47,7 @@ class HyperparameterLogger(FitCallback):
 
     Raises:
         ValueError: If `every` is neither, or a number without `log_dir`.
+        RuntimeError: After the first epoch, if no optimizer made an update.
         ImportError: If `log_dir` is given and `tensorboard` is not installed.
         OSError: Before the first step, if nothing can be written to `log_dir`.
 
@@ -101,7 +102,10 @@ class HyperparameterLogger(FitCallback):
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Adds the values of the epoch's last update to its logs."""
-        for optimizer, suffix in self._logged():
+        run, logged = self._run, self._logged()
+        if run.executed and not any(self._has_updated(one) for one, _ in logged):
+            idle.check(run, type(self).__name__, self._began)
+        for optimizer, suffix in logged:
             last = np.array([max(self._iterations(optimizer) - 1, 0)])
             values = self._used(optimizer, suffix, last)
             logs.update({tag: value.item() for tag, value in values.items()})

@@ -1,8 +1,10 @@
 """`Plateau`: when a factor on the learning rate changes, and to what, in any loop."""
 
 import dataclasses
+import json
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 from keras_lrs._keras.variables import number
@@ -22,16 +24,31 @@ class PlateauState:
 
 @dataclasses.dataclass(frozen=True)
 class PlateauRecord:
-    """The state after `count` iterations, and the rates that the user gave."""
+    """The state after `count` iterations, and the rates that the user gave.
+
+    `set_by_hand` are those of these rates that a callback has set.
+    """
 
     count: int
     rates: list[float | None]
     state: PlateauState
+    set_by_hand: Sequence[float | None] = ()
 
     @classmethod
     def parsed(cls, item: dict[str, Any]) -> "PlateauRecord":
         """The record that `dataclasses.asdict` made JSON of."""
-        return cls(int(item["count"]), item["rates"], PlateauState(**item["state"]))
+        by_hand = item.get("set_by_hand", ())
+        by_hand = [None if rate is None else float(rate) for rate in by_hand]
+        state = PlateauState(**item["state"])
+        return cls(int(item["count"]), item["rates"], state, by_hand)
+
+
+def parsed_records(content: bytes, count: int) -> list[PlateauRecord]:
+    """The records in a file; raises errors of many kinds if it is no such file."""
+    records = [PlateauRecord.parsed(item) for item in json.loads(content)]
+    if not records or any(len(record.rates) != count for record in records):
+        raise ValueError(f"It is not that of {count} optimizers.")
+    return records
 
 
 def rates_before(

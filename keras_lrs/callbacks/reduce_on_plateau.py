@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_lrs._fit import chosen, paces, rates
+from keras_lrs._fit import chosen, paces, rates, warmups
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import metrics
 from keras_lrs._keras.variables import number
@@ -22,6 +22,7 @@ from keras_lrs.callbacks.plateau import (
     PlateauRecord,
     PlateauRule,
     PlateauState,
+    parsed_records,
     rates_before,
 )
 from keras_lrs.schedules import durations, fields
@@ -39,6 +40,10 @@ class ReduceOnPlateau(FitCallback):
     schedule's value times the factor, inside the compiled step. After `fit` the
     optimizer has its own rate again.
 
+    `optimizer.learning_rate` reads as the rate used, with the factor in it. What your
+    own callbacks set it to is what the factor multiplies from then on: do not calculate
+    it from the rate that you read.
+
     The metric is looked at after every epoch (or every so many steps). It is better if
     it beats the best by more than `min_delta`. After `patience` looks in a row without
     a better one the factor is multiplied by `factor`; then the next `cooldown` looks
@@ -54,9 +59,8 @@ class ReduceOnPlateau(FitCallback):
         monitor: The metric's name in the logs.
         factor: What the rate is multiplied by, in (0, 1).
         patience: Looks without improvement after which it is, >= 1.
-        mode: `"min"`, `"max"`, or `"auto"`: `"max"` if one of the words of the name is
-            accuracy, AUC, precision, recall, F1, IoU, Dice, R2 or the like, and none is
-            loss or error.
+        mode: `"min"`, `"max"`, or `"auto"`: what the model's metric says of itself, or
+            the last word of the name that tells ("accuracy" rises, "loss" falls).
         min_delta: By how much a better value must beat the best, >= 0.
         cooldown: Looks after a change that are not counted, >= 0.
         min_factor: The lowest factor, in [0, 1].
@@ -87,7 +91,9 @@ class ReduceOnPlateau(FitCallback):
     Raises:
         ValueError: If an argument is out of range; and before the first step, if
             Keras's `ReduceLROnPlateau` or `LearningRateScheduler`, or another of these,
-            is in the list. After the first epoch, if there is no such metric.
+            is in the list, or if `mode="auto"` does not tell what the metric should do
+            (after the first look, if the logs alone have it). After the first epoch, if
+            there is no such metric.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -133,8 +139,10 @@ class ReduceOnPlateau(FitCallback):
         self.updates_per_batch = paces.check(updates_per_batch)
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
-        if fields.one_of("mode", mode, ("auto", "min", "max")) == "auto":
-            mode = metrics.mode_of(monitor)
+        # Before training begins, the model's metric is asked.
+        self._guesses = fields.one_of("mode", mode, ("auto", "min", "max")) == "auto"
+        if self._guesses:
+            mode = metrics.of_name(monitor) or "min"
         self.rule = PlateauRule(
             factor,
             patience,
@@ -179,6 +187,8 @@ class ReduceOnPlateau(FitCallback):
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Asks for a factor on all rates, and for a file."""
+        if metrics.of_name(self.monitor) or metrics.is_logged(self.monitor, run.model):
+            self._find_mode(run.model)
         if (path := self._path(run)) is not None:
             self._refuse_shared(path, run)
             files.check_writable(path)
@@ -194,6 +204,12 @@ class ReduceOnPlateau(FitCallback):
             )
             for optimizer in run.chosen(self).values()
         ]
+
+    def _find_mode(self, model):
+        """Asks the metric, and its name, whether larger is better."""
+        if self._guesses:
+            mode = metrics.direction(self.monitor, model)
+            self.rule = dataclasses.replace(self.rule, mode=mode)
 
     def _refuse_shared(self, path, run):
         for other in run.siblings:
@@ -218,7 +234,12 @@ class ReduceOnPlateau(FitCallback):
             ahead = max(self._optimizers, key=progress.paces.of)
             with progress.paces.within(ahead):
                 self._warmup_steps = progress.length(self.warmup)
-        self._take_up((self._records or self._read()) if epoch > 0 else [])
+            warmups.warn_of_looks(progress, self._warmup_steps)
+        from_file = epoch > 0 and not self._records
+        self._take_up(self._read() if from_file else self._records if epoch > 0 else [])
+        by_hand = self._records[-1].set_by_hand if from_file and self._records else ()
+        for optimizer, rate in zip(self._optimizers, by_hand, strict=False):
+            self._run.own_rates.take(optimizer, rate)
 
     def epoch_begins(self, epoch: int) -> None:
         """Checks that a run that resumes has the weights to return to."""
@@ -274,21 +295,16 @@ class ReduceOnPlateau(FitCallback):
         if path is None or not path.exists():
             return []
         try:
-            records = [
-                PlateauRecord.parsed(item) for item in json.loads(path.read_bytes())
-            ]
-            count = len(self._optimizers)
-            if not records or any(len(record.rates) != count for record in records):
-                raise ValueError(f"It is not that of {count} optimizers.")
+            return parsed_records(path.read_bytes(), len(self._optimizers))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`{path}` does not hold the state of this `ReduceOnPlateau`. Remove "
                 "it, or give another `state_path`."
             ) from error
-        return records
 
     def _write(self):
-        record = PlateauRecord(self._iterations, self._own_rates, self._state)
+        by_hand = self._run.own_rates.set_by_hand(self._optimizers)
+        record = PlateauRecord(self._iterations, self._own_rates, self._state, by_hand)
         self._records = [*self._records, record][-_KEPT:]
         path = self._path(self._run)
         if path is not None:
@@ -352,6 +368,8 @@ class ReduceOnPlateau(FitCallback):
             )
 
     def _look(self, value):
+        if not self._seen:
+            self._find_mode(self._run.model)
         self._seen = True
         before = self._state
         if not self._is_warming_up():

@@ -11,7 +11,6 @@ from keras_lrs._fit import registry
 from keras_lrs._fit.run import Resume, Run
 from keras_lrs._fit.train_function import Skip
 from keras_lrs._keras import adapted, fit_loop, models, optimizers, random, variables
-from keras_lrs._keras.backend import IS_JAX
 from keras_lrs._step import bias_correction
 from keras_lrs._step.part import Wanted
 from keras_lrs._storage import checkpoints
@@ -27,16 +26,16 @@ class ResumableTraining(FitCallback):
     the last checkpoint, and ends with the weights, rates and decisions of a run that
     was never interrupted.
 
-    A checkpoint is one file, which is whole or not there. It holds the weights, the
-    optimizer with its averages, the state of the random generators, the position of the
-    schedules, the metrics of the epoch so far, and the state of the callbacks in the
-    list: all of this library, Keras's `EarlyStopping`, `ReduceLROnPlateau`,
-    `ModelCheckpoint`, `History` (so `fit` returns the whole history) and the counters
-    of `TensorBoard`. Any other callback is included that has the methods `get_state()`,
-    which returns a tree of JSON values and arrays, and `set_state(state)`. The last two
-    checkpoints are kept, with their hashes. If the newer one is damaged, the run
-    resumes from the older one. The bytes of a file are made in the host's memory, which
-    takes room for the state twice.
+    A checkpoint is one file, which is whole or not there. It holds the weights, all
+    optimizers of the model with their averages, the state of the random generators, the
+    position of the schedules, the metrics of the epoch so far, and the state of the
+    callbacks in the list: all of this library, Keras's `EarlyStopping`,
+    `ReduceLROnPlateau`, `ModelCheckpoint`, `History` (so `fit` returns the whole
+    history) and the counters of `TensorBoard`. Any other callback is included that has
+    the methods `get_state()`, which returns a tree of JSON values and arrays, and
+    `set_state(state)`. The last two checkpoints are kept, with their hashes. If the
+    newer one is damaged, the run resumes from the older one. The bytes of a file are
+    made in the host's memory, which takes room for the state twice.
 
     With `every="epoch"` a checkpoint is written at the end of every epoch, after
     validation and all other callbacks. With `every=1000` it is written after so many
@@ -80,12 +79,12 @@ class ResumableTraining(FitCallback):
 
     Raises:
         ValueError: If an argument is out of range. Before the first step, if the model
-            is not built; if another run is writing to the directory; if the checkpoints
-            are of another model or backend, or all damaged; if the last one is of a
-            batch within an epoch that had another number of steps, or of data that
-            cannot be read again; or beside Keras's
-            `BackupAndRestore`, another `ResumableTraining`, or
-            `SwapEMAWeights(swap_on_epoch)`.
+            is not built; if an optimizer of other variables than the model's is not
+            built; if another run is writing to the directory; if the checkpoints are of
+            another model or backend, or all damaged; if the last one is of a batch
+            within an epoch that had another number of steps, or of data that cannot be
+            read again; or beside Keras's `BackupAndRestore`, another
+            `ResumableTraining`, or `SwapEMAWeights(swap_on_epoch)`.
         TypeError: If an argument has the wrong type.
         OSError: If a checkpoint cannot be written, or, before the first step, nothing
             can be written to the directory.
@@ -145,9 +144,7 @@ class ResumableTraining(FitCallback):
     def prepare(self, run: Run) -> list[Wanted]:
         """Reads the last checkpoint, and gives its values to the variables."""
         self._check_siblings(run)
-        registry.build_optimizer(self, run.model)
-        if not IS_JAX:  # There `fit` trains with `model.optimizer` alone.
-            registry.check_built(self, run.model)
+        registry.build_main(self, run.model)
         self._within_epochs = self.every_step
         self._batch = self._since = 0
         self._began = run.progress.iterations()
@@ -158,6 +155,7 @@ class ResumableTraining(FitCallback):
         within = self._within_epochs or bool(self._found and self._found["batch"])
         reason = fit_loop.why_not_read_again(run.model) if within else None
         if self._found is not None:
+            registry.build_as_before(self, run.model, self._found)
             self._check(run, self._found, reason)
             # Callbacks look at the optimizer's count when the first epoch begins.
             self._set_variables()
@@ -272,10 +270,11 @@ class ResumableTraining(FitCallback):
             adapted.write(model, self._found["adapted"])
 
     def _set_states_of_ours(self):
-        every, found = self._run.progress.every, self._found["products"]
-        products = zip(every, found, strict=True)
-        for optimizer, found in products:
+        every, products = self._run.progress.every, self._found["products"]
+        rates = self._found.get("rates_set", [None] * len(every))
+        for optimizer, found, rate in zip(every, products, rates, strict=True):
             bias_correction.set_products(optimizer, found)
+            self._run.own_rates.take(optimizer, rate)
         for callback, state in self._states:
             if isinstance(callback, FitCallback):
                 callback.set_state(state)
@@ -364,6 +363,8 @@ class ResumableTraining(FitCallback):
                 "starts": [run.progress.start(one) for one in every],
                 "paces": run.progress.paces.saved(every),
                 "products": [bias_correction.products(one) for one in every],
+                "rates_set": run.own_rates.set_by_hand(every),
+                "trained": models.places_of_trained(model),
                 "shapes": variables.shapes(state),
                 "values": run.read(state),
                 "buffers": models.buffer_values(model),

@@ -262,7 +262,8 @@ class Ensemble:
             y: The targets: an array.
             metric: The name of a metric of Keras (`"accuracy"`), a metric, a loss, or a
                 function of targets and outputs.
-            mode: `"max"`, `"min"`, or `"auto"`, which decides by the metric's name.
+            mode: `"max"`, `"min"`, or `"auto"`: what a metric of Keras says of itself,
+                else what its name says.
             batch_size: As for `predict`.
             verbose: As for `predict`.
 
@@ -270,7 +271,8 @@ class Ensemble:
             An `Ensemble` of one or more members, from early to late.
 
         Raises:
-            ValueError: If `mode` is none of these, or the metric is not known.
+            ValueError: If `mode` is none of these, or does not follow from the metric;
+                or if the metric is not known.
 
         Reference: Caruana et al., "Ensemble selection from libraries of models", 2004,
         without its repetitions.

@@ -352,10 +352,20 @@ def beside(outputs: Sequence[Any]) -> Any:
 
 
 def mean_dtype(dtype: Any) -> str:
-    """The type in which a mean is calculated: float32, or float64 for float64."""
-    return (
-        "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
-    )
+    """The type in which a mean is calculated: float32, or float64 for float64.
+
+    Raises:
+        ValueError: If it would be a mean of integers or truth values.
+    """
+    name = keras.backend.standardize_dtype(dtype)
+    if "float" not in name:
+        raise ValueError(
+            f"An output of the model is of type {name}, as the numbers of classes are, "
+            "and the mean of such numbers says nothing. Make the ensemble of a model "
+            "that ends with probabilities or scores, or ask `predict_members` for the "
+            "outputs of each member."
+        )
+    return "float64" if name == "float64" else "float32"
 
 
 def checked_shares(weights: Sequence[float] | None, count: int) -> np.ndarray:

@@ -2,18 +2,25 @@
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_lrs._keras import in_step, optimizers
+from keras_lrs._keras import fit_loop, in_step, optimizers
 from keras_lrs._keras.variables import copies, number
 from keras_lrs.averages.schedules import Average
 from keras_lrs.optimizers.arguments import Arguments, check_optimizer
 from keras_lrs.optimizers.wrapper import Wrapper
 from keras_lrs.schedules import fields, numerics
+
+_VALIDATED = (
+    "This `fit` validates the weights at which `ScheduleFree` takes its gradients, and "
+    "not their average, which is better: add "
+    "`keras_lrs.callbacks.AveragedEvaluation()` to its callbacks."
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_lrs")
@@ -31,7 +38,8 @@ class ScheduleFree(Wrapper):
     While it trains, the model's weights are `y`. Evaluate, predict and save at `x`:
     `use_average()` puts it into the model, `use_training_weights()` puts `y` back, and
     `with optimizer.averaged():` does both. Statistics of batch normalization are those
-    of `y`; after `use_average()` call `averages.recalibrate_batch_norm`.
+    of `y`; after `use_average()` call `averages.recalibrate_batch_norm`. A `fit` that
+    validates takes `callbacks.AveragedEvaluation`.
 
     The optimizer inside is used as it is: its rate, a float or a schedule, its clipping
     and gradient accumulation. Its weight decay is that of `y`, at the rate used. A
@@ -112,6 +120,7 @@ class ScheduleFree(Wrapper):
         """Makes room for `z` and for what weighs it in the average."""
         if self.built:
             return
+        self._warn_of_validation()
         for variable in variables:
             if getattr(variable, "overwrite_with_gradient", False):
                 raise ValueError(
@@ -133,6 +142,16 @@ class ScheduleFree(Wrapper):
             z.constraint = getattr(variable, "constraint", None)
         self.inner_optimizer.build(self._z)
         self._note_untrained(range(len(variables)))
+
+    def finalize_variable_values(self, var_list: list) -> None:
+        """Ends a `fit`, as Keras's optimizers do."""
+        self._warn_of_validation()
+        super().finalize_variable_values(var_list)
+
+    def _warn_of_validation(self):
+        """Warns if the `fit` that calls it validates other weights than the average."""
+        if fit_loop.validates_without("shows_average"):
+            warnings.warn(_VALIDATED, stacklevel=2)
 
     def _add_number(self, name):
         own = {"dtype": numerics.float_dtype(), "aggregation": "only_first_replica"}

@@ -21,6 +21,7 @@ import numpy as np
 
 from keras_lrs._storage import remote
 from keras_lrs.schedules import names
+from keras_lrs.schedules.identity import identity
 
 T = TypeVar("T")
 REQUIRED: Any = dataclasses.MISSING
@@ -339,6 +340,11 @@ def flag(default: Any = REQUIRED) -> Any:
 class Configured:
     """Checks its fields; `==` and its config are its fields, read the user's way."""
 
+    _instead = (
+        "This is a schedule: give it to the optimizer as its `learning_rate`, or to "
+        "`keras_lrs.callbacks.HyperparameterScheduler(learning_rate=...)`."
+    )
+
     def __init_subclass__(cls, **arguments):
         super().__init_subclass__(**arguments)
         if "__init__" in vars(cls):
@@ -380,31 +386,28 @@ class Configured:
         # What was derived from the fields and cached is derived again after a copy.
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
+    def __getattr__(self, name):
+        # What Keras asks of each item in a list of callbacks, the first of them first.
+        if name in ("async_safe", "set_model"):
+            raise TypeError(
+                f"Argument `callbacks` must hold callbacks. {self._instead} "
+                f"Received: {self!r}"
+            )
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+
     def __eq__(self, other):
         if type(self) is not type(other):
             return NotImplemented
-        return all(
-            _equal(getattr(self, field.name), getattr(other, field.name))
+        pairs = (
+            (getattr(self, field.name), getattr(other, field.name))
             for field in dataclasses.fields(self)
         )
+        return all(x is y or identity(x) == identity(y) for x, y in pairs)
 
     def __hash__(self):
         values = (getattr(self, field.name) for field in dataclasses.fields(self))
         plain = tuple(v for v in values if isinstance(v, (int, float, str, Configured)))
         return hash((type(self), plain))
-
-
-def _equal(x, y):
-    if x is y:
-        return True
-    if isinstance(x, tuple) and isinstance(y, tuple):
-        return len(x) == len(y) and all(map(_equal, x, y))
-    if x == y:
-        return True
-    try:  # Objects of others, Keras's own schedules among them, know their config.
-        return type(x) is type(y) and x.get_config() == y.get_config()
-    except (AttributeError, NotImplementedError):
-        return False
 
 
 def _to_config(value):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, get_args, overload
 
 import numpy as np
 
-from keras_lrs._keras.metrics import mode_of
+from keras_lrs._keras import metrics
 from keras_lrs.schedules import fields, plotting
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class RangeTest:
             order; None if it was not.
         metrics: What the evaluations gave, of the same shape.
         monitor: The name of that metric.
+        mode: `"min"`, `"max"`, or `"auto"`: what the last word of the name says of
+            which it is known whether it should rise.
     """
 
     learning_rates: np.ndarray
@@ -69,6 +71,7 @@ class RangeTest:
     metric_learning_rates: np.ndarray | None = None
     metrics: np.ndarray | None = None
     monitor: str = ""
+    mode: str = "auto"
 
     def __post_init__(self):
         self._check_pair("learning_rates", "losses")
@@ -83,6 +86,7 @@ class RangeTest:
             "num_steps": fields.count("num_steps", self.num_steps, 1),
             "smoothing": fields.validate("smoothing", self.smoothing, SMOOTHING),
             "diverged": fields.truth("diverged", self.diverged),
+            "mode": fields.one_of("mode", self.mode, ("auto", "min", "max")),
         }
         for name, value in given.items():
             object.__setattr__(self, name, value)
@@ -179,7 +183,8 @@ class RangeTest:
                 'Argument `method` must be another one than "bounds", which reads the '
                 "curve of a metric: give `range_test` the argument `validation_data`"
             )
-        sign = 1.0 if mode_of(self.monitor) == "max" else -1.0
+        mode = metrics.direction(self.monitor) if self.mode == "auto" else self.mode
+        sign = 1.0 if mode == "max" else -1.0
         return _bounds(self.metric_learning_rates, sign * self.metrics)
 
     def suggestions(self) -> Suggestions:

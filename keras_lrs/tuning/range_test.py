@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_lrs._fit.run import Run
+from keras_lrs._keras import metrics, models
 from keras_lrs._keras.models import FitSideEffects, TrainingState, built_first
 from keras_lrs._keras.variables import number, write
 from keras_lrs._step.hyperparameters import ReplacedRate
@@ -23,6 +24,7 @@ _REFUSED = {
     "callbacks": "their side effects could not be undone",
     "epochs": "the data is repeated as often as `num_steps` needs",
     "initial_epoch": "the data is repeated as often as `num_steps` needs",
+    "validation_freq": "`validation_points` says how often the model is evaluated",
 }
 
 
@@ -82,16 +84,18 @@ def range_test(
         monitor: The metric of that curve; None is the accuracy where there is one, and
             the loss otherwise.
         **fit_arguments: Further arguments of `fit`, such as `batch_size`,
-            `sample_weight`, `class_weight`, `shuffle` or `steps_per_epoch`.
-            `verbose=0` shows no progress bar.
+            `sample_weight`, `class_weight`, `shuffle`, `steps_per_epoch` or
+            `validation_split`, whose part of the data is left out. `verbose=0` shows no
+            progress bar.
 
     Returns:
         The curve, as a `RangeTest`.
 
     Raises:
         ValueError: If an argument is out of range, if `callbacks` or `epochs` are
-            given, if `monitor` is no metric of the model, or if the model is not
-            compiled.
+            given, if `monitor` is no metric of the model, if the model is not compiled
+            or has no trainable weight, or if the optimizer takes no rate as large as
+            the last.
         TypeError: If an argument has the wrong type or `fit` has no such argument.
 
     Example:
@@ -126,9 +130,13 @@ def range_test(
         fields.refuse("monitor", "be a name or None", monitor, TypeError)
     verbose = fit_arguments.pop("verbose", "auto")
     _check_fit_arguments(fit_arguments)
+    for name in ("validation_steps", "validation_batch_size"):
+        if validation_data is None and fit_arguments.get(name) is not None:
+            bound = "be given with `validation_data` only, or be None"
+            fields.refuse(name, bound, fit_arguments[name])
     if not isinstance(model, keras.Model):
         fields.refuse("model", "be a `keras.Model`", model, TypeError)
-    if getattr(model, "optimizer", None) is None:
+    if not models.updating(model):
         fields.refuse("model", "be compiled with an optimizer", model)
 
     recorder = _LossRecorder(schedule, num_steps, smoothing, stop_factor, verbose)
@@ -162,7 +170,7 @@ def range_test(
                 for _, values in recorder.copies
             ]
             rates = np.array([rate for rate, _ in recorder.copies])
-            test = _with_metric(test, rates, scores, monitor)
+            test = _with_metric(test, rates, scores, monitor, model)
     finally:
         recorder.restore()
         side_effects.undo()
@@ -184,7 +192,7 @@ def _score(model, values, data, fit_arguments):
     )
 
 
-def _with_metric(test, rates, scores, monitor):
+def _with_metric(test, rates, scores, monitor, model):
     """Adds the curve of the metric; None is the accuracy or the loss."""
     known = scores[0]
     if monitor is None:
@@ -194,7 +202,11 @@ def _with_metric(test, rates, scores, monitor):
         fields.refuse("monitor", bound, monitor)
     values = np.array([score[monitor] for score in scores], "float64")
     return dataclasses.replace(
-        test, metric_learning_rates=rates, metrics=values, monitor=monitor
+        test,
+        metric_learning_rates=rates,
+        metrics=values,
+        monitor=monitor,
+        mode=metrics.told(monitor, model) or "auto",
     )
 
 
@@ -219,10 +231,8 @@ def _check_fit_arguments(fit_arguments):
     known = inspect.signature(keras.Model.fit).parameters
     for name, value in fit_arguments.items():
         if name in _REFUSED:
-            raise ValueError(
-                f"Argument `{name}` must not be given to `range_test`: "
-                f"{_REFUSED[name]}. Received: {name}={value!r}"
-            )
+            bound = f"not be given to `range_test`: {_REFUSED[name]}"
+            fields.refuse(name, bound, value)
         if name not in known:
             raise TypeError(
                 f"`Model.fit` has no argument `{name}`. Received: {value!r}"
@@ -261,6 +271,9 @@ class _LossRecorder(FitCallback):
 
     def fit_begins(self, epoch: int) -> None:
         """Keeps the state that will be restored."""
+        if not self._model.trainable_variables:
+            bound = "have weights to train: all of its layers are frozen"
+            fields.refuse("model", bound, self._model)
         # Not earlier: a first `fit` draws random numbers to build the model.
         self.state = TrainingState(self._model)
         self.progress = keras.utils.Progbar(
@@ -329,6 +342,11 @@ class _LossRecorder(FitCallback):
 
     def result(self) -> RangeTest:
         """Returns the curve."""
+        if not self.losses and self.skipped:
+            raise ValueError(
+                "The optimizer made no update: gradients overflowed in every step, so "
+                "that a `LossScaleOptimizer` skipped it. Lower its `initial_scale`."
+            )
         if not self.losses:
             raise ValueError("Argument `x` must hold at least one batch.")
         return RangeTest(
@@ -338,3 +356,6 @@ class _LossRecorder(FitCallback):
             self.smoothing,
             self.diverged,
         )
+
+
+_LossRecorder.__name__ = "range_test"  # What messages call it.

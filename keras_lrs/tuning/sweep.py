@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from keras_lrs._keras import metrics
 from keras_lrs.schedules import fields
 from keras_lrs.tuning import studies
 from keras_lrs.tuning.objective import Objective
@@ -68,7 +67,9 @@ def sweep(
             value is at an edge.
         monitor: The metric by which trials are compared: its value after the last epoch
             of a trial.
-        mode: `"min"`, `"max"`, or `"auto"`: `"max"` for accuracies and their like.
+        mode: `"min"`, `"max"`, or `"auto"`, which the name tells ("accuracy" rises,
+            "loss" falls), or else the metric that the model is compiled with: to see
+            it, `build_model` is called once more.
         pruner: `"median"` stops a trial whose metric, after an epoch, is worse than the
             median of the others then; `"halving"` is successive halving; or any pruner
             of Optuna. None stops none. Note that rates which decay look worse than
@@ -88,7 +89,8 @@ def sweep(
     Raises:
         ImportError: If Optuna is not installed.
         ValueError: If an argument is out of range, a parameter is an argument of
-            neither function, or the metric is not among those of `fit`.
+            neither function, the metric is not among those of `fit`, or `mode="auto"`
+            does not tell whether the metric should rise.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -126,8 +128,9 @@ def sweep(
     side = _root(num_trials, len(ranges)) if search == "grid" else num_trials
     fields.one_of("mode", mode, ("auto", "min", "max"))
     extend = fields.truth("extend", extend)
-    mode = metrics.mode_of(monitor) if mode == "auto" else mode
     objective = Objective(build_model, fit, tuple(ranges), monitor, mode)
+    if mode == "auto":
+        mode = objective.find_mode({key: low for key, (low, _) in ranges.items()})
     result = Sweep(dict(ranges), monitor, mode, [], [])
     part, count = ranges, side
     shared = studies.Studies(optuna, storage, _pruner(optuna, pruner), mode)

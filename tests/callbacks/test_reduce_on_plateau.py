@@ -674,6 +674,7 @@ def test_a_warmup_of_no_steps_overrules_that_of_the_schedule():
     np.testing.assert_allclose(rates(model), expected, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:`ReduceOnPlateau` never looks at its metric")
 def test_a_training_that_goes_on_within_the_warmup_waits_for_its_end():
     plateau = ReduceOnPlateau("loss", 0.5, 1, warmup=Epochs(6))
     model = trail_model(levels=WARM)
@@ -1071,7 +1072,7 @@ def test_a_metric_that_a_callback_before_it_writes_can_be_monitored():
         on_epoch_end=lambda epoch, logs: logs.update(mine=1.0)
     )
     model = trail_model()
-    fit(model, [mine, ReduceOnPlateau("mine", 0.5, 1)], epochs=4)
+    fit(model, [mine, ReduceOnPlateau("mine", 0.5, 1, "min")], epochs=4)
     expected = 0.125 * np.array([1.0, 1.0, 0.5, 0.25])
     np.testing.assert_allclose(rates(model), expected, atol=1e-6)
 
@@ -1111,6 +1112,7 @@ def test_a_state_file_that_holds_something_else_is_named(content, tmp_path):
 @pytest.mark.skipif(
     not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras has none"
 )
+@pytest.mark.filterwarnings("ignore:.* trains no variable")
 def test_the_warmup_ends_though_the_first_optimizer_has_no_variables():
     several = keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(SGD(0.125), {"nothing": SGD(0.125)})

@@ -19,6 +19,7 @@ from keras_lrs.callbacks import (
     VariableScheduler,
     WeightAveraging,
 )
+from keras_lrs.tuning import range_test
 from tests.callbacks import catalogue, references
 
 S = lrs.schedules
@@ -247,10 +248,84 @@ def test_a_run_that_was_cut_off_resumes_exactly(tmp_path, optimizer):
     np.testing.assert_array_equal(resumed, train())
 
 
+class Nested(Pair):
+    """Holds its optimizers deep inside of its attributes."""
+
+    def compile(self, d_optimizer, g_optimizer, optimizer):
+        keras.Model.compile(self, optimizer=optimizer)
+        self.kept = {"pairs": [(d_optimizer, {"g": g_optimizer})]}
+
+    @property
+    def d_optimizer(self):
+        return self.kept["pairs"][0][0]
+
+    @property
+    def g_optimizer(self):
+        return self.kept["pairs"][0][1]["g"]
+
+
 @not_on_jax
-def test_resuming_needs_to_know_what_they_train(tmp_path):
-    with pytest.raises(ValueError, match="needs to know what `d_optimizer` trains"):
-        references.fit(pair(built=False), [ResumableTraining(tmp_path)])
+@pytest.mark.parametrize("kind", [Pair, Nested])
+@pytest.mark.parametrize("every", ["epoch", 7])
+def test_optimizers_that_the_first_step_builds_resume_exactly(tmp_path, kind, every):
+    def train(*callbacks):
+        model = pair(
+            make=keras.optimizers.Adam, optimizer="sgd", built=False, kind=kind
+        )
+        callbacks = [ResumableTraining(tmp_path, every, verbose=0), *callbacks]
+        references.fit(model, callbacks)
+        return np.array(model.get_weights())
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Cut())
+    resumed = train()
+    np.testing.assert_array_equal(resumed, train())
+
+
+@not_on_jax
+def test_resuming_with_an_optimizer_of_other_variables_needs_it_built(tmp_path):
+    def train(*callbacks):
+        model = pair(make=keras.optimizers.Adam, built=False)
+        model.extra = keras.optimizers.Adam()
+        if callbacks:
+            model.extra.build([keras.Variable(0.0)])
+        references.fit(model, [ResumableTraining(tmp_path, verbose=0), *callbacks])
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Cut())
+    with pytest.raises(ValueError, match="needs to know what `extra` trains"):
+        train()
+
+
+@not_on_jax
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize("optimizer", [None, "sgd"])
+def test_a_range_test_leaves_no_trace_in_any_of_them(built, optimizer):
+    def trained(tested):
+        keras.utils.set_random_seed(0)
+        model = pair(built=built, make=keras.optimizers.Adam, optimizer=optimizer)
+        if tested and optimizer is None:
+            found = range_test(model, references.X, references.Y, verbose=0)
+            assert len(found.losses) > 0
+        elif tested:
+            # What it drives makes no update, but the others have made some.
+            with pytest.raises(RuntimeError, match="holds other optimizers"):
+                range_test(model, references.X, references.Y, verbose=0)
+        references.fit(model)
+        return np.array(model.get_weights())
+
+    np.testing.assert_array_equal(trained(True), trained(False))
+
+
+@not_on_jax
+def test_those_that_train_are_logged_where_the_main_one_does_not():
+    model = pair(optimizer="rmsprop")
+    logs = references.fit(model, [HyperparameterLogger()], epochs=2).history
+    logged = {key: value for key, value in logs.items() if "learning_rate" in key}
+    assert logged == {
+        "learning_rate/d_optimizer": pytest.approx([0.05, 0.05]),
+        "learning_rate/g_optimizer": pytest.approx([0.02, 0.02]),
+    }
 
 
 @not_on_jax

@@ -404,8 +404,10 @@ class TestGreedy:
         with pytest.raises(ValueError, match="NaN for every member"):
             linear([np.nan]).greedy(x, x, "mse", verbose=0)
         for metric in (keras.layers.Dense(1), lambda x: 0.0, lambda y, x: None):
-            with pytest.raises(ValueError, match="`metric` must be one for these"):
+            with pytest.raises(ValueError, match="`mode` must be 'max' or 'min'"):
                 linear([1.0]).greedy(x, x, metric, verbose=0)
+            with pytest.raises(ValueError, match="`metric` must be one for these"):
+                linear([1.0]).greedy(x, x, metric, "min", verbose=0)
 
 
 class TestAverageWeights:

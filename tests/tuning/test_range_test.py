@@ -310,7 +310,23 @@ def test_several_inputs_in_a_dictionary():
     np.testing.assert_allclose(test.losses, expected, rtol=2e-5)
 
 
-def test_sample_weights_and_validation_data():
+@pytest.mark.parametrize(
+    "name", ["validation_steps", "validation_batch_size", "validation_freq"]
+)
+def test_what_would_be_ignored_is_refused(name):
+    model = references.linear_model(keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match=f"`{name}` must "):
+        range_test(model, X, Y, **{name: 2})
+
+
+def test_a_model_without_trainable_weights_is_refused():
+    model = references.linear_model(keras.optimizers.SGD(0.1))
+    model.trainable = False
+    with pytest.raises(ValueError, match="`model` must have weights to train: all of"):
+        range_test(model, X, Y, verbose=0)
+
+
+def test_sample_weights():
     # The rates are too small to move anything: all losses are those of the zeros.
     model = references.linear_model(keras.optimizers.SGD(0.1))
     weights = np.linspace(0.5, 2.0, 40).astype("float32")
@@ -319,7 +335,6 @@ def test_sample_weights_and_validation_data():
         X,
         Y,
         sample_weight=weights,
-        validation_data=(X, Y),
         stop_factor=1e9,
         min_learning_rate=1e-12,
         max_learning_rate=1e-11,
