@@ -268,8 +268,7 @@ class ResumableTraining(FitCallback):
         model = self._run.model
         variables.write(models.state_variables(model), self._found["values"])
         models.set_buffers(model, self._found["buffers"])
-        if "adapted" in self._found:
-            adapted.write(model, self._found["adapted"])
+        adapted.write(model, self._found.get("adapted"))
 
     def _set_states_of_ours(self):
         every, found = self._run.progress.every, self._found["products"]
@@ -320,10 +319,11 @@ class ResumableTraining(FitCallback):
         self._found = None
 
     def _say(self, batch):
+        within = f", after {batch} of its batches" if batch else ""
         if self.verbose:
-            within = f", after {batch} of its batches" if batch else ""
-            epoch = self._found["epoch"] + 1
-            print(f"ResumableTraining: resuming in epoch {epoch}{within}")
+            print(
+                f"{_name(self)}: resuming in epoch {self._found['epoch'] + 1}{within}"
+            )
 
     # --- Saving ---
 
