@@ -373,7 +373,7 @@ class ResumableTraining(FitCallback):
                 "callbacks": [
                     [_name(callback), remembered]
                     for callback in run.siblings
-                    if (remembered := _state(callback))
+                    if (remembered := fit_loop.remembered(callback))
                 ],
                 "random": random.state(),
                 "random_at_epoch": self._random if batch else None,
@@ -393,10 +393,3 @@ class ResumableTraining(FitCallback):
 
 def _name(callback):
     return type(callback).__name__
-
-
-def _state(callback):
-    """What a callback remembers; None if it is not known to remember anything."""
-    if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
-        return callback.get_state()
-    return fit_loop.remembered(callback)
