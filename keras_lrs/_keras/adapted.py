@@ -52,9 +52,14 @@ def read(model: Any) -> list[dict[str, Any]]:
     return [_state(layer) for layer in _layers_with_more(model)]
 
 
-def write(model: Any, found: list[dict[str, Any]]) -> None:
-    """Gives adapted layers what `read` returned, and what their variables say."""
+def write(model: Any, found: list[dict[str, Any]] | None) -> None:
+    """Gives adapted layers what `read` returned, if it was kept.
+
+    And what their variables say.
+    """
     finalize(model)
+    if found is None:
+        return
     for layer, given in zip(_layers_with_more(model), found, strict=True):
         # Not again: a new table would be unknown to what is compiled.
         if given and not _is_equal(_state(layer), given):

@@ -55,7 +55,9 @@ def length(model: Any) -> tuple[int, int | None] | None:
 
 
 def remembered(callback: Any) -> dict[str, Any] | None:
-    """What one of Keras's callbacks remembers; None if it is none that does."""
+    """What a callback remembers; None if it is not known to remember anything."""
+    if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
+        return callback.get_state()
     for kind, names in _REMEMBERED.items():
         if isinstance(callback, kind):
             own = vars(callback)

@@ -266,8 +266,7 @@ class ResumableTraining(FitCallback):
         model = self._run.model
         variables.write(models.state_variables(model), self._found["values"])
         models.set_buffers(model, self._found["buffers"])
-        if "adapted" in self._found:
-            adapted.write(model, self._found["adapted"])
+        adapted.write(model, self._found.get("adapted"))
 
     def _set_states_of_ours(self):
         every, products = self._run.progress.every, self._found["products"]
@@ -319,10 +318,11 @@ class ResumableTraining(FitCallback):
         self._found = None
 
     def _say(self, batch):
+        within = f", after {batch} of its batches" if batch else ""
         if self.verbose:
-            within = f", after {batch} of its batches" if batch else ""
-            epoch = self._found["epoch"] + 1
-            print(f"ResumableTraining: resuming in epoch {epoch}{within}")
+            print(
+                f"{_name(self)}: resuming in epoch {self._found['epoch'] + 1}{within}"
+            )
 
     # --- Saving ---
 
@@ -374,7 +374,7 @@ class ResumableTraining(FitCallback):
                 "callbacks": [
                     [_name(callback), remembered]
                     for callback in run.siblings
-                    if (remembered := _state(callback))
+                    if (remembered := fit_loop.remembered(callback))
                 ],
                 "random": random.state(),
                 "random_at_epoch": self._random if batch else None,
@@ -394,10 +394,3 @@ class ResumableTraining(FitCallback):
 
 def _name(callback):
     return type(callback).__name__
-
-
-def _state(callback):
-    """What a callback remembers; None if it is not known to remember anything."""
-    if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
-        return callback.get_state()
-    return fit_loop.remembered(callback)
