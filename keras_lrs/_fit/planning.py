@@ -100,8 +100,7 @@ class WantedParts:
     def _check_cap(self, optimizer, schedule):
         """Raises if an optimizer would use a lower rate than that of a schedule."""
         progress = self._progress
-        known = progress.steps_per_epoch is not None
-        num_steps = progress.window().total if known else 10_000
+        num_steps = progress.total or 10_000
         steps, rates = hyperparameters.sampled(schedule, num_steps - 1)
         before = max(progress.start(optimizer), 0)
         used = optimizers.capped(optimizer, rates, steps + before)

@@ -11,7 +11,7 @@ def warn_of_schedule(progress: Any, schedule: Any, done: int = 0) -> None:
 
     `done` are the steps of the schedule before the run.
     """
-    warmup, total = warmup_steps(schedule), _total(progress)
+    warmup, total = warmup_steps(schedule), progress.total
     if total is not None and warmup > total + done:
         warnings.warn(
             f"The warmup of {warmup} steps is longer than this run, of {total}: the "
@@ -24,14 +24,10 @@ def warn_of_schedule(progress: Any, schedule: Any, done: int = 0) -> None:
 
 def warn_of_looks(progress: Any, warmup: int) -> None:
     """Warns of a plateau that looks at nothing for as long as a run lasts."""
-    total = _total(progress)
+    total = progress.total
     if total is not None and warmup >= total:
         warnings.warn(
             f"`ReduceOnPlateau` never looks at its metric: its `warmup` of {warmup} "
             f"steps is not shorter than this run, of {total}.",
             stacklevel=2,
         )
-
-
-def _total(progress):
-    return None if progress.steps_per_epoch is None else progress.window().total
