@@ -226,6 +226,8 @@ def outcome(kind, folder, number, fault, expected):
         return f"ended by signal {what}"
     begun = max(map(int, log.read_text().split()), default=0)
     how, what = forked(again, kind, folder, after)
+    if how != "done" and kind in LOADED and not begun:
+        return None  # Nothing had been saved.
     if how != "done":
         return f"what is left cannot be used: {what}"[:150]
     if kind in RESUMED:
