@@ -64,8 +64,7 @@ class ResumableTraining(FitCallback):
     `append=True`, or it starts over.
 
     Args:
-        directory: The folder for the checkpoints of this run and no other, here or on
-            `s3://bucket/run` and the like.
+        directory: The folder of this run and no other, here or on `s3://bucket/run`.
         every: `"epoch"`, or a number of steps.
         delete_at_end: Whether a run that completes removes them. If not, the same call
             with as many epochs trains no more and ends as the run did; with more

@@ -41,6 +41,11 @@ def folder(request, monkeypatch):
         yield found
 
 
+def aws():
+    """What tells a process of the server: it may be forked from an older one."""
+    return {k: value for k, value in os.environ.items() if k.startswith("AWS_")}
+
+
 class Break(keras.callbacks.Callback):
     def __init__(self, step, how):
         super().__init__()
@@ -99,11 +104,13 @@ def test_a_run_is_resumed_from_there_bit_for_bit(tmp_path, folder):
     check(folder, train(str(folder)), tmp_path, straight)
 
 
-def killed(url):
+def killed(url, variables):
+    os.environ.update(variables)
     train(url, Break(25, lambda: os.kill(os.getpid(), signal.SIGKILL)))
 
 
-def resumed(url):
+def resumed(url, variables):
+    os.environ.update(variables)
     leases.TERM = leases.POLL = 0.2
     with warns(r"s3://bucket/folder` is in use by process \d+"):
         return train(url)
@@ -114,13 +121,14 @@ def resumed(url):
 def test_a_run_that_was_killed_is_resumed_by_another_process(tmp_path, folder):
     straight = train(tmp_path)
     with pytest.raises(Exception, match="terminated abruptly"):
-        processes.call(killed, str(folder))
+        processes.call(killed, str(folder), aws())
     assert list(folder.glob("*.lock*"))
-    weights = processes.call(resumed, str(folder))
+    weights = processes.call(resumed, str(folder), aws())
     check(folder, weights, tmp_path, straight)
 
 
-def second(url):
+def second(url, variables):
+    os.environ.update(variables)
     leases.POLL = 0.05
     try:
         train(url)
@@ -132,11 +140,11 @@ def second(url):
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["s3"], indirect=True)
 def test_a_second_run_is_refused_while_the_first_lives(folder, monkeypatch):
-    monkeypatch.setattr(leases, "RENEWAL", 0.05)
+    monkeypatch.setattr(leases, "RENEWAL", 0.3)
     refusals = []
 
     def ask():
-        refusals.append(processes.call(second, str(folder)))
+        refusals.append(processes.call(second, str(folder), aws()))
 
     train(str(folder), Break(25, ask))
     assert "one run at a time" in refusals[0]
