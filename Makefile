@@ -89,6 +89,7 @@ reliability: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.examples
 	$(BIN)/python benchmarks/reliability.py --output docs/reliability.md $(ARGS)
 	KERAS_BACKEND=torch $(BIN)/python benchmarks/faults.py --output docs/reliability.md
 	$(BIN)/python benchmarks/soak.py --output docs/reliability.md $(ARGS)
+	$(BIN)/python benchmarks/endurance.py --output docs/reliability.md $(ARGS)
 
 # Every published claim, run and judged: docs/evidence.md. On JAX, the fastest here.
 # Takes more than an hour; `ARGS=--resume` resumes it, `ARGS=--quick` tries it.

@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from keras.src.trainers import epoch_iterator
+from keras.src.trainers import data_adapters, epoch_iterator
 
 import keras_lrs
 from keras_lrs._keras import fit_loop
@@ -77,6 +77,14 @@ def library(name):
     return lambda: importlib.import_module(f"keras.src.{name}")
 
 
+def arrays():
+    return data_adapters.ArrayDataAdapter(np.ones((2, 3)))
+
+
+def compiled_loss():
+    return model()._compile_loss
+
+
 ANY = ("tensorflow", "jax", "torch")
 HAS_MULTI_OPTIMIZER = hasattr(keras.optimizers, "MultiOptimizer")  # Not in 3.12.
 
@@ -119,6 +127,10 @@ RELIED_ON = {
     # Of what gives `fit` its batches.
     "_dataset": (dataset_adapter, ANY),  # And of what gives it those of Grain.
     "_get_iterator": (lambda: epoch_iterator.EpochIterator, ANY),
+    "_inputs": (arrays, ANY),
+    # Of a compiled loss.
+    "_user_loss": (compiled_loss, ANY),
+    "_user_loss_weights": (compiled_loss, ANY),
     # Of a callback.
     "_model": (keras.callbacks.Callback, ANY),
     "_batches_seen_since_last_saving": (checkpoint, ANY),
@@ -132,11 +144,11 @@ RELIED_ON = {
 OTHERS = {
     *("_foreach_add_", "_foreach_copy_", "_foreach_lerp_", "_foreach_mul_"),
     *("_foreach_sub", "_rng", "_seed", "_set_global_seed", "_trial_id", "_repr_png_"),
-    "_version",
+    *("_version", "_functions", "_reshuffle_each_iteration"),
 }
 
 # Parts of names, in strings.
-PARTS = {"_average", "_backend_", "_self_"}
+PARTS = {"_average", "_initializer", "_backend_", "_self_"}
 
 # On a model: what JAX's `fit` keeps while it trains, and the run of ours.
 OURS = {"_jax_state", "_keras_lrs_run"}

@@ -1,12 +1,28 @@
 """`Progress`: where a run is, with one word for each way of counting."""
 
+import dataclasses
 import fractions
+from collections.abc import Callable
 from typing import Any
 
 from keras_lrs._fit import lengths
 from keras_lrs._fit.paces import Paces, Ratio, Trained, note, trained
 from keras_lrs._keras import fit_loop, models, optimizers
 from keras_lrs.schedules import durations
+
+
+@dataclasses.dataclass
+class Resume:
+    """Where an interrupted run is taken up.
+
+    Args:
+        set_states: Gives our callbacks the states that they had.
+        starts: Where the optimizers' schedules are at step 0; None if that follows from
+            the epoch.
+    """
+
+    set_states: Callable[[], None]
+    starts: list[int] | None
 
 
 class Progress:

@@ -1,7 +1,6 @@
 """`Run`: one run of `model.fit`, as the callbacks of this package share it."""
 
 import contextlib
-import dataclasses
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from keras_lrs._fit import checks, hooks, planning, rates
 from keras_lrs._fit.loop import Loop
 from keras_lrs._fit.measuring import FirstUpdates
-from keras_lrs._fit.progress import Progress
+from keras_lrs._fit.progress import Progress, Resume
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._fit.train_function import Skip, TrainFunction
 from keras_lrs._keras import fit_loop, optimizers, variables
@@ -109,7 +108,7 @@ class Run:
             planning.check_wanted(self, callback, wanted)
             self._wanted.add(callback, wanted, self.siblings)
 
-    def resume(self, resume: "Resume") -> None:
+    def resume(self, resume: Resume) -> None:
         """Takes up an interrupted run where it was, when the first epoch begins."""
         self.resumes = resume
 
@@ -181,6 +180,11 @@ class Run:
         hooks.pass_over_batches(
             self, self.callback_list(), lambda: train_function.skip is not None
         )
+
+    def watch_first_batch(self, note: Callable[[Any], None]) -> None:
+        """Calls a function with the next batch, before the model is trained on it."""
+        train_function: Any = self._train_function
+        train_function.first_batch = note
 
     # --- What callbacks may ask while training ---
 
@@ -365,20 +369,6 @@ class Run:
         finalizer = weakref.finalize(callback_list, _close, weakref.ref(self))
         finalizer.atexit = False
         self.undo.callback(finalizer.detach)
-
-
-@dataclasses.dataclass
-class Resume:
-    """Where an interrupted run is taken up.
-
-    Args:
-        set_states: Gives our callbacks the states that they had.
-        starts: Where the optimizers' schedules are at step 0; None if that follows from
-            the epoch.
-    """
-
-    set_states: Callable[[], None]
-    starts: list[int] | None
 
 
 def _close(reference):

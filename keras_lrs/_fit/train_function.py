@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_lrs._fit.hooks import replace
-from keras_lrs._keras import in_step, models, optimizers, variables
+from keras_lrs._keras import first_batch, in_step, models, optimizers, variables
 from keras_lrs._keras.backend import END_OF_DATA, IS_JAX, IS_TENSORFLOW, IS_TORCH
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
 from keras_lrs._step import scheduled_variable
@@ -75,6 +75,7 @@ class TrainFunction:
         self.function, self.steps = compiled(model, plans)
         self.skip: Skip | None = None
         self.loop: Any = None  # A `Loop`, where the caller is not `fit`.
+        self.first_batch: Callable[[Any], None] | None = None
         self._after_execution = after_execution
         self._readable, self._fresh_metrics = readable, fresh_metrics
         self._undo = undo
@@ -209,6 +210,11 @@ class TrainFunction:
             self._undo.close()
             return self.keras_function(*arguments)
         try:
+            if self.first_batch is not None:
+                note, self.first_batch = self.first_batch, None
+                most = self.model.steps_per_execution
+                steps = most if self.skip is None else min(most, self.skip.batches)
+                arguments = first_batch.noted(arguments, steps, note)
             if self.skip is not None:
                 result = self._pass_over(self.skip, arguments)
                 self.executions += 1

@@ -6,10 +6,11 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from keras.src.trainers import data_adapters, epoch_iterator
+from keras.src.trainers import epoch_iterator
 
 from keras_lrs._keras import models, random
 from keras_lrs._keras.backend import IS_TENSORFLOW
+from keras_lrs._keras.stateful import Stateful
 
 _ENDLESS = 2**48  # Of data that is repeated, Grain says that it has `sys.maxsize`.
 
@@ -94,43 +95,6 @@ def validates_without(shows_average: str) -> bool:
     return False
 
 
-def why_not_read_again(model: Any) -> str | None:
-    """Why the data of a model's `fit` cannot be read again in the same order.
-
-    None if an epoch, begun with the same state of the random generators, has the same
-    batches: the first one is read twice.
-    """
-    iterator = _epoch_iterator(model)
-    if iterator is None:
-        return "is not known"
-    adapter = iterator.data_adapter
-    if iterator.steps_per_epoch is not None:
-        return "is read on and on with `steps_per_epoch`"
-    if isinstance(adapter, data_adapters.GeneratorDataAdapter):
-        return "is a generator"
-    dataset = getattr(adapter, "py_dataset", None)
-    if dataset is not None and adapter.enqueuer is not None and adapter.shuffle:
-        return "is shuffled by threads, at moments of their own"
-    state = random.state()
-    batches = []
-    for _ in range(2):
-        # The threads of a `PyDataset` begin with an epoch, and read in order.
-        data = iterator._get_iterator() if dataset is None else (dataset[0],)
-        # As bytes: there may be NaN among them.
-        batches.append(
-            [_array(leaf).tobytes() for leaf in _leaves(next(iter(data), None))]
-        )
-        random.set_state(state)
-    if batches[0] == batches[1]:
-        return None
-    reason = "comes in another order, or altered, every time"
-    arrays = isinstance(adapter, data_adapters.ArrayDataAdapter)
-    if arrays and IS_TENSORFLOW and state["tensorflow"]["seed"] is None:
-        # TensorFlow draws a new seed for each order that it shuffles arrays in.
-        reason += " (unless you call `keras.utils.set_random_seed(...)` before `fit`)"
-    return reason
-
-
 def build(model: Any) -> Exception | None:
     """Builds a model from the data of the calling `fit`, as Keras does.
 
@@ -176,7 +140,11 @@ def batch_size(model: Any) -> int | None:
     adapter = iterator.data_adapter
     dataset = getattr(adapter, "py_dataset", None)
     if dataset is not None:
-        size = next(iter(_leaves(dataset[0]))).shape[0]
+        # Reading a batch may draw random numbers, which belong to the run.
+        state, kept = random.state(), Stateful(dataset).kept()
+        size = next(iter(leaves(dataset[0]))).shape[0]
+        random.set_state(state)
+        kept.put_back()
     else:
         try:
             size = adapter.batch_size
@@ -188,8 +156,18 @@ def batch_size(model: Any) -> int | None:
 
 def _epoch_iterator(model):
     """Returns the `EpochIterator` of the enclosing `fit` of a model."""
+    return iterator_and_data(model)[0]
+
+
+def iterator_and_data(model: Any) -> tuple[Any, Any]:
+    """The `EpochIterator` of the enclosing `fit` of a model, and the `x` it was given.
+
+    None where a loop of the user's is calling.
+    """
     frame = _frame_of_fit(model)
-    return None if frame is None else frame.f_locals["epoch_iterator"]
+    if frame is None:
+        return None, None
+    return frame.f_locals["epoch_iterator"], frame.f_locals.get("x")
 
 
 def is_fitting(model: Any) -> bool:
@@ -208,11 +186,13 @@ def _frame_of_fit(model):
     return None
 
 
-def _leaves(batch):
+def leaves(batch: Any) -> list:
+    """The tensors or arrays in a batch."""
     return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
 
 
-def _array(leaf):
+def array_of(leaf: Any) -> np.ndarray:
+    """What a part of a batch holds."""
     # A strategy's batch has a part for each replica.
     parts = getattr(leaf, "values", None) if IS_TENSORFLOW else None
     if isinstance(parts, tuple):

@@ -80,6 +80,7 @@ class Folder(Generic[R]):
     newest_first = False  # The order of the records in the manifest.
     noted: tuple[str, ...] = ()  # Further keys of the manifest.
     LOCK: str  # The name of the file that is locked.
+    optional: tuple[str, ...] = ()  # Those that it may lack, and that labels do lack.
 
     def __init_subclass__(cls, **keywords: Any):
         super().__init_subclass__(**keywords)
@@ -92,6 +93,7 @@ class Folder(Generic[R]):
         self.records: list[R] = []
         self.notes: dict[str, Any] = {}
         self._lock = leases.lock(self.directory / self.LOCK)
+        self.extras: dict[str, Any] = {}
         self._was_rebuilt = False
         self._first = 1  # The number of the first file.
         self._load()
@@ -123,6 +125,7 @@ class Folder(Generic[R]):
         if not isinstance(content[self.listed_as], list):
             raise ValueError(f"`{manifest}` has {self.listed_as} of another kind.")
         self.notes = {name: content[name] for name in self.noted}
+        self.extras = {k: content[k] for k in self.optional if k in content}
         self.records = [self._record(manifest, i) for i in content[self.listed_as]]
         self.records.sort(key=lambda record: record.number)
 
@@ -251,7 +254,8 @@ class Folder(Generic[R]):
         self.lock()
         records = reversed(self.records) if self.newest_first else self.records
         items = [self._item(record) for record in records]
-        write(self.manifest, {**origin(), **self.notes, self.listed_as: items})
+        others = {**self.notes, **self.extras}
+        write(self.manifest, {**origin(), **others, self.listed_as: items})
 
     def clean(self) -> None:
         """Removes the files that the manifest does not list."""

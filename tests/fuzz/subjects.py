@@ -387,7 +387,8 @@ SUBJECTS: dict[str, Subject] = {
         {"monitor": "loss", "restore_best_weights": True},
     ),
     "ResumableTraining": _callback(
-        C.ResumableTraining, {"directory": Made(fresh_directory), "every": 3}
+        C.ResumableTraining,
+        {"directory": Made(fresh_directory), "every": 3, "accept": ["model"]},
     ),
     "SnapshotEnsemble": _callback(
         C.SnapshotEnsemble, {"directory": Made(fresh_directory), "schedule": [3, 5]}
