@@ -305,9 +305,8 @@ class ResumableTraining(FitCallback):
     def _say(self, batch):
         within = f", after {batch} of its batches" if batch else ""
         if self.verbose:
-            print(
-                f"{type(self).__name__}: resuming in epoch {self._found['epoch'] + 1}{within}"
-            )
+            epoch = self._found["epoch"] + 1
+            print(f"{type(self).__name__}: resuming in epoch {epoch}{within}")
 
     # --- Saving ---
 
