@@ -43,6 +43,7 @@ ROWS = {
     "Linear decay and uniform averages",
     "Loss after each drop",
     "One large step and many small ones",
+    "Warmup and the curvature",
     "The smallest budget",
     "Pareto figure",
     "Normalizations and forms of weight decay",

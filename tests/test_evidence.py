@@ -313,6 +313,15 @@ def bound(data):
     return [None, [accuracy(slopes, 0.0)]]
 
 
+def curvature(data):
+    found = results(data, "curvature")["accuracies"]
+    cold, warm = "without a warmup", "with a warmup"
+    return [
+        [accuracy(found[f"1, {cold}"], found[f"1, {warm}"], POINTS)],
+        [accuracy(found[f"8, {warm}"], found[f"8, {cold}"])],
+    ]
+
+
 def smallest(data):
     found = results(data, "smallest")["methods"]
     ends = {name: np.array(one["scores"])[:, 2] for name, one in found.items()}
@@ -375,6 +384,7 @@ COMPARED = {
     "Linear decay and uniform averages": uniform,
     "Loss after each drop": drops,
     "One large step and many small ones": bound,
+    "Warmup and the curvature": curvature,
     "The smallest budget": smallest,
     "Pareto figure": pareto,
     "Normalizations and forms of weight decay": normalizations,
@@ -395,6 +405,7 @@ EXPERIMENT_OF = {
     "Linear decay and uniform averages": "averages",
     "Loss after each drop": "drops",
     "One large step and many small ones": "bound",
+    "Warmup and the curvature": "curvature",
     "The smallest budget": "smallest",
     "Pareto figure": "pareto",
     "Normalizations and forms of weight decay": "normalizations",

@@ -16,6 +16,7 @@ MODULES = (
     "batch_sizes",
     "drops",
     "bound",
+    "curvature",
     "triangular",
     "snapshots",
     "super_convergence",
