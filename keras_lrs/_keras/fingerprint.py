@@ -107,8 +107,10 @@ def _of_layer(layer):
     names: dict[str, int] = {}
     inner = config.get("layers") if isinstance(config, dict) else None
     if isinstance(inner, list):
-        names = {item["config"]["name"]: i for i, item in enumerate(inner)}
-        config = {**config, "layers": [item.get("inbound_nodes") for item in inner]}
+        items = [item if isinstance(item, dict) else {} for item in inner]
+        named = [item.get("config", {}).get("name") for item in items]
+        names = {name: i for i, name in enumerate(named) if name is not None}
+        config = {**config, "layers": [item.get("inbound_nodes") for item in items]}
     return {"class": type(layer).__name__, **_plain(config, names)}
 
 

@@ -129,23 +129,6 @@ def initial(model: Any, sample: Any) -> str:
     return hashed.hexdigest()
 
 
-def is_finite(model: Any, state: list, values: list) -> bool:
-    """Whether the weights that a model trains are finite.
-
-    Args:
-        model: The model.
-        state: Variables, among them those.
-        values: What they hold.
-    """
-    trained = {id(variable) for variable in model.trainable_variables}
-    return all(
-        # A sum needs no memory, and is finite only where all are.
-        np.isfinite(np.sum(value, dtype=np.float64))
-        for variable, value in zip(state, values, strict=True)
-        if id(variable) in trained
-    )
-
-
 def has_diverged(model: Any, logs: dict[str, Any] | None) -> bool:
     """Whether training has stopped in an epoch with a loss that is not finite."""
     loss = (logs or {}).get("loss")
