@@ -17,6 +17,9 @@ _LONGEST = 500_000  # Characters: checkpoints hold it.
 _LEFT_OUT = {
     *("module", "registered_name", "name", "shared_object_id", "seed"),
     *("build_config", "compile_config", "build_input_shape"),
+    # What `adapt` sets, which is resumed.
+    *("bin_boundaries", "vocabulary", "vocabulary_size", "idf_weights"),
+    *("mean", "variance"),
 }
 
 

@@ -122,9 +122,9 @@ def check(
 
 
 def initial(model: Any, sample: Any) -> str:
-    """A hash of the weights of a model, and of a sample of its data."""
+    """A hash of the weights that a model trains, and of a sample of its data."""
     hashed = hashlib.blake2b(repr(sample).encode(), digest_size=8)
-    for value in variables.read(model.weights):
+    for value in variables.read(model.trainable_weights):
         hashed.update(np.ascontiguousarray(value).tobytes())
     return hashed.hexdigest()
 
