@@ -17,6 +17,9 @@ _LONGEST = 500_000  # Characters: checkpoints hold it.
 _LEFT_OUT = {
     *("module", "registered_name", "name", "shared_object_id", "seed"),
     *("build_config", "compile_config", "build_input_shape"),
+    # What `adapt` sets, which is resumed.
+    *("bin_boundaries", "vocabulary", "vocabulary_size", "idf_weights"),
+    *("mean", "variance"),
 }
 
 
@@ -107,8 +110,10 @@ def _of_layer(layer):
     names: dict[str, int] = {}
     inner = config.get("layers") if isinstance(config, dict) else None
     if isinstance(inner, list):
-        names = {item["config"]["name"]: i for i, item in enumerate(inner)}
-        config = {**config, "layers": [item.get("inbound_nodes") for item in inner]}
+        items = [item if isinstance(item, dict) else {} for item in inner]
+        named = [item.get("config", {}).get("name") for item in items]
+        names = {name: i for i, name in enumerate(named) if name is not None}
+        config = {**config, "layers": [item.get("inbound_nodes") for item in items]}
     return {"class": type(layer).__name__, **_plain(config, names)}
 
 

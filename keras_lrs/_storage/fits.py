@@ -23,7 +23,9 @@ class Fit:
         initial: The hash of the weights that it begins with; None if it is not known.
         before: Those of the fits with this folder that this process has completed.
         count: How many these are.
-        nth: How many of them trained the same model.
+        sample: What tells its arrays from others; None if it is not known.
+        completed: The hashes that those of the same model began with.
+        nth: How many these are.
         broken: The hash that a fit of the same model began with that broke off here.
     """
 
@@ -31,6 +33,8 @@ class Fit:
     initial: str | None = None
     before: tuple[str | None, ...] = ()
     count: int = 0
+    sample: Any = None
+    completed: tuple[str | None, ...] = ()
     nth: int = 0
     broken: str | None = None
 
@@ -41,6 +45,7 @@ class Fit:
             "initial": self.initial,
             "before": list(self.before),
             "count": self.count,
+            "sample": self.sample,
             "nth": self.nth,
         }
 
@@ -61,6 +66,9 @@ class Fit:
             return not is_earlier
         if state["initial"] in (self.initial, self.broken):
             return True
+        if state["initial"] in self.completed and self.sample is not None:
+            # The same call once more, unless it is on other data.
+            return state.get("sample") == self.sample
         if self.initial in state["before"] or is_earlier:
             return False
         return (state["count"], state["nth"]) == (self.count, self.nth)
@@ -72,8 +80,8 @@ class _Folder:
     def __init__(self) -> None:
         self.count = 0
         self.completed: tuple[str | None, ...] = ()
-        # By the models: how many fits were completed, and what the one that was not
-        # began with.
+        # By the models: what the fits that were completed began with, and the one
+        # that was not.
         self.models: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -90,18 +98,28 @@ def _folder(directory):
     return _FOLDERS[name]
 
 
-def begins(directory: Any, model: Any, updates: int, initial: str) -> Fit:
+def begins(directory: Any, model: Any, updates: int, initial: str, sample: Any) -> Fit:
     """Notes that a fit of a model begins.
 
     Args:
         directory: The folder.
         model: The model.
         updates: The optimizer's iterations.
-        initial: The hash of the model's weights.
+        initial: The hash of the model's weights and data.
+        sample: What tells its arrays from others; None if it is not known.
     """
     folder = _folder(directory)
-    nth, broken = folder.models.get(model, (0, None))
-    return Fit(updates, initial, folder.completed, folder.count, nth, broken)
+    done, broken = folder.models.get(model, ((), None))
+    return Fit(
+        updates,
+        initial,
+        folder.completed,
+        folder.count,
+        sample,
+        done,
+        len(done),
+        broken,
+    )
 
 
 def breaks_off(directory: Any, model: Any, fit: Fit) -> None:
@@ -110,12 +128,14 @@ def breaks_off(directory: Any, model: Any, fit: Fit) -> None:
     A later one of this model continues it.
     """
     folder = _folder(directory)
-    folder.models[model] = (fit.nth, fit.initial)
+    done, _ = folder.models.get(model, ((), None))
+    folder.models[model] = (done, fit.initial)
 
 
 def completed(directory: Any, model: Any, fit: Fit) -> None:
     """Notes that a fit of a model is over."""
     folder = _folder(directory)
-    folder.models[model] = (fit.nth + 1, None)
+    done, _ = folder.models.get(model, ((), None))
+    folder.models[model] = ((*done, fit.initial)[-_MOST:], None)
     folder.count += 1
     folder.completed = (*folder.completed, fit.initial)[-_MOST:]

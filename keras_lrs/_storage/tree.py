@@ -68,6 +68,10 @@ def check_unpacked(content: bytes) -> None:
 
 def _packed(tree, arrays):
     """Returns the JSON of a tree and moves its arrays to `arrays`."""
+    kind = type(tree)
+    # Keras tracks what its layers hold, and hands out what looks like it.
+    if kind.__module__.startswith("keras.") and isinstance(tree, (dict, list)):
+        tree = dict(tree) if isinstance(tree, dict) else list(tree)
     if type(tree) in _DICTS:
         keys = set(tree)
         if all(type(key) is str for key in keys) and not keys & _MARKS:

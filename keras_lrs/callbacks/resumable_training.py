@@ -69,8 +69,8 @@ class ResumableTraining(FitCallback):
     A program may pass one directory to several `fit`s, one after another: run again
     after it was killed, each takes up its own checkpoints and no others.
 
-    A checkpoint whose weights are not finite is not written, nor one of a run that
-    stopped with such a loss: a warning says so, and the ones of before are kept.
+    No checkpoint is written when a run has stopped with a loss that is not finite: a
+    warning says so, and the ones of before are kept.
 
     A run that completes removes its checkpoints. After resuming, callbacks write again
     to their own files what they wrote after the last checkpoint: a `CSVLogger` needs
@@ -173,8 +173,9 @@ class ResumableTraining(FitCallback):
         self._described = resumption.Described(run.model)
         self._data = DataMemory(run, "data" in self.accept)
         updates = run.progress.iterations()
-        first = resumption.initial(run.model, self._data.sample())
-        fit = fits.begins(self.directory, run.model, updates, first)
+        sample = self._data.sample()
+        first = resumption.initial(run.model, sample)
+        fit = fits.begins(self.directory, run.model, updates, first, sample)
         self._checkpoints, newest = checkpoints.of_fit(
             self.directory,
             updates,
@@ -363,24 +364,21 @@ class ResumableTraining(FitCallback):
                 "random_at_epoch": self._random if batch else None,
             }
             checkpoint = Checkpoint(0, epoch, batch, run.progress.iterations())
-            is_finite = resumption.is_finite(model, state, tree["values"])
-            if diverged or not is_finite:
-                self._refuse_to_save(epoch, batch)
+            if diverged:
+                self._refuse_to_save(epoch)
             elif models.is_chief(model):
                 self._diverged = False
                 self._checkpoints.save(checkpoint, tree)
         self._since = 0
 
-    def _refuse_to_save(self, epoch, batch):
+    def _refuse_to_save(self, epoch):
         """Keeps the last checkpoint that has a future."""
-        if not self._diverged:
-            where = f"in epoch {epoch + 1}" if batch else f"at the end of epoch {epoch}"
-            warnings.warn(
-                f"The loss or the weights are not finite {where}: no checkpoint is "
-                f"written, and what `{self.directory}` holds of before is kept. The "
-                "same call resumes from there. To start over, remove the folder.",
-                stacklevel=2,
-            )
+        warnings.warn(
+            f"The run stopped in epoch {epoch} with a loss that is not finite: no "
+            f"checkpoint is written, and what `{self.directory}` holds of before is "
+            "kept. The same call resumes from there. To start over, remove the folder.",
+            stacklevel=2,
+        )
         self._diverged = True
 
     def fit_ends(self) -> None:

@@ -122,28 +122,11 @@ def check(
 
 
 def initial(model: Any, sample: Any) -> str:
-    """A hash of the weights of a model, and of a sample of its data."""
+    """A hash of the weights that a model trains, and of a sample of its data."""
     hashed = hashlib.blake2b(repr(sample).encode(), digest_size=8)
-    for value in variables.read(model.weights):
+    for value in variables.read(model.trainable_weights):
         hashed.update(np.ascontiguousarray(value).tobytes())
     return hashed.hexdigest()
-
-
-def is_finite(model: Any, state: list, values: list) -> bool:
-    """Whether the weights that a model trains are finite.
-
-    Args:
-        model: The model.
-        state: Variables, among them those.
-        values: What they hold.
-    """
-    trained = {id(variable) for variable in model.trainable_variables}
-    return all(
-        # A sum needs no memory, and is finite only where all are.
-        np.isfinite(np.sum(value, dtype=np.float64))
-        for variable, value in zip(state, values, strict=True)
-        if id(variable) in trained
-    )
 
 
 def has_diverged(model: Any, logs: dict[str, Any] | None) -> bool:
