@@ -2,7 +2,7 @@
 
 A program may call `fit` several times with one folder. Run again after it was killed in
 a later one, it comes to the earlier ones first. Each begins with weights of its own;
-or, where these are drawn anew every time, after as many others as before.
+or, where these are drawn again every time, after as many others as before.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Fit:
         before: Those of the fits with this folder that this process has completed.
         count: How many these are.
         nth: How many of them trained the same model.
-        broken: The hash that a fit of the same model began with that broke off here.
+        broken: The initial hash of a fit of the same model that was interrupted here.
     """
 
     updates: int
