@@ -2,7 +2,7 @@
 
 A program may call `fit` several times with one folder. Run again after it was killed in
 a later one, it comes to the earlier ones first. Each begins with weights of its own;
-or, where these are drawn anew every time, after as many others as before.
+or, where these are drawn again every time, after as many others as before.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ class Fit:
         initial: The hash of the weights that it begins with; None if it is not known.
         before: Those of the fits with this folder that this process has completed.
         count: How many these are.
-        sample: What tells its arrays from others; None if it is not known.
-        completed: The hashes that those of the same model began with.
-        nth: How many these are.
-        broken: The hash that a fit of the same model began with that broke off here.
+        sample: What distinguishes its arrays from others; None if it is not known.
+        completed: The initial hashes of those that trained the same model.
+        nth: How many of them trained the same model.
+        broken: The initial hash of a fit of the same model that was interrupted here.
     """
 
     updates: int
