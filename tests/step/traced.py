@@ -50,7 +50,7 @@ def train(model, callbacks, steps=2, epochs=1):
     model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0, callbacks=callbacks)
 
 
-def operations(model, callbacks=()):
+def operations(model, callbacks=(), steps=2):
     """The names of the operations of a step: TensorFlow's nodes, or JAX's equations."""
     found = []
 
@@ -68,7 +68,7 @@ def operations(model, callbacks=()):
         found.append(names)
         return result
 
-    train(model, [*callbacks, Spy(look)])
+    train(model, [*callbacks, Spy(look)], steps)
     assert found[0] == found[-1]  # Every step is the same one.
     return found[-1]
 
