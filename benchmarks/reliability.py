@@ -1,4 +1,4 @@
-"""Kills trainings at random moments, and looks whether they end the same.
+"""Kills runs at random moments, and checks that they end with the same result.
 
     python benchmarks/reliability.py [--kills 30] [--backends tensorflow jax torch]
                                      [--signals SIGKILL SIGTERM]
@@ -24,25 +24,23 @@ import keras
 from interrupted import EPOCHS, MODES, SIGNALS, STEPS, TRAININGS
 from report import table, write_part
 
-TITLE = "# Killed and resumed"
+TITLE = "# Resuming killed runs"
 NAMES = {
     "epoch": "`ResumableTraining`",
     "steps": "`ResumableTraining(every=5)`",
     "backup": "`BackupAndRestore`",
 }
 TEXT = """\
-A training of {epochs} epochs of {steps} steps, with `WeightAveraging`,
-`SnapshotEnsemble`, `ReduceOnPlateau`, `EarlyStopping`, `ModelCheckpoint` and batch
-normalization, gets a signal again and again, SIGKILL or SIGTERM, and is resumed by the
-same call. In *restarts* there are schedules of the rate and of momentum. *combined* is
-1cycle in mixed precision, with steps that the loss scale skips, and gradients that are
-accumulated over 5 batches, which does not divide an epoch. Half of the signals are sent
-at random times, half in the middle of random operations on files. In the end its
-weights, averages, statistics, optimizer, plateau state and snapshots (files and
-manifest) are compared with those of a training that was not interrupted, bit for bit;
-with `ResumableTraining` also the history of all
-epochs, under dropout and shuffled data. A training that differs counts none of its
-kills as survived."""
+A run of {epochs} epochs of {steps} steps gets a signal again and again, SIGKILL or SIGTERM,
+and the same call resumes it. It has `WeightAveraging`, `SnapshotEnsemble`,
+`ReduceOnPlateau`, `EarlyStopping`, `ModelCheckpoint` and batch normalization. *restarts*
+has schedules of the rate and the momentum. *combined* is 1cycle in mixed precision, with
+steps that the loss scale skips and gradients accumulated over 5 batches, which does not
+divide an epoch. Half of the signals come at random times, and half in the middle of random
+file operations. In the end, its weights, averages, statistics, optimizer, plateau state and
+snapshots (files and manifest) are compared bit for bit with those of an uninterrupted run.
+With `ResumableTraining`, the history of all epochs is compared too, with dropout and
+shuffled data. If a run differs, none of its kills counts as survived."""
 PROGRAM = pathlib.Path(__file__).with_name("interrupted.py")
 
 
@@ -105,13 +103,13 @@ def report(found):
             "",
             TEXT.format(epochs=EPOCHS, steps=STEPS),
             "",
-            f"Keras {keras.__version__}, Python {platform.python_version()}, "
-            f"{platform.system()}. Written by `benchmarks/reliability.py`.",
+            f"Measured by `benchmarks/reliability.py` with Keras {keras.__version__} and "
+            f"Python {platform.python_version()} on {platform.system()}.",
             "",
             table(
                 [
-                    *("resumes with", "signal", "training", "backend", "survived"),
-                    *("begun", "where they hit"),
+                    *("resumes with", "signal", "callbacks", "backend", "survived"),
+                    *("runs", "where the signals hit"),
                 ],
                 rows,
             ),

@@ -148,18 +148,19 @@ def report(seconds, watch, rates, epochs, last):
         [
             TITLE,
             "",
-            f"One `fit` of {epochs:,} epochs, {steps:,} steps, {seconds / 60:.0f} "
-            f"minutes, with {keras.backend.backend()}, Keras {keras.__version__} and "
-            f"Python {platform.python_version()}. Written by `benchmarks/soak.py`.",
+            f"This is one `fit` of {epochs:,} epochs, {steps:,} steps and "
+            f"{seconds / 60:.0f} minutes, with {keras.backend.backend()}, Keras "
+            f"{keras.__version__} and Python {platform.python_version()}. It was measured "
+            "by `benchmarks/soak.py`.",
             "",
-            f"- Memory: {slope:+.1f} MB over the last nine tenths (a line through "
-            f"{len(settled):,} measurements), of {memory[-1]:.0f} MB. The history of "
-            "`fit`, which Keras keeps, is part of it.",
-            f"- The rate of every epoch's last step was at most {error:.1e} off the "
-            "schedule's value in float64, as a fraction of it.",
-            f"- Logs of two hyperparameters at every step: {logs:.0f} bytes per step. "
-            f"All else is bounded: three snapshots, two checkpoints, and "
-            f"{last['p'] / 1e3:.0f} kB of the plateau's states.",
+            f"- Memory grew by {slope:+.1f} MB over the last nine tenths of the time (a "
+            f"line through {len(settled):,} measurements), from a total of "
+            f"{memory[-1]:.0f} MB. This includes the history of `fit`, which Keras keeps.",
+            "- The rate of every epoch's last step differed from the schedule's value in "
+            f"float64 by a relative error of at most {error:.1e}.",
+            f"- The logs of two hyperparameters at every step took {logs:.0f} bytes per "
+            "step. Everything else is bounded: three snapshots, two checkpoints, and "
+            f"{last['p'] / 1e3:.0f} kB of plateau states.",
             "",
             table(["part of the time", "memory, MB"], rows),
             "",
