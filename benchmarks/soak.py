@@ -119,7 +119,7 @@ def train(folder, epochs):
             callbacks.WeightAveraging(),
             callbacks.SnapshotEnsemble(folder / "snapshots", keep_last=3),
             callbacks.HyperparameterLogger(every=1, log_dir=folder / "logs"),
-            callbacks.ResumableTraining(folder / "generations", delete_at_end=False),
+            callbacks.ResumableTraining(folder / "checkpoints", delete_at_end=False),
             watch,
         ],
     )
@@ -154,7 +154,7 @@ def report(seconds, watch, rates, epochs, last):
             "by `benchmarks/soak.py`.",
             "",
             f"- Memory grew by {slope:+.1f} MB over the last nine tenths of the time (a "
-            f"line through {len(settled):,} measurements), from a total of "
+            f"line through {len(settled):,} measurements), to a total of "
             f"{memory[-1]:.0f} MB. This includes the history of `fit`, which Keras keeps.",
             "- The rate of every epoch's last step differed from the schedule's value in "
             f"float64 by a relative error of at most {error:.1e}.",
