@@ -35,21 +35,21 @@ with contextlib.suppress(ImportError):
 
 TITLE = "# Faults of files"
 TEXT = """\
-A training of {epochs} epochs that saves after each is run once for every operation on
-files that it makes (opening to write, write, fsync, rename, unlink, mkdir) and every
+A run of {epochs} epochs that saves after each epoch is repeated once for every file
+operation that it makes (opening to write, write, fsync, rename, unlink, mkdir) and every
 kind of fault:
 
 - *killed*: the process is killed before the operation;
-- *torn*: it is killed in the middle of a write, or after another operation;
-- *data lost*: the power fails, and what was not yet synced is lost, but no rename;
-- *names lost*: the power fails, and renames that were not yet synced never happened,
-  though later removals did;
-- *EIO*, *ENOSPC*: the operation fails, and the training goes on if it can.
+- *torn*: the process is killed in the middle of a write, or after another operation;
+- *data lost*: the power fails, and data that was not synced is lost, but no rename;
+- *names lost*: the power fails, and renames that were not synced never happened, though
+  later removals did;
+- *EIO*, *ENOSPC*: the operation fails, and the run continues if it can.
 
 A fault is survived if the same call then resumes from the last epoch whose saving was
-over, and ends with the weights of a training without faults, bit for bit. Where a
-callback resumes nothing, what it had saved must load, and be of an epoch at least as
-late. Operations of HDF5 and Orbax are counted as those of Python are."""
+complete, and ends with the weights of a run without faults, bit for bit. If a callback does
+not resume a run, its saved files must load, and come from an epoch at least as late. The
+operations of HDF5 and Orbax are counted like those of Python."""
 EPOCHS = 3
 FAULTS = {
     "killed": (1, 0),
