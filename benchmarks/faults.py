@@ -36,8 +36,8 @@ with contextlib.suppress(ImportError):
 TITLE = "# Faults of files"
 TEXT = """\
 A run of {epochs} epochs that saves after each epoch is repeated once for every file
-operation that it makes (opening to write, write, fsync, rename, unlink, mkdir) and every
-kind of fault:
+operation that it makes (opening to write, write, fsync, rename, unlink, mkdir) and
+every kind of fault:
 
 - *killed*: the process is killed before the operation;
 - *torn*: the process is killed in the middle of a write, or after another operation;
@@ -47,9 +47,9 @@ kind of fault:
 - *EIO*, *ENOSPC*: the operation fails, and the run continues if it can.
 
 A fault is survived if the same call then resumes from the last epoch whose saving was
-complete, and ends with the weights of a run without faults, bit for bit. If a callback does
-not resume a run, its saved files must load, and come from an epoch at least as late. The
-operations of HDF5 and Orbax are counted like those of Python."""
+complete, and ends with the weights of a run without faults, bit for bit. If a
+callback does not resume a run, its saved files must load, and come from an epoch at
+least as late. The operations of HDF5 and Orbax are counted like those of Python."""
 EPOCHS = 3
 FAULTS = {
     "killed": (1, 0),

@@ -31,16 +31,17 @@ NAMES = {
     "backup": "`BackupAndRestore`",
 }
 TEXT = """\
-A run of {epochs} epochs of {steps} steps gets a signal again and again, SIGKILL or SIGTERM,
-and the same call resumes it. It has `WeightAveraging`, `SnapshotEnsemble`,
-`ReduceOnPlateau`, `EarlyStopping`, `ModelCheckpoint` and batch normalization. *restarts*
-has schedules of the rate and the momentum. *combined* is 1cycle in mixed precision, with
-steps that the loss scale skips and gradients accumulated over 5 batches, which does not
-divide an epoch. Half of the signals come at random times, and half in the middle of random
-file operations. In the end, its weights, averages, statistics, optimizer, plateau state and
-snapshots (files and manifest) are compared bit for bit with those of an uninterrupted run.
-With `ResumableTraining`, the history of all epochs is compared too, with dropout and
-shuffled data. If a run differs, none of its kills counts as survived."""
+A run of {epochs} epochs of {steps} steps gets a signal again and again, SIGKILL or
+SIGTERM, and the same call resumes it. It has `WeightAveraging`, `SnapshotEnsemble`,
+`ReduceOnPlateau`, `EarlyStopping`, `ModelCheckpoint` and batch normalization.
+*restarts* has schedules of the rate and the momentum. *combined* is 1cycle in mixed
+precision, with steps that the loss scale skips and gradients accumulated over 5
+batches, which does not divide an epoch. Half of the signals come at random times, and
+half in the middle of random file operations. In the end, its weights, averages,
+statistics, optimizer, plateau state and snapshots (files and manifest) are compared
+bit for bit with those of an uninterrupted run. With `ResumableTraining`, the history
+of all epochs is compared too, with dropout and shuffled data. If a run differs, none
+of its kills counts as survived."""
 PROGRAM = pathlib.Path(__file__).with_name("interrupted.py")
 
 
@@ -103,8 +104,9 @@ def report(found):
             "",
             TEXT.format(epochs=EPOCHS, steps=STEPS),
             "",
-            f"Measured by `benchmarks/reliability.py` with Keras {keras.__version__} and "
-            f"Python {platform.python_version()} on {platform.system()}.",
+            "Measured by `benchmarks/reliability.py` with Keras "
+            f"{keras.__version__} and Python {platform.python_version()} on "
+            f"{platform.system()}.",
             "",
             table(
                 [

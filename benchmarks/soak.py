@@ -150,17 +150,18 @@ def report(seconds, watch, rates, epochs, last):
             "",
             f"This is one `fit` of {epochs:,} epochs, {steps:,} steps and "
             f"{seconds / 60:.0f} minutes, with {keras.backend.backend()}, Keras "
-            f"{keras.__version__} and Python {platform.python_version()}. It was measured "
-            "by `benchmarks/soak.py`.",
+            f"{keras.__version__} and Python {platform.python_version()}. It was "
+            "measured by `benchmarks/soak.py`.",
             "",
-            f"- Memory grew by {slope:+.1f} MB over the last nine tenths of the time (a "
-            f"line through {len(settled):,} measurements), to a total of "
-            f"{memory[-1]:.0f} MB. This includes the history of `fit`, which Keras keeps.",
-            "- The rate of every epoch's last step differed from the schedule's value in "
-            f"float64 by a relative error of at most {error:.1e}.",
-            f"- The logs of two hyperparameters at every step took {logs:.0f} bytes per "
-            "step. Everything else is bounded: three snapshots, two checkpoints, and "
-            f"{last['p'] / 1e3:.0f} kB of plateau states.",
+            f"- Memory grew by {slope:+.1f} MB over the last nine tenths of the time "
+            f"(a line through {len(settled):,} measurements), to a total of "
+            f"{memory[-1]:.0f} MB. This includes the history of `fit`, which Keras "
+            "keeps.",
+            "- The rate of every epoch's last step differed from the schedule's value "
+            f"in float64 by a relative error of at most {error:.1e}.",
+            f"- The logs of two hyperparameters at every step took {logs:.0f} bytes "
+            "per step. Everything else is bounded: three snapshots, two checkpoints, "
+            f"and {last['p'] / 1e3:.0f} kB of plateau states.",
             "",
             table(["part of the time", "memory, MB"], rows),
             "",

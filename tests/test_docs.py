@@ -1,9 +1,11 @@
 """The documentation: nothing public is missing, code runs, links lead somewhere."""
 
 import importlib
+import io
 import pathlib
 import pkgutil
 import re
+import tokenize
 import tomllib
 
 import pytest
@@ -155,3 +157,78 @@ def test_the_front_page_leads_to_what_people_come_for():
     text = (DOCS / "index.md").read_text()
     cards = re.findall(r"^- \[\*\*.+\*\*\]\((\S+)\)$", text, re.MULTILINE)
     assert len(cards) == 9
+
+
+# --- The English ----------------------------------------------------------------------
+
+# A noun after "training" makes it an adjective, as in "the training data".
+NOUN = (
+    r"(?! (?:accuracy|batch|curve|data|dynamics|example|function|image|label|loop|loss|"
+    r"metric|mode|program|rate|run|sample|script|set|state|step|time|weight)(?:e?s)?\b)"
+)
+# Phrases that read as a translation, and what to write instead.
+PHRASES = {
+    rf"(?:a|the|each|every|another|whole) training\b{NOUN}": "the run",
+    r"trainings\b": "runs",
+    r"(?:go|goes|going|gone|went) on\b": "continue, or resume",
+    r"anew\b": "again, or start over",
+    r"signs? of life\b": "a heartbeat",
+    r"exchang(?:e|ed|es|ing)\b": "swap",
+    r"(?:can|could) be told\b": "differs detectably",
+    r"be told from\b|told apart\b": "be distinguished from",
+    r"(?:break|breaks|broke|broken) off\b": "is interrupted",
+    r"(?:die|dies|died) with an?\b": "raises",
+    r"in the place of\b|(?:take|takes|took) the place\b": "replaces, or instead of",
+    r"whoever\b": "say who",
+    r"meanwhile\b": "during it",
+    r"(?:not|does) tell its\b": "is of unknown length",
+    r"(?:of ours|of yours|of theirs) (?:is|are|does|do)\b": "our, or your",
+    r"mends?\b|mended\b": "repair, or fix",
+    r"and what not\b": "say both",
+    r"every published schedule\b": "every schedule of the five sources",
+    r"costs little that\b": "the overhead is within noise",
+    r"in Python's eyes\b": "say what Python does",
+    r"when things go otherwise\b": "Troubleshooting",
+    r"no row\b": "Without an equivalent",
+}
+# What `make claims` and the benchmarks write; their templates are read by people, too,
+# but a measurement is repeated to change a word of them.
+WRITTEN = {DOCS / "evidence.md", DOCS / "performance.md"}
+
+
+def translated(text):
+    """The phrases that are in a text, with some words around each, and what to write."""
+    text = re.sub(r"\s+", " ", text)
+    return [
+        f"{text[max(match.start() - 40, 0) : match.end() + 20]}: {instead}"
+        for phrase, instead in PHRASES.items()
+        for match in re.finditer(rf"\b(?:{phrase})", text, re.IGNORECASE)
+    ]
+
+
+def test_no_page_reads_as_a_translation():
+    found = {}
+    for page in [ROOT / "README.md", *sorted(set(PAGES) - WRITTEN)]:
+        quoted = r"<!-- evidence: .*?<!-- end of evidence -->"
+        found[page.name] = translated(re.sub(quoted, "", prose(page), flags=re.DOTALL))
+    assert {name: said for name, said in found.items() if said} == {}
+
+
+def test_no_docstring_comment_or_message_reads_as_a_translation():
+    found = {}
+    for path in sorted(pathlib.Path(lrs.__path__[0]).rglob("*.py")):
+        read = io.StringIO(path.read_text(encoding="utf-8")).readline
+        # Comments and messages of several lines are joined.
+        words = [
+            re.sub(r"^#+ ?|^[bfr]*[\"']+|[\"']+$", "", token.string)
+            for token in tokenize.generate_tokens(read)
+            if tokenize.tok_name[token.type] in ("COMMENT", "STRING", "FSTRING_MIDDLE")
+        ]
+        found[path] = translated(" ".join(words))
+    assert {path: said for path, said in found.items() if said} == {}
+
+
+def test_the_phrases_are_found_where_they_stand():
+    assert translated("It resumes the training, and\ngoes on with it.") != []
+    assert translated("The training data are read anew.") != []
+    assert translated("The training data are read again in the training loop.") == []

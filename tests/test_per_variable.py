@@ -217,7 +217,7 @@ class TestLayerwiseDecay:
         inner = keras.Model(inputs, inner, name="inner")
         outputs = keras.layers.Dense(1, name="dense")(inner(inputs))
         model = keras.Model(inputs, outputs)
-        with pytest.raises(ValueError, match="'dense/kernel' cannot be told from"):
+        with pytest.raises(ValueError, match="'dense/kernel' cannot be distinguished"):
             layerwise_decay(model, 0.5)
 
     def test_a_model_without_weights(self):

@@ -52,7 +52,7 @@ def guard(run: Any, callback_list: Any) -> None:
         run.undo.callback(replace(run.model, "evaluate", _closing(run)))
     if callback_list is None:
         return
-    # A list may serve again after a run that broke off.
+    # A list may be used again after an interrupted run.
     vars(callback_list).pop("on_train_end", None)
     for name in _GUARDED:
         if name in OUTER:

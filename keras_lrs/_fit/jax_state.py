@@ -136,7 +136,7 @@ class JaxState:
         """Copies all weights of the model."""
         return copied_weights(self._model, self._weights)
 
-    # --- When a step breaks off ---
+    # --- When a step is interrupted ---
 
     def hand_over(self, state: Any) -> None:
         """Gives `fit` the state of a step that it does not get to see.

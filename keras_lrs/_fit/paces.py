@@ -67,7 +67,7 @@ class Paces:
         self.fixed: set[int] = set()
         """Those of them for which callbacks have calculated with them already."""
         self.bound_ahead = False
-        """Whether variables have such lengths, which follow whoever is ahead."""
+        """Whether variables have such lengths, which follow the leading optimizer."""
         self._planning = False
 
     def of(self, optimizer: Any) -> Ratio:
@@ -108,7 +108,7 @@ class Paces:
     def within(self, optimizer: Any, planning: bool = False) -> Iterator[None]:
         """Within it lengths are those of an optimizer.
 
-        `planning` says whether they are bound for its step, and may be bound anew.
+        `planning` says whether they are bound for its step, and may be bound again.
         """
         before = self._current, self._planning
         self._current, self._planning = optimizer, planning

@@ -144,7 +144,7 @@ class Progress:
         steps = self.steps_per_epoch
         if steps is None:
             raise ValueError(
-                "The data does not tell its steps per epoch, which lengths in epochs, "
+                "The data has no known steps per epoch, which lengths in epochs, "
                 f"fractions or 'the rest' need. {self.how_to_tell}."
             )
         optimizer = self.paces.current(self.every)
@@ -262,7 +262,7 @@ class Progress:
             if iterations == 0:
                 raise ValueError(
                     f"Where the schedules are at initial_epoch={epoch} is not known: "
-                    "the data does not tell its steps per epoch and the optimizer has "
+                    "the data has no known steps per epoch and the optimizer has "
                     f"made no updates. {self.how_to_tell}."
                 )
             return 0
@@ -285,7 +285,7 @@ class Progress:
                 f"Where the schedules are at initial_epoch={epoch} is not known: the "
                 f"optimizer has made {iterations} updates, and {epoch} epochs of this "
                 f"data have {int(made)}. If they were of other data, or came after "
-                "another training, resume with `ResumableTraining`, or give the "
+                "another run, resume with `ResumableTraining`, or give the "
                 "optimizer a bound schedule, which counts all of its updates."
             )
         return start

@@ -84,7 +84,7 @@ def begin(callback: Any, model: Any) -> Run:
             "`keras.callbacks.CallbackList` whose hooks your loop calls."
         )
     run = vars(model).get(_ATTRIBUTE)
-    # A run that broke off, or that of another list.
+    # An interrupted run, or that of another list.
     if run is not None and (run.begun or run.callback_list() is not callback_list):
         run.close()
         run = None
@@ -152,7 +152,7 @@ def build_model(callback: Any, model: Any) -> None:
         )
     error = fit_loop.build(model)
     unbuilt = models.unbuilt_layers(model)
-    # A `call` may take other data than the training, with layers that are built.
+    # A `call` may take other data than `fit` does, with layers that are built.
     if model.variables if error and not unbuilt else model.built and not error:
         return
     why = f" From the data it cannot be built: {error}" if error else ""

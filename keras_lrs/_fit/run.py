@@ -34,7 +34,7 @@ class Run:
         model: The model that is trained.
         progress: Where the run is.
         own_rates: The learning rates that the user gave.
-        undo: What is to be undone when the run ends or breaks off.
+        undo: What is to be undone when the run ends or is interrupted.
         callbacks: Our callbacks that take part, in their order.
         callback_list: A function that returns Keras's list of callbacks, if it exists.
         begun: Whether the first epoch has begun.
@@ -319,7 +319,7 @@ class Run:
         return [plan for plan in plans if plan.parts]
 
     def bind_anew(self, optimizer: Any) -> None:
-        """Binds lengths anew, after the first update of an optimizer has shown them.
+        """Binds lengths again, after the first update of an optimizer has shown them.
 
         Raises:
             RuntimeError: If it would have been another update with them.

@@ -49,7 +49,7 @@ class Skip:
 
 
 class TrainFunction:
-    """What stands in the place of `model.train_function` from `install` to `remove`.
+    """Replaces `model.train_function` from `install` to `remove`.
 
     Args:
         model: The model.
@@ -57,7 +57,7 @@ class TrainFunction:
         after_execution: Functions of the logs, called after every execution.
         readable: Whether variables may be read within an epoch.
         fresh_metrics: Whether the metrics start over in every execution.
-        undo: The stack that puts everything back if the run breaks off.
+        undo: The stack that puts everything back if the run is interrupted.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class TrainFunction:
     # --- Installing ---
 
     def install(self) -> None:
-        """Takes the place of the model's own."""
+        """Replaces the model's own train function."""
         self.model.train_function = self
         if self.model.optimizer is None:  # Keras finalizes no other optimizers.
             return
@@ -117,7 +117,7 @@ class TrainFunction:
         self._undo.callback(replace(self.model.optimizer, name, make))
 
     def rebind(self, plans: list[StepPlan], optimizer: Any, last: int) -> bool:
-        """Goes on with other lengths in the same steps, which are traced anew.
+        """Continues with other lengths in the same steps, which are traced again.
 
         Returns:
             Whether the only update of the optimizer so far would have been the same
@@ -206,7 +206,7 @@ class TrainFunction:
     def __call__(self, *arguments: Any) -> Any:
         """Runs one execution: a step, or several."""
         if self._history is not getattr(self.model, "history", None):
-            # This run broke off outside of a step; the next has no `FitCallback`.
+            # This run was interrupted outside of a step; the next has no `FitCallback`.
             self._undo.close()
             return self.keras_function(*arguments)
         try:
@@ -259,7 +259,7 @@ class TrainFunction:
                 )
             if self._fresh_metrics:
                 self.model.reset_metrics()
-            if IS_TORCH:  # Its executions are of one step, and nothing is traced anew.
+            if IS_TORCH:  # Its executions are of one step, and nothing is retraced.
                 scheduled_variable.set_variables(self.steps)
             return self.function(*arguments)
 

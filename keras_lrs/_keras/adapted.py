@@ -14,7 +14,7 @@ from keras_lrs._keras.models import layers
 
 @contextlib.contextmanager
 def kept(model: Any) -> Iterator[None]:
-    """Within it adapted layers may be adapted anew; then they are as they were."""
+    """Lets adapted layers be adapted again inside it, and restores them afterwards."""
     found = [(layer, layer.mean, layer.variance) for layer in normalizations(model)]
     try:
         yield

@@ -6,7 +6,7 @@ of the whole optimizer, with no more than a warning. So the averages are kept wh
 
 `ema_momentum` says what the slots hold. Nothing else that Keras saves can say it:
 
-- `SLOTS_HOLD_AVERAGE`: the model has the weights of the training, the slots the
+- `SLOTS_HOLD_AVERAGE`: the model has the weights that are trained, the slots the
   averages.
 - `MODEL_HOLDS_AVERAGE`: the two are swapped, as they are at the end of an epoch. A file
   that is saved then says so, and a run that resumes from it swaps them back.

@@ -178,7 +178,7 @@ class _Watch:
         self._stack.close()
 
     def look(self, forward: Callable) -> None:
-        """Notes which calls are in training mode in a forward pass of a training."""
+        """Notes which calls are in training mode in a forward pass of `fit`."""
         self._noted = [[] for _ in self._layers]
         try:
             forward()

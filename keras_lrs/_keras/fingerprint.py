@@ -27,7 +27,7 @@ def of(model: Any) -> dict[str, str]:
     """The configurations of a model's parts, as JSON.
 
     Two models that differ in a name only, or in the size of a batch, have the same.
-    Functions are told apart by their names.
+    Functions are identified by their names.
     """
     with warnings.catch_warnings():
         # Keras warns that functions without a name cannot be loaded.

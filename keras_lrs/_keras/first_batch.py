@@ -48,7 +48,7 @@ def _noted_of_tensorflow(iterator, steps, note):
         if step == 0:
             note(batch)
         # With the shapes of the iterator, not those of the batch: for others the
-        # train function would be traced anew.
+        # train function would be retraced.
         variant = TensorDataset(
             components=structure.to_tensor_list(spec, batch),
             output_shapes=structure.get_flat_tensor_shapes(spec),

@@ -136,7 +136,7 @@ class FitData:
             return "is shuffled by threads, at moments of their own"
         reason = "comes in another order, or altered, every time"
         if _is_tf_data(self._data):
-            # Reading a `tf.data.Dataset` would shuffle it anew.
+            # Reading a `tf.data.Dataset` would reshuffle it.
             return reason if _is_drawn_anew(self._data) else None
         state, own = random.state(), self._stateful.state()
         kept = self._stateful.kept()
@@ -203,7 +203,7 @@ def _is_drawn_anew(dataset):
     return False
 
 
-# Operations whose numbers go on from one reading to the next.
+# Operations whose numbers continue from one reading to the next.
 _RANDOM = {
     *("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "RandomShuffle"),
     *("TruncatedNormal", "RandomGamma", "RandomPoissonV2", "Multinomial"),

@@ -1,4 +1,4 @@
-"""Scheduled values in the place of an optimizer's floats, or beside its variables."""
+"""Scheduled values that replace an optimizer's floats, or accompany its variables."""
 
 import sys
 from collections.abc import Callable

@@ -185,7 +185,7 @@ def assign(variable: Any, value: Any) -> None:
         # Filling waits for nothing; a tensor made of a number is copied to the GPU.
         with torch.no_grad():
             variable.value.fill_(value)
-    else:  # Not what a run has put in the place of `assign`, which users call.
+    else:  # Not a run's replacement of `assign`, which is for the calls of users.
         type(variable).assign(variable, value)
 
 

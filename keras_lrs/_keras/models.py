@@ -222,7 +222,7 @@ class FitSideEffects:
 
     def undo(self) -> None:
         """Puts everything back, and takes away what was not there."""
-        # Metrics that were built meanwhile have no value to go back to.
+        # Metrics that were built since then have no value to go back to.
         self.model.reset_metrics()
         write(self.variables, self.values)
         own = vars(self.model)
@@ -272,7 +272,7 @@ def _fresh(label, optimizer):
     except Exception as error:  # A class of the user's raises anything.
         raise ValueError(
             f"The state of `{label}` could not be restored, since it is not built and "
-            "not made anew from its config. Build it before, by its `build` with the "
+            "not recreated from its config. Build it before, by its `build` with the "
             "variables that it updates."
         ) from error
 

@@ -17,7 +17,7 @@ from keras_lrs._keras.variables import read, write
 
 _MOST = 5000  # Objects that are looked at; of a longer list or dict only the first.
 _PROTOCOLS = (("get_state", "set_state"), ("state_dict", "load_state_dict"))
-# They hold no data, or a training's own state.
+# They hold no data, or a run's own state.
 _LEAVES = (
     *(str, bytes, bytearray, int, float, complex, type(None), np.ndarray, np.generic),
     *(type, types.ModuleType, keras.Variable, keras.Model, keras.Optimizer),

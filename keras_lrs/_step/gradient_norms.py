@@ -78,7 +78,7 @@ class GradientNorms(StepPart):
             self.seen.clear()
             values = in_step.stacked(norms)
         elif IS_JAX and self.table.array.is_deleted():
-            return updates[:0], np.zeros(0)  # A step broke off that had taken it.
+            return updates[:0], np.zeros(0)  # An interrupted step had taken it.
         else:
             values = self.table.read()[updates // self.every % self.size]
         return updates, np.asarray(values, np.float64)

@@ -177,7 +177,7 @@ class GroupedUpdate(StepPart):
         return [part for part in parts if part.name == DECAY or part.scales]
 
     def before(self, update: Update) -> None:
-        """Puts itself in the place of what Keras calls."""
+        """Replaces the method that Keras calls."""
         update.group_rates = rates(update)
         if self._of_decay:
             update.put("_apply_weight_decay", functools.partial(self._decay, update))

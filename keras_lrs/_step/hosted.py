@@ -105,7 +105,7 @@ class HostedNumber(Record):
         return in_step.value_of(self.variable)
 
     def begin(self) -> None:
-        """Starts the record anew with what the variable holds."""
+        """Restarts the record with the value of the variable."""
         self.start(self.latest)
 
 
@@ -164,7 +164,7 @@ class HostedFactor(StepPart):
         update.factors.append(update.read(self.number))
 
     def before(self, update: Update) -> None:
-        """Notes the rate for whoever asks the host."""
+        """Notes the rate for questions on the host."""
         in_step.assign(self.number.used_rate, update.rate)
 
 

@@ -122,7 +122,7 @@ class Record:
     """Which updates have read which value of a number that changes between steps."""
 
     def start(self, value: float) -> None:
-        """Starts the record anew with the value of all updates so far."""
+        """Restarts the record with the value of all updates so far."""
         self._since, self._values = [-1], [value]
 
     def note(self, value: float, iterations: int) -> None:

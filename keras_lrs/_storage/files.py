@@ -81,7 +81,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _written(path, content, trailer):
-    """Writes a new file to the disk, and computes its hash meanwhile."""
+    """Writes a new file to the disk while computing its hash."""
     with open(path, "xb") as file, concurrent.futures.ThreadPoolExecutor(1) as thread:
         writing = thread.submit(_write, file, content)
         try:

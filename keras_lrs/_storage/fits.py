@@ -2,7 +2,7 @@
 
 A program may call `fit` several times with one folder. Run again after it was killed in
 a later one, it comes to the earlier ones first. Each begins with weights of its own;
-or, where these are drawn anew every time, after as many others as before.
+or, where these are drawn again every time, after as many others as before.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class Fit:
         sample: What tells its arrays from others; None if it is not known.
         completed: The hashes that those of the same model began with.
         nth: How many these are.
-        broken: The hash that a fit of the same model began with that broke off here.
+        broken: The initial hash of a fit of the same model that was interrupted here.
     """
 
     updates: int

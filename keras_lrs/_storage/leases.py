@@ -1,9 +1,9 @@
 """Leases that keep a second writer out of a folder in a storage of objects.
 
-No system releases a lock there when a process dies. So whoever writes to the folder
-keeps an object in it, and renews that while it lives; whoever finds one waits for as
-long as a lease lasts to see whether it is renewed. No clocks are compared, which may
-differ between machines.
+No system releases a lock there when a process dies. So a process that writes to the
+folder keeps an object in it, and renews that while it lives; one that finds it waits
+for as long as a lease lasts to see whether it is renewed. No clocks are compared, which
+may differ between machines.
 
 The names of these objects end in numbers. To take over an abandoned lease is to create
 the one with the next number, and of several who try the storage lets one succeed.
@@ -135,7 +135,7 @@ def _written(who):
 
 
 def _read(path):
-    """What is written in a lease; None if it has been given back meanwhile."""
+    """What is written in a lease; None if it has been given back by now."""
     try:
         return path.read_bytes()
     except FileNotFoundError:

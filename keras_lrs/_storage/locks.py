@@ -27,7 +27,7 @@ class Lock:
     It is `flock` on a file in the folder, which says who holds it. Processes that this
     one forks do not hold it.
 
-    A run that broke off may be kept alive by its traceback, with its lock. So another
+    An interrupted run may be kept alive by its traceback, with its lock. So another
     run takes over what a run in the same thread holds: two cannot be under way there.
 
     Args:
@@ -117,7 +117,7 @@ def _locked(path):
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if _flock(handle, path) and not _is_at(handle, path):
-                # Who held the lock has removed the file meanwhile.
+                # The process that held the lock has just removed the file.
                 os.close(handle)
                 continue
             with files.naming(path.parent):

@@ -299,7 +299,7 @@ class Folder(Generic[R]):
         """The record of an entry in the manifest, or in the label of a file."""
         try:
             record = self.record(**{k: v for k, v in item.items() if k != "file"})
-            # JSON may hold anything in the place of anything.
+            # JSON may hold a value of any type anywhere.
             valid = item == self._item(record) and all(
                 type(getattr(record, field.name)) in _TYPES.get(field.type, (dict,))
                 for field in dataclasses.fields(self.record)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ def recalibrate_batch_norm(
     batch_size: int | None = None,
     call_fn: Callable | None = None,
 ) -> None:
-    """Computes the statistics of batch normalization anew, in one pass over data.
+    """Recomputes the statistics of batch normalization in one pass over data.
 
     A network with averaged weights needs it: the moving means and variances in it are
     those of the weights that were trained. All of them become the mean and the variance

@@ -21,10 +21,10 @@ class AveragedEvaluation(SwappingCallback):
 
     Args:
         at_end: What the model holds after `fit`: `"average"` or `"raw"`, which is `y`.
-            If `fit` breaks off it is `"raw"`.
+            If `fit` is interrupted it is `"raw"`.
         batch_norm: What goes with the average: `"keep"`, the statistics of the
-            training; or `"recalibrate"`, those of `x`, by a pass over `batch_norm_data`
-            each time that a new `x` is put into the model.
+            raw weights; or `"recalibrate"`, those of `x`, by a pass over
+            `batch_norm_data` each time that a new `x` is put into the model.
         batch_norm_data: Inputs, as `averages.recalibrate_batch_norm` takes them.
         batch_norm_steps: How many batches of them; all if None.
 

@@ -29,8 +29,8 @@ class FitCallback(keras.callbacks.Callback):
       are written into `logs` are seen by later callbacks.
     - `step_ends(logs)`: an execution of the train function has ended; only called if
       the class sets `every_step = True`.
-    - `fit_ends()`: called once, however the run ended. If the run broke off, an
-      exception raised here hides the one that broke it off.
+    - `fit_ends()`: called once, however the run ended. If the run failed, an
+      exception raised here hides the one that ended it.
 
     `self.run` is the run:
 

@@ -44,7 +44,7 @@ class BestWeights:
 
 
 def check(run: Run) -> None:
-    """Raises if the model's weights are not all that the training is in."""
+    """Raises if the state of the run is more than the model's weights."""
     for other in run.siblings:
         if isinstance(other, (SwappingCallback, keras.callbacks.SwapEMAWeights)):
             raise ValueError(

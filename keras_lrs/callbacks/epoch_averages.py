@@ -33,7 +33,7 @@ class EpochAverages:
         if self.taken is None:
             raise ValueError(
                 "Argument `start_step` must be in `Epochs` or a `Fraction` where a run "
-                "resumes with data that does not tell its steps per epoch: which "
+                "resumes with data that has no known steps per epoch: which "
                 "epochs have been averaged is not known otherwise. Received: "
                 f"start_step={self._start!r}"
             )

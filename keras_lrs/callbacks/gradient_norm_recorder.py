@@ -38,7 +38,7 @@ class GradientNormRecorder(FitCallback):
     Attributes:
         steps: The steps of the updates, as schedules count them (micro-batches, from
             0); int64 of shape `(updates,)`. Of the last `fit`, and also there when it
-            has broken off.
+            was interrupted.
         norms: Their norms; float64 of the same shape.
 
     Raises:
@@ -142,7 +142,7 @@ class GradientNormRecorder(FitCallback):
 
     def _take(self):
         self._waiting = 0
-        # There are none if the run broke off before its first step.
+        # There are none if the run was interrupted before its first step.
         for index, part in enumerate(self._run.parts(self)):
             end = self._updates(self._leaves[index])
             if end > self._read[index]:

@@ -28,7 +28,7 @@ class HyperparameterScheduler(FitCallback):
     `LossScaleOptimizer` skips are not counted.
 
     During `fit`, `optimizer.learning_rate` reads as the rate last used. Afterwards the
-    optimizer is as it was, however `fit` ended. Files saved meanwhile are plain; the
+    optimizer is as it was, however `fit` ended. Files saved during it are plain; the
     rate in them is the one last used.
 
     With `beta_1` or `beta_2` of Adam, AdamW or Adamax, the bias correction uses the
@@ -46,7 +46,7 @@ class HyperparameterScheduler(FitCallback):
     with a `PerVariable`, which gives each group any schedule. Decoupled weight decay is
     times the rate of the group. Variables whose rate is 0 from the first step on keep
     their values bit for bit, also from weight decay (with Keras's `ScheduleFreeAdamW`,
-    which computes them anew in every step, up to rounding). This is less than
+    which recomputes them in every step, up to rounding). This is less than
     `trainable=False`: gradients are computed, averages of gradients such as Adam's are
     updated, and so are the statistics of batch normalization. A velocity that SGD or
     RMSprop has built up keeps moving a variable after its rate drops to 0.

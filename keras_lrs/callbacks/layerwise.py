@@ -78,10 +78,10 @@ def layerwise_decay(
             other = decided.pattern_of(path)
             if other is None or result[other] != factor ** depths[key]:
                 raise ValueError(
-                    f"Argument `model`: the variable {path!r} cannot be told from "
-                    f"those of another block, which {other!r} finds as well. Give "
-                    "layers different names, or `blocks` that tell them apart, such as "
-                    "'(^|/)head/'."
+                    f"Argument `model`: the variable {path!r} cannot be "
+                    f"distinguished from those of another block, which {other!r} finds "
+                    "as well. Give layers different names, or `blocks` that tell them "
+                    "apart, such as '(^|/)head/'."
                 )
     return result
 

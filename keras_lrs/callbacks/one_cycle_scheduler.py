@@ -28,7 +28,7 @@ class OneCycleScheduler(HyperparameterScheduler):
         steps_per_epoch: As in `HyperparameterScheduler`.
         updates_per_batch: As in `HyperparameterScheduler`.
         **one_cycle_arguments: The other arguments of `keras_lrs.schedules.OneCycle`:
-            `total_steps` (the whole training), `warmup_fraction`, `div_factor`,
+            `total_steps` (the whole run), `warmup_fraction`, `div_factor`,
             `final_div_factor`, `shape`, `three_phase`.
 
     Raises:

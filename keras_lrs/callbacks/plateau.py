@@ -56,7 +56,7 @@ def rates_before(
 ) -> list[float | None]:
     """The users' rates, where the optimizers hold them times an earlier factor.
 
-    A model that was saved within the training comes with the rate last used, which a
+    A model that was saved within the run comes with the rate last used, which a
     factor does not lower below `least`.
     """
     if not records:

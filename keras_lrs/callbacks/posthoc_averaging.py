@@ -21,7 +21,7 @@ from keras_lrs.schedules import fields
 class PosthocAveraging(FitCallback):
     """Keeps snapshots of power-function averages of two widths (post-hoc EMA).
 
-    After the training `keras_lrs.averages.posthoc` makes the average of any width
+    After training, `keras_lrs.averages.posthoc` makes the average of any width
     between them, after any number of updates: the length of the average need not be
     chosen before. The averages are taken in the compiled step, of every update; model
     and optimizer stay as they are, which takes one more copy of the weights in memory
@@ -42,7 +42,7 @@ class PosthocAveraging(FitCallback):
     Raises:
         ValueError: If an argument is out of range; and before the first step, if the
             model is not built, if another run is writing to the directory, or if it
-            holds snapshots of another training, or lacks the one that this run must
+            holds snapshots of another run, or lacks the one that this run must
             resume from.
         TypeError: If an argument has the wrong type.
         OSError: If a snapshot cannot be written, or, before the first step, nothing can
@@ -121,7 +121,7 @@ class PosthocAveraging(FitCallback):
         if epoch == 0 and found and not resumable:
             fields.refuse(
                 "directory",
-                "not hold snapshots of another training",
+                "not hold snapshots of another run",
                 str(self.directory),
             )
         self._goes_on = epoch > 0

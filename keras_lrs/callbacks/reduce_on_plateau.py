@@ -80,7 +80,7 @@ class ReduceOnPlateau(FitCallback):
             `rate_multipliers` it is the rate before they multiply.
         restore_best_weights: Whether a reduction also returns to the weights of the
             best look, with the statistics of batch normalization; the optimizer's own
-            state goes on. Needs `every="epoch"`. A run resumes by `ResumableTraining`
+            state stays. Needs `every="epoch"`. A run resumes by `ResumableTraining`
             only, whose files hold these weights.
         optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
             or of the model's attribute that holds it) or objects. None is all.
@@ -362,7 +362,7 @@ class ReduceOnPlateau(FitCallback):
         super().on_train_end(logs)
         if self._run.begun and not self._seen:
             warnings.warn(
-                f"`ReduceOnPlateau` never saw `{self.monitor}`: the training had no "
+                f"`ReduceOnPlateau` never saw `{self.monitor}`: the run had no "
                 "validation, or was over before the first look.",
                 stacklevel=2,
             )

@@ -222,7 +222,7 @@ class ResumableTraining(FitCallback):
             return starts
         if before is None or now is None:
             return None
-        # At the same fraction of the training, whatever updates were skipped.
+        # At the same fraction of the run, whatever updates were skipped.
         counts = map(optimizers.iterations, self._run.progress.every)
         return [
             count - (count - start) * now // before

@@ -37,7 +37,7 @@ class SnapshotEnsemble(FitCallback):
     `model.load_weights` reads, and `manifest.json`, which says of each at which step it
     was taken (`optimizer.iterations`: under gradient accumulation, micro-batches), the
     rate of that step, and the metrics: of the epoch, validation included, where the
-    cycle ended with it, else the training's in the epoch so far.
+    cycle ended with it, else the training metrics of the epoch so far.
 
     Training waits while the weights are copied to the host's memory. They are written
     by a thread, each file whole or not at all; if that fails, training stops at the
@@ -57,7 +57,7 @@ class SnapshotEnsemble(FitCallback):
             also one that a `HyperparameterScheduler` drives. Or a schedule of your own,
             or a list of steps (or other lengths), which count from where a driven
             schedule would.
-        partial: What becomes of a last cycle that the training cuts short: `"drop"`, or
+        partial: What becomes of a last cycle that the run cuts short: `"drop"`, or
             `"keep"` it as a member that is not complete. One that is interrupted by an
             exception is never kept.
         restore_last_completed: Whether the model has, after `fit`, the weights of the
@@ -134,7 +134,7 @@ class SnapshotEnsemble(FitCallback):
         none = dict.fromkeys(("_ends", "_store", "_thread", "_completed"))
         return {**super().__getstate__(), **none, "_writing": []}
 
-    # --- When the training begins ---
+    # --- When the run begins ---
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Checks that no other writes to the same directory."""
@@ -318,7 +318,7 @@ class SnapshotEnsemble(FitCallback):
     def _surface_first(self):
         self._writing.pop(0).result()
 
-    # --- When the training ends ---
+    # --- When the run ends ---
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Sees to the last cycle, and that everything is written."""
@@ -332,7 +332,7 @@ class SnapshotEnsemble(FitCallback):
             self._take(count, logs, complete=False)
         if self._store is not None and not self._store.records:
             warnings.warn(
-                "`SnapshotEnsemble` took no snapshot: the training was over before the "
+                "`SnapshotEnsemble` took no snapshot: the run was over before the "
                 f"first cycle, which ends after {self._next - self._ends.start} steps.",
                 stacklevel=2,
             )
@@ -359,7 +359,7 @@ class SnapshotEnsemble(FitCallback):
         set_weights(model, loaded_weights(model, content))
 
     def fit_ends(self) -> None:
-        """Lets the thread write what it was given, however the training ended."""
+        """Lets the thread write what it was given, however the run ended."""
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None

@@ -25,7 +25,7 @@ class SwappingCallback(FitCallback):
     swapped out before training continues; only `BackupAndRestore` sees the raw weights.
 
     Tests and predictions may be of another model that shares the weights, or of a model
-    that was compiled anew. Where no average would be seen they are refused.
+    that was recompiled. Where no average would be seen they are refused.
 
     Subclasses implement `swap`, `swapped`, `exists`, `averaged`, `look_for_averages`
     and `keep`.
@@ -194,7 +194,7 @@ class SwappingCallback(FitCallback):
                 f"`{type(self).__name__}(batch_norm='recalibrate')` cannot run "
                 f"`{type(model).__name__}`, which has no `call`. Use "
                 "batch_norm='keep', and `averages.recalibrate_batch_norm(call_fn=)` "
-                "when the training is over."
+                "when the run is over."
             )
         found = {type(one).__name__ for one in torch_batch_norms(model)}
         if found and self.batch_norm != "keep":
@@ -202,7 +202,7 @@ class SwappingCallback(FitCallback):
                 f"`{type(self).__name__}(batch_norm={self.batch_norm!r})` cannot swap "
                 f"the statistics of PyTorch's modules: {', '.join(sorted(found))}. Use "
                 "batch_norm='keep', and `averages.recalibrate_batch_norm` when the "
-                "training is over."
+                "run is over."
             )
 
     def _saving_first(self, back_up):
@@ -235,7 +235,7 @@ class SwappingCallback(FitCallback):
         self._check_evaluated()
         self._tested = not self.swapped
         if self._tested and (self.run is None or self.run.closed):
-            # `evaluate` calls nothing when it breaks off, but then drops its list.
+            # `evaluate` calls nothing when it is interrupted, but then drops its list.
             callbacks = fit_loop.callback_list()
             if callbacks is not None:
                 finalizer = weakref.finalize(callbacks, _swap_out, weakref.ref(self))
@@ -252,7 +252,7 @@ class SwappingCallback(FitCallback):
             self.swap_out()
 
     def _end_what_broke_off(self):
-        """Swaps out what a test that broke off has left in the model."""
+        """Swaps out what an interrupted test has left in the model."""
         if self._finalizer is not None:
             self._finalizer()  # Does nothing a second time.
 

@@ -34,8 +34,8 @@ class WeightAveraging(SwappingCallback):
     callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`, ...), and
     `evaluate` and `predict` that are given this callback see the average: what is
     measured, saved and restored are the same weights, in whatever order the callbacks
-    are listed. These may also be of a model that shares the layers, or was compiled
-    anew. Training metrics (`loss`, not `val_loss`) are those of the raw weights,
+    are listed. These may also be of a model that shares the layers, or was recompiled.
+    Training metrics (`loss`, not `val_loss`) are those of the raw weights,
     and so are files saved within an epoch.
 
     The averages are in the slots that Keras's `use_ema` has for them: one more copy of
@@ -59,15 +59,15 @@ class WeightAveraging(SwappingCallback):
             `"cycle"`: the weights at the end of each epoch, or of each cycle of the
             learning rate, with the decay as given (SWA: `UniformAverage()`).
         at_end: What the model holds after `fit`: `"average"`, and the optimizer is as
-            it was before; or `"raw"`, the weights of the training, and the optimizer
+            it was before; or `"raw"`, the weights that are trained, and the optimizer
             keeps the averages for `evaluate`, `predict`, files and the next `fit`. If
-            `fit` breaks off it is `"raw"`.
+            `fit` is interrupted it is `"raw"`.
         batch_norm: What goes with the average: `"keep"`, the statistics of the
-            training; `"average"`, their average over the same updates; or
+            raw weights; `"average"`, their average over the same updates; or
             `"recalibrate"`, those of the averaged weights, by a pass over
             `batch_norm_data` each time that new averages are put into the model. With
             `"average"` a run resumes by `ResumableTraining` only: no model's file holds
-            the statistics of the training beside their average.
+            the statistics of the raw weights and their average.
         batch_norm_data: Inputs, as `averages.recalibrate_batch_norm` takes them.
         batch_norm_steps: How many batches of them; all if None.
         include: A regular expression or a list of them, searched for in the paths of
@@ -248,7 +248,7 @@ class WeightAveraging(SwappingCallback):
             raise ValueError(
                 f"`{type(self).__name__}(batch_norm='average')` cannot resume from a "
                 "model or its file, which do not hold both the statistics of the "
-                "training and their average: resume with `ResumableTraining`. "
+                "raw weights and their average: resume with `ResumableTraining`. "
                 f"Received: initial_epoch={epoch}"
             )
         if self._of_epochs is not None:
@@ -376,7 +376,7 @@ class WeightAveraging(SwappingCallback):
         """Leaves the optimizers without averages."""
         if not self.swapped:
             warnings.warn(
-                "The training ended before an update was averaged: the model holds "
+                "The run ended before an update was averaged: the model holds "
                 f"its last weights. start_step={self.start_step!r}, "
                 f"update_every={self.update_every!r}",
                 stacklevel=2,

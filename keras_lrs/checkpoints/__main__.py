@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, does in {
         "list": "list the files",
         "verify": "read every byte; the status is 1 if a file is missing or altered",
-        "rebuild": "write the manifests anew, from the files",
+        "rebuild": "rewrite the manifests from the files",
         "prune": "remove all but the last files",
     }.items():
         command = commands.add_parser(name, help=does, description=does)

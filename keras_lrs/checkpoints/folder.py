@@ -57,7 +57,7 @@ def files(directory: str | os.PathLike) -> list[File]:
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If a manifest is damaged or cannot be rebuilt: `rebuild` mends that.
+        ValueError: If a manifest is damaged or cannot be rebuilt. Call `rebuild`.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -94,7 +94,7 @@ def files(directory: str | os.PathLike) -> list[File]:
 def verify(directory: str | os.PathLike) -> list[str]:
     """Reads every byte of what callbacks wrote to a folder.
 
-    A run may be writing to it meanwhile.
+    A run may be writing to it at the same time.
 
     Args:
         directory: The folder.
@@ -116,7 +116,7 @@ def verify(directory: str | os.PathLike) -> list[str]:
 
 
 def rebuild(directory: str | os.PathLike) -> list[File]:
-    """Writes the manifests of a folder anew, from the files that are there.
+    """Rewrites the manifests of a folder from the files that are there.
 
     A damaged manifest is replaced. Every file that is whole is listed, also one that an
     interrupted run had not listed yet; files that are missing are no longer. Entries of

@@ -53,7 +53,7 @@ class Ensemble:
     random numbers for predictions, such as Monte Carlo dropout, draw new ones for every
     member, batch and call. The states of stateful recurrent layers begin with zeros and
     run on from batch to batch and call to call, where Keras's do (not on JAX); a slice,
-    `ensemble[:]`, begins anew.
+    `ensemble[:]`, starts over.
 
     `len`, iteration and indexing go over the members, from early to late; a slice is an
     ensemble.
@@ -193,7 +193,7 @@ class Ensemble:
         those with `from_logits=True` are set to `from_logits=False`.
 
         A model with a `test_step`, `compute_loss` or `compute_metrics` of its own
-        evaluates itself, with the mean in the place of what it returns when it is
+        evaluates itself, with the mean instead of what it returns when it is
         called. What its methods read of its weights otherwise, such as the losses of
         layers, is that of `model`. On JAX the members' weights are constants of that
         compiled step.

@@ -92,7 +92,7 @@ class Runner:
             return joint.evaluate(x, y, **arguments)
 
     def _evaluate_by_its_own(self, own, x, y, indices, shares, arguments):
-        """Lets the model evaluate itself, with the mean in the place of its outputs."""
+        """Lets the model evaluate itself, with the mean instead of its outputs."""
         if self.activation is not None:
             raise ValueError(
                 "`Ensemble.evaluate` with an `activation` cannot tell whether "

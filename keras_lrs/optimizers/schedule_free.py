@@ -1,4 +1,4 @@
-"""`ScheduleFree`: an average in the place of a schedule."""
+"""`ScheduleFree`: an average instead of a schedule."""
 
 import contextlib
 import copy
@@ -201,7 +201,7 @@ class ScheduleFree(Wrapper):
         self._shows_x.assign(0.0)
 
     def _decay(self, z):
-        """Decays z by y, in the place of the optimizer inside."""
+        """Decays z by y, instead of the inner optimizer."""
         inner = self.inner_optimizer
         if inner.weight_decay:
             used = in_step.value_of(inner.learning_rate) * self._warmup()
@@ -215,7 +215,7 @@ class ScheduleFree(Wrapper):
             in_step.move(z, (-(inner.weight_decay * used), y, 0.0))
 
     def _update(self, grads, z, rate):
-        """Makes the update of z, in the place of the optimizer inside."""
+        """Makes the update of z, instead of the inner optimizer."""
         used = in_step.value_of(self.inner_optimizer.learning_rate)
         warmup = self._warmup()
         self._learning_rate.assign(used * warmup)

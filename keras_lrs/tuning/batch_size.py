@@ -47,8 +47,8 @@ def scale_learning_rate(
         gradient_accumulation_steps: Those of the optimizer, > 0.
         warmup_steps: In how many steps to go from the unscaled rate to the scaled one,
             in a line, >= 0; also `Epochs` or a `Fraction`. A schedule begins after
-            them. Where the rate is not larger than before, it stands still meanwhile.
-            Steps are batches, also with gradient accumulation.
+            them. Where the rate is not larger than before, it stays constant during
+            the warmup. Steps are batches, also with gradient accumulation.
 
     Returns:
         A float for a float without warmup, else a schedule.

@@ -41,7 +41,7 @@ class Studies:
         except self.optuna.exceptions.DuplicatedStudyError:
             study = self.optuna.load_study(**known)
             there, since = 0, time.monotonic()
-            # Without settings, its creator is still filling it or was killed meanwhile.
+            # Without settings, its creator is still filling it or was killed.
             while _SETTINGS not in study.user_attrs:
                 if len(trials := study.get_trials(deepcopy=False)) > there:
                     there, since = len(trials), time.monotonic()

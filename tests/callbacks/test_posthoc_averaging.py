@@ -132,7 +132,7 @@ class TestRefusals:
 
     def test_of_snapshots_of_another_training(self, tmp_path):
         references.fit(linear_model(sgd()), [PosthocAveraging(tmp_path)], 1)
-        with pytest.raises(ValueError, match="of another training"):
+        with pytest.raises(ValueError, match="of another run"):
             references.fit(linear_model(sgd()), [PosthocAveraging(tmp_path)], 1)
 
     def test_of_going_on_without_a_snapshot(self, tmp_path):
