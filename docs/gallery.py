@@ -88,8 +88,8 @@ EXAMPLES = {
 INTRODUCTION = f"""\
 # Gallery
 
-Every schedule of `keras_lrs.schedules`. Unless stated otherwise, a schedule is drawn for
-a run of {NUM_STEPS:,} steps, which open lengths and `Fraction`s refer to.
+Every schedule of `keras_lrs.schedules`. Unless stated otherwise, a schedule is drawn
+for a run of {NUM_STEPS:,} steps, which open lengths and `Fraction`s refer to.
 """
 
 

@@ -197,7 +197,7 @@ WRITTEN = {DOCS / "evidence.md", DOCS / "performance.md"}
 
 
 def translated(text):
-    """The phrases that are in a text, with some words around each, and what to write."""
+    """The phrases in a text with some words around each, and what to write instead."""
     text = re.sub(r"\s+", " ", text)
     return [
         f"{text[max(match.start() - 40, 0) : match.end() + 20]}: {instead}"

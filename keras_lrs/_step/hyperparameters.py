@@ -70,8 +70,8 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
         )
     if optimizers.is_taken_over(optimizer) and is_momentum(name):
         raise ValueError(
-            f"Argument `{name}` cannot be scheduled: `beta` of `ScheduleFree` is in "
-            f"the place of a momentum of `{kind}`."
+            f"Argument `{name}` cannot be scheduled: `beta` of `ScheduleFree` is used "
+            f"instead of a momentum of `{kind}`."
         )
     value = getattr(optimizer, name)
     # Without a momentum the optimizer makes no room for a velocity.

@@ -579,7 +579,7 @@ class TestCallbacks:
     @pytest.mark.parametrize("inner", [SGD, adamw])
     def test_a_momentum_beside_it_cannot_be_scheduled(self, inner):
         model = references.linear_model(ScheduleFree(inner(0.1)))
-        with pytest.raises(ValueError, match="in the place of a momentum"):
+        with pytest.raises(ValueError, match="used instead of a momentum"):
             references.fit(model, [OneCycleScheduler(0.1)])
 
 
