@@ -123,7 +123,7 @@ def test_a_fit_changes_nothing(company, broken, tmp_path):
     validation = (references.X, references.Y)
     # What Keras changes, and TensorBoard, which imports TensorFlow.
     first = C.HyperparameterLogger(log_dir=tmp_path / "first")
-    model = catalogue.linear_model(company[0])
+    model = catalogue.linear_model("HyperparameterLogger")
     references.fit(model, [first], epochs=1, validation_data=validation)
     model, watch = catalogue.linear_model(company[0]), catalogue.Watch()
     if "VariableScheduler" in company:

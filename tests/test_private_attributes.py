@@ -128,6 +128,8 @@ RELIED_ON = {
     "_dataset": (dataset_adapter, ANY),  # And of what gives it those of Grain.
     "_get_iterator": (lambda: epoch_iterator.EpochIterator, ANY),
     "_inputs": (arrays, ANY),
+    # Of what Keras imports when it is asked for.
+    "_available": (lambda: library("utils.module_utils")().tensorflow, ANY),
     # Of a compiled loss.
     "_user_loss": (compiled_loss, ANY),
     "_user_loss_weights": (compiled_loss, ANY),
@@ -171,6 +173,7 @@ MODULES = {
     "keras.src.saving.saving_lib",
     "keras.src.trainers.data_adapters",
     "keras.src.trainers.epoch_iterator",
+    "keras.src.utils.module_utils",
 }
 
 

@@ -35,38 +35,48 @@ def decays(draw, lengths=lengths):
     )
 
 
+fractions, shares = st.floats(0.0, 1.0), st.floats(0.1, 1.0)
+growth = st.floats(1.05, 3.0)
+
+
 @st.composite
 def schedules(draw, depth=2):
     """Any composition of schedules, in steps."""
+    # What is not chosen draws nothing, or the smallest example would be a large one.
     if depth == 0:
-        leaves = [
-            draw(decays(short)),
-            S.Constant(draw(rates)),
-            S.StepDecay(draw(rates), draw(short), draw(st.floats(0.1, 1.0))),
-            S.ExponentialDecay(draw(rates), draw(short), draw(st.floats(0.1, 1.0))),
-            S.CosineRestarts(draw(rates), draw(short), draw(st.floats(1.05, 3.0))),
-            S.OneCycle(draw(rates), draw(short), draw(st.floats(0.0, 1.0))),
-        ]
-        return draw(st.sampled_from(leaves))
+        leaf = draw(
+            st.sampled_from(
+                [
+                    lambda: draw(decays(short)),
+                    lambda: S.Constant(draw(rates)),
+                    lambda: S.StepDecay(draw(rates), draw(short), draw(shares)),
+                    lambda: S.ExponentialDecay(draw(rates), draw(short), draw(shares)),
+                    lambda: S.CosineRestarts(draw(rates), draw(short), draw(growth)),
+                    lambda: S.OneCycle(draw(rates), draw(short), draw(fractions)),
+                ]
+            )
+        )
+        return leaf()
     inner = schedules(depth=depth - 1)
     first, steps = draw(inner), draw(short)
-    return draw(
+    composition = draw(
         st.sampled_from(
             [
-                first,
-                S.Warmup(first, draw(st.integers(0, 50)), draw(st.floats(0.0, 1.0))),
-                S.Delayed(first, steps),
-                S.Sequential([first, draw(inner)], [steps]),
-                S.Sampled(first, every=steps),
-                S.Scaled(first, draw(st.floats(0.0, 3.0))),
-                S.Product([first, draw(inner)]),
-                S.Sum([first, draw(inner)]),
-                S.Clipped(first, 0.01, 0.5),
-                S.Noisy(first, draw(st.floats(0.0, 1.0)), seed=steps),
-                S.Restarts(first, steps, m_mul=draw(st.floats(0.1, 1.0))),
+                lambda: first,
+                lambda: S.Warmup(first, draw(st.integers(0, 50)), draw(fractions)),
+                lambda: S.Delayed(first, steps),
+                lambda: S.Sequential([first, draw(inner)], [steps]),
+                lambda: S.Sampled(first, every=steps),
+                lambda: S.Scaled(first, draw(st.floats(0.0, 3.0))),
+                lambda: S.Product([first, draw(inner)]),
+                lambda: S.Sum([first, draw(inner)]),
+                lambda: S.Clipped(first, 0.01, 0.5),
+                lambda: S.Noisy(first, draw(fractions), seed=steps),
+                lambda: S.Restarts(first, steps, m_mul=draw(shares)),
             ]
         )
     )
+    return composition()
 
 
 def probe(length):

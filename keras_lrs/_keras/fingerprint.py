@@ -1,12 +1,15 @@
 """What a model, its optimizers and its loss are: their configurations, compared."""
 
+import contextlib
 import hashlib
 import json
+import sys
 import warnings
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.utils import module_utils
 
 from keras_lrs._keras import models, optimizers, variables
 
@@ -29,7 +32,7 @@ def of(model: Any) -> dict[str, str]:
     Two models that differ in a name only, or in the size of a batch, have the same.
     Functions are identified by their names.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_importing_tensorflow():
         # Keras warns that functions without a name cannot be loaded.
         warnings.simplefilter("ignore")
         found = {
@@ -42,6 +45,19 @@ def of(model: Any) -> dict[str, str]:
         }
         texts = {name: json.dumps(part, sort_keys=True) for name, part in found.items()}
         return {name: _shortened(text) for name, text in texts.items()}
+
+
+@contextlib.contextmanager
+def _without_importing_tensorflow():
+    """Keras asks for it to serialize, which takes seconds, and half a gigabyte."""
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    module_utils.tensorflow._available = False
+    try:
+        yield
+    finally:
+        module_utils.tensorflow._available = None
 
 
 def _shortened(text):

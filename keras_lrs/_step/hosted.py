@@ -10,6 +10,7 @@ import weakref
 from typing import Any
 
 from keras_lrs._keras import in_step, optimizers, variables
+from keras_lrs._keras.known import KnownNumbers
 from keras_lrs._step import given, groups
 from keras_lrs._step.bias_correction import BiasCorrection
 from keras_lrs._step.groups import Groups, RateGroups, as_schedule
@@ -90,6 +91,7 @@ class HostedNumber(Record):
     def __init__(self, used_rate: Any) -> None:
         self.used_rate = used_rate
         self.variable: Any = None
+        self._known = KnownNumbers()
         self.start(1.0)
 
     @property
@@ -102,7 +104,7 @@ class HostedNumber(Record):
     @property
     def value(self) -> Any:
         """What it is now, or in the step that is being traced."""
-        return in_step.value_of(self.variable)
+        return self._known.value_of(self.variable)
 
     def begin(self) -> None:
         """Restarts the record with the value of the variable."""

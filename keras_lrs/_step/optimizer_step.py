@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_lrs._keras import anywhere, in_step, optimizers
 from keras_lrs._keras.backend import IS_JAX, IS_TORCH
+from keras_lrs._keras.known import KnownNumbers
 from keras_lrs._keras.variables import StepNumber, StepVariable, number
 from keras_lrs._step.part import StepPart
 from keras_lrs._step.update import PastUpdates, Update, scaled
@@ -98,6 +99,7 @@ class OptimizerStep:
         self.start = StepNumber(model, plan.start, "int")
         self.iterations = 0
         self.used = False
+        self._known = KnownNumbers()
         self._count: Any = None  # Of the calls in a loop that is not `fit`.
         self.originals = plan.originals
         self._apply = self.optimizer.apply
@@ -139,10 +141,12 @@ class OptimizerStep:
         for part in self.parts:
             part.end()
 
-    def count_on(self) -> None:
-        """Counts from what the optimizer's variable holds, on PyTorch."""
+    def apply_anywhere(self, grads: Any, trainable_variables: Any = None) -> None:
+        """`apply`, where nobody tells when the optimizer's count changes."""
         if IS_TORCH:
-            self.iterations = optimizers.iterations(self.optimizer)
+            self.iterations = self._known.iterations(self.optimizer)
+        self.apply(grads, trainable_variables)
+        self._known.note_iterations(self.optimizer, self.iterations)
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:

@@ -23,9 +23,9 @@ class Fit:
         initial: The hash of the weights that it begins with; None if it is not known.
         before: Those of the fits with this folder that this process has completed.
         count: How many these are.
-        sample: What tells its arrays from others; None if it is not known.
-        completed: The hashes that those of the same model began with.
-        nth: How many these are.
+        sample: What distinguishes its arrays from others; None if it is not known.
+        completed: The initial hashes of those that trained the same model.
+        nth: How many of them trained the same model.
         broken: The initial hash of a fit of the same model that was interrupted here.
     """
 

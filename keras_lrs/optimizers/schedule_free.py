@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_lrs._keras import fit_loop, in_step, optimizers
+from keras_lrs._keras.known import KnownNumbers
 from keras_lrs._keras.variables import copies, number
 from keras_lrs.averages.schedules import Average
 from keras_lrs.optimizers.arguments import Arguments, check_optimizer
@@ -101,6 +102,7 @@ class ScheduleFree(Wrapper):
         # Its own rate is the one last used, warmup included.
         super().__init__(optimizer, learning_rate=0.0, name=name)
         self.arguments = arguments
+        self._known = KnownNumbers()
         self._hold(None)
         self._note_untrained(())
         optimizers.take_over(optimizer, self._update, self._decay)
@@ -170,7 +172,7 @@ class ScheduleFree(Wrapper):
 
     def _apply(self, grads, variables):
         inner = self.inner_optimizer
-        count = in_step.iterations(inner)
+        count = self._known.iterations(inner)
         # Now, not in `build`: a model may be given other weights before it is trained.
         for slots in (self._z, self._x):
             sources = self._trainable_variables[: len(slots)]
@@ -180,6 +182,7 @@ class ScheduleFree(Wrapper):
         z = [self._z[i] for i in at]
         before = in_step.values_of(z)
         inner.apply(grads, z)
+        self._known.note_iterations(inner, count + 1)
 
         moved = [i for i, gradient in enumerate(grads) if gradient is not None]
         self._note_untrained(self._untrained - {at[i] for i in moved})
@@ -192,19 +195,19 @@ class ScheduleFree(Wrapper):
             in_step.copy(y, z)
         else:
             # If the model was left at x: how far y is, on the way to z.
-            back = (1.0 - beta) * in_step.value_of(self._shows_x)
+            back = (1.0 - beta) * self._known.value_of(self._shows_x)
             in_step.move(
                 y,
                 (back + c * (1.0 - back), before, y),
                 (1.0 - beta * (1.0 - c), z, before),
             )
-        self._shows_x.assign(0.0)
+        self._known.assign(self._shows_x, 0.0)
 
     def _decay(self, z):
         """Decays z by y, instead of the inner optimizer."""
         inner = self.inner_optimizer
         if inner.weight_decay:
-            used = in_step.value_of(inner.learning_rate) * self._warmup()
+            used = self._known.value_of(inner.learning_rate) * self._warmup()
             at = [optimizers.position(inner, one) for one in z]
             pairs = [
                 (one, self._trainable_variables[i])
@@ -216,15 +219,15 @@ class ScheduleFree(Wrapper):
 
     def _update(self, grads, z, rate):
         """Makes the update of z, instead of the inner optimizer."""
-        used = in_step.value_of(self.inner_optimizer.learning_rate)
+        used = self._known.value_of(self.inner_optimizer.learning_rate)
         warmup = self._warmup()
-        self._learning_rate.assign(used * warmup)
+        self._known.assign(self._learning_rate, used * warmup)
         optimizers.update(self.inner_optimizer, grads, z, rate * warmup)
 
     def _warmup(self):
         """The factor on the rate."""
         steps = self.arguments.warmup_steps
-        k, _ = self._place(in_step.iterations(self.inner_optimizer))
+        k, _ = self._place(self._known.iterations(self.inner_optimizer))
         return numerics.ratio(numerics.minimum(k + 1, steps), steps) if steps else 1.0
 
     def _place(self, count):
@@ -243,10 +246,10 @@ class ScheduleFree(Wrapper):
         # The weights are w = (k + 1)**step_power * largest_rate**weight_power, and c is
         # the latest over their sum S. Kept is S / w: it neither overflows nor vanishes,
         # and with equal weights it is a number of steps.
-        rate = in_step.value_of(self._learning_rate)
-        before = in_step.value_of(self._largest_rate)
+        rate = self._known.value_of(self._learning_rate)
+        before = self._known.value_of(self._largest_rate)
         largest = numerics.where(updates, numerics.maximum(before, rate), before)
-        self._largest_rate.assign(largest)
+        self._known.assign(self._largest_rate, largest)
         log_ratio: Any = 0.0  # Of the weight before to this one.
         counts = updates
         if power > 0.0:
@@ -258,13 +261,13 @@ class ScheduleFree(Wrapper):
             log_ratio += self.arguments.step_power * numerics.log1p(
                 -1.0 / (numerics.to_float(k) + 1.0)
             )
-        total = in_step.value_of(self._sum)
+        total = self._known.value_of(self._sum)
         gain = 1.0 + total * numerics.expm1(log_ratio)
         # Compensated: a float32 cannot count past 2**24.
-        gain = numerics.where(counts, gain, 0.0) + in_step.value_of(self._sum_rest)
-        self._sum.assign(total + gain)
-        new = in_step.value_of(self._sum)
-        self._sum_rest.assign(gain - (new - total))
+        gain = numerics.where(counts, gain, 0.0) + self._known.value_of(self._sum_rest)
+        self._known.assign(self._sum, total + gain)
+        new = self._known.value_of(self._sum)
+        self._known.assign(self._sum_rest, gain - (new - total))
         return numerics.where(counts, 1.0 / numerics.maximum(new, 1.0), 0.0)
 
     # --- What the model holds ---

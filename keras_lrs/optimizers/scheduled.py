@@ -251,8 +251,7 @@ class Scheduled(Wrapper):
             return
         if self._step is None:
             hosted.check_bound(self)
-        self._step.count_on()
-        self._step.apply(grads, trainable_variables)
+        self._step.apply_anywhere(grads, trainable_variables)
 
     def finalize_variable_values(self, var_list: list) -> None:
         """Ends training, as the optimizer inside does."""

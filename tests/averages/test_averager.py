@@ -620,7 +620,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),
         [
-            ({"average": 0.9}, TypeError, "average=0.9"),
+            ({"average": "0.9"}, TypeError, "average='0.9'"),
             ({"every": 0}, ValueError, "every=0"),
             ({"every": 1.5}, ValueError, "every=1.5"),
             ({"batch_norm": "recalibrate"}, ValueError, "batch_norm='recalibrate'"),

@@ -1,10 +1,12 @@
 """A checkpoint is taken up by its own fit, of the same model, with finite weights."""
 
 import contextlib
+import sys
 
 import keras
 import numpy as np
 import pytest
+from keras.src.utils import module_utils
 
 from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs.callbacks import ResumableTraining
@@ -116,6 +118,17 @@ def test_names_and_a_rate_that_a_callback_lowered_are_no_difference(tmp_path):
 def test_what_may_be_accepted_is_checked():
     with pytest.raises(ValueError, match="`accept` must be one of 'model', 'optimiz"):
         ResumableTraining("d", accept=["model", "shapes"])
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="it is there")
+def test_comparing_configurations_does_not_import_tensorflow(tmp_path, monkeypatch):
+    """Which takes seconds, and half a gigabyte."""
+    model = network()  # `keras.utils.set_random_seed` does import it.
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    lazy = module_utils.tensorflow
+    monkeypatch.setattr(lazy, "_available", None)
+    monkeypatch.setattr(lazy, "initialize", lambda: pytest.fail("It was imported."))
+    fit(model, resumable(tmp_path))
 
 
 # --- Several fits with one folder -----------------------------------------------------

@@ -1,0 +1,202 @@
+"""No step waits for the device: nothing that it computes is read on the host."""
+
+import contextlib
+import os
+import sys
+
+import keras
+import pytest
+
+import keras_lrs as lrs
+from tests.step import traced
+
+S, A, C = lrs.schedules, lrs.averages, lrs.callbacks
+
+BACKEND = keras.backend.backend()
+STEPS = 3
+pytestmark = pytest.mark.every_backend
+
+
+def of_a_fit(folder):
+    """Callbacks that share a fit, and do nothing on the host but between epochs."""
+    decay = S.LinearDecay(0.9, end_learning_rate=0.5)
+    return [
+        C.HyperparameterScheduler(
+            learning_rate=S.Warmup(S.CosineAnnealing(0.1), lrs.Fraction(0.5)),
+            momentum=decay,
+            momentum_correction=True,
+        ),
+        C.ReduceOnPlateau("loss", 0.5, patience=1),
+        C.GradientNormRecorder(),
+        C.WeightAveraging(A.ExponentialAverage(0.9), at_end="raw"),
+        C.PosthocAveraging(folder / "averages", [0.2]),
+        C.HyperparameterLogger(),
+        C.ResumableTraining(folder / "generations", verbose=0),
+        C.SnapshotEnsemble(folder / "snapshots", keep_last=2, schedule=[STEPS + 1]),
+    ]
+
+
+def with_betas(folder):
+    return [
+        C.HyperparameterScheduler(
+            learning_rate=lrs.PerVariable({"kernel": 0.01}),
+            beta_1=S.LinearDecay(0.9, end_learning_rate=0.5),
+            weight_decay=S.LinearDecay(0.1),
+        ),
+        C.WeightAveraging(A.UniformAverage(), at_end="raw"),
+    ]
+
+
+def of_an_average(folder):
+    return [C.AveragedEvaluation(at_end="raw")]
+
+
+CASES = {
+    "SGD": (lambda: keras.optimizers.SGD(0.05, momentum=0.9), of_a_fit),
+    "AdamW": (lambda: keras.optimizers.AdamW(0.01), with_betas),
+    "OneCycle": (
+        lambda: keras.optimizers.Adam(0.01),
+        lambda folder: [C.OneCycleScheduler(0.1)],
+    ),
+    "ScheduleFree": (
+        lambda: lrs.optimizers.ScheduleFree(keras.optimizers.SGD(0.05)),
+        of_an_average,
+    ),
+    "Scheduled": (
+        lambda: lrs.optimizers.Scheduled(
+            keras.optimizers.SGD(0.05), learning_rate=S.CosineAnnealing(0.1, 10)
+        ),
+        lambda folder: [],
+    ),
+}
+
+
+@contextlib.contextmanager
+def nothing_is_read(monkeypatch):
+    """Within it, whatever takes a value from the device raises."""
+
+    def refuse(*arguments, **keywords):
+        raise AssertionError("A value was read on the host.")
+
+    with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+        if BACKEND == "torch":
+            import torch
+
+            for name in ("cpu", "numpy", "tolist", "item", "__array__"):
+                patch.setattr(torch.Tensor, name, refuse)
+            for name in ("__bool__", "__float__", "__int__", "__index__"):
+                patch.setattr(torch.Tensor, name, refuse)
+            stack.enter_context(refusing_mode())
+        else:
+            import jax
+
+            kind = type(jax.numpy.zeros(()))
+            for name in ("item", "tolist", "__array__", "block_until_ready"):
+                patch.setattr(kind, name, refuse)
+            for name in ("__bool__", "__float__", "__int__", "__index__", "_value"):
+                patch.setattr(kind, name, property(refuse))
+        yield
+
+
+def refusing_mode():
+    """Refuses what reads a number within PyTorch, but for Keras's own updates.
+
+    There SGD hands its rate, a tensor, to a function that wants a number.
+    """
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Refusing(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            reads = function.name() == "aten::_local_scalar_dense"
+            if reads and not is_asked_by_keras(sys._getframe()):
+                raise AssertionError("A value was read on the host, within PyTorch.")
+            return function(*arguments, **(keywords or {}))
+
+    return Refusing()
+
+
+def is_asked_by_keras(frame):
+    """Whether an update of Keras's is nearer than anything of ours."""
+    own = os.path.join("keras", "src", "backend", "torch", "optimizers")
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if f"{os.sep}keras_lrs{os.sep}" in file:
+            return False
+        if own in file:
+            return True
+        frame = frame.f_back
+    return False
+
+
+class Guard(keras.callbacks.Callback):
+    """From the second step of an epoch to its last one nothing may be read.
+
+    The first may trace. Between the steps this is the host's part of `fit`, too.
+    """
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.monkeypatch = monkeypatch
+        self.guarded = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        model, function = self.model, self.model.train_function
+        count, stack = 0, contextlib.ExitStack()
+
+        def call(*arguments):
+            nonlocal count
+            count += 1
+            if count == 2:
+                stack.enter_context(nothing_is_read(self.monkeypatch))
+            try:
+                result = function(*arguments)
+            except BaseException:
+                stack.close()  # What is undone may read.
+                raise
+            if count > 1:
+                self.guarded += 1
+            if count == STEPS:
+                stack.close()
+            return result
+
+        model.train_function = call
+        self.undo = lambda: setattr(model, "train_function", function)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.undo()
+
+
+def network(name):
+    return traced.network(CASES[name][0](), layers=2)
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="its steps are graphs")
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_is_read_in_a_step_or_between_steps(name, tmp_path, monkeypatch):
+    guard = Guard(monkeypatch)
+    callbacks = [*CASES[name][1](tmp_path), guard]
+    traced.train(network(name), callbacks, STEPS, epochs=2)
+    assert guard.guarded == 2 * (STEPS - 1)
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="its steps are graphs")
+def test_a_step_that_reads_is_noticed(monkeypatch):
+    class Reading(C.FitCallback):
+        every_step = True
+
+        def step_ends(self, logs):
+            float(logs["loss"])
+
+    guard = Guard(monkeypatch)
+    with pytest.raises(AssertionError, match="read"):
+        traced.train(network("OneCycle"), [Reading(), guard], STEPS)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="an eager step has no graph")
+@pytest.mark.parametrize("name", CASES)
+def test_a_compiled_step_calls_no_python_and_moves_nothing(name, tmp_path):
+    callbacks = CASES[name][1](tmp_path)
+    found = set(traced.operations(network(name), callbacks, steps=STEPS + 1))
+    words = ("callback", "device_put", "infeed", "outfeed", "PyFunc", "Print", "_Send")
+    assert found
+    assert [one for one in found if any(word in one for word in words)] == []
