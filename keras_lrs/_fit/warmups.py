@@ -15,7 +15,7 @@ def warn_of_schedule(progress: Any, schedule: Any, done: int = 0) -> None:
     if total is not None and warmup > total + done:
         warnings.warn(
             f"The warmup of {warmup} steps is longer than this run, of {total}: the "
-            "rate does not get to its peak. Shorten it "
+            "value does not get to its peak. Shorten it "
             "(`keras_lrs.schedules.Fraction(0.05)` is a length that fits every run). "
             f"Received: {schedule!r}",
             stacklevel=2,

@@ -257,6 +257,8 @@ def test_two_updates_for_a_batch_are_told_or_refused():
 
 
 @pytest.mark.only("tensorflow")
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_samples_of_data_that_does_not_tell_its_length():
     import tensorflow as tf
 

@@ -44,10 +44,11 @@ class Ends(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.seen = []
+        self.seen, self.iterations = [], []
 
     def on_epoch_end(self, epoch, logs=None):
         self.seen.append(weights(self.model))
+        self.iterations.append(int(self.model.optimizer.iterations))
 
 
 def ends(epochs):
@@ -199,7 +200,9 @@ def test_snapshots_at_the_ends_of_epochs_need_no_length(tmp_path):
     snapshots = SnapshotEnsemble(tmp_path, schedule=[lrs.Epochs(1), lrs.Epochs(3)])
     model = averaged([snapshots, look], 4)
     ensemble = ensembles.load(tmp_path, model)
-    assert [(member.step, member.cycle) for member in ensemble] == [(10, 1), (30, 2)]
+    # On TensorFlow, Keras counts the attempt to read past the end of the data, too.
+    ends = [(look.iterations[0], 1), (look.iterations[2], 2)]
+    assert [(member.step, member.cycle) for member in ensemble] == ends
     for member, epoch in zip(ensemble, (0, 2), strict=True):
         np.testing.assert_array_equal(member.values[0], look.seen[epoch])
         assert "loss" in member.metrics

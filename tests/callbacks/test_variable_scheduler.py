@@ -62,6 +62,7 @@ class TestTheForwardPass:
         expected = np.minimum(np.arange(5 * STEPS) / (3 * STEPS), 1.0)
         np.testing.assert_allclose(seen, expected, atol=5e-7)
 
+    @pytest.mark.filterwarnings("ignore:The warmup of 18 steps is longer")
     def test_fits_with_and_without_a_schedule_follow_each_other(self):
         model = forward.model()
         for schedule in (None, FALLING, None, WARMUP, FALLING, FALLING, None):
@@ -330,6 +331,7 @@ class TestTheEnd:
 
 
 class TestResuming:
+    @pytest.mark.filterwarnings("ignore:The warmup of 18 steps is longer")
     def test_initial_epoch(self):
         model = forward.model()
         first = forward.fit(model, [scheduler(model, WARMUP)], epochs=1)

@@ -225,7 +225,7 @@ class TestNumpy:
             ]
         )
         optimizers = keras.optimizers.OptimizerMap(
-            keras.optimizers.Adam(0.01), {"first/.*": sgd(name="other")}
+            keras.optimizers.Adam(0.01), {".*first/.*": sgd(name="other")}
         )
         model.compile(keras.optimizers.MultiOptimizer(optimizers), "mse")
         record = Record()
