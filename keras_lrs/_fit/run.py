@@ -1,6 +1,5 @@
 """`Run`: one run of `model.fit`, as the callbacks of this package share it."""
 
-import contextlib
 import dataclasses
 import weakref
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from keras_lrs._fit import hooks, planning
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._fit.train_function import Skip, TrainFunction
-from keras_lrs._keras import fit_loop, models, optimizers, variables
+from keras_lrs._keras import fit_loop, interrupts, models, optimizers, variables
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
 from keras_lrs._step import hosted, hyperparameters, scheduled_variable
 from keras_lrs._step.hyperparameters import Hyperparameter
@@ -44,7 +43,7 @@ class Run:
         self.model = model
         self.progress = Progress(model)
         self.own_rates = OwnRates()
-        self.undo = contextlib.ExitStack()
+        self.undo = interrupts.Undo()
         self.callbacks: list[Any] = []
         self.begun = self.closed = False
         # Keras gives a model a new one in every fit: it tells whether this one is over.

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_lrs._fit.hooks import replace
-from keras_lrs._keras import in_step, models, optimizers, variables
+from keras_lrs._keras import in_step, interrupts, models, optimizers, variables
 from keras_lrs._keras.backend import END_OF_DATA, IS_JAX, IS_TENSORFLOW, IS_TORCH
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
 from keras_lrs._step import scheduled_variable
@@ -65,7 +65,7 @@ class TrainFunction:
         after_execution: list[Callable[[Any], None]],
         readable: bool,
         fresh_metrics: bool,
-        undo: contextlib.ExitStack,
+        undo: interrupts.Undo,
     ):
         self.model = model
         self.keras_function = model.train_function
@@ -109,12 +109,15 @@ class TrainFunction:
             return finalize_variable_values
 
         name = "finalize_variable_values"
-        self._undo.callback(replace(self.model.optimizer, name, make))
+        replace(self.model.optimizer, name, make, self._undo)
 
     def remove(self) -> None:
         """Gives the model its own back."""
+        if IS_JAX:
+            self._state.take_back()
         self._forget()
         for step in self.steps:
+            step.uninstall()
             step.end()
         if self.model.train_function is self:
             self.model.train_function = self.keras_function
@@ -179,21 +182,18 @@ class TrainFunction:
                 return self._pass_over(self.skip, arguments)
             result = self._run(arguments)
             self.executed = True
-            try:
-                if not self._checked and self.function is not self.keras_function:
-                    self._check()
-                logs = result[0] if IS_JAX else result
-                for function in self._after_execution:
-                    function(logs)
-            except BaseException:
-                if IS_JAX:
-                    self._state.hand_over(result[1])
-                raise
+            if not self._checked and self.function is not self.keras_function:
+                self._check()
+            logs = result[0] if IS_JAX else result
+            for function in self._after_execution:
+                function(logs)
+            if IS_JAX:
+                self._state.ends()
         except END_OF_DATA:
             raise
         except BaseException:
             if IS_JAX:  # There `finalize_variable_values` follows.
-                self._state.hand_back(arguments[0])
+                self._state.broke_off(arguments[0])
             else:
                 self._undo.close()
             raise
@@ -202,7 +202,8 @@ class TrainFunction:
     def _run(self, arguments):
         with contextlib.ExitStack() as stack:
             for step in self.steps:
-                stack.enter_context(step.installed())
+                stack.callback(step.uninstall)
+                step.install()
             if IS_JAX:
                 return self._state.run(
                     self.function, arguments, self._fresh_metrics, self._readable
@@ -320,12 +321,11 @@ def _traced_anew(model, steps):
 
         return step_with_batch
 
-    with contextlib.ExitStack() as stack:
-        stack.callback(replace(model, "train_step", make))
+    with interrupts.undoing() as undo:
+        undo.callback(setattr, model, "train_function", plain)
+        replace(model, "train_step", make, undo)
         for step in steps:
-            stack.enter_context(step.installed())
-        try:
-            model.make_train_function(force=True)
-            return model.train_function
-        finally:
-            model.train_function = plain
+            undo.callback(step.uninstall)
+            step.install()
+        model.make_train_function(force=True)
+        return model.train_function

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 from keras.src.trainers import data_adapters
 
+from keras_lrs._keras import interrupts
 from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
 from keras_lrs._keras.models import layers as layers_of
 from keras_lrs._keras.variables import copies
@@ -83,15 +84,18 @@ def batch_statistics(model: Any, layers: list) -> Iterator:
     elif IS_JAX and not model.run_eagerly:
         compiled = jax.jit(stateless_forward)
         function = functools.partial(compiled, [v.value for v in model.variables])
-    try:
-        for index, layer in enumerate(layers):
-            vars(layer)["call"] = watched(index, layer)
-        yield lambda x: keras.tree.map_structure(ops.convert_to_numpy, function(x))
-    finally:
+
+    def put_back():
         for layer in layers:
             vars(layer).pop("call", None)
         for variable, value in zip(state, values, strict=True):
             variable.assign(value)
+
+    with interrupts.undoing() as undo:
+        undo.callback(put_back)
+        for index, layer in enumerate(layers):
+            vars(layer)["call"] = watched(index, layer)
+        yield lambda x: keras.tree.map_structure(ops.convert_to_numpy, function(x))
 
 
 def _moments(inputs, axis, mask):

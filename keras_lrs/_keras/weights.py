@@ -11,6 +11,8 @@ import numpy as np
 from keras import ops
 from keras.src.saving import saving_lib
 
+from keras_lrs._keras import interrupts
+
 
 class WeightsCopy:
     """What a `.weights.h5` file of Keras holds: arrays in the host's memory.
@@ -125,8 +127,12 @@ def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
 
 def set_weights(model: Any, values: list) -> None:
     """Assigns values to `model.variables`."""
-    for variable, value in zip(model.variables, values, strict=True):
-        variable.assign(value)
+
+    def assign_all():
+        for variable, value in zip(model.variables, values, strict=True):
+            variable.assign(value)
+
+    interrupts.finish(assign_all)
 
 
 def save_own_weights(layer: Any, path: pathlib.Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_lrs._keras import interrupts
 from keras_lrs._keras.batch_norm import batch_norms, batch_statistics, inputs
 from keras_lrs.schedules import fields
 
@@ -88,12 +89,16 @@ def recalibrate_batch_norm(
                     moments[index].add(*call)
     if not any(one.seen for one in moments):
         raise ValueError("Argument `data` must hold at least one batch. It was empty.")
-    for layer, one in zip(layers, moments, strict=True):
-        if one.seen:
-            layer.moving_mean.assign(one.mean)
-            layer.moving_variance.assign(one.variance)
-            if getattr(layer, "renorm", False):
-                layer.moving_stddev.assign(np.sqrt(one.variance + layer.epsilon))
+
+    def assign_all():
+        for layer, one in zip(layers, moments, strict=True):
+            if one.seen:
+                layer.moving_mean.assign(one.mean)
+                layer.moving_variance.assign(one.variance)
+                if getattr(layer, "renorm", False):
+                    layer.moving_stddev.assign(np.sqrt(one.variance + layer.epsilon))
+
+    interrupts.finish(assign_all)
 
 
 def _is_endless(data):

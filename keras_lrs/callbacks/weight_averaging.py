@@ -329,11 +329,11 @@ class WeightAveraging(SwappingCallback):
             known.get(id(one), AverageSlots(one, self._choice)) for one in found
         ]
 
-    def swap(self) -> None:
+    def swap(self, into: bool) -> None:
         """Swaps the weights of all optimizers and their averages."""
-        into = not self.swapped
         for one in self._slots:
-            one.swap()
+            if one.swapped != into:
+                one.swap()
         kept = self._averaged_statistics
         if kept is not None and kept.known_at is not None and kept.swapped != into:
             kept.swap()
@@ -365,8 +365,13 @@ class WeightAveraging(SwappingCallback):
                 f"update_every={self.update_every!r}",
                 stacklevel=2,
             )
-        for one in self._slots:
-            one.detach()
         kept = self._averaged_statistics
-        if kept is not None:
-            kept.forget()
+        try:
+            for one in self._slots:
+                one.detach()
+            if kept is not None:
+                kept.forget()
+        except BaseException:
+            for one in self._slots:
+                one.attach_again()
+            raise

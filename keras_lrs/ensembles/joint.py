@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_lrs._keras import predict
+from keras_lrs._keras import interrupts, predict
 from keras_lrs._keras.models import layers
 from keras_lrs._keras.variables import strategy_scope
 from keras_lrs._keras.weights import set_weights
@@ -107,13 +107,12 @@ class Runner:
         original = [ops.convert_to_numpy(variable) for variable in self.model.variables]
         original = [np.array(value) for value in original]
         found = []
-        try:
+        with interrupts.undoing() as undo:
+            undo.callback(set_weights, self.model, original)
             for index in indices:
                 set_weights(self.model, self.members[index])
                 outputs = self.model.predict(x, **arguments)
                 found.append(tree.map_structure(self._activated, outputs))
-        finally:
-            set_weights(self.model, original)
         return found
 
     def _activated(self, output):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_lrs._fit.run import Run
+from keras_lrs._keras import interrupts
 from keras_lrs._keras.models import FitSideEffects, TrainingState, built_first
 from keras_lrs._keras.variables import number
 from keras_lrs._step.hyperparameters import ReplacedRate
@@ -117,8 +118,10 @@ def range_test(
 
     recorder = _LossRecorder(schedule, num_steps, smoothing, stop_factor, verbose)
     recorder.once = isinstance(x, types.GeneratorType)
-    side_effects = FitSideEffects(model)
-    try:
+    with interrupts.undoing() as undo:
+        undo.callback(FitSideEffects(model).undo)
+        undo.callback(recorder.restore)
+        undo.callback(recorder.leave)
         if model.steps_per_execution != 1:  # The loss of every step is needed.
             model.steps_per_execution = 1
             model.train_function = None
@@ -136,9 +139,6 @@ def range_test(
                     "verbose": 0,
                 },
             )
-    finally:
-        recorder.restore()
-        side_effects.undo()
     return recorder.result()
 
 
@@ -260,10 +260,13 @@ class _LossRecorder(FitCallback):
         if self.batches == 0 or (self.once and self.batches < expected):
             self._model.stop_training = True
 
-    def restore(self) -> None:
-        """Restores everything that the test changed."""
+    def leave(self) -> None:
+        """Leaves the run."""
         if self.run is not None:
             self.run.close()
+
+    def restore(self) -> None:
+        """Restores everything that the test changed."""
         if self.state is not None:
             self.state.restore()
 
