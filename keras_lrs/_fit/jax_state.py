@@ -49,13 +49,16 @@ class JaxState:
         self._model = model
         self._steps = steps
         self._fresh_metrics: list[np.ndarray] | None = None
+        self._result: Any = None
         self.forget()
+
+    def epoch_begins(self) -> None:
+        """Makes `fit` forget the last state: what changes now is to stay changed."""
+        self.forget()
+        vars(self._model)["_jax_state"] = None
 
     def forget(self) -> None:
         """Notes that `fit` has written the state into the variables."""
-        # What changes them now is not to be overwritten, should `fit` break off.
-        vars(self._model)["_jax_state"] = None
-        self._result: Any = None
         self._weights: Any = None
         self._optimizer: Any = None
         self._metrics: Any = None

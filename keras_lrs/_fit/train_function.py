@@ -113,11 +113,12 @@ class TrainFunction:
 
     def remove(self) -> None:
         """Gives the model its own back."""
-        if IS_JAX:
+        for step in self.steps:
+            step.uninstall()
+        if IS_JAX and self._history is getattr(self.model, "history", None):
             self._state.take_back()
         self._forget()
         for step in self.steps:
-            step.uninstall()
             step.end()
         if self.model.train_function is self:
             self.model.train_function = self.keras_function
@@ -126,7 +127,8 @@ class TrainFunction:
 
     def begin_epoch(self) -> None:
         """Counts from what the variables hold."""
-        self._forget()
+        if IS_JAX:
+            self._state.epoch_begins()
         for step in self.steps:
             step.iterations = optimizers.iterations(step.optimizer)
 
@@ -192,6 +194,8 @@ class TrainFunction:
         except END_OF_DATA:
             raise
         except BaseException:
+            for step in self.steps:  # Before `fit` gives variables values.
+                step.uninstall()
             if IS_JAX:  # There `finalize_variable_values` follows.
                 self._state.broke_off(arguments[0])
             else:

@@ -171,7 +171,8 @@ class AverageSlots:
             swapping = _unfinished[self.optimizer] = self._new_swap()
         swapping.swap.finish()
         if swapping.narrow and not swapping.into:
-            write(*zip(*swapping.narrow, strict=True))
+            averages, values = zip(*swapping.narrow, strict=True)
+            write(list(averages), list(values))
         self.optimizer.ema_momentum = (
             MODEL_HOLDS_AVERAGE if swapping.into else SLOTS_HOLD_AVERAGE
         )

@@ -135,7 +135,9 @@ def _cells(variables):
             _Cell(one, "array" if isinstance(one, StepVariable) else "_value")
             for one in variables
         ]
-    found = [one.variable if isinstance(one, StepVariable) else one for one in variables]
+    found = [
+        one.variable if isinstance(one, StepVariable) else one for one in variables
+    ]
     return [_Cell(holder, "_value") for holder in holders(found)]
 
 

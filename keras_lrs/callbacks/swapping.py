@@ -181,7 +181,8 @@ class SwappingCallback(FitCallback):
             # `evaluate` calls nothing when it breaks off, but then drops its list.
             callbacks = fit_loop.callback_list()
             if callbacks is not None:
-                finalizer = weakref.finalize(callbacks, _swap_out, weakref.ref(self))
+                # It keeps this callback, which may be in no other list.
+                finalizer = weakref.finalize(callbacks, self.swap_out)
                 finalizer.atexit = False
                 self._finalizer = finalizer
         self.swap_in()
@@ -227,9 +228,3 @@ class SwappingCallback(FitCallback):
                 self._own_statistics = None
             self.swap_out()
             raise
-
-
-def _swap_out(reference):
-    callback = reference()
-    if callback is not None:
-        callback.swap_out()
