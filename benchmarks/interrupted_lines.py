@@ -1,16 +1,18 @@
 """Interrupts the package at every one of its lines, and looks at what is left.
 
     python benchmarks/interrupted_lines.py [--backends tensorflow jax torch]
-                                           [--output docs/reliability.md]
+        [--sample 200] [--seed 0] [--output docs/reliability.md]
 
 `sys.settrace` raises KeyboardInterrupt before a line of the package is executed: at the
 first and at the last time that it is, for each line, each time in a call of its own.
-Where a line calls into C, the lines before and after it are its boundaries.
+Where a line calls into C, the lines before and after it are its boundaries. All points
+take hours per backend; `--sample` takes so many of each case at random.
 """
 
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -25,13 +27,14 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import unittest.mock
 import warnings
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+from report import table, write_part
 
 import keras_lrs as lrs
 
@@ -269,10 +272,8 @@ def stopped_fit(model, folder):
     if folder is not None:
         callbacks.append(C.WeightAveraging(A.UniformAverage(), at_end="raw"))
         callbacks.append(C.ResumableTraining(folder / "run", 2, verbose=0))
-    try:
+    with contextlib.suppress(StopError):
         fit(model, callbacks)
-    except StopError:
-        pass
     gc.collect()
 
 
@@ -479,16 +480,14 @@ class Subject:
         self.reset()
         watch = Watch()
         self.case.prepare(self.model, self.folder)
-        add = keras.callbacks.CallbackList.__init__
+        plain_list = keras.callbacks.CallbackList.__init__
 
-        def adding(self, callbacks=None, **keywords):
-            add(self, [*(callbacks or []), watch], **keywords)
+        def watched_list(self, callbacks=None, **keywords):
+            plain_list(self, [*(callbacks or []), watch], **keywords)
 
-        keras.callbacks.CallbackList.__init__ = adding
-        try:
+        kind = keras.callbacks.CallbackList
+        with unittest.mock.patch.object(kind, "__init__", watched_list):
             self.case.call(self.model, self.folder)
-        finally:
-            keras.callbacks.CallbackList.__init__ = add
         for after in watch.after.values():  # The user's value comes back.
             for i, variable in enumerate(self.model.variables):
                 if "scale" in variable.path:
@@ -520,14 +519,14 @@ def points(subject):
     return found
 
 
-def measured(name, folder, sample=None, seed=0):
+def measured(case, folder, sample=None, seed=0):
     """How many points of a case there are, and what was wrong after which."""
-    subject = Subject(CASES[name], pathlib.Path(folder))
-    chosen = points(subject)
+    subject = Subject(CASES[case], pathlib.Path(folder) / "files")
+    every = points(subject)
+    chosen = every
     if sample is not None:
-        chosen = random.Random(seed).sample(chosen, min(sample, len(chosen)))
-    wrong, reached = {}, 0
-    is_warm = False
+        chosen = random.Random(seed).sample(every, min(sample, len(every)))
+    wrong, reached, is_warm = {}, 0, False
     for point in sorted(chosen, key=lambda point: (point.first, point)):
         if point.first:
             subject.renew()
@@ -541,24 +540,111 @@ def measured(name, folder, sample=None, seed=0):
             print(point, found, file=sys.stderr, flush=True)
             subject.renew()
             is_warm = False
-    return {"points": reached, "wrong": wrong}
+    return {"all": len(every), "reached": reached, "wrong": wrong}
+
+
+# --- The page -------------------------------------------------------------------------
+
+TITLE = "# Interrupted at its lines"
+TEXT = """\
+`KeyboardInterrupt` is raised before a line of the package, by `sys.settrace`: before
+each that a call executes, the first and the last time that it does, each time in a call
+of its own. A call survives if afterwards the model holds the raw weights of the last
+finished step, bit for bit (or, where the call does not train, all variables and random
+numbers as before), the optimizer has its own learning rate, a plain `fit` trains as it
+does without us, nothing is left in `vars` of the model and its optimizers, and Ctrl-C
+has its handler. {sample}
+
+`fit` with all callbacks is with `HyperparameterScheduler` and its multipliers,
+`VariableScheduler`, `HyperparameterLogger`, `GradientNormRecorder`, `ReduceOnPlateau`,
+`SnapshotEnsemble`, `PosthocAveraging`, `WeightAveraging` with recalibration,
+`ResumableTraining` and validation; to the average, with `OneCycleScheduler` and
+averaged statistics; with `ScheduleFree`, with `AveragedEvaluation` and
+`BackupAndRestore`."""
+SAMPLED = "Of each case {sample} points were drawn at random (seed {seed})."
+NOT_HELD = """\
+Where it does not hold: outside of the main thread no signal waits, but none arrives
+there either. What raises by other means within PyTorch's update of the weights leaves
+some of them updated, as in Keras's own. A second Ctrl-C does not wait."""
+
+
+def main(arguments=None):
+    """Prints the table, and writes it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    backends = ["tensorflow", "jax", "torch"]
+    parser.add_argument("--backends", nargs="+", choices=backends, default=backends)
+    parser.add_argument("--sample", type=int, help="points of each case; all if none")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", help="the report to write into")
+    parser.add_argument(
+        "--case", help="the one to measure here, for the program itself"
+    )
+    options = parser.parse_args(arguments)
+    if options.case is not None:
+        sys.unraisablehook = lambda unraisable: None  # Interrupted finalizers.
+        with tempfile.TemporaryDirectory() as folder:
+            found = measured(options.case, folder, options.sample, options.seed)
+        print("REPORT" + json.dumps(found))
+        return
+    cases = [(case, backend) for case in CASES for backend in options.backends]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        reports = pool.map(lambda case: in_a_process(*case, options), cases)
+        found = dict(zip(cases, reports, strict=True))
+    text = report(found, options)
+    print(text)
+    if options.output is not None:
+        write_part(pathlib.Path(options.output), text)
+
+
+def in_a_process(case, backend, options):
+    """What `measured` returns on a backend."""
+    sample = [] if options.sample is None else ["--sample", str(options.sample)]
+    seed = ["--seed", str(options.seed)]
+    result = subprocess.run(
+        [sys.executable, __file__, "--case", case, *sample, *seed],
+        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(result.stdout.split("REPORT")[1])
+
+
+def report(found, options):
+    """The page's part, in Markdown."""
+    rows = [
+        [
+            case,
+            backend,
+            f"{one['reached'] - len(one['wrong']):,} of {one['reached']:,}",
+            f"{one['all']:,}",
+        ]
+        for (case, backend), one in found.items()
+    ]
+    wrong = [
+        f"- {case}, {backend}, {point}: {'; '.join(texts)}"
+        for (case, backend), one in found.items()
+        for point, texts in one["wrong"].items()
+    ]
+    sample = ""
+    if options.sample is not None:
+        sample = SAMPLED.format(sample=options.sample, seed=options.seed)
+    return "\n".join(
+        [
+            TITLE,
+            "",
+            TEXT.format(sample=sample).replace(" \n", "\n"),
+            "",
+            f"Keras {keras.__version__}, Python {platform.python_version()}, "
+            f"{platform.system()}. Written by `benchmarks/interrupted_lines.py`.",
+            "",
+            table(["interrupted", "backend", "survived", "points there are"], rows),
+            "",
+            *(["What was left:", "", *wrong, ""] if wrong else []),
+            NOT_HELD,
+        ]
+    )
 
 
 if __name__ == "__main__":
-    import time
-
-    start = time.time()
-    name = list(CASES)[int(sys.argv[1])]
-    with tempfile.TemporaryDirectory() as folder:
-        sub = Subject(CASES[name], pathlib.Path(folder) / "files")
-        if len(sys.argv) > 3:
-            sub.warm_up()
-            for a in sys.argv[3:]:
-                f, l, t = a.split(":")
-                print(a, sub.interrupt(Point(f, int(l), int(t))))
-            sys.exit()
-        found = points(sub)
-        print(name, len(found), sum(p.first for p in found), time.time() - start)
-        start = time.time()
-        r = measured(name, pathlib.Path(folder) / "files", int(sys.argv[2]) or None, 1)
-        print(r["points"], len(r["wrong"]), time.time() - start)
+    main()

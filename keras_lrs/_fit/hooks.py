@@ -60,6 +60,8 @@ def guard(run: Any, callback_list: Any) -> None:
     """
     if not IS_JAX:
         replace(run.model, "evaluate", _closing(run), run.undo)
+    # Keras keeps it for the next epoch's validation, and its data with it.
+    run.undo.callback(vars(run.model).pop, "_eval_epoch_iterator", None)
     if callback_list is None:
         return
     for name in _GUARDED:

@@ -53,6 +53,12 @@ class _Waiting:
             signal.raise_signal(self._arrived.pop())
 
 
+def handler(number: int) -> Any:
+    """The handler of a signal, also while the signal waits."""
+    found = signal.getsignal(number)
+    return found._before[number] if isinstance(found, _Waiting) else found
+
+
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Within it SIGINT and SIGTERM wait, if it is in the main thread."""

@@ -17,10 +17,11 @@ from keras_lrs._step.part import Wanted
 from keras_lrs._storage import checkpoints
 from keras_lrs._storage.checkpoints import Checkpoint
 from keras_lrs.callbacks.base import FitCallback
+from keras_lrs.callbacks.sigterm import SavedOnSigterm
 from keras_lrs.schedules import fields
 
 
-class ResumableTraining(FitCallback):
+class ResumableTraining(SavedOnSigterm):
     """Saves everything that a run depends on, and resumes it exactly.
 
     If the process is killed, make the same call again in a new one: `fit` resumes from
@@ -70,6 +71,9 @@ class ResumableTraining(FitCallback):
         delete_at_end: Whether a run that completes removes them. If not, the same call
             with as many epochs trains no more and ends as the run did; with more
             `epochs`, it continues.
+        on_sigterm: `"save"`: when the process gets SIGTERM, the step that is under way
+            is finished and saved, the handler from before is called, and `fit` raises
+            `KeyboardInterrupt`. None leaves the signal alone.
         verbose: 1 prints a line when a run resumes.
 
     Attributes:
@@ -123,6 +127,7 @@ class ResumableTraining(FitCallback):
         every: str | int = "epoch",
         *,
         delete_at_end: bool = True,
+        on_sigterm: str | None = "save",
         verbose: int = 1,
     ):
         super().__init__()
@@ -130,7 +135,10 @@ class ResumableTraining(FitCallback):
         self.every = fields.cadence("every", every)
         self.delete_at_end = fields.truth("delete_at_end", delete_at_end)
         self.verbose = fields.verbosity("verbose", verbose)
-        self.every_step = self.every != "epoch"
+        if on_sigterm is not None:
+            fields.one_of("on_sigterm", on_sigterm, ("save",))
+        self.on_sigterm = on_sigterm
+        self.every_step = self.every != "epoch" or on_sigterm is not None
         self.resumed_from: Checkpoint | None = None
         self._checkpoints: Any = None
         self._found: Any = None
@@ -147,7 +155,7 @@ class ResumableTraining(FitCallback):
         registry.build_optimizer(self, run.model)
         if not IS_JAX:  # There `fit` trains with `model.optimizer` alone.
             registry.check_built(self, run.model)
-        self._within_epochs = self.every_step
+        self._within_epochs = self.every != "epoch"
         self._batch = self._since = 0
         self._began = run.progress.iterations()
         self._checkpoints, newest = checkpoints.of_fit(
@@ -173,6 +181,8 @@ class ResumableTraining(FitCallback):
             self._within_epochs = False
         if self._within_epochs:
             run.surround_batches()
+        if self.on_sigterm is not None:
+            self.watch(run, self._within_epochs)
         return []
 
     def _check_siblings(self, run):
@@ -247,7 +257,7 @@ class ResumableTraining(FitCallback):
                     self._found["random_at_epoch"] or self._found["random"]
                 )
             # A checkpoint within the epoch needs this to read its batches again.
-            self._random = random.state() if self._within_epochs else None
+            self._random = random.state() if self.every_step else None
 
     def after_all(self, hook: str, *arguments: Any) -> None:
         """Acts after all other callbacks have."""
@@ -329,9 +339,10 @@ class ResumableTraining(FitCallback):
         batch = min(index + 1, steps or index + 1)
         self._since += batch - self._batch
         self._batch = batch
+        self.batch_ends(batch)
         over = batch == steps or self._model.stop_training
         if self._since >= self.every and not over:
-            self._save(self._epoch, batch, list(logs))
+            self.save(self._epoch, batch, list(logs))
 
     def epoch_begins(self, epoch: int) -> None:
         """Notes which it is."""
@@ -339,10 +350,14 @@ class ResumableTraining(FitCallback):
 
     def _epoch_ends(self, epoch):
         over = self._model.stop_training or epoch == self._run.progress.epochs
-        if over or not self._within_epochs or self._since >= self.every:
-            self._save(epoch, 0, [])
+        due = over or not self._within_epochs or self._since >= self.every
+        if due or self.sigterm.arrived:
+            self.save(epoch, 0, [])
+        if self.sigterm.arrived and not over:
+            self.sigterm.stop()
 
-    def _save(self, epoch, batch, metrics):
+    def save(self, epoch: int, batch: int, names: list[str]) -> None:
+        """Writes a checkpoint of everything."""
         run, model = self._run, self._run.model
         every = run.progress.every
         with contextlib.ExitStack() as stack:
@@ -363,7 +378,7 @@ class ResumableTraining(FitCallback):
                 "values": run.read(state),
                 "buffers": models.buffer_values(model),
                 "metrics": run.read(metrics_variables),
-                "logs": metrics,
+                "logs": names,
                 "callbacks": [
                     [_name(callback), remembered]
                     for callback in run.siblings

@@ -1,0 +1,156 @@
+"""SIGTERM, by which a scheduler of jobs announces that it will kill the process."""
+
+import signal
+import threading
+import warnings
+from typing import Any, NoReturn
+
+from keras_lrs._fit.run import Run
+from keras_lrs._keras import fit_loop, interrupts, random, variables
+from keras_lrs.callbacks.base import FitCallback
+
+
+class Sigterm:
+    """Notes that SIGTERM has arrived during a run, instead of the handler from before.
+
+    That handler is put back when the run ends, and called once the run is saved. If the
+    signal is ignored, or has a handler that is none of Python's, it is left alone.
+
+    Attributes:
+        arrived: Whether the run is to be saved, and to end.
+        validating: The model that is being evaluated, whose evaluation is to end soon.
+    """
+
+    def __init__(self) -> None:
+        self.arrived = False
+        self.validating: Any = None
+        self._before: Any = None
+
+    def begin(self, run: Run) -> None:
+        """Takes the place of the handler until the run ends."""
+        self.arrived, self.validating = False, None
+        before = interrupts.handler(signal.SIGTERM)
+        if threading.current_thread() is not threading.main_thread():
+            _warn("`fit` is not called in the main thread, which alone is told of it")
+        elif before is None:
+            _warn("it has a handler that does not come from Python")
+        elif before is not signal.SIG_IGN:
+            self._before = before
+            run.undo.callback(self._end)
+            signal.signal(signal.SIGTERM, self._note)
+
+    def stop(self) -> NoReturn:
+        """Ends the run as an interruption does, once it is saved."""
+        before, self.arrived = self._before, False
+        self._end()
+        if callable(before):
+            before(signal.SIGTERM, None)
+        raise KeyboardInterrupt("SIGTERM")
+
+    def _note(self, number, frame):
+        self.arrived = True
+        if self.validating is not None:
+            self.validating.stop_evaluating = True
+
+    def _end(self):
+        """Puts the handler back, which gets a signal that this run did not serve."""
+        if interrupts.handler(signal.SIGTERM) == self._note:
+            signal.signal(signal.SIGTERM, self._before)
+        if self.arrived:
+            self.arrived = False
+            signal.raise_signal(signal.SIGTERM)
+
+
+def _warn(reason):
+    warnings.warn(
+        f"`ResumableTraining(on_sigterm='save')` cannot save this run on SIGTERM: "
+        f"{reason}. Pass on_sigterm=None, and save the run in your own way.",
+        stacklevel=6,
+    )
+
+
+class SavedOnSigterm(FitCallback):
+    """A callback that saves the run after its last step when SIGTERM arrives.
+
+    Subclasses call `watch` in `prepare` and `batch_ends` after a batch, and implement
+    `save`. In their `epoch_ends` they look at `sigterm.arrived` themselves.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sigterm = Sigterm()
+        self._epoch = 0
+        self._names: list[str] = []
+        self._before_validation: Any = None
+
+    def __getstate__(self):
+        own = {"sigterm": Sigterm(), "_before_validation": None}
+        return {**super().__getstate__(), **own}
+
+    def save(self, epoch: int, batch: int, names: list[str]) -> None:
+        """Saves the run after some batches of an epoch, with metrics of these names."""
+        raise NotImplementedError
+
+    def watch(self, run: Run, told_of_batches: bool) -> None:
+        """Begins to wait for the signal.
+
+        Args:
+            run: The run that begins.
+            told_of_batches: Whether `batch_ends` is called anyway. Its data can be read
+                again then.
+        """
+        self._told_of_batches = self._reads_again = told_of_batches
+        self._before_validation = None
+        self.sigterm.begin(run)
+
+    def step_ends(self, logs: Any) -> None:
+        """Asks for the end of the batch, if the run is to end there."""
+        self._names = list(logs)
+        if self.sigterm.arrived and not self._told_of_batches:
+            self._told_of_batches = True
+            self._run.surround_batches()
+
+    def batch_ends(self, batch: int) -> None:
+        """Saves the run and ends it, if the signal has arrived."""
+        if self.sigterm.arrived and not self._model.stop_training:
+            self._save_and_stop(batch)
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Keeps what the validation changes."""
+        self._before_validation = None
+        if self.run is None or not self.run.begun or self.run.closed:
+            return
+        if self.every_step and self.run.progress.steps_per_epoch is not None:
+            metrics = self._model.metrics_variables
+            kept = metrics, variables.read(metrics), random.state()
+            self._before_validation = kept
+            self.sigterm.validating = self._model
+            self._end_validation()
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Ends the run, if the signal has ended its validation."""
+        self.sigterm.validating = None
+        self._end_validation()
+
+    def _end_validation(self):
+        stops = self.sigterm.arrived and not self._model.stop_training
+        if self._before_validation is None or not stops:
+            return
+        metrics, values, state = self._before_validation
+        variables.write(metrics, values)
+        random.set_state(state)
+        self._run.end_epoch()  # The variables hold what the last step has left.
+        self._save_and_stop(self._run.progress.steps_per_epoch)
+
+    def _save_and_stop(self, batch):
+        """Saves the run after a batch, if it can resume there, and ends it."""
+        reason = None if self._reads_again else fit_loop.why_not_read_again()
+        if reason is None:
+            self.save(self._epoch, batch, self._names)
+        else:
+            warnings.warn(
+                f"SIGTERM ended this run within an epoch. The data {reason}, so that "
+                "it will resume at the end of the epoch before.",
+                stacklevel=2,
+            )
+        self.sigterm.stop()
