@@ -257,18 +257,17 @@ def resumed_fit(model, folder):
     fit(model, [C.ResumableTraining(folder / "run", 2, verbose=0), average])
 
 
-def stopped_fit(model, folder):
+def stopped_fit(model, folder, hook="on_train_batch_begin"):
     """A `fit` that breaks off in its second epoch; without a folder, of Keras alone."""
+    left = iter(range(STEPS + 2)) if hook == "on_train_batch_begin" else iter(())
 
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.epoch = epoch
+    def stop(*arguments, **keywords):
+        if next(left, None) is None:
+            raise StopError
 
-        def on_train_batch_begin(self, batch, logs=None):
-            if (self.epoch, batch) == (1, 2):
-                raise StopError
-
-    callbacks = [Stop()]
+    stopping = keras.callbacks.Callback()
+    setattr(stopping, hook, stop)
+    callbacks = [stopping]
     if folder is not None:
         callbacks.append(C.WeightAveraging(A.UniformAverage(), at_end="raw"))
         callbacks.append(C.ResumableTraining(folder / "run", 2, verbose=0))
@@ -474,8 +473,12 @@ class Subject:
         self.renew()
         fit(self.model, None, 1)
         plain = values(self.model.variables)
-        stopped_fit(self.model, None)
         stopped = self._keys()
+        for hook in ("on_train_begin", "on_train_batch_begin"):
+            stopped_fit(self.model, None, hook)
+            stopped = {
+                name: stopped[name] | found for name, found in self._keys().items()
+            }
         self.renew()
         self.reset()
         watch = Watch()

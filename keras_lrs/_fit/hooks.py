@@ -56,10 +56,13 @@ def _put_back(owner_reference, name, replacement_reference):
 def guard(run: Any, callback_list: Any) -> None:
     """Closes a run when a callback or a validation raises, and surrounds outer hooks.
 
-    JAX's `fit` has a `finally`, which the train function uses.
+    JAX's `fit` has a `finally` in which it finalizes the optimizer.
     """
     if not IS_JAX:
         replace(run.model, "evaluate", _closing(run), run.undo)
+    if run.model.optimizer is not None:  # Keras finalizes no other optimizers.
+        name = "finalize_variable_values"
+        replace(run.model.optimizer, name, _finalizing(run), run.undo)
     # Keras keeps it for the next epoch's validation, and its data with it.
     run.undo.callback(vars(run.model).pop, "_eval_epoch_iterator", None)
     if callback_list is None:
@@ -115,6 +118,21 @@ def pass_over_batches(run: Any, callback_list: Any, passing: Callable) -> None:
     undo_end = replace(
         callback_list, "on_train_batch_end", lambda method: end, run.undo
     )
+
+
+def _finalizing(run):
+    def make(finalize):
+        # JAX's `fit` calls it in a `finally`, after writing its state back into the
+        # variables; what is put back before is lost.
+        def finalize_variable_values(variables):
+            if IS_JAX:
+                run.close()
+            if not run.wanted.finalize_averages:
+                finalize(variables)
+
+        return finalize_variable_values
+
+    return make
 
 
 def _closing(run):

@@ -36,6 +36,7 @@ class Run:
         callbacks: Our callbacks that take part, in their order.
         callback_list: A function that returns Keras's list of callbacks, if it exists.
         begun: Whether the first epoch has begun.
+        wanted: The parts that the callbacks want.
         closed: Whether everything has been undone.
     """
 
@@ -49,7 +50,7 @@ class Run:
         # Keras gives a model a new one in every fit: it tells whether this one is over.
         self._history = getattr(model, "history", None)
         self.callback_list: Callable[[], Any] = lambda: None
-        self._wanted = planning.WantedParts(self.progress, self.own_rates)
+        self.wanted = planning.WantedParts(self.progress, self.own_rates)
         self._resume: Resume | None = None
         self._acting: str | None = None
         self._chosen: dict[int, dict[str, Any]] = {}
@@ -99,7 +100,7 @@ class Run:
             self._acting = self._acting or type(callback).__name__
         for wanted in found:
             planning.check_wanted(self, callback, wanted)
-            self._wanted.add(callback, wanted, self.siblings)
+            self.wanted.add(callback, wanted, self.siblings)
 
     def resume(self, resume: "Resume") -> None:
         """Takes up an interrupted run where it was, when the first epoch begins."""
@@ -170,7 +171,7 @@ class Run:
             made = optimizers.iterations(one) - self._iterations_before[id(one)]
             # A wrapper skips updates: loss scaling, where gradients overflow.
             skips = made < steps and not any(one is other for other in plain)
-            bound = any(one is other for other in self._wanted.bound_here)
+            bound = any(one is other for other in self.wanted.bound_here)
             if made != steps and bound and not skips:
                 raise RuntimeError(
                     f"`{name}` made {made} updates in an epoch of {steps} steps, so "
@@ -304,7 +305,7 @@ class Run:
     def _install(self, epoch):
         progress = self.progress
         progress.begin(epoch, None if self._resume is None else self._resume.starts)
-        plans = [self._wanted.plan(self, optimizer) for optimizer in progress.every]
+        plans = [self.wanted.plan(self, optimizer) for optimizer in progress.every]
         self._train_function = TrainFunction(
             self.model,
             [plan for plan in plans if plan.parts],

@@ -85,31 +85,6 @@ class TrainFunction:
     def install(self) -> None:
         """Takes the place of the model's own."""
         self.model.train_function = self
-        if self.model.optimizer is None:  # Keras finalizes no other optimizers.
-            return
-        own = optimizers.leaves(self.model.optimizer)
-        finalizes = any(
-            part.finalizes_average
-            for step in self.steps
-            if any(step.optimizer is one for one in own)
-            for part in step.parts
-        )
-        if not (IS_JAX or finalizes):
-            return
-
-        def make(finalize):
-            # JAX's `fit` calls it in a `finally`, after writing its state back into the
-            # variables; what is put back before is lost.
-            def finalize_variable_values(variables):
-                if IS_JAX:
-                    self._undo.close()
-                if not finalizes:
-                    finalize(variables)
-
-            return finalize_variable_values
-
-        name = "finalize_variable_values"
-        replace(self.model.optimizer, name, make, self._undo)
 
     def remove(self) -> None:
         """Gives the model its own back."""

@@ -16,6 +16,7 @@ from keras_lrs._step import bias_correction
 from keras_lrs._step.part import Wanted
 from keras_lrs._storage import checkpoints
 from keras_lrs._storage.checkpoints import Checkpoint
+from keras_lrs.callbacks import states
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.sigterm import SavedOnSigterm
 from keras_lrs.schedules import fields
@@ -169,7 +170,7 @@ class ResumableTraining(SavedOnSigterm):
             # Callbacks look at the optimizer's count when the first epoch begins.
             self._set_variables()
             fit_loop.begin_at(run.model, self._first_epoch)
-            self._states = self._matched(run, self._found["callbacks"])
+            self._states = states.matched(run.siblings, self._found["callbacks"])
             run.resume(Resume(self._set_states_of_ours, self._starts))
         if reason is not None and self._within_epochs:
             warnings.warn(
@@ -263,8 +264,11 @@ class ResumableTraining(SavedOnSigterm):
         """Acts after all other callbacks have."""
         if hook == "on_epoch_begin":
             self._batch = 0
+            state = self._found and self._found["random"]
             if self._found is not None:
                 self._take_up()
+            whole = self._batch == self._run.progress.steps_per_epoch
+            self.epoch_begins_after(self._batch, state if whole else None)
         elif hook == "on_train_batch_end":
             self._batch_ends(*arguments)
         elif hook == "on_epoch_end":
@@ -285,22 +289,6 @@ class ResumableTraining(SavedOnSigterm):
         for callback, state in self._states:
             if isinstance(callback, FitCallback):
                 callback.set_state(state)
-
-    def _matched(self, run, states):
-        """Pairs of callbacks and their states, by the names of the classes."""
-        left, found = list(states), []
-        for callback in run.siblings:
-            own = [item for item in left if item[0] == _name(callback)][:1]
-            for item in own:
-                left.remove(item)
-                found.append((callback, item[1]))
-        if left:
-            names = ", ".join(f"`{name}`" for name, _ in left)
-            warnings.warn(
-                f"This run resumes without callbacks that it had: {names}.",
-                stacklevel=2,
-            )
-        return found
 
     def _take_up(self):
         """Gives everything the state it had, when all callbacks have begun."""
@@ -379,11 +367,7 @@ class ResumableTraining(SavedOnSigterm):
                 "buffers": models.buffer_values(model),
                 "metrics": run.read(metrics_variables),
                 "logs": names,
-                "callbacks": [
-                    [_name(callback), remembered]
-                    for callback in run.siblings
-                    if (remembered := _state(callback))
-                ],
+                "callbacks": states.of(run.siblings),
                 "random": random.state(),
                 "random_at_epoch": self._random if batch else None,
             }
@@ -398,14 +382,3 @@ class ResumableTraining(SavedOnSigterm):
             self._checkpoints.close()
         fit_loop.begin_at(self._run.model, None)
         self._found = None
-
-
-def _name(callback):
-    return type(callback).__name__
-
-
-def _state(callback):
-    """What a callback remembers; None if it is not known to remember anything."""
-    if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
-        return callback.get_state()
-    return fit_loop.remembered(callback)

@@ -1,5 +1,6 @@
 """SIGTERM, by which a scheduler of jobs announces that it will kill the process."""
 
+import math
 import signal
 import threading
 import warnings
@@ -81,10 +82,13 @@ class SavedOnSigterm(FitCallback):
         self.sigterm = Sigterm()
         self._epoch = 0
         self._names: list[str] = []
+        self._done = 0
+        # What draws for validation does so before it begins.
+        self._random_after: Any = None
         self._before_validation: Any = None
 
     def __getstate__(self):
-        own = {"sigterm": Sigterm(), "_before_validation": None}
+        own = {"sigterm": Sigterm(), "_before_validation": None, "_random_after": None}
         return {**super().__getstate__(), **own}
 
     def save(self, epoch: int, batch: int, names: list[str]) -> None:
@@ -100,12 +104,19 @@ class SavedOnSigterm(FitCallback):
                 again then.
         """
         self._told_of_batches = self._reads_again = told_of_batches
-        self._before_validation = None
         self.sigterm.begin(run)
+
+    def epoch_begins_after(self, batch: int, state: Any = None) -> None:
+        """Notes after how many batches an epoch begins, with which random numbers."""
+        self._done, self._random_after = batch, state
+        self._before_validation = None
 
     def step_ends(self, logs: Any) -> None:
         """Asks for the end of the batch, if the run is to end there."""
         self._names = list(logs)
+        self._done += self._model.steps_per_execution
+        if self._done >= (self._run.progress.steps_per_epoch or math.inf):
+            self._random_after = random.state()
         if self.sigterm.arrived and not self._told_of_batches:
             self._told_of_batches = True
             self._run.surround_batches()
@@ -120,10 +131,9 @@ class SavedOnSigterm(FitCallback):
         self._before_validation = None
         if self.run is None or not self.run.begun or self.run.closed:
             return
-        if self.every_step and self.run.progress.steps_per_epoch is not None:
+        if self.every_step and self._random_after is not None:
             metrics = self._model.metrics_variables
-            kept = metrics, variables.read(metrics), random.state()
-            self._before_validation = kept
+            self._before_validation = metrics, variables.read(metrics)
             self.sigterm.validating = self._model
             self._end_validation()
 
@@ -136,9 +146,8 @@ class SavedOnSigterm(FitCallback):
         stops = self.sigterm.arrived and not self._model.stop_training
         if self._before_validation is None or not stops:
             return
-        metrics, values, state = self._before_validation
-        variables.write(metrics, values)
-        random.set_state(state)
+        variables.write(*self._before_validation)
+        random.set_state(self._random_after)
         self._run.end_epoch()  # The variables hold what the last step has left.
         self._save_and_stop(self._run.progress.steps_per_epoch)
 
