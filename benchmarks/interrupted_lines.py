@@ -403,10 +403,13 @@ class Subject:
         model = self.model
         self.case.prepare(model, self.folder)
         before, keys = self._everything(), self._keys()
+        handler = signal.getsignal(signal.SIGINT)
         if not interrupted(point, lambda: self.case.call(model, self.folder)):
             return None
         try:
             wrong = self._traces(before, keys)
+            if signal.getsignal(signal.SIGINT) is not handler:
+                wrong.append("the handler of SIGINT")
             self.reset()
             fit(model, None, 1)
             if not is_same(values(model.variables), self.expected["plain"]):
@@ -433,8 +436,6 @@ class Subject:
                 known = known | self.expected["keys"][name]
             if more := keys - known:
                 wrong.append(f"{', '.join(sorted(more))} in `vars` of the {name}")
-        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            wrong.append("the handler of SIGINT")
         return wrong
 
     def _is_raw(self, number, found):

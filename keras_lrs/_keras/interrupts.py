@@ -131,12 +131,13 @@ class Undo:
                 self._is_closing = False
             except BaseException:
                 self._run(BaseException)
+                self._errors.clear()
                 self._is_closing = False
                 raise
-        if self._errors:
-            error = self._errors[-1]
-            self._errors.clear()
-            raise error
+            if self._errors:
+                error = self._errors[-1]
+                self._errors.clear()
+                raise error
 
     def _run(self, caught):
         while self._functions:
