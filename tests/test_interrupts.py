@@ -142,6 +142,17 @@ def test_a_plain_fit_after_an_interruption_between_steps_is_plain(method):
     assert_same(values(model.variables), values(expected.variables))
 
 
+@pytest.mark.every_backend
+def test_a_plain_fit_between_plain_fits_and_averages_is_plain():
+    expected, model = network(), network()
+    average = WeightAveraging(averages.UniformAverage(), at_end="raw")
+    for one, callbacks in ((expected, []), (model, [average])):
+        for each in ([], callbacks, []):  # The same steps in all of them.
+            one.fit(X, Y, 4, verbose=0, shuffle=False, callbacks=each)
+    for one, other in zip(values(model.weights), values(expected.weights), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_a_swap_that_is_interrupted_twice_is_ended_by_who_comes_next(monkeypatch):
     model, average = network(), WeightAveraging(averages.UniformAverage(), at_end="raw")
     model.fit(X, Y, 4, verbose=0, callbacks=[average])

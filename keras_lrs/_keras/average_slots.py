@@ -25,6 +25,7 @@ import numpy as np
 from keras import Variable, ops
 
 from keras_lrs._keras import interrupts, optimizers
+from keras_lrs._keras.backend import IS_TENSORFLOW
 from keras_lrs._keras.variables import Swap, give, read, strategy_scope, write
 from keras_lrs.averages.choice import EVERYTHING, Choice
 
@@ -121,6 +122,7 @@ class AverageSlots:
         if not self.attached:
             self._empty_since = optimizers.iterations(optimizer)
             optimizer.use_ema, optimizer.ema_momentum = True, SLOTS_HOLD_AVERAGE
+            _trace_anew(model)
         _slots_so_far[optimizer] = slots
 
     def detach(self) -> None:
@@ -214,6 +216,21 @@ class _Swapping:
 # What was interrupted twice; whoever asks next ends it.
 _unfinished: weakref.WeakKeyDictionary[Any, _Swapping]
 _unfinished = weakref.WeakKeyDictionary()
+
+
+def _trace_anew(model):
+    """Lets TensorFlow trace the model's plain step again, which updates the slots now.
+
+    One that was traced without them would leave the last averages in them, and Keras's
+    `fit` would overwrite the weights with these at its end.
+    """
+    plain = model.train_function
+    if not IS_TENSORFLOW or plain is None:
+        return
+    model.make_train_function(force=True)
+    compiled = getattr(plain, "keras_lrs_compiled", None)
+    if compiled is not None:
+        model.train_function.keras_lrs_compiled = compiled
 
 
 def average_dtype(weight: Any) -> str:
