@@ -11,7 +11,7 @@ PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses=auto
 
 .PHONY: run test test-tensorflow test-jax test-torch test-all test-oldest test-newest \
 	test-nightly fuzz lint format \
-	bench reliability lines claims gallery docs clean
+	bench reliability lines claims gallery docs package clean
 
 run: $(VENV)/.tensorflow $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -26,8 +26,8 @@ test-tensorflow: $(VENV)/.tensorflow $(VENV)/.test
 test-jax: $(VENV)/.jax $(VENV)/.test
 	KERAS_BACKEND=jax $(PYTEST) $(ARGS)
 
-# With the peers installed, so that the parity tests are not skipped.
-test-torch: $(VENV)/.torch $(VENV)/.peers $(VENV)/.test
+# With the peers and an S3 server installed, so that no test with them is skipped.
+test-torch: $(VENV)/.torch $(VENV)/.peers $(VENV)/.storage $(VENV)/.test
 	KERAS_BACKEND=torch $(PYTEST) $(ARGS)
 
 # Every parameter and every program on every backend; takes hours.
@@ -84,11 +84,14 @@ bench: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.peers
 	$(BIN)/python benchmarks/growth.py --output $(REPORT) $(ARGS)
 	$(BIN)/python benchmarks/device.py --output $(REPORT) $(ARGS)
 
-# Trainings that are killed, and one that is not: an hour and a half. Then interruptions
-# at every line, which take hours on each backend; `lines` alone, and ARGS="--sample 100".
+# Half a day: trainings that are killed, faults of files, and an hour without any. Then
+# interruptions at every line, which take hours on each backend; `lines` alone, and
+# ARGS="--sample 100".
 reliability: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.examples
 	$(BIN)/python benchmarks/reliability.py --output docs/reliability.md $(ARGS)
+	KERAS_BACKEND=torch $(BIN)/python benchmarks/faults.py --output docs/reliability.md
 	$(BIN)/python benchmarks/soak.py --output docs/reliability.md $(ARGS)
+	$(BIN)/python benchmarks/endurance.py --output docs/reliability.md $(ARGS)
 	$(MAKE) lines ARGS=
 
 lines: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.examples
@@ -106,6 +109,13 @@ gallery: $(VENV)/.tensorflow $(VENV)/.plot
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
+# What is published: checked, small, and running outside of this folder.
+package: $(VENV)/.test
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tests/installed.py --size dist/*.whl
+
 clean:
 	rm -rf $(VENV) $(VENV)-newest build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
@@ -113,9 +123,16 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-# An extra is installed once, and again when pyproject.toml has changed.
-$(VENV)/.%: pyproject.toml | $(BIN)/python
+# Extras are for users, groups for developers. Each is installed once, and again when
+# pyproject.toml has changed.
+EXTRAS := tensorflow jax torch plot remote tune
+$(EXTRAS:%=$(VENV)/.%): $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+GROUPS := examples test peers storage docs
+$(GROUPS:%=$(VENV)/.%): $(VENV)/.%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable . --group "$*"
 	touch $@
 
 $(VENV)/.torch $(VENV)/.peers: | $(VENV)/.torch-release

@@ -29,6 +29,7 @@ from report import table, write_part
 TITLE = "# Performance of averages"
 PLAIN, AGAIN = "none", "none, again"
 EMA, OURS = "Keras's `use_ema`", "`WeightAveraging`"
+IN_STEP = "`Averager` in `train_step`"
 TORCH, EMA_PYTORCH = "torch's `AveragedModel`", "ema-pytorch"
 # Tensors, and floats in each.
 WORKLOADS = {
@@ -57,7 +58,7 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def contenders(backend):
-    return [PLAIN, AGAIN, EMA, OURS] + (
+    return [PLAIN, AGAIN, EMA, OURS, IN_STEP] + (
         [TORCH, EMA_PYTORCH] if backend == "torch" else []
     )
 
@@ -66,9 +67,10 @@ def trainer(name, workload, jit_compile):
     """A function that trains for some steps and returns the seconds of each."""
     import keras
 
-    from keras_lrs.averages import ExponentialAverage
+    from keras_lrs.averages import Averager, ExponentialAverage
     from keras_lrs.callbacks import WeightAveraging
 
+    average = ExponentialAverage(0.999, debias=False)
     count, size = WORKLOADS[workload]
 
     class Weights(keras.Model):
@@ -82,6 +84,19 @@ def trainer(name, workload, jit_compile):
             total = sum(keras.ops.sum(tensor) for tensor in self.tensors)
             return keras.ops.mean(inputs) * total
 
+    class Averaged(Weights):
+        def __init__(self):
+            super().__init__()
+            self.averager = Averager(self.tensors, average)
+
+        def train_step(self, *state_and_data):
+            found = super().train_step(*state_and_data)
+            if keras.backend.backend() == "jax":  # There variables are in the state.
+                logs, state = found
+                return logs, self.averager.update_state(self, state)
+            self.averager.update()
+            return found
+
     class Clock(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             self.start = time.perf_counter()
@@ -90,7 +105,7 @@ def trainer(name, workload, jit_compile):
             synchronize(self.model)
             self.seconds.append(time.perf_counter() - self.start)
 
-    model, clock = Weights(), Clock()
+    model, clock = (Averaged if name == IN_STEP else Weights)(), Clock()
     model(np.ones((1, 1), "float32"))
     model.compile(
         keras.optimizers.SGD(1e-6, use_ema=name == EMA, ema_momentum=0.999),
@@ -99,7 +114,6 @@ def trainer(name, workload, jit_compile):
     )
     callbacks = [clock]
     if name == OURS:
-        average = ExponentialAverage(0.999, debias=False)
         callbacks.append(WeightAveraging(average, at_end="raw"))
     elif name in (TORCH, EMA_PYTORCH):
         callbacks.insert(0, eager_average(name, model))
@@ -210,7 +224,7 @@ def markdown(times, peaks):
     parts.append("## One update of the average, over the limit of the memory")
     for workload in WORKLOADS:
         rows = []
-        for name in (AGAIN, EMA, OURS, TORCH, EMA_PYTORCH):
+        for name in (AGAIN, EMA, OURS, IN_STEP, TORCH, EMA_PYTORCH):
             cells = [
                 ratio_cell(found.get(workload, {}), name) for found in times.values()
             ]

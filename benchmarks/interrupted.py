@@ -2,18 +2,23 @@
 
 Run by `benchmarks/reliability.py` and by the tests, in processes of its own.
 
-    python benchmarks/interrupted.py MODE FOLDER [KILLS] [SEED]
+    python benchmarks/interrupted.py MODE FOLDER [KILLS] [SEED] [SIGNAL] [TRAINING]
 
 prints, as JSON, what differs between a training that was not interrupted and one that
-was killed (SIGKILL) so many times: half of them at random times, half in the middle of
-random operations on files. One after the other they hit the same training, which is
-begun anew when it gets to its end.
+got a signal so many times: half of them at random times, half in the middle of random
+operations on files. One after the other they hit the same training, which is begun anew
+when it gets to its end.
 
 MODE says what brings a training back: `epoch` and `steps` are `ResumableTraining`, at
-the ends of epochs and every 5 steps; `backup` is Keras's `BackupAndRestore`.
+the ends of epochs and every 5 steps; `backup` is Keras's `BackupAndRestore`. SIGNAL is
+`SIGKILL` or `SIGTERM`, after which a process has a minute to end by itself. TRAINING is
+`restarts`, or `combined`: 1cycle in mixed precision, whose loss scale begins so high
+that steps are skipped, with gradients that are accumulated over a number of batches
+that does not divide an epoch.
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -35,13 +40,17 @@ with contextlib.suppress(ImportError):
 
 EPOCHS, STEPS, BATCH = 8, 12, 8
 MODES = ("epoch", "steps", "backup")
+SIGNALS = ("SIGKILL", "SIGTERM")
+TRAININGS = ("restarts", "combined")
+GRACE = 60  # Seconds from SIGTERM to SIGKILL.
 
 
-def main(mode, folder, kills=2, seed=0):
+def main(mode, folder, kills=2, seed=0, sent="SIGKILL", training="restarts"):
     """Prints how many kills there were, where they hit, and what then differed."""
-    folder = pathlib.Path(folder)
+    folder, kills, seed = pathlib.Path(folder), int(kills), int(seed)
+    run = functools.partial(one_run, mode, training, signal.Signals[sent])
     started = time.monotonic()
-    run(mode, folder / "straight")
+    run(folder / "straight")
     whole = time.monotonic() - started
     expected = result(folder / "straight")
     choose = random.Random(seed)
@@ -55,12 +64,12 @@ def main(mode, folder, kills=2, seed=0):
                     moment = {"operation": choose.randrange(1, 60)}
                 else:
                     moment = {"seconds": choose.uniform(0.0, whole)}
-                where = run(mode, again, **moment)
+                where = run(again, **moment)
                 if where is None:  # It was over before.
                     break
                 report["kills"] += 1
                 report["hits"][where] = report["hits"].get(where, 0) + 1
-            run(mode, again)
+            run(again)
             different = differences(expected, result(again), mode)
         except FailedError:
             different = [f"killed in {where}, it could not be resumed"]
@@ -74,7 +83,7 @@ def main(mode, folder, kills=2, seed=0):
 # --- Processes ------------------------------------------------------------------------
 
 
-def run(mode, folder, seconds=None, operation=None):
+def one_run(mode, training, sent, folder, seconds=None, operation=None):
     """Trains in a process of its own; where it was killed, None if it was not.
 
     The process is a fork of this one, which has imported all and computed nothing.
@@ -84,7 +93,11 @@ def run(mode, folder, seconds=None, operation=None):
     pid = os.fork()
     if pid == 0:
         try:
-            train(mode, folder, operation)
+            train(
+                mode, training, folder, functools.partial(die_within, operation, sent)
+            )
+        except KeyboardInterrupt:
+            os._exit(128 + signal.SIGTERM)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -97,15 +110,28 @@ def run(mode, folder, seconds=None, operation=None):
                 break
             time.sleep(0.005)
         else:
-            os.kill(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
+            os.kill(pid, sent)
+            status = ended(pid)
     else:
         _, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+    by_signal = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (sent, signal.SIGKILL)
+    if by_signal or os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM:
         return (folder / "where").read_text().strip()
     if status:
         raise FailedError(f"The training of {folder} failed.")
     return None
+
+
+def ended(pid):
+    """Waits until a process ends, and ends it if it takes longer than it may."""
+    end = time.monotonic() + GRACE
+    while time.monotonic() < end:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return status
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)[1]
 
 
 class FailedError(Exception):
@@ -128,15 +154,17 @@ class Where(keras.callbacks.Callback):
         self.on_train_end = noting("the end")
 
 
-def die_within(operations):
-    """Kills this process in the middle of an operation on files."""
+def die_within(operations, sent):
+    """Sends a signal to this process in the middle of an operation on files."""
+    if operations is None:
+        return
     left = [operations]
 
     def dying(function):
         def call(*arguments, **keywords):
             left[0] -= 1
             if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), sent)
             return function(*arguments, **keywords)
 
         return call
@@ -158,9 +186,36 @@ def data():
     return x, y.astype("float32")
 
 
-def train(mode, folder, operation=None):
+def optimizer(training):
+    """SGD; in the combined training it accumulates, and its loss is scaled."""
+    if training == "restarts":
+        return keras.optimizers.SGD(0.1, momentum=0.9)
+    inner = keras.optimizers.SGD(0.1, momentum=0.9, gradient_accumulation_steps=5)
+    return keras.optimizers.LossScaleOptimizer(
+        inner, initial_scale=2.0**30, dynamic_growth_steps=20
+    )
+
+
+def driven(training):
+    """The callbacks of the rate and of the averages."""
+    if training == "combined":
+        return [
+            callbacks.OneCycleScheduler(0.05),
+            callbacks.WeightAveraging(),
+        ]
+    cycles = S.CosineRestarts(0.05, S.Epochs(1.5), t_mul=1.5)
+    momentum = S.LinearDecay(0.95, end_learning_rate=0.8)
+    return [
+        callbacks.HyperparameterScheduler(learning_rate=cycles, momentum=momentum),
+        callbacks.WeightAveraging(),
+    ]
+
+
+def train(mode, training, folder, before=lambda: None):
     """Trains, or goes on; the result is in files of the folder."""
     keras.utils.set_random_seed(1)
+    if training == "combined":
+        keras.config.set_dtype_policy("mixed_float16")
     exact = mode != "backup"  # It forgets the state of random generators.
     model = keras.Sequential(
         [
@@ -171,7 +226,8 @@ def train(mode, folder, operation=None):
             keras.layers.Dense(2),
         ]
     )
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", metrics=["mae"])
+    model.compile(optimizer(training), "mse", metrics=["mae"])
+    ends = None if training == "restarts" else [17, 41, 60, 93]
     plateau = callbacks.ReduceOnPlateau("val_loss", 0.7, patience=1, min_delta=0.01)
     backup = folder / "backup"
     kept = {
@@ -183,10 +239,7 @@ def train(mode, folder, operation=None):
     }
     x, y = data()
     count = STEPS * BATCH
-    cycles = S.CosineRestarts(0.05, S.Epochs(1.5), t_mul=1.5)
-    momentum = S.LinearDecay(0.95, end_learning_rate=0.8)
-    if operation is not None:
-        die_within(operation)
+    before()
     history = model.fit(
         x[:count],
         y[:count],
@@ -198,10 +251,9 @@ def train(mode, folder, operation=None):
         callbacks=[
             Where(folder / "where"),
             kept[mode](),
-            callbacks.HyperparameterScheduler(learning_rate=cycles, momentum=momentum),
+            *driven(training),
             callbacks.HyperparameterLogger(),
-            callbacks.WeightAveraging(),
-            callbacks.SnapshotEnsemble(folder / "snapshots"),
+            callbacks.SnapshotEnsemble(folder / "snapshots", schedule=ends),
             keras.callbacks.EarlyStopping(patience=EPOCHS, restore_best_weights=False),
             keras.callbacks.ModelCheckpoint(
                 folder / "best.weights.h5", save_best_only=True, save_weights_only=True
@@ -220,7 +272,11 @@ def train(mode, folder, operation=None):
 
 def state(model):
     """All variables of a model and its optimizer, by what they hold."""
-    return [v.value for v in [*model.variables, *model.optimizer.variables]]
+    optimizers = [model.optimizer]
+    if hasattr(model.optimizer, "inner_optimizer"):
+        optimizers.append(model.optimizer.inner_optimizer)
+    found = [*model.variables, *(v for one in optimizers for v in one.variables)]
+    return [v.value for v in found]
 
 
 def result(folder):
@@ -252,5 +308,4 @@ def differences(expected, found, mode):
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    main(*arguments[:2], *map(int, arguments[2:]))
+    main(*sys.argv[1:])

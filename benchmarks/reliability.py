@@ -1,6 +1,8 @@
 """Kills trainings at random moments, and looks whether they end the same.
 
-    python benchmarks/reliability.py [--kills 12] [--backends tensorflow jax torch]
+    python benchmarks/reliability.py [--kills 30] [--backends tensorflow jax torch]
+                                     [--signals SIGKILL SIGTERM]
+                                     [--trainings restarts combined]
                                      [--output docs/reliability.md]
 
 What is trained, and what is compared, is in `benchmarks/interrupted.py`.
@@ -9,6 +11,7 @@ What is trained, and what is compared, is in `benchmarks/interrupted.py`.
 import argparse
 import collections
 import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -18,7 +21,7 @@ import sys
 import tempfile
 
 import keras
-from interrupted import EPOCHS, MODES, STEPS
+from interrupted import EPOCHS, MODES, SIGNALS, STEPS, TRAININGS
 from report import table, write_part
 
 TITLE = "# Killed and resumed"
@@ -28,13 +31,16 @@ NAMES = {
     "backup": "`BackupAndRestore`",
 }
 TEXT = """\
-A training of {epochs} epochs of {steps} steps, with schedules of the rate and of
-momentum, `WeightAveraging`, `SnapshotEnsemble`, `ReduceOnPlateau`, `EarlyStopping`,
-`ModelCheckpoint` and batch normalization, is killed (SIGKILL) again and again, and
-resumed by the same call. Half of the kills are at random times, half in the middle of
-random operations on files. In the end its weights, averages, statistics, optimizer,
-plateau state and snapshots (files and manifest) are compared with those of a training
-that was not killed, bit for bit; with `ResumableTraining` also the history of all
+A training of {epochs} epochs of {steps} steps, with `WeightAveraging`,
+`SnapshotEnsemble`, `ReduceOnPlateau`, `EarlyStopping`, `ModelCheckpoint` and batch
+normalization, gets a signal again and again, SIGKILL or SIGTERM, and is resumed by the
+same call. In *restarts* there are schedules of the rate and of momentum. *combined* is
+1cycle in mixed precision, with steps that the loss scale skips, and gradients that are
+accumulated over 5 batches, which does not divide an epoch. Half of the signals are sent
+at random times, half in the middle of random operations on files. In the end its
+weights, averages, statistics, optimizer, plateau state and snapshots (files and
+manifest) are compared with those of a training that was not interrupted, bit for bit;
+with `ResumableTraining` also the history of all
 epochs, under dropout and shuffled data. A training that differs counts none of its
 kills as survived."""
 PROGRAM = pathlib.Path(__file__).with_name("interrupted.py")
@@ -43,12 +49,16 @@ PROGRAM = pathlib.Path(__file__).with_name("interrupted.py")
 def main(arguments=None):
     """Prints the table, and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=12, help="of each, per backend")
+    parser.add_argument("--kills", type=int, default=30, help="of each, per backend")
+    parser.add_argument("--signals", nargs="+", choices=SIGNALS, default=SIGNALS)
+    parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=TRAININGS)
     backends = ["tensorflow", "jax", "torch"]
     parser.add_argument("--backends", nargs="+", choices=backends, default=backends)
     parser.add_argument("--output", help="the report to write into")
     options = parser.parse_args(arguments)
-    cases = [(mode, backend) for mode in MODES for backend in options.backends]
+    cases = list(
+        itertools.product(MODES, options.signals, options.trainings, options.backends)
+    )
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         reports = pool.map(lambda case: measured(*case, options.kills), cases)
         found = dict(zip(cases, reports, strict=True))
@@ -58,11 +68,11 @@ def main(arguments=None):
         write_part(pathlib.Path(options.output), text)
 
 
-def measured(mode, backend, kills):
+def measured(mode, sent, training, backend, kills):
     """What `interrupted.py` reports."""
     with tempfile.TemporaryDirectory() as folder:
         result = subprocess.run(
-            [sys.executable, PROGRAM, mode, folder, str(kills)],
+            [sys.executable, PROGRAM, mode, folder, str(kills), "0", sent, training],
             env={
                 **os.environ,
                 "KERAS_BACKEND": backend,
@@ -79,13 +89,14 @@ def measured(mode, backend, kills):
 def report(found):
     """The page's part, in Markdown."""
     rows = []
-    for (mode, backend), one in found.items():
+    for (mode, sent, training, backend), one in found.items():
         hits = ", ".join(f"{count} in {where}" for where, count in one["hits"].items())
-        row = [NAMES[mode], backend, f"{one['survived']} of {one['kills']}"]
+        survived = f"{one['survived']} of {one['kills']}"
+        row = [NAMES[mode], sent, training, backend, survived]
         rows.append([*row, str(one["trainings"]), hits])
     differences = [
-        f"- {NAMES[mode]}, {backend}, {count} x: {text}"
-        for (mode, backend), one in found.items()
+        f"- {NAMES[mode]}, {sent}, {training}, {backend}, {count} x: {text}"
+        for (mode, sent, training, backend), one in found.items()
         for text, count in collections.Counter(one["differences"]).items()
     ]
     return "\n".join(
@@ -98,7 +109,10 @@ def report(found):
             f"{platform.system()}. Written by `benchmarks/reliability.py`.",
             "",
             table(
-                ["resumes with", "backend", "survived", "trainings", "where they hit"],
+                [
+                    *("resumes with", "signal", "training", "backend", "survived"),
+                    *("begun", "where they hit"),
+                ],
                 rows,
             ),
             "",

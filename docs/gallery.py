@@ -68,6 +68,7 @@ EXAMPLES = {
     "Sampled": "Sampled(REXDecay(0.1), every=Fraction(0.1))",
     "Scaled": "Scaled(CosineAnnealing(0.1), factor=0.5)",
     "Product": "Product([LinearDecay(0.1), StepDecay(1.0, 250, decay_rate=0.7)])",
+    "Sum": "Sum([LinearDecay(0.06), StepDecay(0.04, 250, decay_rate=0.5)])",
     "Clipped": "Clipped(CosineAnnealing(0.1), minimum=0.02, maximum=0.09)",
     "Noisy": "Noisy(CosineAnnealing(0.1), stddev=0.1)",
     "OneCycle": "OneCycle(0.1)",

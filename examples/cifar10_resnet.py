@@ -149,7 +149,13 @@ def train(text, schedule, options, data, folder):
     chosen = [make_scheduler(text, schedule, options)]
     if options.snapshots:
         chosen.append(callbacks.SnapshotEnsemble(folder / "snapshots"))
-    time = runs.fit(model, data, options, options.epochs, chosen, folder)
+    batches = runs.make_batches(
+        data[0], options.dataset, options.batch_size, options.seed
+    )
+    time = runs.fit(
+        model, batches, test, options.epochs, chosen, folder, options.log_dir
+    )
+    model.save(folder / "model.keras")
     found = {
         "milliseconds": time,
         "accuracy": 100.0 * model.evaluate(*test, batch_size=512, verbose=0)[1],

@@ -73,7 +73,11 @@ def train(name, setting, options, data, folder):
         model = trainer.make_model(method)
     epochs = setting.epochs * method.budget // 100
     callbacks = trainer.make_callbacks(method, options.rate)
-    time = runs.fit(model, data, options, epochs, callbacks, folder)
+    batches = runs.make_batches(
+        data[0], options.dataset, options.batch_size, options.seed
+    )
+    time = runs.fit(model, batches, data[1], epochs, callbacks, folder, options.log_dir)
+    model.save(folder / "model.keras")
     loss, accuracy = model.evaluate(*data[1], batch_size=512, verbose=0)
     return {
         "milliseconds": time,

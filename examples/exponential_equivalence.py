@@ -24,6 +24,9 @@ from quickstart import load_data
 
 # Keras rounds momentum and weight decay to float32: these it need not round.
 RATE, MOMENTUM, WEIGHT_DECAY = 0.2, 0.875, 0.046875
+# A term of the gradient must be smaller: (1 - sqrt(MOMENTUM))**2 / RATE is 0.021.
+DECAYS = {"decoupled": WEIGHT_DECAY, "l2": 0.015625}
+KINDS = ("batch", "layer", "group")
 BATCH_SIZE, EVERY = 64, 4  # The history holds means of so many steps.
 # Keras's batch normalization with three epsilons, 1e-3 being the default.
 EPSILONS = (0.0, 1e-5, 1e-3)
@@ -62,43 +65,80 @@ def floats(dtype):
             keras.config.set_dtype_policy(policy)
 
 
-def make_network(weight_decay, epsilon):
+def normalized(x, kind):
+    """Normalized without epsilon, in Keras's `floatx`.
+
+    Args:
+        x: Of shape `(batch, features)`.
+        kind: `"batch"`: over the batch. `"layer"`: over the features. `"group"`: over
+            eight groups of features.
+    """
+    from keras import ops
+
+    groups = {"batch": None, "layer": 1, "group": 8}[kind]
+    shape = x.shape
+    if groups is None:
+        axis, size = 0, BATCH_SIZE
+    else:
+        axis, size = 2, shape[1] // groups
+        x = ops.reshape(x, (-1, groups, size))
+    # Not `ops.mean`, which computes in float32 on JAX.
+    x = x - ops.sum(x, axis=axis, keepdims=True) / size
+    x = x / ops.sqrt(ops.sum(x * x, axis=axis, keepdims=True) / size)
+    return ops.reshape(x, (-1, shape[1]))
+
+
+def make_network(weight_decay, epsilon, kind="batch", form="decoupled"):
     """Two dense layers, each normalized, and an output layer that is not trained.
 
     With an epsilon of None, the normalization is one in Keras's `floatx`;
     `BatchNormalization` computes in float32 whatever that is.
+
+    Args:
+        weight_decay: In the form `form`.
+        epsilon: Of Keras's batch normalization.
+        kind: Of the normalization without epsilon.
+        form: `"decoupled"`, or `"l2"`: a term of the gradient.
     """
     import keras
-    from keras import layers, ops
+    from keras import layers
 
     def normalize(x):
         if epsilon is not None:
             return layers.BatchNormalization(
                 center=False, scale=False, epsilon=epsilon
             )(x)
+        return layers.Lambda(lambda x: normalized(x, kind), output_shape=x.shape[1:])(x)
 
-        def plainly(x):
-            # Not `ops.mean`, which computes in float32 on JAX.
-            x = x - ops.sum(x, axis=0) / BATCH_SIZE
-            return x / ops.sqrt(ops.sum(x * x, axis=0) / BATCH_SIZE)
-
-        return layers.Lambda(plainly, output_shape=x.shape[1:])(x)
+    def dense(x):
+        decay = form == "l2" and weight_decay
+        term = keras.regularizers.L2(0.5 * weight_decay) if decay else None
+        return layers.Dense(64, use_bias=False, kernel_regularizer=term)(x)
 
     image = keras.Input((64,))
     x = image
     for _ in range(2):
-        x = layers.ReLU()(normalize(layers.Dense(64, use_bias=False)(x)))
+        x = layers.ReLU()(normalize(dense(x)))
     model = keras.Model(image, layers.Dense(10, trainable=False)(x))
+    cross_entropy = keras.metrics.SparseCategoricalCrossentropy(
+        from_logits=True, name="cross_entropy"
+    )
     model.compile(
-        keras.optimizers.SGD(RATE, momentum=MOMENTUM, weight_decay=weight_decay),
+        keras.optimizers.SGD(
+            RATE,
+            momentum=MOMENTUM,
+            weight_decay=weight_decay if form == "decoupled" else None,
+        ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        # The loss includes the term of a regularizer.
+        metrics=[cross_entropy] if form == "l2" else [],
         # For a network this small, TensorFlow's own kernels are faster on a CPU.
         jit_compile=keras.backend.backend() == "jax",
     )
     return model
 
 
-def train(schedules, weight_decay, epsilon, steps, seed, data):
+def train(schedules, weight_decay, epsilon, steps, seed, data, **network):
     """The losses and the lengths of the first kernel, every few steps."""
     import keras
     import numpy as np
@@ -106,7 +146,7 @@ def train(schedules, weight_decay, epsilon, steps, seed, data):
     from keras_lrs import callbacks
 
     keras.utils.set_random_seed(seed)
-    model = make_network(weight_decay, epsilon)
+    model = make_network(weight_decay, epsilon, **network)
     x, y = data
     order = np.random.default_rng(seed)
     dtype = keras.config.floatx()
@@ -133,24 +173,28 @@ def train(schedules, weight_decay, epsilon, steps, seed, data):
         ],
         verbose=0,
     )
-    return np.array(history.history["loss"]), np.array(lengths)
+    found = history.history
+    return np.array(found.get("cross_entropy", found["loss"])), np.array(lengths)
 
 
-def compare(schedule, epsilon, steps, seed, data):
+def compare(schedule, epsilon, steps, seed, data, kind="batch", form="decoupled"):
     """The losses and lengths with weight decay and without, and both schedules."""
     from keras_lrs import schedules
 
     schedule = schedule.bind(steps)
+    decay = DECAYS[form]
+    network = {"kind": kind, "form": form}
     rate, momentum = schedules.without_weight_decay(
-        schedule, WEIGHT_DECAY, steps, MOMENTUM
+        schedule, decay, steps, MOMENTUM, form=form
     )
     with floats("float64" if epsilon is None else "float32"):
         decayed = train(
-            {"learning_rate": schedule}, WEIGHT_DECAY, epsilon, steps, seed, data
-        )
+            {"learning_rate": schedule},
+            decay, epsilon, steps, seed, data, **network,
+        )  # fmt: skip
         plain = train(
             {"learning_rate": rate, "momentum": momentum},
-            None, epsilon, steps, seed, data,
+            None, epsilon, steps, seed, data, **network,
         )  # fmt: skip
     last = slice(EVERY - 1, None, EVERY)
     rates = schedule.curve(steps)[last], rate.curve(steps)[last]
@@ -181,6 +225,42 @@ def compare_all(steps, seeds, data):
     return differences, curves
 
 
+def lemma(seed, data, factor=8.0):
+    """Lemma 1: the cosine of weights and gradient, and the gradient at longer weights.
+
+    The gradients are those of a step at a rate of 1, in float64. The second number is
+    the length of the gradient at `factor` times the weights, times `factor`, over that
+    at the weights; the third is how much the loss differs between them.
+    """
+    import keras
+    import numpy as np
+
+    x, y = (part[:BATCH_SIZE] for part in data)
+    x = x.reshape(-1, 64)
+
+    def flat(variables):
+        values = (keras.ops.convert_to_numpy(each) for each in variables)
+        return np.concatenate([np.ravel(value) for value in values])
+
+    with floats("float64"):
+        keras.utils.set_random_seed(seed)
+        model = make_network(None, None)
+        model.optimizer.momentum = 0.0
+        model.optimizer.learning_rate.assign(1.0)
+        start = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
+        gradients, losses = [], []
+        for scale in (1.0, factor):
+            for variable, value in zip(model.trainable_variables, start, strict=True):
+                variable.assign(scale * value)
+            before = flat(model.trainable_variables)
+            losses.append(float(model.train_on_batch(x.astype("float64"), y)))
+            gradients.append(before - flat(model.trainable_variables))
+        weights = np.concatenate([np.ravel(value) for value in start])
+    first, second = map(np.linalg.norm, gradients)
+    cosine = float(gradients[0] @ weights / first / np.linalg.norm(weights))
+    return cosine, float(factor * second / first), losses[1] - losses[0]
+
+
 def print_table(differences, curves, steps, seeds):
     print(
         f"\nLargest difference of the losses in {steps} steps, {seeds} seeds: weight "
@@ -200,6 +280,14 @@ def print_table(differences, curves, steps, seeds):
         "float32,\nwith that epsilon. x: how many times larger than with weight decay "
         "at the last step."
     )
+
+
+def print_lemma(seeds, data):
+    print("Lemma 1, for weights that feed a normalization, in float64:")
+    print(f"{'seed':>4} {'cosine(gradient, w)':>20} {'8 |g(8 w)| / |g(w)|':>20}")
+    for seed in range(seeds):
+        cosine, ratio, _ = lemma(seed, data)
+        print(f"{seed:>4} {cosine:>20.1e} {ratio:>20.12f}")
 
 
 def draw(curves, path):
@@ -231,10 +319,14 @@ def draw(curves, path):
 def main(arguments=None):
     parser = program.make_parser(__doc__, "exponential_equivalence.png", seeds=3)
     parser.add_argument("--steps", type=int, default=400, help="of each training")
+    parser.add_argument("--lemma", action="store_true", help="only Lemma 1")
     options = program.parse(parser, arguments)
     if options.steps % EVERY:
         parser.error(f"--steps must be a multiple of {EVERY}")
     data, _ = load_data()
+    if options.lemma:
+        print_lemma(options.seeds, data)
+        return
     differences, curves = compare_all(options.steps, options.seeds, data)
     print_table(differences, curves, options.steps, options.seeds)
     draw(curves, options.output)

@@ -161,12 +161,43 @@ def precision(name):
         keras.config.set_dtype_policy(before)
 
 
-def fit(model, data, options, epochs, callbacks, folder):
-    """Trains, or goes on, and saves the model; returns milliseconds per step."""
+def make_curves(path, measure=None):
+    """A callback that keeps the logs of all epochs in a file, also when it resumes.
+
+    Args:
+        path: Of the file.
+        measure: A function from the model to more numbers by name.
+    """
     import keras
 
-    train, test = data
-    batches = make_batches(train, options.dataset, options.batch_size, options.seed)
+    class Curves(keras.callbacks.Callback):
+        def read(self):
+            return json.loads(path.read_text()) if path.exists() else []
+
+        def on_epoch_end(self, epoch, logs=None):
+            numbers = (logs or {}) | (measure(self.model) if measure else {})
+            found = {name: float(value) for name, value in numbers.items()}
+            # An epoch that was interrupted is run again.
+            before = [each for each in self.read() if each["epoch"] <= epoch]
+            write(path, [*before, {"epoch": epoch + 1, **found}])
+
+    return Curves()
+
+
+def fit(model, batches, test, epochs, callbacks, folder, log_dir):
+    """Trains, or goes on; returns milliseconds per step.
+
+    Args:
+        model: A compiled model.
+        batches: A `PyDataset` with a method `begin`, which is told the epoch.
+        test: Data to validate with after each epoch.
+        epochs: The length.
+        callbacks: Those of this training.
+        folder: For the backup.
+        log_dir: For TensorBoard, or None.
+    """
+    import keras
+
     clock = make_clock()
     follow = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: batches.begin(epoch)
@@ -175,18 +206,17 @@ def fit(model, data, options, epochs, callbacks, folder):
         batches,
         epochs=epochs,
         validation_data=test,
-        validation_batch_size=512,
+        validation_batch_size=512 if isinstance(test, tuple) else None,
         callbacks=[
             resuming(folder),
             clock,
             follow,
             *callbacks,
-            *loggers(options.log_dir, folder.name),
+            *loggers(log_dir, folder.name),
         ],
         shuffle=False,  # Keras's order of the batches could not be had again.
         verbose=2,
     )
-    model.save(folder / "model.keras")
     return clock.milliseconds()
 
 

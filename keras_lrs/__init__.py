@@ -1,6 +1,14 @@
 """Learning-rate schedules for Keras 3, exact and evaluated in the compiled step."""
 
-from keras_lrs import averages, callbacks, ensembles, optimizers, schedules, tuning
+from keras_lrs import (
+    averages,
+    callbacks,
+    checkpoints,
+    ensembles,
+    optimizers,
+    schedules,
+    tuning,
+)
 from keras_lrs.callbacks.layerwise import layerwise_decay
 from keras_lrs.callbacks.plateau import Plateau
 from keras_lrs.schedules.durations import Epochs, Fraction, Samples, Tokens
@@ -19,6 +27,7 @@ __all__ = [
     "__version__",
     "averages",
     "callbacks",
+    "checkpoints",
     "ensembles",
     "layerwise_decay",
     "optimizers",

@@ -128,6 +128,10 @@ BOUND: dict[str, list] = {
         S.Product([Foreign(1.0), S.Constant(0.5)]),
     ],
     "REXDecay": _decays(S.REXDecay, beta=0.9),
+    "Sum": [
+        S.Sum([S.LinearDecay(1.0, 80), S.StepDecay(0.1, 30)]),
+        S.Sum([Foreign(1.0), S.Constant(0.5)]),
+    ],
     "Restarts": [
         S.Restarts(S.REXDecay(0.1), 20),
         S.Restarts(S.Warmup(S.CosineAnnealing(0.1), S.Fraction(0.2)), 15, t_mul=2.0),
@@ -198,6 +202,7 @@ OPEN = [
     S.Sampled(S.LinearDecay(0.1), at=[S.Fraction(0.5), S.Fraction(0.75)]),
     S.Scaled(S.LinearDecay(0.1), 2.0),
     S.Product([S.LinearDecay(0.1), S.CosineAnnealing(1.0)]),
+    S.Sum([S.LinearDecay(0.1), S.CosineAnnealing(1.0)]),
     S.Clipped(S.LinearDecay(0.1), 0.01),
     S.Noisy(S.LinearDecay(0.1), 0.1),
     S.Restarts(S.LinearDecay(0.1)),

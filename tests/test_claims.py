@@ -40,6 +40,12 @@ ROWS = {
     "Weight decay as exponential growth",
     "The same with the batch normalization of Keras",
     "Step decay from its ends",
+    "Linear decay and uniform averages",
+    "Loss after each drop",
+    "One large step and many small ones",
+    "The smallest budget",
+    "Pareto figure",
+    "Normalizations and forms of weight decay",
 }
 PAGE = ROOT / "docs" / "evidence.md"
 SEEDS = 5
@@ -67,6 +73,9 @@ def less(monkeypatch):
         harness, "search", lambda scores, first: (0.05, {"0.05": scores(0.05)[0][0]})
     )
     monkeypatch.setattr(module_of("batch_sizes"), "RATIOS", (4, 8))
+    monkeypatch.setattr(module_of("bound"), "SMALL_STEPS", 4)
+    variants = {"batch normalization, L2": {"form": "l2"}}
+    monkeypatch.setattr(module_of("normalizations"), "VARIANTS", variants)
     monkeypatch.setattr(regime, "EXTENSIONS", 1)
 
 
@@ -906,7 +915,8 @@ def test_quotes_are_renewed_and_nothing_else():
         return [name, f"{with_tables}"]
 
     def quoted(text):
-        return quotes.quote(text, block, lambda name: "no", {"figure": "mnist1d"})
+        folders, names = {"figure": "mnist1d"}, {"It was run": "it-was-run"}
+        return quotes.quote(text, block, lambda name: "no", folders, names)
 
     new = quoted(text)
     assert new == (
@@ -919,6 +929,11 @@ def test_quotes_are_renewed_and_nothing_else():
     assert quoted(new) == new
     picture = "![a](../evidence/digits/figure.png) ![b](evidence/digits/other.png)"
     assert quoted(picture) == picture.replace("digits/figure", "mnist1d/figure")
+    links = "[It was run](evidence.md): *not run*; [It was not](evidence.md): *not run*"
+    assert quoted(links) == (
+        "[It was run](evidence.md#it-was-run): *no*; [It was not](evidence.md): "
+        "*not run*"
+    )
 
 
 def test_another_page_than_ours_is_quoted_nowhere(tmp_path):

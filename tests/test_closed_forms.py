@@ -197,6 +197,10 @@ FORMULAS = [
         (1 - Z) * 0.2 / np.sqrt(T + 1),
     ),
     (
+        S.Sum([S.LinearDecay(1.0, 100), S.InverseSqrtDecay(0.2), S.Constant(0.1)]),
+        (1 - Z) + 0.2 / np.sqrt(T + 1) + 0.1,
+    ),
+    (
         S.Sampled(S.LinearDecay(1.0, 100), at=[50, 75]),
         np.select([T < 50, T < 75], [1.0, 0.5], 0.25),
     ),

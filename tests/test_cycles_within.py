@@ -30,6 +30,7 @@ COMBINATORS = {
     "Sampled at": lambda decay, length: S.Sampled(decay, at=[length]),
     "Scaled": lambda decay, length: S.Scaled(decay, 0.5),
     "Product": lambda decay, length: S.Product([decay, S.StepDecay(1.0, length)]),
+    "Sum": lambda decay, length: S.Sum([decay, S.StepDecay(0.0, length)]),
     "Clipped": lambda decay, length: S.Clipped(decay, 0.02),
     "Noisy": lambda decay, length: S.Noisy(decay, 0.1),
     "Restarts": lambda decay, length: S.Restarts(decay, length),

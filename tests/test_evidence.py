@@ -283,6 +283,67 @@ def averages(data):
     ]
 
 
+def uniform(data):
+    pairs = [(losses(data, "Polyak average", s), linear(data, s)) for s in QUARTERS]
+    return [[error(*pair, LOSS) for pair in pairs]]
+
+
+def drops(data):
+    found, compared = results(data, "drops")["methods"], []
+    for name in ("step decay, thirds", "cosine in phases"):
+        runs, window = np.array(found[name]["losses"]), found[name]["window"]
+        each = []
+        for jump in found[name]["jumps"]:
+            earlier, before, after = (
+                runs[:, start : start + window].mean(1)
+                for start in (jump - 2 * window, jump - window, jump)
+            )
+            faster = name.startswith("step")
+            pair = (after - before, before - earlier) if faster else (before, after)
+            each.append(error(*pair))
+        compared.append(each)
+    return compared
+
+
+def bound(data):
+    stages = np.log([runs for _, runs in results(data, "bound")["stages"]])
+    slopes = [
+        stats.linregress(seed[:, 2], seed[:, 0]).slope for seed in stages.swapaxes(0, 1)
+    ]
+    return [None, [accuracy(slopes, 0.0)]]
+
+
+def smallest(data):
+    found = results(data, "smallest")["methods"]
+    ends = {name: np.array(one["scores"])[:, 2] for name, one in found.items()}
+    rarer = ("50 and 75 %", "33 and 66 %", "25, 50 and 75 %")
+    others = ["linear, every step", "step decay", "constant"]
+    others += [f"REX, {sampling}" for sampling in rarer]
+    return [[error(ends[REX], ends[name])] for name in others]
+
+
+def pareto(data):
+    curves = results(data, "pareto")["curves"]
+
+    def at(name, share, budget):
+        """Of a run over a budget, which was looked at as often for each share."""
+        return [run[1][len(run[1]) * share // budget - 1] for run in curves[name]]
+
+    return [
+        [
+            error(at(name, s, 100), at(f"linear decay, {s} %", s, s), LOSS)
+            for s in QUARTERS
+        ]
+        for name in ("EMA, 10 %", "schedule-free, exponential")
+    ]
+
+
+def normalizations(data):
+    heads = results(data, "normalizations")["heads"]
+    fixed, trained = (heads[name]["accuracies"] for name in ("fixed", "trained"))
+    return [None] * 6 + [[accuracy(fixed, trained, POINTS)]]
+
+
 def schedule_free(data):
     name, compared = "schedule-free, exponential", []
     for share in QUARTERS:
@@ -311,6 +372,12 @@ COMPARED = {
     "Decay at every budget": decay,
     "Averages at a constant rate": averages,
     "Schedule-free training": schedule_free,
+    "Linear decay and uniform averages": uniform,
+    "Loss after each drop": drops,
+    "One large step and many small ones": bound,
+    "The smallest budget": smallest,
+    "Pareto figure": pareto,
+    "Normalizations and forms of weight decay": normalizations,
 }
 EXPERIMENT_OF = {
     "Tuning on a log scale": "rate_search",
@@ -325,6 +392,12 @@ EXPERIMENT_OF = {
     "Decay at every budget": "averages",
     "Averages at a constant rate": "averages",
     "Schedule-free training": "averages",
+    "Linear decay and uniform averages": "averages",
+    "Loss after each drop": "drops",
+    "One large step and many small ones": "bound",
+    "The smallest budget": "smallest",
+    "Pareto figure": "pareto",
+    "Normalizations and forms of weight decay": "normalizations",
     # Whose numbers are computed again further below.
     "Speed of 1cycle": "super_convergence",
     "Weight decay as exponential growth": "growth",
@@ -519,12 +592,61 @@ def test_the_last_rates_of_step_decays_are_those_of_the_runs(data):
         assert word == ("yes" if exact else "no")
 
 
+@pytest.mark.parametrize("data", datasets("bound"))
+def test_the_bound_of_the_notes_is_that_of_what_was_measured(data):
+    found = results(data, "bound")
+    number = found["small steps"]
+    _, word, by = statements("One large step and many small ones", data)[0]
+    shares = []
+    for stage, runs in found["stages"]:
+        gap, bound, norm, sigma, curvature = np.array(runs).T
+        step = 1.0 / (2.0 * curvature * number)
+        expected = (
+            2.0 * sigma / (curvature * np.sqrt(number)) + step * number / 2 * norm
+        )
+        np.testing.assert_allclose(bound, expected)
+        shares.append((gap / bound).max())
+        assert f"after {stage} epochs: at most {shares[-1]:.2f} of the bound" in by
+    assert word == ("yes" if max(shares) <= 1.0 else "no")
+
+
+@pytest.mark.parametrize("data", datasets("normalizations"))
+def test_other_normalizations_have_the_same_losses(data):
+    found = results(data, "normalizations")
+    rows = statements("Normalizations and forms of weight decay", data)
+    cosines, ratios, _ = np.array(found["lemma"]).T
+    lemma = abs(cosines).max() <= 1e-12 and abs(ratios - 1.0).max() <= 1e-9
+    assert rows[0][1] == ("yes" if lemma else "no")
+    assert f"at most {abs(cosines).max():.0e}" in rows[0][2]
+    for (variant, by_schedule), (text, word, by) in zip(
+        found["differences"].items(), rows[1:4], strict=True
+    ):
+        assert text.startswith(f"{variant}: ")
+        largest = [parts[0] for parts in by_schedule.values()]
+        assert all(f"{one:.1e}" in by for one in largest)
+        assert word == ("yes" if max(largest) <= 1e-9 else "no")
+    every = [
+        part
+        for by_schedule in found["differences"].values()
+        for parts in by_schedule.values()
+        for part in parts
+    ]
+    assert rows[4][1] == ("yes" if max(every) <= 1e-9 else "no")
+    changes = []
+    for curves in found["settled"].values():
+        for curve in curves:
+            last = np.array(curve[-len(curve) // 4 :])
+            changes.append(last.max() / last.min() - 1.0)
+            assert f"{changes[-1]:.1%}" in rows[5][2]
+    assert rows[5][1] == ("yes" if max(changes) <= 0.1 else "no")
+
+
 # --- Other pages ----------------------------------------------------------------------
 
 
 QUOTING = (
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("index.md", "which_schedule.md")),
+    *(ROOT / "docs" / n for n in ("index.md", "which_schedule.md", "sources.md")),
     *sorted((ROOT / "docs" / "guides").glob("*.md")),
 )
 BLOCK = re.compile(
@@ -556,9 +678,6 @@ def test_what_other_pages_quote_is_in_the_evidence():
 def test_no_other_page_states_results_of_its_own():
     for page in QUOTING:
         text = BLOCK.sub("", page.read_text(encoding="utf-8"))
-        if page.name == "README.md":
-            # What `make run` prints.
-            text = re.sub(r"```\nschedule .*?```", "", text, flags=re.DOTALL)
         if page.name == "groups.md":
             # What `examples/finetune_layerwise.py` prints; no source makes the claim.
             text = re.sub(r"^\|.* ± .*\|$", "", text, flags=re.MULTILINE)

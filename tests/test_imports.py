@@ -19,6 +19,7 @@ LAYERS = [
     {"_fit"},
     {
         "callbacks",
+        "checkpoints",
         "optimizers",
         "ensembles",
         # These touch models and files.

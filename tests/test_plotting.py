@@ -328,3 +328,14 @@ def test_lists_of_lengths_are_bound_too():
     schedule = PiecewiseConstant([Fraction(0.5)], [0.1, 0.01])
     ((_, rates),) = curves(lrs.plot_schedules(schedule, 4))
     assert rates.tolist() == [0.1, 0.1, 0.01, 0.01]
+
+
+def test_lengths_in_epochs_are_bound_by_the_steps_of_one():
+    schedule = Warmup(LinearDecay(0.1), Epochs(2))
+    figure = lrs.plot_schedules(schedule, 60, steps_per_epoch=10)
+    (line,) = figure.axes[0].lines
+    rising, falling = np.arange(20) / 20, 1.0 - np.arange(40) / 40
+    expected = 0.1 * np.concatenate([rising, falling])
+    np.testing.assert_allclose(line.get_ydata(), expected)
+    with pytest.raises(ValueError, match="`steps_per_epoch` must be > 0"):
+        lrs.plot_schedules(schedule, 60, steps_per_epoch=0)

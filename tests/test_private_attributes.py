@@ -6,13 +6,14 @@ When one of these tests fails after an upgrade of Keras, its message names what 
 import ast
 import functools
 import importlib
+import inspect
 import re
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from keras.src.trainers import epoch_iterator
+from keras.src.trainers import data_adapters, epoch_iterator
 
 import keras_lrs
 from keras_lrs._keras import fit_loop
@@ -56,15 +57,36 @@ def accumulating():
     return optimizer
 
 
+def mapped():
+    return keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1))
+    )
+
+
 def checkpoint():
     return keras.callbacks.ModelCheckpoint("best.keras")
+
+
+def dataset_adapter():
+    tf = pytest.importorskip("tensorflow")
+    adapters = library("trainers.data_adapters.tf_dataset_adapter")()
+    return adapters.TFDatasetAdapter(tf.data.Dataset.range(2).batch(1))
 
 
 def library(name):
     return lambda: importlib.import_module(f"keras.src.{name}")
 
 
+def arrays():
+    return data_adapters.ArrayDataAdapter(np.ones((2, 3)))
+
+
+def compiled_loss():
+    return model()._compile_loss
+
+
 ANY = ("tensorflow", "jax", "torch")
+HAS_MULTI_OPTIMIZER = hasattr(keras.optimizers, "MultiOptimizer")  # Not in 3.12.
 
 # Each attribute, what has it, and the backends on which it is used.
 RELIED_ON = {
@@ -72,10 +94,12 @@ RELIED_ON = {
     "_accumulated_gradients": (accumulating, ANY),
     "_apply_weight_decay": (sgd, ANY),
     "_backend_update_step": (sgd, ANY),
+    "_get_current_learning_rate": (sgd, ANY),
     "_get_variable_index": (sgd, ANY),
     "_iterations": (sgd, ANY),
     "_learning_rate": (sgd, ANY),
     "_model_variables_moving_average": (averaging, ANY),
+    "_optimizer_map": (mapped, ANY if HAS_MULTI_OPTIMIZER else ()),
     "_tracker": (sgd, ANY),
     "_trainable_variables": (sgd, ANY),
     "_u_product": (nadam, ("torch",)),
@@ -99,8 +123,15 @@ RELIED_ON = {
     # Of `keras.src.saving.saving_lib`.
     "_load_state": (library("saving.saving_lib"), ANY),
     "_save_state": (library("saving.saving_lib"), ANY),
+    # Of a metric.
+    "_direction": (keras.metrics.MeanSquaredError, ANY),
     # Of what gives `fit` its batches.
+    "_dataset": (dataset_adapter, ANY),  # And of what gives it those of Grain.
     "_get_iterator": (lambda: epoch_iterator.EpochIterator, ANY),
+    "_inputs": (arrays, ANY),
+    # Of a compiled loss.
+    "_user_loss": (compiled_loss, ANY),
+    "_user_loss_weights": (compiled_loss, ANY),
     # Of a callback.
     "_model": (keras.callbacks.Callback, ANY),
     "_batches_seen_since_last_saving": (checkpoint, ANY),
@@ -114,11 +145,11 @@ RELIED_ON = {
 OTHERS = {
     *("_foreach_add_", "_foreach_copy_", "_foreach_lerp_", "_foreach_mul_"),
     *("_foreach_sub", "_rng", "_seed", "_set_global_seed", "_trial_id", "_repr_png_"),
-    "_version",
+    *("_version", "_functions", "_reshuffle_each_iteration"),
 }
 
 # Parts of names, in strings.
-PARTS = {"_average", "_backend_", "_self_"}
+PARTS = {"_average", "_initializer", "_backend_", "_self_"}
 
 # On a model: what JAX's `fit` keeps while it trains, and the run of ours.
 OURS = {"_jax_state", "_keras_lrs_run"}
@@ -305,7 +336,8 @@ class Caller(keras.callbacks.Callback):
         self.callback_list = fit_loop.callback_list()
 
     def on_train_begin(self, logs=None):
-        self.iterator = fit_loop._epoch_iterator()
+        self.iterator = fit_loop._epoch_iterator(self.model)
+        self.length = fit_loop.length(self.model)
         self.history = self.model.history
 
 
@@ -315,8 +347,15 @@ def test_the_frames_of_a_fit_still_hold_its_callbacks_and_its_data():
     relied = relied_on_in("_keras/fit_loop.py")
     assert caller in caller.callback_list.callbacks, relied
     assert isinstance(caller.iterator, epoch_iterator.EpochIterator), relied
+    assert caller.length == (1, 2), relied
     for name in ("data_adapter", "steps_per_epoch"):
         assert hasattr(caller.iterator, name), relied
+
+
+def test_the_adapter_of_grain_still_keeps_the_dataset_under_that_name():
+    adapters = library("trainers.data_adapters.grain_dataset_adapter")()
+    code = inspect.getsource(adapters.GrainDatasetAdapter.__init__)
+    assert "self._dataset = dataset" in code, relied_on_in("_keras/fit_loop.py")
 
 
 def test_a_model_still_gets_a_new_history_before_training_begins():

@@ -60,6 +60,7 @@ def schedules(draw, depth=2):
                 S.Sampled(first, every=steps),
                 S.Scaled(first, draw(st.floats(0.0, 3.0))),
                 S.Product([first, draw(inner)]),
+                S.Sum([first, draw(inner)]),
                 S.Clipped(first, 0.01, 0.5),
                 S.Noisy(first, draw(st.floats(0.0, 1.0)), seed=steps),
                 S.Restarts(first, steps, m_mul=draw(st.floats(0.1, 1.0))),

@@ -1,7 +1,8 @@
-"""The README: its code runs, its tables are complete and say what is so."""
+"""The README and the overview: their code runs, their lists are complete."""
 
 import pathlib
 import re
+import tomllib
 
 import keras
 import numpy as np
@@ -10,95 +11,120 @@ import pytest
 import keras_lrs as lrs
 from tests import catalogue
 
-README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+OVERVIEW = (ROOT / "docs" / "overview.md").read_text(encoding="utf-8")
+URLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+TASKS = re.findall(r"^\| \[(.*?)\]\(\S+\).*? \| `(.*?)`.*\|$", README, re.MULTILINE)
 
 
-def test_the_code_runs_as_one_program(tmp_path, monkeypatch):
+def problem():
+    """A model that is compiled, and its data: eight batches per epoch."""
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)]
+    )
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    return model, np.ones((256, 4), "float32"), np.ones((256, 1), "float32")
+
+
+def test_the_first_program_runs():
+    model, x, y = problem()
+    names = {"model": model, "x": x, "y": y}
+    exec(BLOCKS[0], names)
+    # Of the 80 steps the last is number 79, and 8 were the warmup.
+    last = 0.1 * (1 + np.cos(np.pi * 71 / 72)) / 2
+    rates = names["history"].history["learning_rate"]
+    assert rates[-1] == pytest.approx(last, rel=1e-5)
+    assert len(BLOCKS[0].splitlines()) == 6
+
+
+def test_the_second_program_prints_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 5
-    names: dict = {}
-    for block in blocks:
-        exec(block, names)
+    names = {"lrs": lrs}
+    exec(BLOCKS[1], names)
+    said = float(re.search(r"float\(schedule\(500\)\) +# ([\d.]+)", BLOCKS[1])[1])
+    assert float(names["schedule"](500)) == pytest.approx(said, rel=1e-6)
+    assert said == 0.1 * 500 / 1_000
     assert (tmp_path / "rates.png").stat().st_size > 0
-    assert names["schedule"].boundaries == (45 * 391,)
-    # The last step of 80: 71 of the 72 that follow the warmup.
-    last = lrs.schedules.CosineAnnealing(1e-2, 72).curve(72)[-1]
-    rate = names["history"].history["learning_rate"][-1]
-    # With some initial weights the loss stalls, and the plateau halves the rate.
-    assert rate == pytest.approx(last) or rate == pytest.approx(last / 2)
-    assert names["sgdr"].cycle_ends(100) == [10, 30, 70]
-    loss = names["model"].evaluate(names["x"], names["y"], verbose=0)
-    measured = names["averaged"].history["val_loss"][-1]
-    assert measured == pytest.approx(loss, rel=1e-5)
-    first = re.search(r"float\(schedule\(500\)\) +# ([\d.]+)", README)
-    warm = lrs.schedules.Warmup(lrs.schedules.CosineAnnealing(0.1, 9_000), 1_000)
-    assert float(warm(500)) == pytest.approx(float(first.group(1)), rel=1e-6)
+    assert len(BLOCKS) == 2
 
 
-def test_every_schedule_is_in_the_table():
-    table = README.partition("## The schedules")[2].partition("## The callbacks")[0]
+def test_there_are_eight_tasks():
+    assert len(TASKS) == 8
+
+
+@pytest.mark.parametrize(("task", "code"), TASKS, ids=[task for task, _ in TASKS])
+def test_a_task_runs_as_it_is_written(task, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, x, y = problem()
+    names = {
+        **{name: getattr(lrs.callbacks, name) for name in lrs.callbacks.__all__},
+        **{name: getattr(lrs.schedules, name) for name in lrs.schedules.__all__},
+        **{name: getattr(lrs, name) for name in ("Epochs", "layerwise_decay")},
+        "ExponentialAverage": lrs.averages.ExponentialAverage,
+        "range_test": lrs.tuning.range_test,
+        "cosine": lrs.schedules.CosineAnnealing(0.1),
+        **{"model": model, "x": x, "y": y},
+    }
+    found = eval(code, names)
+    if not isinstance(found, keras.callbacks.Callback):
+        assert 1e-7 < found < 10.0
+        return
+    callbacks = [found]
+    if isinstance(found, lrs.callbacks.SnapshotEnsemble):
+        restarts = lrs.schedules.CosineRestarts(0.1, lrs.Fraction(0.2), t_mul=1.0)
+        callbacks.append(lrs.callbacks.HyperparameterScheduler(restarts))
+    before = model.get_weights()
+    model.fit(x, y, epochs=10, validation_data=(x, y), verbose=0, callbacks=callbacks)
+    assert not np.array_equal(model.get_weights()[0], before[0])
+    if isinstance(found, lrs.callbacks.SnapshotEnsemble):
+        assert len(lrs.ensembles.load("snapshots", model).members) == 5
+
+
+def test_it_is_short_enough_to_be_read():
+    assert len(re.sub(r"\]\([^)]*\)", "]", README).split()) < 900
+
+
+def test_every_address_is_of_something_that_is_there():
+    links = re.findall(r"\]\(([^)\s]+)\)", README)
+    site, repository = URLS["Documentation"], URLS["Repository"]
+    raw = repository.replace("//github.com", "//raw.githubusercontent.com")
+    ours = 0
+    for link in links:
+        # A relative link would be broken on the page of the package index.
+        assert link.startswith("https://"), link
+        path, _, anchor = link.partition("#")
+        for start, folder in (
+            (f"{site}/", ROOT / "docs"),
+            (f"{repository}/blob/main/", ROOT),
+            (f"{raw}/main/", ROOT),
+        ):
+            if path.startswith(start):
+                ours += 1
+                file = path.removeprefix(start).replace(".html", ".md")
+                assert (folder / file).exists(), link
+                assert not anchor
+    assert ours > 20
+
+
+def test_every_schedule_is_in_the_overview():
+    table = OVERVIEW.partition("## Schedules")[2].partition("## Callbacks")[0]
     named = set(re.findall(r"`(\w+)`", table))
     assert named == set(catalogue.BOUND)
 
 
-def test_every_file_it_points_to_is_there():
-    root = pathlib.Path(__file__).parents[1]
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    for link in links:
-        assert link.startswith("http") or (root / link).exists(), link
-
-
-def test_every_name_on_the_right_of_the_migration_table_exists():
-    table = README.partition("## Coming from elsewhere")[2].partition("## Fig")[0]
-    right = [line.split("|")[2] for line in table.splitlines() if line.count("|") == 3]
-    names = {
-        name
-        for cell in right
-        for name in re.findall(r"\b([A-Z][a-zA-Z]+)\b(?!_)", cell)
-    }
-    assert len(names) > 15
-    known = {*lrs.schedules.__all__, *lrs.callbacks.__all__}
-    assert names - {"True"} <= known
-
-
-def test_every_callback_is_in_the_table():
-    table = README.partition("## The callbacks")[2].partition("Guides:")[0]
+def test_every_callback_is_in_the_overview():
+    table = OVERVIEW.partition("## Callbacks")[2].partition("##")[0]
     named = re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
     callbacks = set(lrs.callbacks.__all__) - {"FitCallback", "StepPart", "Wanted"}
     assert sorted(named) == sorted(callbacks)
 
 
-def test_the_rows_for_keras_are_equal_to_keras():
-    decays = keras.optimizers.schedules
-    lr, n, w, a = 0.1, 40, 8, 0.05
-    rows = [
-        (
-            decays.CosineDecay(lr, n, alpha=a),
-            lrs.schedules.CosineAnnealing(lr, n, a * lr),
-        ),
-        (
-            decays.CosineDecay(0.0, n, warmup_target=lr, warmup_steps=w),
-            lrs.schedules.Warmup(lrs.schedules.CosineAnnealing(lr, n), w),
-        ),
-        (
-            decays.CosineDecayRestarts(lr, n, 2.0, 0.5),
-            lrs.schedules.CosineRestarts(lr, n, 2.0, 0.5),
-        ),
-        (
-            decays.PolynomialDecay(lr, n, 0.01, 2.0),
-            lrs.schedules.PolynomialDecay(lr, n, 0.01, 2.0),
-        ),
-        (
-            decays.PiecewiseConstantDecay([10], [lr, a]),
-            lrs.schedules.PiecewiseConstant([11], [lr, a]),
-        ),
-    ]
-    for theirs, ours in rows:
-        values = [
-            float(keras.ops.convert_to_numpy(theirs(t))) for t in range(0, 130, 3)
-        ]
-        np.testing.assert_allclose(
-            ours(np.arange(0, 130, 3)), values, rtol=1e-4, atol=1e-8
-        )
+def test_every_other_name_of_the_overview_exists():
+    tables = OVERVIEW.partition("## For loops")[2].partition("## Conventions")[0]
+    for line in re.findall(r"^\| (`.*?) \|", tables, re.MULTILINE):
+        for name in re.findall(r"`([\w.]+)`", line):
+            found = lrs
+            for part in name.split("."):
+                found = getattr(found, part)

@@ -56,6 +56,29 @@ def test_weight_decay_is_replaced_to_the_precision_of_the_floats(
     assert keras.config.dtype_policy().name == "float32"
 
 
+def test_lemma_1_is_shown(capsys):
+    equivalence.main(["--lemma", "--seeds", "2"])
+    rows = re.findall(r"^ +(\d) +([-\d.e+]+) +([\d.]+)$", capsys.readouterr().out, re.M)
+    assert [row[0] for row in rows] == ["0", "1"]
+    for _, cosine, ratio in rows:
+        # On PyTorch, Keras multiplies matrices of float64 in float32.
+        loose = keras.backend.backend() == "torch"
+        assert abs(float(cosine)) < (1e-5 if loose else 1e-12)
+        assert float(ratio) == pytest.approx(1.0, abs=1e-4 if loose else 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["layer", "group"])
+def test_a_normalization_has_the_mean_and_the_deviation_of_its_groups(kind):
+    x = np.random.default_rng(0).normal(2.0, 3.0, (equivalence.BATCH_SIZE, 64))
+    groups = x.reshape(-1, *{"layer": (1, 64), "group": (8, 8)}[kind])
+    expected = groups - groups.mean(2, keepdims=True)
+    expected = (expected / groups.std(2, keepdims=True)).reshape(x.shape)
+    found = equivalence.normalized(keras.ops.convert_to_tensor(x), kind)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(found), expected, rtol=1e-4, atol=1e-5
+    )
+
+
 def test_a_bounded_decay_ends_where_it_should(capsys, picture):
     text = printed(bounded, capsys, picture, "--epochs", "1", "--drops", "4")
     assert "here: gamma = 0.999309463003, n = 100" in text

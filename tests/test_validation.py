@@ -3,6 +3,7 @@
 import functools
 import math
 
+import keras
 import numpy as np
 import pytest
 
@@ -132,6 +133,9 @@ REFUSED = [
         "factor": NOT_A_RATE,
     }),
     (S.Product, {"schedules": [S.Constant(0.1)]}, {
+        "schedules": [[], None, S.Constant(0.1), [0.1], ["a"]],
+    }),
+    (S.Sum, {"schedules": [S.Constant(0.1)]}, {
         "schedules": [[], None, S.Constant(0.1), [0.1], ["a"]],
     }),
     (S.Clipped, {"schedule": S.Constant(0.1), "minimum": 0.1, "maximum": 0.2}, {
@@ -290,3 +294,39 @@ def test_a_lambda_is_refused_with_the_reason():
         S.FunctionSchedule(lambda step: 0.1)
     with pytest.raises(ValueError, match="must be registered with Keras"):
         S.FunctionSchedule(math.cos)
+
+
+# --- Numbers in arrays and tensors ---
+
+
+def _numbers(value, dtype):
+    return [
+        np.array(value, dtype),
+        keras.ops.convert_to_tensor(value, dtype),
+        keras.Variable(value, dtype=dtype, trainable=False),
+    ]
+
+
+@pytest.mark.every_backend
+def test_a_number_may_be_an_array_or_a_tensor_without_dimensions():
+    expected = S.Warmup(S.LinearDecay(0.25, 10, 0.125), 5, power=3)
+    numbers = (_numbers(0.25, "float32"), _numbers(0.125, "float32"))
+    steps = (_numbers(10, "int32"), _numbers(5, "int32"))
+    for rate, end, n, w in zip(*numbers, *steps, strict=True):
+        made = S.Warmup(S.LinearDecay(rate, n, end), w, power=np.array(3))
+        assert made == expected
+        assert made.get_config() == expected.get_config()
+        assert (S.Fraction(rate), S.Epochs(w)) == (S.Fraction(0.25), S.Epochs(5))
+        assert lrs.Plateau(factor=rate, patience=w).rule.patience == 5
+        assert lrs.averages.ExponentialAverage(rate).decay == 0.25
+
+
+@pytest.mark.parametrize("value", [np.array(True), np.array("1"), np.array(1j)])
+def test_an_array_of_something_else_is_no_number(value):
+    with pytest.raises(TypeError, match="`value` must be a number"):
+        S.Constant(value)
+
+
+def test_a_vector_is_no_number():
+    with pytest.raises(TypeError, match="`value` must be a number"):
+        S.Constant(np.array([0.1]))

@@ -154,6 +154,14 @@ def judge_schedule_free(results):
     )
 
 
+def judge_uniform(results):
+    yield Statement(
+        "linear decay acts like uniform averaging: at every budget the uniform average "
+        "of a constant rate is as good as the linear decay that ends there",
+        *at_budgets(results, example.POLYAK, example.linear, LOSS_MARGIN),
+    )
+
+
 def tables(results):
     header = ["method", "rate", "loss", "error (%)"]
     header += [f"gap at {budget} %" for budget in example.BUDGETS]
@@ -199,6 +207,14 @@ EXPERIMENT = Experiment(
             "Polyak average lags the training without an average.",
             CRITERION,
             judge_averages,
+            tables,
+        ),
+        Row(
+            "Linear decay and uniform averages",
+            TUTORIAL,
+            "Linear decay acts like uniform averaging.",
+            CRITERION,
+            judge_uniform,
             tables,
         ),
         Row(

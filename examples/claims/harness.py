@@ -65,11 +65,15 @@ class Harness:
         size = self.batch_size(kind or Kind())
         return len(self.data.training[0][0]) // size
 
+    def make_network(self):
+        """The network for the data."""
+        return networks.make_network(self.data.shape, self.data.classes)
+
     def make_model(self, kind):
         """One that is ready to train."""
         import keras
 
-        model = networks.make_network(self.data.shape, self.data.classes)
+        model = self.make_network()
         steps = self.steps_per_epoch(kind)
         divisors = [n for n in range(1, MOST_STEPS + 1) if steps % n == 0]
         model.compile(

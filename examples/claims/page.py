@@ -14,13 +14,18 @@ MODULES = (
     "rate_search",
     "lecture_notes",
     "batch_sizes",
+    "drops",
+    "bound",
     "triangular",
     "snapshots",
     "super_convergence",
     "budgets",
+    "smallest",
     "fractals",
     "averages",
+    "pareto",
     "growth",
+    "normalizations",
     "bounded",
 )
 EXPERIMENTS = [importlib.import_module(f"claims.{name}").EXPERIMENT for name in MODULES]
@@ -248,9 +253,10 @@ def requote(page, kept):
         )
 
     folders = {name: next(iter(by_data)) for name, by_data in kept.items()}
+    titles = {row.title: name for name, (row, _) in rows.items()}
     for other in quotes.pages(ROOT):
         text = other.read_text(encoding="utf-8")
-        yield other, quotes.quote(text, block, outcome, folders)
+        yield other, quotes.quote(text, block, outcome, folders, titles)
 
 
 def outcome_of(row, results):

@@ -12,6 +12,11 @@ and the outcome of a claim is the text in emphasis that follows a link to it:
 
     [1cycle](evidence.md#speed-of-1cycle): *cannot be told (digits)*
 
+A link to a claim that has not been run leads to the page, and to the claim as soon as
+it has been: its text is the title,
+
+    [Speed of 1cycle](evidence.md): *not run*
+
 Figures in `evidence/` are those of the data that are quoted.
 """
 
@@ -22,6 +27,7 @@ BLOCK = re.compile(
     re.DOTALL,
 )
 OUTCOME = re.compile(r"(\]\(([^)\s]*)evidence\.md#([\w-]+)\): )\*[^*]*\*")
+NOT_RUN = re.compile(r"\[([^\]]+)\]\(([^)\s]*)evidence\.md\): \*not run\*")
 FIGURE = re.compile(r"(\]\([^)\s]*evidence/)[\w-]+(/(\w+)\.png\))")
 
 
@@ -32,11 +38,12 @@ def pages(root):
         root / "README.md",
         docs / "index.md",
         docs / "which_schedule.md",
+        docs / "sources.md",
         *sorted((docs / "guides").glob("*.md")),
     ]
 
 
-def quote(text, block, outcome, folders):
+def quote(text, block, outcome, folders, names):
     """The text of a page with its quotes as they are to be now.
 
     Args:
@@ -44,6 +51,7 @@ def quote(text, block, outcome, folders):
         block: A function from a claim's name, and whether with its tables, to lines.
         outcome: A function from a claim's name to its outcome.
         folders: The data that are quoted, by the names of figures.
+        names: Those of the claims that have been run, by title.
     """
 
     def with_block(match):
@@ -58,5 +66,12 @@ def quote(text, block, outcome, folders):
         start, end, name = match.groups()
         return f"{start}{folders[name]}{end}" if name in folders else match.group()
 
+    def with_name(match):
+        title, path = match.groups()
+        if title not in names:
+            return match.group()
+        return f"[{title}]({path}evidence.md#{names[title]}): *not run*"
+
+    text = NOT_RUN.sub(with_name, text)
     text = OUTCOME.sub(with_outcome, BLOCK.sub(with_block, text))
     return FIGURE.sub(with_figure, text)

@@ -58,7 +58,8 @@ def guard(run: Any, callback_list: Any) -> None:
 
     JAX's `fit` has a `finally` in which it finalizes the optimizer.
     """
-    if not IS_JAX:
+    closes = not IS_JAX or run.progress.in_loop
+    if closes:
         replace(run.model, "evaluate", _closing(run), run.undo)
     if run.model.optimizer is not None:  # Keras finalizes no other optimizers.
         name = "finalize_variable_values"
@@ -67,6 +68,8 @@ def guard(run: Any, callback_list: Any) -> None:
     run.undo.callback(vars(run.model).pop, "_eval_epoch_iterator", None)
     if callback_list is None:
         return
+    # A list may serve again after a run that broke off.
+    vars(callback_list).pop("on_train_end", None)
     for name in _GUARDED:
         if name in OUTER:
             # JAX's `fit` has closed the run by then, so this hook is left, and undone
@@ -74,7 +77,7 @@ def guard(run: Any, callback_list: Any) -> None:
             left = IS_JAX and name == "on_train_end"
             undo = _UnlessFinished(run) if left else run.undo
             replace(callback_list, name, surrounded(run, name), undo)
-        if not IS_JAX:
+        if closes:
             replace(callback_list, name, _closing(run), run.undo)
 
 
@@ -156,6 +159,8 @@ def surrounded(run: Any, name: str) -> Callable:
         def call(*arguments, **keywords):
             if name == "on_train_end":
                 run.training_ends()
+            if name == "on_epoch_begin" and not run.begun:
+                run.own_rates.note_restored(run.progress.every)
             given = (*arguments, *keywords.values())
             for callback in run.callbacks:
                 callback.before_all(name, *given)

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_lrs._keras import fit_loop, interrupts
+from keras_lrs._keras.variables import number
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
 
 
@@ -108,7 +109,8 @@ class JaxState:
 
     def _index(self, variable):
         variables = enumerate(self._model.optimizer.variables)
-        return next(index for index, other in variables if other is variable)
+        found = (index for index, other in variables if other is variable)
+        return next(found, None)
 
     # --- Reading within an epoch ---
 
@@ -117,9 +119,15 @@ class JaxState:
         """Whether the values are here and not in the variables."""
         return self._optimizer is not None
 
+    def holds(self, variable: Any) -> bool:
+        """Whether a variable is one of those that `fit` has taken the values of."""
+        return any(one is variable for one in self._model.optimizer.variables)
+
     def number(self, variable: Any) -> float:
         """The value of an optimizer's variable without dimensions."""
-        return self._optimizer[self._index(variable)].item()
+        index = self._index(variable)
+        # That of an optimizer that `fit` does not train with is in the variable.
+        return number(variable) if index is None else self._optimizer[index].item()
 
     def read(self, variables: list) -> list[np.ndarray]:
         """Copies of what variables of the model, optimizer or metrics hold."""
@@ -134,8 +142,10 @@ class JaxState:
             )
             for variable, array in zip(variables, arrays, strict=True)
         }
-        # Copies: the next step is given these arrays, and overwrites them.
-        return [np.array(ops.convert_to_numpy(values[id(v)])) for v in variables]
+        # Copies: the next step is given these arrays, and overwrites them. Those of
+        # optimizers that `fit` does not train with are in the variables.
+        found = [values.get(id(variable), variable) for variable in variables]
+        return [np.array(ops.convert_to_numpy(value)) for value in found]
 
     def copied_weights(self) -> WeightsCopy:
         """Copies all weights of the model."""

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
+from keras_lrs._fit import warmups
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._keras import optimizers
@@ -14,6 +16,7 @@ from keras_lrs._step.groups import GroupedUpdate, Groups
 from keras_lrs._step.hosted import HostedBiasCorrection
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.optimizer_step import PlannedPart, StepPlan
+from keras_lrs._step.own_rate import OwnRate
 from keras_lrs._step.part import Wanted
 from keras_lrs._step.scheduled_variable import ScheduledVariable
 from keras_lrs.schedules import base
@@ -45,8 +48,6 @@ class WantedParts:
     def __init__(self, progress: Progress, own_rates: OwnRates):
         self._progress, self._own_rates = progress, own_rates
         self._wanted: list[tuple[Any, Wanted]] = []
-        self.bound_here: list[Any] = []
-        """Optimizers with a schedule whose lengths are those of the run."""
 
     def add(self, callback: Any, wanted: Wanted, siblings: list) -> None:
         """Adds what a callback wants, if it can be had beside the rest."""
@@ -82,23 +83,48 @@ class WantedParts:
         wanted = self._of(optimizer)
         if not any(one.slot == "learning_rate" for _, one in wanted):
             # Nothing binds the optimizer's own: said before anything evaluates it.
-            base.check_bound(optimizers.rate_source(optimizer))
+            own = optimizers.rate_source(optimizer)
+            base.check_bound(own)
+            if run is not None:
+                done = optimizers.iterations(optimizer)
+                warmups.warn_of_schedule(self._progress, own, done)
         # Schedules first: others may depend on them.
         wanted.sort(key=lambda pair: not issubclass(pair[1].kind, Hyperparameter))
         schedules: dict[str, Any] = {}
         parts = []
         for callback, one in wanted:
-            given = one.compiled(schedules) if callable(one.compiled) else one.compiled
-            begins = one.begins() if callable(one.begins) else one.begins
-            arguments = one.kind.bind(run, *given)
             # A variable counts the steps of the optimizer that is ahead.
-            if one.kind is not ScheduledVariable and _any_open(given):
-                self.bound_here.append(optimizer)
+            paced = None if one.kind is ScheduledVariable else optimizer
+            with self._progress.paces.within(paced, planning=True):
+                given = one.compiled
+                given = given(schedules) if callable(given) else given
+                arguments = one.kind.bind(run, *given)
+            begins = one.begins() if callable(one.begins) else one.begins
             if issubclass(one.kind, Hyperparameter):
                 name, schedules[name] = arguments
+                if name == "learning_rate" and run is not None:
+                    self._check_cap(optimizer, schedules[name])
             parts.append(PlannedPart(one.kind, arguments, begins, callback))
         parts += self._completing(optimizer, schedules, parts)
         return StepPlan(optimizer, tuple(parts), self._progress.start(optimizer))
+
+    def _check_cap(self, optimizer, schedule):
+        """Raises if an optimizer would use a lower rate than that of a schedule."""
+        progress = self._progress
+        num_steps = progress.total or 10_000
+        steps, rates = hyperparameters.sampled(schedule, num_steps - 1)
+        before = max(progress.start(optimizer), 0)
+        used = optimizers.capped(optimizer, rates, steps + before)
+        above = rates > used * (1.0 + 1e-6)
+        if above.any():
+            first = int(np.argmax(above))
+            raise ValueError(
+                f"Argument `learning_rate` must be <= 1 / sqrt(k) in update k of "
+                f"`{type(optimizer).__name__}`, which uses no larger rate: a schedule "
+                "above it has no effect. Lower the schedule, or choose another "
+                f"optimizer. Received: {rates[first]:g} at step {steps[first]}, where "
+                f"{used[first]:g} would be used, from {schedule!r}"
+            )
 
     def _completing(self, optimizer, schedules, parts):
         """The parts that others need: the rate to be scaled, the bias correction."""
@@ -107,8 +133,13 @@ class WantedParts:
         own = self._own_rates.get(optimizer) if host is None else host.own_rate
         scaled = own is not None and any(part.kind.scales for part in parts)
         if scaled and "learning_rate" not in schedules:
+            # That of a host is a number for all its life.
             rate = ("learning_rate", Constant(own))
-            found.append(PlannedPart(Hyperparameter, rate, {}))
+            found.append(
+                PlannedPart(OwnRate, (), {"rate": own})
+                if host is None
+                else PlannedPart(Hyperparameter, rate, {})
+            )
         brought = hosted.names(optimizer)
         for kind, first, is_brought in (
             (BiasCorrection, self._first(optimizer), False),
@@ -158,20 +189,14 @@ def bind(
         else:
             raise ValueError(
                 f"The schedule of `{name}` needs the number of steps per epoch, "
-                "which this data does not tell. Pass `steps_per_epoch=` to `fit`, "
-                "or bind the schedule: `schedule.bind(total_steps, "
-                f"steps_per_epoch)`. Received: {schedule!r}"
+                f"which this data does not tell. {progress.how_to_tell}; or bind the "
+                "schedule: `schedule.bind(total_steps, steps_per_epoch)`. Received: "
+                f"{schedule!r}"
             )
-    num_steps = progress.window().total if known else 10_000
+    num_steps = progress.total or 10_000
     check(name, schedule, num_steps)
+    warmups.warn_of_schedule(progress, schedule)
     return schedule
-
-
-def _any_open(value):
-    """Whether a schedule is open, also among those of groups."""
-    if isinstance(value, tuple):
-        return any(map(_any_open, value))
-    return base.is_open(value)
 
 
 def _refuse_keras_callbacks(callback, siblings):

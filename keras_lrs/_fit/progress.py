@@ -1,9 +1,28 @@
 """`Progress`: where a run is, with one word for each way of counting."""
 
+import dataclasses
+import fractions
+from collections.abc import Callable
 from typing import Any
 
+from keras_lrs._fit import lengths
+from keras_lrs._fit.paces import Paces, Ratio, Trained, note, trained
 from keras_lrs._keras import fit_loop, models, optimizers
 from keras_lrs.schedules import durations
+
+
+@dataclasses.dataclass
+class Resume:
+    """Where an interrupted run is taken up.
+
+    Args:
+        set_states: Gives our callbacks the states that they had.
+        starts: Where the optimizers' schedules are at step 0; None if that follows from
+            the epoch.
+    """
+
+    set_states: Callable[[], None]
+    starts: list[int] | None
 
 
 class Progress:
@@ -27,8 +46,14 @@ class Progress:
         self._starts: dict[int, int] = {}
         self._own: dict[str, Any] | None = None
         self._joined: list[Any] = []
+        self._extra: dict[int, Ratio] = {}
+        self._registered: dict[int, int] = {}
+        self._begun_at: dict[int, int] = {}
+        self.paces = Paces()
         self.epochs = 0
         self.steps_per_epoch: int | None = None
+        self.in_loop = False
+        """Whether the caller is no `fit`, but a loop of the user's."""
 
     # --- Which optimizers there are ---
 
@@ -105,11 +130,14 @@ class Progress:
 
     # --- How long the run is ---
 
-    def set_length(self, params: dict[str, Any]) -> None:
-        """Takes the length from what Keras tells callbacks."""
-        self.epochs = params.get("epochs", 0)
-        steps = params.get("steps") or -1  # None for data of unknown length.
-        self.steps_per_epoch = int(steps) if steps > 0 else None
+    def set_length(self, params: dict[str, Any], callbacks: list) -> None:
+        """Takes the length from the `fit` that calls, or what the user has told."""
+        found = fit_loop.length(self._model)
+        if found is not None:
+            params = {"epochs": found[0], "steps": found[1]}
+        self.epochs = params.get("epochs") or 0
+        steps = lengths.steps_per_epoch(self._model, params, callbacks)
+        self.steps_per_epoch = steps if self.epochs or not self.in_loop else None
 
     def window(self) -> durations.Window:
         """What lengths are measured by; raises if the data's length is not known."""
@@ -117,9 +145,38 @@ class Progress:
         if steps is None:
             raise ValueError(
                 "The data does not tell its steps per epoch, which lengths in epochs, "
-                "fractions or 'the rest' need. Pass `steps_per_epoch=` to `fit`."
+                f"fractions or 'the rest' need. {self.how_to_tell}."
             )
-        return durations.Window(steps * self.epochs, steps, batch=self._batch)
+        optimizer = self.paces.current(self.every)
+        per_epoch = _whole(steps * self.paces.bind(optimizer))
+        return durations.Window(self._total(optimizer), per_epoch, batch=self._batch)
+
+    @property
+    def total(self) -> int | None:
+        """The steps of the whole run, which no length depends on; None if unknown."""
+        if self.steps_per_epoch is None:
+            return None
+        return self._total(self.paces.current(self.every))
+
+    def _total(self, optimizer):
+        steps: Any = self.steps_per_epoch
+        exact = steps * self.epochs * self.paces.of(optimizer)
+        return int(durations.half_up(exact + self._extra.get(id(optimizer), 0)))
+
+    @property
+    def how_to_tell(self) -> str:
+        """How a user tells the length of a run that is not known."""
+        if self.in_loop:
+            return "Pass `epochs=` and `steps=` to the `CallbackList` of your loop"
+        return lengths.HOW_TO_TELL
+
+    @property
+    def epoch_ends(self) -> list[int]:
+        """The steps with which epochs end."""
+        per_epoch = self.window().steps_per_epoch
+        extra = self._extra.get(id(self.paces.current(self.every)), 0)
+        ends = (k * per_epoch + extra for k in range(1, self.epochs + 1))
+        return [int(durations.half_up(end)) for end in ends if end >= 1]
 
     def window_of_batches(self) -> durations.Window:
         """What measures samples and tokens, also in a run of unknown length."""
@@ -133,13 +190,22 @@ class Progress:
 
     def _batch(self, kind):
         """How many samples or tokens a step has; None if it is not known."""
-        samples = fit_loop.batch_size()
-        if samples is None or kind is durations.Samples:
+        samples = fit_loop.batch_size(self._model)
+        if samples is None:
+            return None
+        optimizer = self.paces.current(self.every)
+        samples = _whole(fractions.Fraction(samples) / self.paces.bind(optimizer))
+        if kind is durations.Samples:
             return samples
         tokens = models.tokens_per_sample(self._model)
         return None if tokens is None else samples * tokens
 
     # --- Where it began ---
+
+    def register(self) -> None:
+        """Notes the iterations before `BackupAndRestore` restores others."""
+        for optimizer in self.optimizers:
+            self._registered[id(optimizer)] = optimizers.iterations(optimizer)
 
     def begin(self, epoch: int, starts: list[int] | None = None) -> None:
         """Notes where schedules are at their step 0, when the first epoch begins.
@@ -148,10 +214,38 @@ class Progress:
             epoch: The epoch with which the run begins.
             starts: The iterations at step 0, if they do not follow from the epoch.
         """
+        self._begun_at = {id(one): optimizers.iterations(one) for one in self.every}
         if starts is None:
             starts = [self._start_of(optimizer, epoch) for optimizer in self.every]
+            for optimizer, start in zip(self.every, starts, strict=True):
+                self._note_other_lengths(optimizer, epoch, start)
         pairs = zip(self.every, starts, strict=True)
         self._starts = {id(optimizer): start for optimizer, start in pairs}
+        self._first_epoch = epoch
+
+    def _note_other_lengths(self, optimizer, epoch, start):
+        """Notes by how much the epochs before were longer than those to come."""
+        if self.steps_per_epoch is None or epoch == 0:
+            return
+        made = self._begun_at[id(optimizer)] - start
+        extra = made - epoch * self.steps_per_epoch * self.paces.of(optimizer)
+        if abs(extra) >= 1 and not optimizers.may_skip(self.held, optimizer):
+            self._extra[id(optimizer)] = extra
+
+    def tell_pace(self, optimizer: Any, pace: Ratio) -> None:
+        """Takes what the first update of an optimizer has shown."""
+        self.paces.tell(optimizer, pace)
+        if self._extra.pop(id(optimizer), None) is not None:
+            self._note_other_lengths(
+                optimizer, self._first_epoch, self.start(optimizer)
+            )
+
+    def note_end_of(self, epoch: int) -> None:
+        """Notes that an epoch is over, for a `fit` that resumes after it."""
+        for optimizer in self.every:
+            iterations, start = self.iterations(optimizer), self.start(optimizer)
+            pace = self.paces.of(optimizer)
+            note(optimizer, Trained(start, iterations, epoch + 1, pace))
 
     def read_from(self, train_function: Any) -> None:
         """Reads iterations from a train function, which knows them within an epoch."""
@@ -161,15 +255,19 @@ class Progress:
         iterations = optimizers.iterations(optimizer)
         if epoch == 0:
             return iterations
+        if (known := trained(optimizer, epoch)) is not None:
+            self.paces.tell(optimizer, known.pace)
+            return known.start
         if self.steps_per_epoch is None:
             if iterations == 0:
                 raise ValueError(
                     f"Where the schedules are at initial_epoch={epoch} is not known: "
                     "the data does not tell its steps per epoch and the optimizer has "
-                    "made no updates. Pass `steps_per_epoch=` to `fit`."
+                    f"made no updates. {self.how_to_tell}."
                 )
             return 0
-        start = iterations - epoch * self.steps_per_epoch
+        made = epoch * self.steps_per_epoch * self.paces.of(optimizer)
+        start = iterations - int(durations.half_up(made))
         outside = any(optimizer is one for one in self.outside.values())
         if outside and start != 0 and iterations > 0:
             raise ValueError(
@@ -177,9 +275,20 @@ class Progress:
                 f"optimizer of this model has made {iterations} updates, and not one "
                 "in each of the steps before. Resume with `ResumableTraining`."
             )
-        # A wrapper skips updates: loss scaling, where gradients overflow.
-        wrapped = optimizer is not self._model.optimizer
-        return 0 if start < 0 < iterations and wrapped else start
+        if start < 0 < iterations:
+            return 0  # Updates were skipped, or the epochs before were shorter.
+        # A backup within an epoch, which is repeated, came after more.
+        before = self._registered.get(id(optimizer), 0)
+        per_epoch = self.steps_per_epoch * self.paces.of(optimizer)
+        if start > 0 and not before <= start < before + per_epoch:
+            raise ValueError(
+                f"Where the schedules are at initial_epoch={epoch} is not known: the "
+                f"optimizer has made {iterations} updates, and {epoch} epochs of this "
+                f"data have {int(made)}. If they were of other data, or came after "
+                "another training, resume with `ResumableTraining`, or give the "
+                "optimizer a bound schedule, which counts all of its updates."
+            )
+        return start
 
     def start(self, optimizer: Any) -> int:
         """The optimizer's iterations at which the schedules are at their step 0.
@@ -199,6 +308,11 @@ class Progress:
         return self._train_function.iterations(optimizer)
 
     @property
+    def executions(self) -> int:
+        """How many executions of the train function this epoch has had."""
+        return 0 if self._train_function is None else self._train_function.executions
+
+    @property
     def ahead(self) -> Any:
         """The optimizer that is ahead; the first of those that are."""
         return max(self.optimizers, key=self.step)
@@ -216,3 +330,8 @@ class Progress:
         accumulated = optimizers.accumulated(optimizer)
         before = self.start(optimizer) // accumulated
         return self.iterations(optimizer) // accumulated - before
+
+
+def _whole(ratio):
+    """A ratio; an int, if it is one."""
+    return int(ratio) if ratio == int(ratio) else ratio

@@ -1,11 +1,22 @@
-"""The learning rates that the user gave the optimizers, which come back after `fit`."""
+"""Learning rates: those that the user gave, and the schedules that they follow."""
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
-from keras_lrs._keras import optimizers
+from keras_lrs._fit.hooks import replace
+from keras_lrs._keras import interrupts, optimizers
+from keras_lrs._keras.backend import IS_JAX
 from keras_lrs._keras.variables import number
+from keras_lrs._step import hosted
+from keras_lrs._step.groups import RateGroups
+from keras_lrs._step.hosted import HostedGroups, HostedHyperparameter
+from keras_lrs._step.hyperparameters import Hyperparameter
+from keras_lrs._step.own_rate import OwnRate
 
 
 class OwnRates:
@@ -13,13 +24,14 @@ class OwnRates:
 
     def __init__(self) -> None:
         self._rates: dict[int, float] = {}
+        self._restored: dict[int, float] = {}
+        self._by_hand: set[int] = set()
+        self._writes_state = False
 
     def note(self, found: list) -> None:
         """Notes the rates of optimizers that were not seen before."""
-        for optimizer in found:
-            source = optimizers.rate_source(optimizer)
-            if isinstance(source, keras.Variable):
-                self._rates.setdefault(id(optimizer), number(source))
+        for optimizer, source in _variables(found):
+            self._rates.setdefault(id(optimizer), number(source))
 
     def get(self, optimizer: Any) -> float | None:
         """An optimizer's rate; None for one with a schedule."""
@@ -34,3 +46,159 @@ class OwnRates:
         rate = self.get(optimizer)
         if rate is not None:
             optimizers.set_rate(optimizer, rate)
+
+    # --- What the user's callbacks set ---
+
+    def note_restored(self, found: list) -> None:
+        """Notes what is there when all that is restored has been.
+
+        From here on, until the run follows the variables, another rate was set by hand.
+        """
+        self._restored = {id(one): number(rate) for one, rate in _variables(found)}
+
+    def begin(self, found: list, resumes: bool) -> None:
+        """Takes up what callbacks have set since the run was made.
+
+        Args:
+            found: The optimizers.
+            resumes: Whether a callback may have restored the rates last used.
+        """
+        for optimizer, source in _variables(found):
+            own = self.get(optimizer)
+            before = self._restored.get(id(optimizer), own) if resumes else own
+            if own is not None and number(source) != before:
+                self.take(optimizer, number(source))
+
+    def take(self, optimizer: Any, rate: float | None) -> None:
+        """Takes a rate that was set by hand; None is none."""
+        if rate is not None:
+            self.set(optimizer, rate)
+            self._by_hand.add(id(optimizer))
+
+    def set_by_hand(self, found: list) -> list[float | None]:
+        """The rates of optimizers that were set during this run; None if not."""
+        return [self.get(one) if id(one) in self._by_hand else None for one in found]
+
+    def follow(
+        self, steps: list, count: Callable[[Any], int], undo: interrupts.Undo
+    ) -> None:
+        """Lets the optimizers' rates be set and read while steps drive them.
+
+        Args:
+            steps: The steps of a run.
+            count: The iterations of an optimizer, also within an epoch.
+            undo: Where what puts everything back is pushed.
+        """
+        if IS_JAX and steps:
+            replace(steps[0].model, "jax_state_sync", self._writing, undo)
+        for step in steps:
+            source = optimizers.rate_source(step.optimizer)
+            driving = [
+                part
+                for part in step.parts
+                if isinstance(part, Hyperparameter) and part.name == "learning_rate"
+            ]
+            # One that brings its schedules along reads as the rate last used.
+            if driving and hosted.host_of(step.optimizer) is None:
+                undo.callback(self.restore, step.optimizer)
+            if driving and isinstance(source, keras.Variable):
+                replace(source, "assign", self._taking(driving[0], count), undo)
+            elif any(part.scales for part in step.parts):
+                replace(step.optimizer, optimizers.CURRENT_RATE, _reading(step), undo)
+
+    def _writing(self, sync):
+        """Makes a `jax_state_sync`, by which JAX's `fit` writes what it has trained."""
+
+        def sync_and_note():
+            self._writes_state = True
+            try:
+                sync()
+            finally:
+                self._writes_state = False
+
+        return sync_and_note
+
+    def _taking(self, part, count):
+        """Makes an `assign` of a rate's variable, which takes the value as the own."""
+        optimizer = part.step.optimizer
+        said = False
+
+        def make(assign):
+            def assign_and_take(value):
+                nonlocal said
+                result = assign(value)
+                if self._writes_state:
+                    return result
+                try:
+                    rate = number(ops.convert_to_tensor(value))
+                except Exception:  # In a step that is being traced.
+                    return result
+                if isinstance(part, OwnRate):
+                    self.take(optimizer, rate)
+                    part.change(rate, count(optimizer))
+                elif not said:
+                    said = True
+                    warnings.warn(
+                        f"The learning rate of `{optimizer.name}` was set to {rate:g}, "
+                        "which has no effect: a schedule sets it in every step.",
+                        stacklevel=3,
+                    )
+                return result
+
+            return assign_and_take
+
+        return make
+
+
+def followed(steps: list, progress: Any, optimizer: Any) -> list[tuple[int, Any]]:
+    """The schedules that an optimizer's rates follow, the main one first.
+
+    Each comes with the iterations at which it is at its step 0: a schedule of the
+    optimizer's own, or one that `Scheduled` brings along, counts all of them. The main
+    one is None if the rate is a float; the others are those of groups of variables.
+    """
+    source = optimizers.rate_source(optimizer)
+    main = (0, None if isinstance(source, keras.Variable) else source)
+    groups = []
+    for part in (p for one in steps if one.optimizer is optimizer for p in one.parts):
+        brought = isinstance(part, (HostedHyperparameter, HostedGroups))
+        start = 0 if brought else progress.start(optimizer)
+        if isinstance(part, RateGroups):
+            groups += [(start, schedule) for schedule in part.schedules.values()]
+        elif isinstance(part, Hyperparameter) and part.name == "learning_rate":
+            main = (start, part.schedule)
+    return [main, *groups]
+
+
+def last_used(run: Any, found: list) -> list[float]:
+    """The rates of the last updates of some optimizers, those of groups as well."""
+    rates = []
+    for one in found:
+        last = np.array([max(run.progress.iterations(one) - 1, 0)])
+        values = run.used_values(one, last)
+        rates += [values[key].item() for key in values if key.startswith("learning_r")]
+    return rates
+
+
+def _reading(step):
+    """Makes what an optimizer with a schedule reads as: the rate times the factors."""
+    optimizer, own = step.optimizer, optimizers.rate_source(step.optimizer)
+
+    def make(current):
+        def scaled():
+            # In an update the step has put the rate there.
+            if optimizers.rate_source(optimizer) is not own:
+                return current()
+            return ops.convert_to_tensor(step.rate_now())
+
+        return scaled
+
+    return make
+
+
+def _variables(found):
+    """Pairs of an optimizer and the variable of its rate, where it has one."""
+    for optimizer in found:
+        source = optimizers.rate_source(optimizer)
+        if isinstance(source, keras.Variable):
+            yield optimizer, source

@@ -78,13 +78,22 @@ def refuse_shared_directory(callback: Any, run: Run) -> None:
 
 def begin(callback: Any, model: Any) -> Run:
     """Returns the run that begins now, joined by a callback."""
+    callback_list = fit_loop.callback_list()
+    if callback_list is None:
+        raise RuntimeError(
+            f"`{type(callback).__name__}` takes part in a run by way of a list. Pass "
+            "it to `model.fit(callbacks=[...])`, or to a "
+            "`keras.callbacks.CallbackList` whose hooks your loop calls."
+        )
     run = vars(model).get(_ATTRIBUTE)
-    if run is not None and run.begun:
-        run.close()  # It broke off, and the user's own `History` serves again.
+    # A run that broke off, or that of another list.
+    if run is not None and (run.begun or run.callback_list() is not callback_list):
+        run.close()
         run = None
     if run is None:
-        run = _new_run(model)
-    if model.optimizer is None and run.optimizers:
+        run = _new_run(model, callback_list)
+    run.progress.in_loop = not fit_loop.is_fitting(model)
+    if run.progress.main is None and run.optimizers:
         if IS_JAX:
             _refuse_on_jax(callback, run.progress.labels)
         if any(map(hosted.has_groups, run.optimizers)):
@@ -109,7 +118,7 @@ def begin(callback: Any, model: Any) -> Run:
 def break_off(model: Any) -> None:
     """Ends the run of a model whose beginning has failed."""
     run = vars(model).get(_ATTRIBUTE)
-    if run is not None:
+    if run is not None and not run.begun:
         run.close()
 
 
@@ -124,15 +133,41 @@ def _refuse_on_jax(callback, labels):
 
 def build_optimizer(callback: Any, model: Any) -> None:
     """Builds the optimizer before the first step does."""
-    if model.optimizer is None and model.built:
+    if getattr(model, "optimizer", None) is None:
         check_built(callback, model)
+    build_main(callback, model)
+
+
+def build_main(callback: Any, model: Any) -> None:
+    """Builds a model, and its `optimizer` if it has one, before the first step does."""
+    build_model(callback, model)
+    # Before `compile` there is none.
+    if getattr(model, "optimizer", None) is not None:
+        optimizers.build(model)
+
+
+def build_model(callback: Any, model: Any) -> None:
+    """Builds a model before the first step does, unless all its weights exist."""
+    if models.weights_exist(model):
         return
-    if model.optimizer is None or not model.built:
+    unknown = f"`{type(callback).__name__}` needs to know the weights. "
+    if not models.can_be_called(model):
+        names = ", ".join(f"`{name}`" for name in models.unbuilt_layers(model))
         raise ValueError(
-            f"`{type(callback).__name__}` needs to know the weights. Build the model "
-            "before `fit`, by calling it on a batch or giving it an `Input`."
+            f"{unknown}`{type(model).__name__}` has no `call` that would build its "
+            "layers. Build them before `fit`, by calling each on a batch. Not built: "
+            f"{names or 'any'}"
         )
-    optimizers.build(model)
+    error = fit_loop.build(model)
+    unbuilt = models.unbuilt_layers(model)
+    # A `call` may take other data than the training, with layers that are built.
+    if model.variables if error and not unbuilt else model.built and not error:
+        return
+    why = f" From the data it cannot be built: {error}" if error else ""
+    raise ValueError(
+        f"{unknown}Build the model before `fit`, by calling it on a batch or giving it "
+        f"an `Input`.{why}"
+    ) from error
 
 
 def build_chosen(callback: Any, run: Run) -> None:
@@ -146,13 +181,21 @@ def build_chosen(callback: Any, run: Run) -> None:
     _check_built(callback, {k: one for k, one in found.items() if k in outside})
 
 
+def build_as_before(callback: Any, model: Any, found: dict[str, Any]) -> None:
+    """Builds the optimizers in a model's attributes that a checkpoint holds built."""
+    models.build_others(model, found.get("trained", {}))
+    if len(found.get("shapes", ())) > len(models.state_variables(model)):
+        check_built(callback, model)
+
+
 def check_built(callback: Any, model: Any) -> None:
     """Raises if it is not known what the optimizers in a model's attributes train."""
     found = models.own_optimizers(model)
-    if model.optimizer is None and not found:
+    if getattr(model, "optimizer", None) is None and not found:
         raise ValueError(
             f"`{type(callback).__name__}` needs an optimizer, and found none: neither "
-            "`model.optimizer` nor another one among the model's attributes."
+            "`model.optimizer` nor another one among the model's attributes. Compile "
+            "the model with the optimizer that trains it."
         )
     _check_built(callback, found)
 

@@ -1,6 +1,5 @@
 """`Run`: one run of `model.fit`, as the callbacks of this package share it."""
 
-import dataclasses
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -8,13 +7,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._fit import hooks, planning
-from keras_lrs._fit.progress import Progress
+from keras_lrs._fit import checks, hooks, planning, rates
+from keras_lrs._fit.loop import Loop
+from keras_lrs._fit.measuring import FirstUpdates
+from keras_lrs._fit.progress import Progress, Resume
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._fit.train_function import Skip, TrainFunction
-from keras_lrs._keras import fit_loop, interrupts, models, optimizers, variables
+from keras_lrs._keras import fit_loop, interrupts, optimizers, variables
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
-from keras_lrs._step import hosted, hyperparameters, scheduled_variable
+from keras_lrs._step import hyperparameters, scheduled_variable
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.optimizer_step import OptimizerStep
 from keras_lrs.schedules import base
@@ -51,15 +52,18 @@ class Run:
         self._history = getattr(model, "history", None)
         self.callback_list: Callable[[], Any] = lambda: None
         self.wanted = planning.WantedParts(self.progress, self.own_rates)
-        self._resume: Resume | None = None
-        self._acting: str | None = None
+        self.resumes: Resume | None = None
+        self.joined_at = 0
+        self.acting: str | None = None
         self._chosen: dict[int, dict[str, Any]] = {}
-        self._choosing: list[Any] = []
-        self._iterations_before: dict[int, int] = {}
+        self.choosing: list[Any] = []
+        self._first_epoch: Any = None
+        self._loop: Loop | None = None
         self._train_function: TrainFunction | None = None
         self.undo.callback(self._note_closed)
         # Before `BackupAndRestore` overwrites them.
         self.own_rates.note(self.optimizers)
+        self.progress.register()
 
     @property
     def optimizers(self) -> list:
@@ -83,7 +87,7 @@ class Run:
     def choose(self, callback: Any, found: dict[str, Any]) -> None:
         """Notes which optimizers a callback has named."""
         self._chosen[id(callback)] = found
-        self._choosing.append(callback)
+        self.choosing.append(callback)
         self.progress.join(list(found.values()))
         self.own_rates.note(list(found.values()))
 
@@ -94,96 +98,76 @@ class Run:
         if callback not in self.callbacks:
             self.callbacks.append(callback)
             self.undo.callback(callback.fit_ends)
-        self.progress.set_length(callback.params or {})
+        self.joined_at = sum(map(optimizers.iterations, self.optimizers))
+        self.progress.set_length(callback.params or {}, self.siblings or [callback])
+        self.progress.paces.take(callback, self.chosen(callback).values())
         found = list(callback.prepare(self) or ())
-        if (found or callback.reads_optimizers) and callback.optimizers is None:
-            self._acting = self._acting or type(callback).__name__
+        if found and callback.optimizers is None:
+            self.acting = self.acting or type(callback).__name__
         for wanted in found:
             planning.check_wanted(self, callback, wanted)
             self.wanted.add(callback, wanted, self.siblings)
 
-    def resume(self, resume: "Resume") -> None:
+    def resume(self, resume: Resume) -> None:
         """Takes up an interrupted run where it was, when the first epoch begins."""
-        self._resume = resume
+        self.resumes = resume
 
     # --- Epochs and steps ---
 
     def begin_epoch(self, epoch: int) -> None:
         """Binds and installs when the first epoch begins."""
+        checks.check_open(self)
         if not self.begun:
+            checks.check_first(self, epoch)
             self.begun = True
             for callback in self.callbacks:
                 callback.fit_begins(epoch)
-            if self._resume is not None:
-                self._resume.set_states()
+            if self.resumes is not None:
+                self.resumes.set_states()
             self._install(epoch)
         if self._train_function is not None:
             self._train_function.begin_epoch()
+            if self._loop is not None:
+                self._loop.begin_epoch()
         for callback in self.callbacks:
             callback.epoch_begins(epoch)
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, epoch: int) -> None:
         """Notes that the variables hold what they should."""
+        checks.check_open(self)
+        checks.check_begun(self)
+        self.end_steps()
+        if self._train_function is not None:
+            if self._loop is not None:
+                self._loop.end_epoch()
+            self._first_epoch.ends()
+            self.progress.note_end_of(epoch)
+
+    def end_steps(self) -> None:
+        """Notes that the variables hold what the last step has left."""
         if self._train_function is not None:
             self._train_function.end_epoch()
-            self._check_optimizers()
 
-    def _check_optimizers(self):
-        """Raises, once, if others made the updates that callbacks ask about."""
-        acting, self._acting = self._acting, None
-        choosing: list[Any] = []
-        train_function: Any = self._train_function
-        if train_function.executed:
-            choosing, self._choosing = self._choosing, []
-        others = models.own_optimizers(self.model) if acting else {}
-        stepped = [name for name, one in others.items() if _iterations(one) > 0]
-        if stepped and all(_iterations(one) == 0 for one in self.optimizers):
-            raise RuntimeError(
-                f"`{acting}` acts in `model.optimizer`, which made no update."
-                + models.hint_of_others(self.model)
-            )
-        for callback in choosing:
-            self._check_updates(callback)
-        if acting or choosing:
-            self._check_pace()
+    @property
+    def executed(self) -> bool:
+        """Whether a step of this run has been made; loops do not always tell."""
+        function: Any = self._train_function
+        return function.executed or self._loop is not None
 
-    def _check_updates(self, callback):
-        """Raises if an optimizer that a callback has named made no update."""
-        for label, one in self.chosen(callback).items():
-            made = optimizers.iterations(one) - self._iterations_before[id(one)]
-            # A loss scale may be too large for all steps of a short epoch.
-            if made == 0 and not optimizers.may_skip(self.progress.held, one):
-                raise RuntimeError(
-                    f"`{type(callback).__name__}` acts in `{label}`, as its argument "
-                    "`optimizers` says, which made no update in the first epoch."
-                )
-
-    def _check_pace(self):
-        """Raises if an optimizer does not update once a step, as its schedules ask."""
-        steps = self.progress.steps_per_epoch
-        cut_short = self._resume is not None or self.model.stop_training
-        if steps is None or cut_short:
-            return
-        plain = self.progress.held
-        for name, one in self.progress.outside.items():
-            if id(one) not in self._iterations_before:
-                continue
-            made = optimizers.iterations(one) - self._iterations_before[id(one)]
-            # A wrapper skips updates: loss scaling, where gradients overflow.
-            skips = made < steps and not any(one is other for other in plain)
-            bound = any(one is other for other in self.wanted.bound_here)
-            if made != steps and bound and not skips:
-                raise RuntimeError(
-                    f"`{name}` made {made} updates in an epoch of {steps} steps, so "
-                    "that its schedules would not end with the run. Bind them to the "
-                    "number of its updates: `schedule.bind(total_steps)`."
-                )
+    @property
+    def batches(self) -> int | None:
+        """The batches of the epoch; None if it was cut short, or they are not known."""
+        function: Any = self._train_function
+        if self.resumes is not None or self.model.stop_training:
+            return None
+        return function.batches(self.progress.steps_per_epoch)
 
     def training_ends(self) -> None:
         """Takes up a run that was killed when all its epochs were over."""
         callback_list: Any = self.callback_list()
         vars(callback_list).pop("on_train_end", None)
         epoch = fit_loop.first_epoch(self.model)
+        checks.check_told(self)
         if epoch and not self.begun:
             hooks.surrounded(self, "on_epoch_begin")(self.begin_epoch)(epoch)
 
@@ -201,6 +185,11 @@ class Run:
         hooks.pass_over_batches(
             self, self.callback_list(), lambda: train_function.skip is not None
         )
+
+    def watch_first_batch(self, note: Callable[[Any], None]) -> None:
+        """Calls a function with the next batch, before the model is trained on it."""
+        train_function: Any = self._train_function
+        train_function.first_batch = note
 
     # --- What callbacks may ask while training ---
 
@@ -229,23 +218,13 @@ class Run:
             return copied_weights(self.model)
         return self._train_function.copied_weights()
 
-    def rate_schedule(self, optimizer: Any) -> Any:
-        """The schedule that an optimizer's rate follows; None if it is a float."""
-        driven = self._schedules(optimizer).get("learning_rate")
-        if driven is not None:
-            return driven
-        source = optimizers.rate_source(optimizer)
-        return None if isinstance(source, keras.Variable) else source
+    def rate_schedules(self, optimizer: Any) -> list[tuple[int, Any]]:
+        """The schedules that an optimizer's rates follow, the main one first.
 
-    def rate_start(self, optimizer: Any) -> int:
-        """The iterations of an optimizer at which `rate_schedule` is at its step 0.
-
-        A schedule of the optimizer's own, or one that `Scheduled` brings along, counts
-        all its iterations.
+        Each comes with the iterations at which it is at its step 0. The main one is
+        None if the rate is a float; the others are those of groups of variables.
         """
-        driven = "learning_rate" in self._schedules(optimizer)
-        brought = "learning_rate" in hosted.names(optimizer)
-        return self.progress.start(optimizer) if driven and not brought else 0
+        return rates.followed(self._steps, self.progress, optimizer)
 
     def used_values(
         self, optimizer: Any, iterations: np.ndarray
@@ -260,15 +239,19 @@ class Run:
         for step in self._steps:
             if step.optimizer is optimizer:
                 return step.used_values(iterations, own)
-        return {"learning_rate": own}
+        return {"learning_rate": optimizers.capped(optimizer, own, iterations)}
 
     def variable_values(self, steps: np.ndarray) -> dict[str, np.ndarray]:
         """The values of scheduled variables that forward passes saw, by path.
 
+        Where a step of the model makes several updates, this is known of the last one
+        only: others are left out.
+
         Args:
             steps: The steps of the schedules, as `progress.step()` counts them.
         """
-        return scheduled_variable.values_at(self._steps, steps)
+        last = self.progress.step() - 1
+        return scheduled_variable.values_at(self._steps, steps, last, self.read)
 
     def _own_rate(self, optimizer, iterations):
         source: Any = optimizers.rate_source(optimizer)
@@ -304,27 +287,29 @@ class Run:
 
     def _install(self, epoch):
         progress = self.progress
-        progress.begin(epoch, None if self._resume is None else self._resume.starts)
-        plans = [self.wanted.plan(self, optimizer) for optimizer in progress.every]
+        progress.begin(epoch, None if self.resumes is None else self.resumes.starts)
+        self.own_rates.begin(progress.every, epoch > 0 or self.resumes is not None)
+        plans = self._plans
+        first_updates = FirstUpdates(self)
+        every_step = [callback for callback in self.callbacks if callback.every_step]
+        if progress.in_loop:
+            self.model.make_train_function()
         self._train_function = TrainFunction(
             self.model,
-            [plan for plan in plans if plan.parts],
-            [c.step_ends for c in self.callbacks if c.every_step],
-            any(callback.every_step for callback in self.callbacks),
+            plans,
+            [one.step_ends for one in (first_updates, *every_step)],
+            progress.in_loop or first_updates.are_awaited or bool(every_step),
             any(callback.fresh_metrics for callback in self.callbacks),
             self.undo,
         )
         progress.read_from(self._train_function)
-        self._iterations_before = {
-            id(one): optimizers.iterations(one) for one in progress.every
-        }
-        for step in self._steps:
-            # One that brings its schedules along reads as the rate last used.
-            hosts = hosted.host_of(step.optimizer) is not None
-            if "learning_rate" in self._schedules(step.optimizer) and not hosts:
-                self.undo.callback(self.own_rates.restore, step.optimizer)
+        self.own_rates.follow(self._steps, progress.iterations, self.undo)
         self.undo.callback(self._train_function.remove)
         self._train_function.install()
+        self._first_epoch = checks.FirstEpoch(self)
+        if progress.in_loop:
+            self._loop = self._train_function.loop = Loop(self, self._train_function)
+            self._loop.begin()
         for step in self._steps:
             iterations = optimizers.iterations(step.optimizer)
             driven = "learning_rate" in self._schedules(step.optimizer)
@@ -332,6 +317,22 @@ class Run:
                 # What it would read in a run that was not interrupted.
                 used = self.used_values(step.optimizer, np.array([iterations - 1]))
                 optimizers.set_rate(step.optimizer, used["learning_rate"].item())
+
+    @property
+    def _plans(self):
+        plans = [self.wanted.plan(self, one) for one in self.progress.every]
+        return [plan for plan in plans if plan.parts]
+
+    def bind_anew(self, optimizer: Any) -> None:
+        """Binds lengths anew, after the first update of an optimizer has shown them.
+
+        Raises:
+            RuntimeError: If it would have been another update with them.
+        """
+        function: Any = self._train_function
+        last = self.progress.step(optimizer) - 1
+        if not function.rebind(self._plans, optimizer, last):
+            raise RuntimeError(checks.mismatch(self.progress, optimizer))
 
     def bind(
         self,
@@ -373,24 +374,6 @@ class Run:
         finalizer = weakref.finalize(callback_list, _close, weakref.ref(self))
         finalizer.atexit = False
         self.undo.callback(finalizer.detach)
-
-
-@dataclasses.dataclass
-class Resume:
-    """Where an interrupted run is taken up.
-
-    Args:
-        set_states: Gives our callbacks the states that they had.
-        starts: Where the optimizers' schedules are at step 0; None if that follows from
-            the epoch.
-    """
-
-    set_states: Callable[[], None]
-    starts: list[int] | None
-
-
-def _iterations(optimizer):
-    return max(optimizers.iterations(one) for one in optimizers.leaves(optimizer))
 
 
 def _close(reference):

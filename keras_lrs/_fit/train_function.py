@@ -6,15 +6,24 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_lrs._fit.hooks import replace
-from keras_lrs._keras import in_step, interrupts, models, optimizers, variables
+from keras_lrs._keras import (
+    first_batch,
+    in_step,
+    interrupts,
+    models,
+    optimizers,
+    variables,
+)
 from keras_lrs._keras.backend import END_OF_DATA, IS_JAX, IS_TENSORFLOW, IS_TORCH
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
 from keras_lrs._step import scheduled_variable
 from keras_lrs._step.optimizer_step import OptimizerStep, StepPlan
+from keras_lrs.schedules.identity import identity
 
 if IS_JAX:
     from keras_lrs._fit.jax_state import JaxState, with_followers
@@ -72,12 +81,15 @@ class TrainFunction:
         self.plans = plans
         self.function, self.steps = compiled(model, plans)
         self.skip: Skip | None = None
+        self.loop: Any = None  # A `Loop`, where the caller is not `fit`.
+        self.first_batch: Callable[[Any], None] | None = None
         self._after_execution = after_execution
         self._readable, self._fresh_metrics = readable, fresh_metrics
         self._undo = undo
         # Keras gives a model a new one in every fit: it tells whether this one is over.
         self._history = getattr(model, "history", None)
         self.executed = self._checked = False
+        self.executions = 0  # Of this epoch.
         self._state: Any = JaxState(model, self.steps) if IS_JAX else None
 
     # --- Installing ---
@@ -85,6 +97,26 @@ class TrainFunction:
     def install(self) -> None:
         """Takes the place of the model's own."""
         self.model.train_function = self
+
+    def rebind(self, plans: list[StepPlan], optimizer: Any, last: int) -> bool:
+        """Goes on with other lengths in the same steps, which are traced anew.
+
+        Returns:
+            Whether the only update of the optimizer so far would have been the same
+            with them; its step was `last`.
+        """
+        same = True
+        for step, old, new in zip(self.steps, self.plans, plans, strict=True):
+            for part, before, after in zip(
+                step.parts, old.parts, new.parts, strict=True
+            ):
+                if before.key != after.key:
+                    same &= part.rebind(last, *after.compiled)
+        self.plans = plans
+        if self.function is not self.keras_function:
+            self.function = _traced_anew(self.model, self.steps)
+        _keep(self.keras_function, _key(self.model, plans), self.function, self.steps)
+        return same
 
     def remove(self) -> None:
         """Gives the model its own back."""
@@ -104,6 +136,7 @@ class TrainFunction:
         """Counts from what the variables hold."""
         if IS_JAX:
             self._state.epoch_begins()
+        self.executions = 0
         for step in self.steps:
             step.iterations = optimizers.iterations(step.optimizer)
 
@@ -114,6 +147,15 @@ class TrainFunction:
             raise self.skip.failed()
         if not self._checked and self.executed:
             self._check()
+
+    def batches(self, told: int | None) -> int | None:
+        """The batches of the epoch; None if it had fewer than its data has told."""
+        each = self.model.steps_per_execution
+        if self.loop is not None:  # It need not execute this function.
+            return told
+        if told is None:
+            return self.executions if each == 1 else None
+        return told if self.executions == -(-told // each) else None
 
     def _forget(self):
         """Notes that JAX's `fit` has written its state into the variables."""
@@ -132,7 +174,7 @@ class TrainFunction:
 
     def number(self, variable: Any) -> float:
         """The value of an optimizer's variable without dimensions."""
-        if self._in_variables:
+        if self._in_variables or not self._state.holds(variable):
             return variables.number(variable)
         return self._state.number(variable)
 
@@ -155,10 +197,21 @@ class TrainFunction:
             self._undo.close()
             return self.keras_function(*arguments)
         try:
+            if self.first_batch is not None:
+                note, self.first_batch = self.first_batch, None
+                most = self.model.steps_per_execution
+                steps = most if self.skip is None else min(most, self.skip.batches)
+                arguments = first_batch.noted(arguments, steps, note)
             if self.skip is not None:
-                return self._pass_over(self.skip, arguments)
-            result = self._run(arguments)
+                result = self._pass_over(self.skip, arguments)
+                self.executions += 1
+                return result
+            with contextlib.ExitStack() as stack:
+                if self.loop is not None:
+                    stack.enter_context(self.loop.executing())
+                result = self._run(arguments)
             self.executed = True
+            self.executions += 1
             if not self._checked and self.function is not self.keras_function:
                 self._check()
             logs = result[0] if IS_JAX else result
@@ -171,11 +224,15 @@ class TrainFunction:
         except BaseException:
             for step in self.steps:  # Before `fit` gives variables values.
                 step.uninstall()
-            if IS_JAX:  # There `finalize_variable_values` follows.
+            if IS_JAX:
                 self._state.broke_off(arguments[0])
-            else:
-                self._undo.close()
+            if IS_JAX and self.loop is not None:
+                self.model.jax_state_sync()
+            if not IS_JAX or self.loop is not None:
+                self._undo.close()  # Elsewhere `finalize_variable_values` follows.
             raise
+        if self.loop is not None:  # Its variables hold their values between steps.
+            self._forget()
         return result
 
     def _run(self, arguments):
@@ -252,27 +309,43 @@ class TrainFunction:
 def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep]]:
     """Returns a train function traced with the parts, and the steps they belong to.
 
-    Both are kept beside the plain train function: fits with equal plans share one
-    compilation, and `compile`, which drops the plain one, drops them.
+    Both are kept beside the plain train function: fits with equal plans and equal
+    schedules of the optimizers' own share one compilation, and `compile`, which drops
+    the plain one, drops them.
     """
     plain = model.train_function
     cache = getattr(plain, "keras_lrs_compiled", {})
-    key = tuple(plan.key for plan in plans)
+    key = own, _ = _key(model, plans)
     if key not in cache:
         steps = [OptimizerStep(model, plan) for plan in plans]
         # What surrounds a step is in the new function; an execution may be many steps.
         surrounded = _is_followed(steps) or scheduled_variable.of(steps)
         eager = model.run_eagerly and not surrounded
-        is_plain = IS_TORCH or eager or not plans
+        is_plain = IS_TORCH or eager or not (plans or own)
         function = plain if is_plain else _traced_anew(model, steps)
-        kept = list(cache.items())[1 - _MOST_KEPT :]
-        cache = {**dict(kept), key: (function, steps)}
-        with contextlib.suppress(AttributeError):  # A callable without attributes.
-            plain.keras_lrs_compiled = cache
+        cache = _keep(plain, key, function, steps)
     function, steps = cache[key]
     for step, plan in zip(steps, plans, strict=True):
         step.begin(plan)
     return function, steps
+
+
+def _key(model, plans):
+    """What fits must have in common to share a compilation; ask for it once."""
+    # Keras keeps its trace when an optimizer is given another schedule.
+    sources = map(optimizers.rate_source, models.updating(model))
+    own = [identity(one) for one in sources if not isinstance(one, keras.Variable)]
+    return tuple(own), tuple(plan.key for plan in plans)
+
+
+def _keep(plain, key, function, steps):
+    """Keeps a function and its steps beside the plain one; returns all that are."""
+    cache = getattr(plain, "keras_lrs_compiled", {})
+    others = [(k, kept) for k, kept in cache.items() if kept[1] is not steps]
+    cache = {**dict(others[1 - _MOST_KEPT :]), key: (function, steps)}
+    with contextlib.suppress(AttributeError):  # A callable without attributes.
+        plain.keras_lrs_compiled = cache
+    return cache
 
 
 def _is_followed(steps):

@@ -15,6 +15,7 @@ from keras_lrs._keras.backend import IS_JAX
 from keras_lrs._keras.batch_norm import batch_norms
 from keras_lrs._keras.variables import StepVariable, Swap, give
 from keras_lrs.averages.choice import EVERYTHING, Choice
+from keras_lrs.schedules import fields
 
 if IS_JAX:
     import jax.numpy as jnp
@@ -104,6 +105,17 @@ def statistics(layer: Any, choice: Choice = EVERYTHING) -> list:
         for variable in one.non_trainable_variables
         if "float" in variable.dtype
     ]
+
+
+def check_trained(model: Any) -> None:
+    """Raises if a layer has statistics, and no weights that an optimizer trains."""
+    for layer in batch_norms(model):
+        if not layer.trainable_variables:
+            bound = (
+                "be 'keep' with `optimizers`, whose layers are known by the weights "
+                f"that they train: `{layer.path}` has neither a scale nor a center"
+            )
+            fields.refuse("batch_norm", bound, "average")
 
 
 def of(model: Any, choice: Choice = EVERYTHING) -> AverageStatistics:

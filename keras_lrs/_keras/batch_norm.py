@@ -3,15 +3,17 @@
 import contextlib
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 from keras.src.trainers import data_adapters
 
-from keras_lrs._keras import interrupts
+from keras_lrs._keras import interrupts, random
 from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
+from keras_lrs._keras.models import buffer_values, set_buffers
 from keras_lrs._keras.models import layers as layers_of
 from keras_lrs._keras.variables import copies
 
@@ -44,32 +46,64 @@ def inputs(data: Any, batch_size: int | None, steps: int | None) -> Iterator:
         adapter.on_epoch_end()
 
 
+def torch_batch_norms(model: Any) -> list:
+    """PyTorch's own layers of batch normalization, in the modules of a model."""
+    if not IS_TORCH:
+        return []
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    wrappers = [
+        layer
+        for layer in layers_of(model)
+        if isinstance(layer, keras.layers.TorchModuleWrapper)
+    ]
+    found = [one for wrapper in wrappers for one in wrapper.module.modules()]
+    found = [one for one in found if isinstance(one, kind) and one.track_running_stats]
+    return list({id(one): one for one in found}.values())
+
+
+def set_statistics(layer: Any, mean: Any, variance: Any, count: Any) -> None:
+    """Sets the statistics of a layer, or of a module of PyTorch.
+
+    Args:
+        layer: One of `batch_norms` or `torch_batch_norms`.
+        mean: The mean of each channel.
+        variance: The mean squared distance from it.
+        count: The number of elements of each channel.
+    """
+    if not isinstance(layer, keras.layers.BatchNormalization):
+        # PyTorch keeps the unbiased estimate, and normalizes by the other one.
+        unbiased = variance * count / np.maximum(count - 1.0, 1.0)
+        layer.running_mean.copy_(torch.as_tensor(mean))
+        layer.running_var.copy_(torch.as_tensor(unbiased))
+        return
+    layer.moving_mean.assign(mean)
+    layer.moving_variance.assign(variance)
+    if getattr(layer, "renorm", False):
+        layer.moving_stddev.assign(np.sqrt(variance + layer.epsilon))
+
+
 @contextlib.contextmanager
-def batch_statistics(model: Any, layers: list) -> Iterator:
+def batch_statistics(model: Any, layers: list, call: Callable) -> Iterator:
     """Gives a function that runs a model and returns what its layers saw.
 
     For a batch of inputs it returns, by a layer's index, a list of what `_moments`
-    gives for every call of the layer. All layers are as they were when the block is
-    left.
+    gives for every call of the layer in which `fit` updates its statistics. All layers
+    are as they were when the block is left.
+
+    Args:
+        model: The model.
+        layers: Those of `batch_norms` and `torch_batch_norms`.
+        call: A function of inputs and of `training` that runs the model.
     """
-    seen: dict[int, list] = {}
-    state = [v for layer in layers for v in layer.non_trainable_variables]
-    values = copies(state)
-
-    def watched(index, layer):
-        call = layer.call
-
-        def watched_call(inputs, *arguments, **keywords):
-            moments = _moments(inputs, layer.axis, keywords.get("mask"))
-            seen.setdefault(index, []).append(moments)
-            return call(inputs, *arguments, **{**keywords, "training": True})
-
-        return watched_call
+    watch = _Watch(layers)
+    own = [one for one in layers if isinstance(one, keras.layers.BatchNormalization)]
+    state = [v for layer in own for v in layer.non_trainable_variables]
+    values, buffers = copies(state), buffer_values(model)
 
     def forward(x):
-        seen.clear()
-        model(x, training=False)
-        return dict(seen)
+        watch.begin()
+        call(x, training=False)
+        return dict(watch.seen)
 
     def stateless_forward(values, x):
         mapping = zip(model.variables, values, strict=True)
@@ -85,17 +119,103 @@ def batch_statistics(model: Any, layers: list) -> Iterator:
         compiled = jax.jit(stateless_forward)
         function = functools.partial(compiled, [v.value for v in model.variables])
 
+    def statistics(x):
+        if watch.trained is None:
+            with _restoring(model):
+                watch.look(lambda: call(x, training=True))
+        return keras.tree.map_structure(ops.convert_to_numpy, function(x))
+
     def put_back():
-        for layer in layers:
-            vars(layer).pop("call", None)
         for variable, value in zip(state, values, strict=True):
             variable.assign(value)
+        set_buffers(model, buffers)
 
     with interrupts.undoing() as undo:
         undo.callback(put_back)
-        for index, layer in enumerate(layers):
-            vars(layer)["call"] = watched(index, layer)
-        yield lambda x: keras.tree.map_structure(ops.convert_to_numpy, function(x))
+        watch.install(undo)
+        yield statistics
+
+
+@contextlib.contextmanager
+def _restoring(model):
+    """Within it a forward pass leaves nothing behind."""
+    grad: Any = torch.no_grad() if IS_TORCH else contextlib.nullcontext()
+    with interrupts.undoing() as undo:
+        undo.callback(set_buffers, model, buffer_values(model))
+        undo.callback(random.set_state, random.state())
+        with keras.StatelessScope(), grad:
+            yield
+
+
+class _Watch:
+    """Watches the calls of layers of batch normalization while it is installed.
+
+    Attributes:
+        seen: What the layers saw in the last forward pass.
+        trained: Of each layer, which of its calls are in training mode if the model is;
+            None as long as that is not known.
+    """
+
+    def __init__(self, layers: list):
+        self.seen: dict[int, list] = {}
+        self.trained: list[list[bool]] | None = None
+        self._layers = layers
+        self._noted: list[list[bool]] | None = None
+        self._calls: list[int] = []
+
+    def install(self, undo: interrupts.Undo) -> None:
+        """Begins to watch."""
+        for index, layer in enumerate(self._layers):
+            if isinstance(layer, keras.layers.BatchNormalization):
+                undo.callback(vars(layer).pop, "call", None)
+                vars(layer)["call"] = self._watched(index, layer)
+            else:
+                hook = functools.partial(self._before_module, index)
+                with interrupts.deferred():
+                    undo.callback(layer.register_forward_pre_hook(hook).remove)
+
+    def look(self, forward: Callable) -> None:
+        """Notes which calls are in training mode in a forward pass of a training."""
+        self._noted = [[] for _ in self._layers]
+        try:
+            forward()
+        finally:
+            noted, self._noted = self._noted, None
+        self.trained = noted
+
+    def begin(self) -> None:
+        """A forward pass begins."""
+        self.seen = {}
+        self._calls = [0] * len(self._layers)
+
+    def _trains(self, index, training):
+        """Whether a call is to be in training mode, which only these are."""
+        if self._noted is not None:
+            self._noted[index].append(bool(training))
+            return training
+        calls, self._calls[index] = self._calls[index], self._calls[index] + 1
+        trained: Any = self.trained
+        return trained[index][calls : calls + 1] == [True]
+
+    def _watched(self, index, layer):
+        call = layer.call
+
+        def watched_call(inputs, *arguments, **keywords):
+            # Not told, it is called outside of a layer that passes it on.
+            given = keywords.get("training")
+            training = self._trains(index, given is None or given)
+            if training and self._noted is None:
+                moments = _moments(inputs, layer.axis, keywords.get("mask"))
+                self.seen.setdefault(index, []).append(moments)
+            return call(inputs, *arguments, **{**keywords, "training": training})
+
+        return watched_call
+
+    def _before_module(self, index, module, arguments):
+        module.training = self._trains(index, module.training)
+        if module.training and self._noted is None:
+            found = _moments(arguments[0], 1, None)
+            self.seen.setdefault(index, []).append(found)
 
 
 def _moments(inputs, axis, mask):

@@ -6,10 +6,13 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from keras.src.trainers import data_adapters, epoch_iterator
+from keras.src.trainers import epoch_iterator
 
-from keras_lrs._keras import random
+from keras_lrs._keras import models, random
 from keras_lrs._keras.backend import IS_TENSORFLOW
+from keras_lrs._keras.stateful import Stateful
+
+_ENDLESS = 2**48  # Of data that is repeated, Grain says that it has `sys.maxsize`.
 
 # What Keras's callbacks remember from epoch to epoch; some of it is private.
 _REMEMBERED: dict[type, tuple[str, ...]] = {
@@ -40,8 +43,22 @@ def callback_list() -> keras.callbacks.CallbackList | None:
     return None
 
 
+def length(model: Any) -> tuple[int, int | None] | None:
+    """The epochs of the calling `fit` of a model, and their steps if that is known.
+
+    None where no `fit` is calling. A list of callbacks that serves again has those of
+    an earlier `fit`.
+    """
+    frame = _frame_of_fit(model)
+    if frame is None:
+        return None
+    return frame.f_locals["epochs"], frame.f_locals["epoch_iterator"].num_batches
+
+
 def remembered(callback: Any) -> dict[str, Any] | None:
-    """What one of Keras's callbacks remembers; None if it is none that does."""
+    """What a callback remembers; None if it is not known to remember anything."""
+    if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
+        return callback.get_state()
     for kind, names in _REMEMBERED.items():
         if isinstance(callback, kind):
             own = vars(callback)
@@ -59,55 +76,75 @@ def first_epoch(model: Any) -> int:
     return model._initial_epoch or 0
 
 
-def why_not_read_again() -> str | None:
-    """Why the data of the calling `fit` cannot be read again in the same order.
+def validates_without(shows_average: str) -> bool:
+    """Whether the calling `fit` validates, and no callback has such an attribute.
 
-    None if an epoch, begun with the same state of the random generators, has the same
-    batches: the first one is read twice.
+    False outside of a `fit`.
     """
-    iterator = _epoch_iterator()
-    if iterator is None:
-        return "is not known"
-    adapter = iterator.data_adapter
-    if iterator.steps_per_epoch is not None:
-        return "is read on and on with `steps_per_epoch`"
-    if isinstance(adapter, data_adapters.GeneratorDataAdapter):
-        return "is a generator"
-    dataset = getattr(adapter, "py_dataset", None)
-    if dataset is not None and adapter.enqueuer is not None and adapter.shuffle:
-        return "is shuffled by threads, at moments of their own"
-    state = random.state()
-    batches = []
-    for _ in range(2):
-        # The threads of a `PyDataset` begin with an epoch, and read in order.
-        data = iterator._get_iterator() if dataset is None else (dataset[0],)
-        # As bytes: there may be NaN among them.
-        batches.append(
-            [_array(leaf).tobytes() for leaf in _leaves(next(iter(data), None))]
-        )
-        random.set_state(state)
-    if batches[0] == batches[1]:
+    frame = inspect.currentframe()
+    while frame is not None:
+        found = frame.f_locals
+        own = isinstance(found.get("self"), keras.Model)
+        if own and frame.f_code.co_name == "fit" and "validation_data" in found:
+            given = found.get("callbacks")
+            # Before `fit` makes a list of Keras's of it, it is what the user gave.
+            given = getattr(given, "callbacks", keras.tree.flatten(given or []))
+            shown = any(getattr(one, shows_average, False) for one in given)
+            return found["validation_data"] is not None and not shown
+        frame = frame.f_back
+    return False
+
+
+def build(model: Any) -> Exception | None:
+    """Builds a model from the data of the calling `fit`, as Keras does.
+
+    TensorFlow's `fit` would build it in the first step. On JAX and PyTorch, and under a
+    strategy on TensorFlow, `fit` has built it before it calls any callback.
+
+    Returns:
+        Why the model cannot be built from the data, if that is so.
+    """
+    iterator = _epoch_iterator(model)
+    if not IS_TENSORFLOW or iterator is None:
         return None
-    reason = "comes in another order, or altered, every time"
-    arrays = isinstance(adapter, data_adapters.ArrayDataAdapter)
-    if arrays and IS_TENSORFLOW and state["tensorflow"]["seed"] is None:
-        # TensorFlow draws a new seed for each order that it shuffles arrays in.
-        reason += " (unless you call `keras.utils.set_random_seed(...)` before `fit`)"
-    return reason
+    try:
+        # None of the data is used up.
+        models.build_from(model, iterator._get_iterator().element_spec)
+    except Exception as error:  # The model's `call` raises anything.
+        return error
+    return None
 
 
-def batch_size() -> int | None:
-    """The samples in a full batch of the calling `fit`, of all replicas together.
+def length_of_data(model: Any) -> int | None:
+    """The batches that the data of the calling `fit` says it has, if Keras cannot tell.
+
+    Keras does not ask datasets of Grain; those that end know their length.
+    """
+    iterator = _epoch_iterator(model)
+    dataset = getattr(getattr(iterator, "data_adapter", None), "_dataset", None)
+    try:
+        found = len(dataset)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return found if 0 < found < _ENDLESS else None
+
+
+def batch_size(model: Any) -> int | None:
+    """The samples in a full batch of a model's `fit`, of all replicas together.
 
     None if the data does not tell: a generator, or a dataset whose batches may differ.
     """
-    iterator = _epoch_iterator()
+    iterator = _epoch_iterator(model)
     if iterator is None:
         return None
     adapter = iterator.data_adapter
     dataset = getattr(adapter, "py_dataset", None)
     if dataset is not None:
-        size = next(iter(_leaves(dataset[0]))).shape[0]
+        # Reading a batch may draw random numbers, which belong to the run.
+        state, kept = random.state(), Stateful(dataset).kept()
+        size = next(iter(leaves(dataset[0]))).shape[0]
+        random.set_state(state)
+        kept.put_back()
     else:
         try:
             size = adapter.batch_size
@@ -117,13 +154,34 @@ def batch_size() -> int | None:
     return None if size is None else int(size)
 
 
-def _epoch_iterator():
-    """Returns the `EpochIterator` of the enclosing `fit`."""
+def _epoch_iterator(model):
+    """Returns the `EpochIterator` of the enclosing `fit` of a model."""
+    return iterator_and_data(model)[0]
+
+
+def iterator_and_data(model: Any) -> tuple[Any, Any]:
+    """The `EpochIterator` of the enclosing `fit` of a model, and the `x` it was given.
+
+    None where a loop of the user's is calling.
+    """
+    frame = _frame_of_fit(model)
+    if frame is None:
+        return None, None
+    return frame.f_locals["epoch_iterator"], frame.f_locals.get("x")
+
+
+def is_fitting(model: Any) -> bool:
+    """Whether `fit` of a model is calling, and no loop of the user's."""
+    return _frame_of_fit(model) is not None
+
+
+def _frame_of_fit(model):
     frame = inspect.currentframe()
     while frame is not None:
         found = frame.f_locals.get("epoch_iterator")
-        if isinstance(found, epoch_iterator.EpochIterator):
-            return found
+        ours = isinstance(found, epoch_iterator.EpochIterator)
+        if ours and frame.f_locals.get("self") is model and "epochs" in frame.f_locals:
+            return frame
         frame = frame.f_back
     return None
 
@@ -142,11 +200,13 @@ def jax_fit(model: Any) -> dict[str, Any]:
     return {}
 
 
-def _leaves(batch):
+def leaves(batch: Any) -> list:
+    """The tensors or arrays in a batch."""
     return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
 
 
-def _array(leaf):
+def array_of(leaf: Any) -> np.ndarray:
+    """What a part of a batch holds."""
     # A strategy's batch has a part for each replica.
     parts = getattr(leaf, "values", None) if IS_TENSORFLOW else None
     if isinstance(parts, tuple):

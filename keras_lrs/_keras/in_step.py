@@ -85,6 +85,13 @@ def outside_of_graph() -> contextlib.AbstractContextManager:
     return tf.init_scope()
 
 
+def unconverted(function: Any) -> Any:
+    """A function that compilers of a user's step call and do not rewrite."""
+    if IS_TENSORFLOW:
+        return tf.autograph.experimental.do_not_convert(function)
+    return uncompiled(function)
+
+
 def uncompiled(function: Any) -> Any:
     """A function that PyTorch's compiler leaves alone: it asks for numbers."""
     return torch.compiler.disable(function) if IS_TORCH else function
@@ -178,8 +185,8 @@ def assign(variable: Any, value: Any) -> None:
         # Filling waits for nothing; a tensor made of a number is copied to the GPU.
         with torch.no_grad():
             variable.value.fill_(value)
-    else:
-        variable.assign(value)
+    else:  # Not what a run has put in the place of `assign`, which users call.
+        type(variable).assign(variable, value)
 
 
 def set_variable(variable: Any, value: Any) -> None:

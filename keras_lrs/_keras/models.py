@@ -1,6 +1,7 @@
 """Models: their layers, what `fit` changes on them, and the state of a training run."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from keras import ops
 
 from keras_lrs._keras import interrupts, optimizers, random
 from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
-from keras_lrs._keras.variables import read, write
+from keras_lrs._keras.variables import read, strategy_scope, write
 
 if IS_JAX:
     import jax
@@ -21,6 +22,7 @@ elif IS_TORCH:
 _ATTRIBUTES = (
     "history",
     "stop_training",
+    "stop_evaluating",
     "train_function",
     "steps_per_execution",
     "_initial_epoch",
@@ -38,7 +40,7 @@ def own_optimizers(model: Any) -> dict[str, Any]:
     """The optimizers that a model holds beside `model.optimizer`, by where they are.
 
     They are found where Keras's saving finds them: among the attributes of the model
-    and of its layers, also in lists, tuples and dictionaries.
+    and of its layers, also in lists, tuples and dictionaries, nested ones too.
     """
     found: dict[str, Any] = {}
     main = getattr(model, "optimizer", None)
@@ -50,9 +52,15 @@ def own_optimizers(model: Any) -> dict[str, Any]:
                 continue
             for label, one in _optimizers_in(name, value):
                 if id(one) not in seen:
-                    found[prefix + label] = one
+                    found[_free(prefix + label, found)] = one
                     seen.update(id(inner) for inner in optimizers.within(one))
     return found
+
+
+def _free(label, taken):
+    """A label that is not taken, such as that of a layer with another's name."""
+    labels = itertools.chain([label], (f"{label}_{i}" for i in itertools.count(1)))
+    return next(one for one in labels if one not in taken)
 
 
 def main_optimizers(model: Any) -> dict[str, Any]:
@@ -95,17 +103,14 @@ def hint_of_others(model: Any) -> str:
     )
 
 
-def _optimizers_in(name, value):
+def _optimizers_in(name, value, above=()):
     """Pairs of a label and an optimizer that an attribute is or holds."""
     if isinstance(value, keras.Optimizer):
-        return [(name, value)]
-    if isinstance(value, dict):
-        items = list(value.items())
-    elif isinstance(value, (list, tuple)):
-        items = list(enumerate(value))
-    else:
-        return []
-    return [(f"{name}_{k}", v) for k, v in items if isinstance(v, keras.Optimizer)]
+        yield name, value
+    elif isinstance(value, (dict, list, tuple)) and id(value) not in above:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in list(items):
+            yield from _optimizers_in(f"{name}_{key}", item, (*above, id(value)))
 
 
 def is_chief(model: Any) -> bool:
@@ -121,12 +126,31 @@ def is_chief(model: Any) -> bool:
     return True
 
 
+def can_be_called(model: Any) -> bool:
+    """Whether a model or layer has a `call`; others train by a `train_step` alone."""
+    return type(model).call not in (keras.Model.call, keras.layers.Layer.call)
+
+
+def weights_exist(model: Any) -> bool:
+    """Whether all variables exist that a model is going to train."""
+    if model.built or can_be_called(model):
+        return model.built
+    return not unbuilt_layers(model) and bool(model.variables)
+
+
+def unbuilt_layers(model: Any) -> list[str]:
+    """The names of the layers of a model that have not been built."""
+    inside = [layer for layer in layers(model) if layer is not model]
+    return [layer.name for layer in inside if not layer.built]
+
+
 def is_built(model: Any, metrics: bool = False) -> bool:
     """Whether a first `fit` finds everything that it would build with a batch.
 
     On TensorFlow it builds metrics in the first step; `metrics` asks for them, too.
     """
-    parts = layers(model)
+    # A model without `call` is never built itself.
+    parts = [one for one in layers(model) if one is not model or can_be_called(model)]
     if metrics or not IS_TENSORFLOW or model._distribute_strategy is not None:
         parts += [model._compile_metrics, model._compile_loss]
     return all(part is None or part.built for part in parts)
@@ -213,11 +237,18 @@ class TrainingState:
     """What training changes: variables and generators of random numbers.
 
     The values are copied to the host. The model must be built; its optimizer is built.
+    Those in attributes that a training step builds become what they were when built.
     """
 
     def __init__(self, model: Any):
-        optimizers.build(model)
+        if model.optimizer is not None:
+            optimizers.build(model)
         self.model = model
+        self.unbuilt = [
+            (one, _fresh(label, one))
+            for label, one in own_optimizers(model).items()
+            if not one.built
+        ]
         self.variables = state_variables(model)
         self.values = read(self.variables)
         self.buffers = buffer_values(model)
@@ -227,19 +258,77 @@ class TrainingState:
         """Puts everything back, bit for bit."""
         write(self.variables, self.values)
         set_buffers(self.model, self.buffers)
+        for one, fresh in self.unbuilt:
+            if one.built:  # By a training step, with variables that were not there.
+                fresh.build(optimizers.trained(one))
+                write(one.variables, read(fresh.variables))
         random.set_state(self.random)
+
+
+def _fresh(label, optimizer):
+    """An optimizer like one that is not built."""
+    try:
+        return type(optimizer).from_config(optimizer.get_config())
+    except Exception as error:  # A class of the user's raises anything.
+        raise ValueError(
+            f"The state of `{label}` could not be restored, since it is not built and "
+            "not made anew from its config. Build it before, by its `build` with the "
+            "variables that it updates."
+        ) from error
+
+
+def recurrent_states(model: Any) -> list:
+    """The states of stateful recurrent layers, which Keras counts among no variables.
+
+    On JAX there are none: Keras's own steps do not hand them on.
+    """
+    known = {id(variable) for variable in model.variables}
+    return [
+        state
+        for layer in ([] if IS_JAX else layers(model))
+        if isinstance(layer, keras.layers.RNN) and layer.stateful
+        for state in keras.tree.flatten(layer.states)
+        if state is not None and id(state) not in known
+    ]
 
 
 def state_variables(model: Any) -> list:
     """All variables of a model and its optimizers, each once; not those of metrics."""
-    found = [*model.variables]
+    found = [*model.variables, *recurrent_states(model)]
     main = [] if model.optimizer is None else [model.optimizer]
-    # What JAX's `fit` hands from step to step has no others.
-    others = [] if IS_JAX else list(own_optimizers(model).values())
-    for optimizer in main + others:
-        for one in (optimizer, *optimizers.leaves(optimizer)):
+    for optimizer in [*main, *own_optimizers(model).values()]:
+        for one in optimizers.within(optimizer):
             found += one.variables
     return list({id(variable): variable for variable in found}.values())
+
+
+def places_of_trained(model: Any) -> dict[str, list[int]]:
+    """Which variables of a model the optimizers beside `model.optimizer` train.
+
+    They are told by their places in `model.variables`; an optimizer that is not built,
+    or that trains others, is left out.
+    """
+    place = {id(variable): index for index, variable in enumerate(model.variables)}
+    trained = {
+        label: [id(variable) for variable in optimizers.trained(one)]
+        for label, one in own_optimizers(model).items()
+        if one.built
+    }
+    return {
+        label: [place[one] for one in found]
+        for label, found in trained.items()
+        if place.keys() >= set(found)
+    }
+
+
+def build_others(model: Any, places: dict[str, list[int]]) -> None:
+    """Builds the optimizers beside `model.optimizer` as they were in another run."""
+    found = model.variables
+    for label, one in own_optimizers(model).items():
+        wanted = places.get(label, [])
+        if not one.built and wanted and max(wanted) < len(found):
+            with strategy_scope(model):
+                one.build([found[index] for index in wanted])
 
 
 def buffer_values(model: Any) -> list[np.ndarray]:

@@ -1,13 +1,18 @@
 """Optimizers: those inside others, their rates, and their lists of variables."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_lrs._keras import interrupts
 from keras_lrs._keras.variables import assign, number, strategy_scope
+
+CURRENT_RATE = "_get_current_learning_rate"
+"""The method that `Optimizer.learning_rate` calls, also in an update."""
 
 
 def leaves(optimizer: Any) -> list:
@@ -33,14 +38,46 @@ def _inside(optimizer):
     return getattr(optimizer, "optimizers", None)  # A `MultiOptimizer`.
 
 
+def default_of_map(optimizer: Any) -> Any:
+    """The optimizer of all variables that a `MultiOptimizer` maps to no other, or None.
+
+    It may have none to train.
+    """
+    found = (getattr(one, "_optimizer_map", None) for one in within(optimizer))
+    return next((getattr(one, "default_optimizer", None) for one in found if one), None)
+
+
 def may_skip(held: list, leaf: Any) -> bool:
     """Whether one of the optimizers that a model holds may skip updates of another."""
-    return any(
-        any(leaf is inner for inner in leaves(one))
+    return bool(_scaling(held, leaf))
+
+
+def loss_scale(held: list, leaf: Any) -> float:
+    """The loss scale of an optimizer among those that a model holds; 1 if none."""
+    return math.prod(
+        number(one.dynamic_scale) if one.built else one.initial_scale
+        for one in _scaling(held, leaf)
+    )
+
+
+def most_skipped(held: list, leaf: Any, before: float, made: int) -> int:
+    """How many updates may have been skipped, since the loss scale was `before`.
+
+    Each halves it, and each run of so many updates that are not skipped doubles it.
+    """
+    found = _scaling(held, leaf)
+    doubled = sum(made // one.dynamic_growth_steps + 1 for one in found)
+    return doubled + round(math.log2(before / loss_scale(held, leaf)))
+
+
+def _scaling(held, leaf):
+    return [
+        one
         for root in held
         for one in within(root)
         if isinstance(one, keras.optimizers.LossScaleOptimizer)
-    )
+        and any(leaf is inner for inner in leaves(one))
+    ]
 
 
 def labels(optimizers: list) -> list[str]:
@@ -69,6 +106,18 @@ def rate_source(optimizer: Any) -> Any:
     `Optimizer.learning_rate` gives a schedule's current value instead.
     """
     return optimizer._learning_rate
+
+
+def capped(optimizer: Any, rates: Any, iterations: Any) -> Any:
+    """The rates that updates use, of those that they are given.
+
+    Keras's `Adafactor` uses at most one over the root of the update's number, whatever
+    its `relative_step` is.
+    """
+    if not isinstance(optimizer, keras.optimizers.Adafactor):
+        return rates
+    updates = iterations // accumulated(optimizer) + 1
+    return np.minimum(rates, 1.0 / np.sqrt(updates))
 
 
 def set_rate(optimizer: Any, rate: float) -> None:
@@ -112,13 +161,18 @@ def trained(optimizer: Any) -> list:
     return optimizer._trainable_variables
 
 
-def trained_paths(optimizer: Any) -> list[str]:
-    """The paths of the model's variables that an optimizer trains, in its order."""
+def trained_of_model(optimizer: Any) -> list:
+    """The model's variables that an optimizer trains, in its order."""
     # Those of the optimizer inside a `ScheduleFree` stand for the model's.
     owner = optimizer
     if is_taken_over(optimizer):
         owner = vars(optimizer)["_apply_weight_decay"].__self__
-    return [variable.path for variable in trained(owner)]
+    return trained(owner)
+
+
+def trained_paths(optimizer: Any) -> list[str]:
+    """The paths of the model's variables that an optimizer trains, in its order."""
+    return [variable.path for variable in trained_of_model(optimizer)]
 
 
 def position(optimizer: Any, variable: Any) -> int:

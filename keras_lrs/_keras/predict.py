@@ -23,8 +23,13 @@ def ignores_scopes(model: Any) -> bool:
     `predict_step` of the user's does, only its `predict` knows.
     """
     own_step = type(model).predict_step is not keras.Model.predict_step
+    return own_step or has_modules(model)
+
+
+def has_modules(model: Any) -> bool:
+    """Whether a model contains modules of PyTorch."""
     wrapper = keras.layers.TorchModuleWrapper
-    return own_step or any(isinstance(x, wrapper) for x in layers(model))
+    return any(isinstance(layer, wrapper) for layer in layers(model))
 
 
 def compile_arguments(model: Any) -> dict[str, Any]:
@@ -41,8 +46,10 @@ def jax_predict_function(joint: Any, has_convolutions: bool) -> Any:
 
     Args:
         joint: A model with `member_variables` (a list per member). `outputs_with` is a
-            function of the values of such a list and the inputs; `combine` makes one
-            output of those of the members and the values of `shares`.
+            function of the values of such a list and the inputs that returns the
+            outputs, and the values that the forward pass has changed by their places in
+            the list; `combine` makes one output of those of the members and the values
+            of `shares`.
         has_convolutions: These XLA compiles for a CPU such that several in one program
             are slower than one after the other.
     """
@@ -55,13 +62,21 @@ def jax_predict_function(joint: Any, has_convolutions: bool) -> Any:
     share = places[id(joint.shares)]
 
     def outputs(values, inputs):
-        found = [forward([values[i] for i in member], inputs) for member in members]
-        return joint.combine(found, values[share])
+        values, found, places = list(values), [], set()
+        for member in members:
+            output, changed = forward([values[i] for i in member], inputs)
+            for place, value in changed.items():
+                values[member[place]] = value
+                places.add(member[place])
+            found.append(output)
+        return joint.combine(found, values[share]), {i: values[i] for i in places}
 
     function = outputs if one_by_one else jax.jit(outputs)
 
     def predict_function(state, iterator):
         inputs, _, _ = keras.utils.unpack_x_y_sample_weight(next(iterator))
-        return function(state[1], inputs), state
+        found, changed = function(state[1], inputs)
+        kept = [changed.get(i, value) for i, value in enumerate(state[1])]
+        return found, (state[0], kept)
 
     return predict_function

@@ -49,6 +49,26 @@ def set_state(found: dict[str, Any]) -> None:
         _set_tensorflow_state(found["tensorflow"])
 
 
+def seeds(model: Any) -> list:
+    """The variables of a model's random generators: those that are in no file."""
+    weights = {id(variable) for variable in model.weights}
+    return [one for one in model.variables if id(one) not in weights]
+
+
+def set_seeds(model: Any, number: int) -> None:
+    """Gives the generators of a copy of a model seeds of their own.
+
+    Args:
+        model: The copy.
+        number: Which copy it is.
+    """
+    for variable in seeds(model):
+        if tuple(variable.shape) == (2,) and "int" in variable.dtype:
+            seed, count = read([variable])[0].tolist()
+            drawn = np.random.default_rng([abs(seed), number]).integers(1, 10**9)
+            variable.assign([drawn, count])
+
+
 def _torch_state(torch):
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {

@@ -218,6 +218,14 @@ class StepVariable:
         if IS_JAX:
             self.array = jnp.copy(self.variable.value)
 
+    def to_variable(self) -> None:
+        """JAX: gives the variable the value, for a step that is not compiled."""
+        assign(self.variable, self.array)
+
+    def from_variable(self) -> None:
+        """JAX: takes up what such a step has made of it."""
+        self.array = jnp.copy(self.variable.value)
+
 
 class StepNumber(StepVariable):
     """A number that the step reads and the host changes between steps.

@@ -11,7 +11,8 @@ import numpy as np
 from keras import ops
 from keras.src.saving import saving_lib
 
-from keras_lrs._keras import interrupts
+from keras_lrs._keras import adapted, interrupts
+from keras_lrs._keras.models import layers
 
 
 class WeightsCopy:
@@ -100,29 +101,91 @@ def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
     # Not by `load_weights`, which needs a file: where a disk is full, there is no room.
     store = saving_lib.H5IOStore(io.BytesIO(content), mode="r")
     skipped = {id(one) for one in _not_weights(model)}
-    failed: set[int] = set()
-    errors: dict[int, Any] = {}
     # In this scope an assignment changes the scope and not the variable.
-    with keras.StatelessScope() as scope:
-        saving_lib._load_state(
-            model,
-            store,
-            None,
-            "",
-            visited_saveables=skipped,
-            failed_saveables=failed,
-            error_msgs=errors,
-        )
+    with _loading_modules(model), adapted.kept(model), keras.StatelessScope() as scope:
+        _load(model, store, None, skipped)
     store.close()
-    if failed:
-        _, error = next(iter(errors.values()))
-        raise ValueError(f"{len(failed)} layers cannot be loaded: {error}")
     for variable in model.weights:
         if scope.get_current_value(variable) is None:
             raise ValueError(f"There is no value for `{variable.path}`.")
     # The states of random generators are variables but not in the file.
     with scope:
         return [np.array(ops.convert_to_numpy(v.value)) for v in model.variables]
+
+
+def _load(model, store, assets, skipped):
+    """Gives a model what stores hold; raises if they are those of another model."""
+    failed: set[int] = set()
+    errors: dict[int, Any] = {}
+    saving_lib._load_state(
+        model,
+        store,
+        assets,
+        "",
+        visited_saveables=skipped,
+        failed_saveables=failed,
+        error_msgs=errors,
+    )
+    if failed:
+        _, error = next(iter(errors.values()))
+        raise ValueError(f"{len(failed)} layers cannot be loaded: {error}")
+
+
+@contextlib.contextmanager
+def _loading_modules(model):
+    """Within it modules of PyTorch load into variables as all other layers do."""
+    kind = keras.layers.TorchModuleWrapper
+    wrappers = [one for one in layers(model) if isinstance(one, kind)]
+    for wrapper in wrappers:
+        vars(wrapper)["load_own_variables"] = _loader(wrapper)
+    try:
+        yield
+    finally:
+        for wrapper in wrappers:
+            del vars(wrapper)["load_own_variables"]
+
+
+def _loader(wrapper):
+    variables = {id(variable.value): variable for variable in wrapper.variables}
+    named = [(name, variables[id(p)]) for name, p in wrapper.module.named_parameters()]
+    buffers = {name: b.cpu().numpy() for name, b in wrapper.module.named_buffers()}
+
+    def load_own_variables(store):
+        for name, variable in named:
+            variable.assign(store[name][...])
+        for name, buffer in buffers.items():
+            if not np.array_equal(buffer, store[name][...]):
+                raise ValueError(
+                    f"`{name}` of the module in `{wrapper.name}` is a buffer, which is "
+                    "no variable of the model. Load the file by `model.load_weights`."
+                )
+
+    return load_own_variables
+
+
+def hand_over(model: Any, clone: Any, values: list) -> None:
+    """Gives a clone what files of a model hold, as Keras saves and loads them.
+
+    That is also the state that is no variable, such as vocabularies.
+
+    Args:
+        model: A built model.
+        clone: Another one, made from its configuration.
+        values: What the variables of the clone get, in the order of `model.variables`.
+    """
+    copy, skipped = WeightsCopy(), {id(one) for one in _not_weights(model)}
+    assets = saving_lib.DiskIOStore("assets", mode="w")
+    try:
+        with keras.StatelessScope(list(zip(model.variables, values, strict=True))):
+            saving_lib._save_state(model, _CopyStore(copy), assets, "", skipped)
+        store = saving_lib.H5IOStore(io.BytesIO(copy.content()), mode="r")
+        written = saving_lib.DiskIOStore(assets.working_dir, mode="r")
+        _load(clone, store, written, set())
+        store.close()
+    finally:
+        assets.close()
+    # The seeds of random generators are not in files.
+    set_weights(clone, values)
 
 
 def set_weights(model: Any, values: list) -> None:

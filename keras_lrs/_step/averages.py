@@ -62,6 +62,12 @@ class _Average(StepPart):
         super().__init__(step)
         self.averaging = averaging
 
+    def rebind(self, last: int, averaging: Averaging, *others: Any) -> bool:
+        """Takes other updates of the same average."""
+        before, self.averaging = self.averaging, averaging
+        updates = (last + 1) // self.step.accumulated
+        return float(before.weight(updates)) == float(averaging.weight(updates))
+
     @property
     def pairs(self) -> list[tuple[Any, Any]]:
         """The weights and their averages, as variables."""
@@ -114,6 +120,30 @@ class SlotsAverage(_Average):
         """Keeps Keras from updating the slots."""
         update.put("use_ema", False)
         return super().before(update)
+
+
+class AverageOfEpochs(SlotsAverage):
+    """The average in the slots, which the host moves between epochs."""
+
+    def __init__(self, step: Any, average: Any, choice: Choice = EVERYTHING):
+        super().__init__(step, Averaging(average), choice)
+        self.count = 0
+        """How often it has been moved in this run."""
+
+    def taken(self, iterations: int) -> int:
+        """How often the average has been moved."""
+        return self.count
+
+    def before(self, update: Update) -> None:
+        """Keeps Keras from updating the slots."""
+        update.put("use_ema", False)
+
+    def after(self, update: Update, kept: Any) -> None:
+        """Leaves the averages to the host."""
+
+    def take(self, share: float) -> None:
+        """Moves the averages by a share of their distance towards the weights."""
+        in_step.interpolate(self.pairs, share, always=share > 0.0)
 
 
 class StatisticsAverage(_Average):

@@ -9,10 +9,10 @@ import numpy as np
 
 from keras_lrs._keras import in_step, optimizers
 from keras_lrs._keras.variables import StepNumber
-from keras_lrs._step.optimizer_step import identity
 from keras_lrs._step.part import StepPart
 from keras_lrs._step.update import Update
 from keras_lrs.schedules import base, numerics
+from keras_lrs.schedules.identity import identity
 
 # The products of the betas of all updates of an optimizer, and how many these were.
 _products_so_far: weakref.WeakKeyDictionary[Any, dict[str, tuple[int, float]]]
@@ -86,6 +86,21 @@ class BiasCorrection(StepPart):
             index = min(updates - self._updates_before, len(table)) - 1
             product = table[index] if index >= 0 else 1.0
             so_far[name] = (updates, float(product * self._before[name].host))
+
+    def rebind(
+        self, last: int, schedules: tuple[tuple[str, Any], ...], first: int
+    ) -> bool:
+        """Takes other schedules of the betas."""
+        before = self._tables
+        self._tables = {
+            name: _products(schedule, first, self.step.accumulated)
+            for name, schedule in schedules
+        }
+        index = last // self.step.accumulated
+        return all(
+            before[name][: index + 1].tolist() == table[: index + 1].tolist()
+            for name, table in self._tables.items()
+        )
 
     @property
     def _updates_before(self):

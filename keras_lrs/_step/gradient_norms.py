@@ -12,6 +12,8 @@ from keras_lrs._step.part import StepPart
 from keras_lrs._step.update import Update
 from keras_lrs.schedules import numerics
 
+_PLACES = 4096  # For norms that have not been read yet.
+
 
 class GradientNorms(StepPart):
     """The norms of an optimizer's last gradients, before clipping and weight decay.
@@ -25,7 +27,7 @@ class GradientNorms(StepPart):
     def __init__(self, step: Any, every: int, order: int):
         super().__init__(step)
         self.every, self.order = every, order
-        self.size = max(4096, 2 * step.model.steps_per_execution)
+        self.size = max(_PLACES, 2 * step.model.steps_per_execution)
         if IS_TORCH:
             self.seen: dict[int, Any] = {}  # The tensors, by update.
         else:
@@ -65,6 +67,12 @@ class GradientNorms(StepPart):
     def take(self, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """The updates seen from `first` up to `end`, at most `size`; their norms."""
         updates = np.arange(-(-first // self.every) * self.every, end, self.every)
+        if len(updates) > self.size and not IS_TORCH:
+            raise RuntimeError(
+                f"{len(updates)} gradient norms were to be kept since the last look, "
+                f"and there is room for {self.size}: some batches had many more "
+                "updates than the first. Record fewer with `every`."
+            )
         if IS_TORCH:
             norms = [self.seen[update] for update in updates.tolist()]
             self.seen.clear()

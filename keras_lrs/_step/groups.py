@@ -12,23 +12,25 @@ from keras_lrs._keras import float_values, optimizers
 from keras_lrs._keras.backend import IS_TORCH
 from keras_lrs._step import hyperparameters
 from keras_lrs._step.bias_correction import corrected
-from keras_lrs._step.optimizer_step import identity, put_back
+from keras_lrs._step.optimizer_step import put_back
 from keras_lrs._step.part import StepPart, Wanted
-from keras_lrs._step.update import PastUpdates, Update
+from keras_lrs._step.update import PastUpdates, Update, scaled
 from keras_lrs.schedules import base
+from keras_lrs.schedules.identity import identity
 from keras_lrs.schedules.open_ended import Constant
 from keras_lrs.schedules.per_variable import PerVariable
 
 RATE, MULTIPLIERS, DECAY = "learning_rate", "rate_multipliers", "weight_decay"
 CORRECTION = "momentum_correction"
+# Muon has a decay of its own for the variables that its Adam trains.
+DECAYS = (DECAY, "adam_weight_decay")
 _GROUPED = (RATE, DECAY, "momentum", "rho", "epsilon")
 _ONE = Constant(1.0)
 
 
 def _attributes(name):
     """The attributes of an optimizer that hold a hyperparameter."""
-    # Muon has a decay of its own for the variables that its Adam trains.
-    return (name, "adam_weight_decay") if name == DECAY else (name,)
+    return DECAYS if name == DECAY else (name,)
 
 
 class Groups(StepPart):
@@ -46,7 +48,9 @@ class Groups(StepPart):
         super().__init__(step)
         self.name = name
         self._groups, given = groups, PerVariable(groups)
-        by_pattern = dict(groups)
+        # One snapshot each: some schedules equal nothing, themselves included.
+        snapshots = {id(schedule): identity(schedule) for _, schedule in groups}
+        known = {pattern: snapshots[id(schedule)] for pattern, schedule in groups}
         self.schedules: dict[str, Any] = {}
         """The schedule of each group, by the first of its patterns."""
         self.group_of: list[str | None] = []
@@ -58,12 +62,11 @@ class Groups(StepPart):
         deciding = [given.pattern_of(path) for path in paths]
         for pattern, schedule in groups:
             if pattern in deciding:
-                kept = first.setdefault(identity(schedule), pattern)
+                kept = first.setdefault(known[pattern], pattern)
                 if kept is not None:
                     self.schedules.setdefault(kept, schedule)
         self.group_of += [
-            None if pattern is None else first[identity(by_pattern[pattern])]
-            for pattern in deciding
+            None if pattern is None else first[known[pattern]] for pattern in deciding
         ]
 
     def per_variable(self, rest: Any) -> PerVariable:
@@ -99,6 +102,13 @@ class Groups(StepPart):
     def key(name: str, groups: tuple) -> Any:
         """The same patterns with equal schedules."""
         return name, tuple((pattern, identity(one)) for pattern, one in groups)
+
+    def rebind(self, last: int, name: str, groups: tuple) -> bool:
+        """Takes other schedules of the groups."""
+        before = self._groups
+        Groups.__init__(self, self.step, name, groups)
+        pairs = zip(before, groups, strict=True)
+        return all(base.agree(old, new, last) for (_, old), (_, new) in pairs)
 
     def values(self, update: Update | PastUpdates) -> None:
         """Evaluates the schedule of each group."""
@@ -275,9 +285,7 @@ def rates(update: Any) -> dict[str, Any]:
         for pattern, multiplier in update.groups.get(MULTIPLIERS, {}).items()
     }
     for pattern, rate in update.groups.get(RATE, {}).items():
-        for factor in update.factors:
-            rate = rate * factor
-        found[pattern] = rate
+        found[pattern] = scaled(rate, update.factors)
     return found
 
 

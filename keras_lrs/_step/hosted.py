@@ -10,7 +10,7 @@ import weakref
 from typing import Any
 
 from keras_lrs._keras import in_step, optimizers, variables
-from keras_lrs._step import groups
+from keras_lrs._step import given, groups
 from keras_lrs._step.bias_correction import BiasCorrection
 from keras_lrs._step.groups import Groups, RateGroups, as_schedule
 from keras_lrs._step.hyperparameters import Hyperparameter
@@ -72,6 +72,8 @@ def wanted_by_host(optimizer: Any) -> list[tuple[Any, Wanted]]:
     for name, value in host.schedules.items():
         if isinstance(value, PerVariable):
             value.check_paths(name, optimizers.trained_paths(optimizer))
+            if name == groups.DECAY:
+                given.check_decay(value, [optimizer])
         found += [
             dataclasses.replace(one, kind=_HOSTED[one.kind])
             for one in groups.wanted(optimizer, name, value)
@@ -80,9 +82,13 @@ def wanted_by_host(optimizer: Any) -> list[tuple[Any, Wanted]]:
 
 
 class HostedNumber(Record):
-    """A number in a variable of the host, and what updates have read of it."""
+    """A factor on the rate in a variable of the host, and what updates have read of it.
 
-    def __init__(self) -> None:
+    `used_rate` is the host's variable for the rate that the last update used.
+    """
+
+    def __init__(self, used_rate: Any) -> None:
+        self.used_rate = used_rate
         self.variable: Any = None
         self.start(1.0)
 
@@ -156,6 +162,10 @@ class HostedFactor(StepPart):
     def values(self, update: Update | PastUpdates) -> None:
         """Multiplies."""
         update.factors.append(update.read(self.number))
+
+    def before(self, update: Update) -> None:
+        """Notes the rate for whoever asks the host."""
+        in_step.assign(self.number.used_rate, update.rate)
 
 
 class HostedBiasCorrection(BiasCorrection):

@@ -8,10 +8,12 @@ import keras
 import numpy as np
 
 from keras_lrs._keras import float_values, optimizers
-from keras_lrs._step.optimizer_step import identity
 from keras_lrs._step.part import StepPart, Wanted
 from keras_lrs._step.update import PastUpdates, Update
 from keras_lrs.schedules import base, fields
+from keras_lrs.schedules.identity import identity
+from keras_lrs.schedules.names import meant
+from keras_lrs.schedules.open_ended import Constant
 from keras_lrs.schedules.per_variable import PerVariable
 
 # Read only when the optimizer is built, or no hyperparameter in the usual sense.
@@ -59,11 +61,12 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
         )
     available = names(optimizer)
     if name not in available:
-        hint = {"momentum": "beta_1", "beta_1": "momentum"}.get(name)
-        hint = f"Use `{hint}`. " if hint in available else ""
+        found = meant(name, available)
+        hint = "" if found is None else f"Use `{found}`. "
         raise ValueError(
-            f"Argument `{name}` is not a hyperparameter of `{kind}`. {hint}"
-            f"It has: {', '.join(available)}"
+            f"Argument `{name}` is not a hyperparameter of `{kind}`. "
+            f"{hint}It has: {', '.join(available)}. For a number of "
+            "the model, such as the weight of a loss term, there is `VariableScheduler`"
         )
     if optimizers.is_taken_over(optimizer) and is_momentum(name):
         raise ValueError(
@@ -98,16 +101,21 @@ def sampled(schedule: Any, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
     return steps, np.asarray(base.evaluate(schedule, steps))
 
 
-def check_schedule(name: str, value: Any, given: Any = None) -> None:
-    """Raises `TypeError` if a value is no schedule, showing what was `given`."""
+def as_schedule(name: str, value: Any, given: Any) -> Any:
+    """A schedule or a `PerVariable`; for a number the constant one.
+
+    Raises `TypeError` if a value is none of these, showing what was `given`.
+    """
+    if fields.is_number(value):
+        return Constant(fields.validate(name, value, fields.rate()))
     schedule = keras.optimizers.schedules.LearningRateSchedule
     if not isinstance(value, (schedule, PerVariable)):
         bound = (
-            "be a `LearningRateSchedule`; for a number it is "
-            "`keras_lrs.schedules.Constant`, for a function of the step "
+            "be a `LearningRateSchedule` or a number; for a function of the step it is "
             "`FunctionSchedule`, for groups of variables `PerVariable`"
         )
-        fields.refuse(name, bound, value if given is None else given, TypeError)
+        fields.refuse(name, bound, given, TypeError)
+    return value
 
 
 def check_values(name: str, schedule: Any, num_steps: int) -> None:
@@ -162,6 +170,11 @@ class Hyperparameter(StepPart):
     def covers(name: str, schedule: Any) -> tuple[str, ...]:
         """The attribute; the step itself sets the rate."""
         return () if name == "learning_rate" else (name,)
+
+    def rebind(self, last: int, name: str, schedule: Any) -> bool:
+        """Takes another schedule of the hyperparameter."""
+        before, self.schedule = self.schedule, schedule
+        return base.agree(before, schedule, last)
 
     def values(self, update: Update | PastUpdates) -> None:
         """Evaluates the schedule."""

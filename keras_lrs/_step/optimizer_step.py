@@ -14,12 +14,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._keras import in_step, interrupts, optimizers
+from keras_lrs._keras import anywhere, in_step, interrupts, optimizers
 from keras_lrs._keras.backend import IS_JAX, IS_TORCH
-from keras_lrs._keras.variables import StepNumber, StepVariable
+from keras_lrs._keras.variables import StepNumber, StepVariable, number
 from keras_lrs._step.part import StepPart
-from keras_lrs._step.update import PastUpdates, Update
-from keras_lrs.schedules import base
+from keras_lrs._step.update import PastUpdates, Update, scaled
+from keras_lrs.schedules.identity import identity
 
 _UPDATE_STEP = "_backend_update_step"
 
@@ -39,6 +39,11 @@ class PlannedPart:
     compiled: tuple
     begins: dict[str, Any]
     callback: Any = None
+
+    @property
+    def key(self) -> tuple:
+        """Equal for parts that one compiled step can serve."""
+        return self.kind, self.kind.key(*self.compiled)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,11 +72,12 @@ class StepPlan:
     @property
     def key(self) -> tuple:
         """Equal for plans that one compiled step can serve."""
-        parts = tuple((part.kind, part.kind.key(*part.compiled)) for part in self.parts)
+        parts = tuple(part.key for part in self.parts)
         originals = {**self.originals}
-        # A rate may be a variable, whose `==` compares values.
-        rate = id(originals.pop("_learning_rate"))
-        return id(self.optimizer), parts, rate, frozenset(originals.items())
+        # The step puts back what it has found, and a schedule may have been altered.
+        rate = originals.pop("_learning_rate")
+        own = None if isinstance(rate, keras.Variable) else identity(rate)
+        return id(self.optimizer), parts, id(rate), own, frozenset(originals.items())
 
 
 class OptimizerStep:
@@ -93,6 +99,7 @@ class OptimizerStep:
         self.start = StepNumber(model, plan.start, "int")
         self.iterations = 0
         self.used = False
+        self._count: Any = None  # Of the calls in a loop that is not `fit`.
         self.originals = plan.originals
         self.overridden: set[str] = set()
         self._covered: dict[str, Any] = {}
@@ -161,6 +168,37 @@ class OptimizerStep:
         if attributes.get("apply") is self._replacement:
             put_back(attributes, ["apply"], self._covered)
 
+    def install_in_loop(self, undo: interrupts.Undo) -> None:
+        """Takes the place of `apply` until the end, in whatever loop it is called."""
+        if self._count is None:
+            beside = self.optimizer._iterations
+            self._count = anywhere.Count(anywhere.new_count(beside))
+        attributes = vars(self.optimizer)
+        before = {"apply": attributes["apply"]} if "apply" in attributes else {}
+        undo.callback(put_back, attributes, ["apply"], before)
+        attributes["apply"] = in_step.unconverted(self._apply_in_loop)
+
+    @property
+    def applied(self) -> int:
+        """How often a loop that is not `fit` has called this `apply`."""
+        return 0 if self._count is None else int(number(self._count.variable))
+
+    def _apply_in_loop(self, grads, trainable_variables=None):
+        if anywhere.in_scope() or (IS_JAX and anywhere.is_traced()):
+            raise RuntimeError(
+                f"`{self.optimizer.name}` has schedules, averages or measurements of "
+                "callbacks, which a function that is compiled with `stateless_apply` "
+                "would lose. Use `train_on_batch` or `fit`, or objects made for such "
+                "loops: `keras_lrs.optimizers.Scheduled` and "
+                "`keras_lrs.averages.Averager`."
+            )
+        for one in self.step_variables:
+            one.to_variable()
+        self.apply(grads, trainable_variables)
+        for one in self.step_variables:
+            one.from_variable()
+        self._count.raise_by_one()
+
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """`Optimizer.apply`, with the parts around it."""
         # PyTorch updates one weight after the other: of one update, all or none.
@@ -205,14 +243,19 @@ class OptimizerStep:
     def _rate(self, update):
         """The learning rate, where a part sets or multiplies it."""
         rate = update.values.get("learning_rate")
-        scaled = update.factors or any(part.scales for part in self.parts)
-        if rate is None and scaled:
+        scales = update.factors or any(part.scales for part in self.parts)
+        if rate is None and scales:
             # A schedule of the optimizer's own counts all its iterations.
             own = self.originals["_learning_rate"]
             rate = in_step.evaluate(own, update.iterations)
-        for factor in update.factors:
-            rate = rate * factor
-        return rate
+        return scaled(rate, update.factors)
+
+    def rate_now(self) -> Any:
+        """The rate of the next update, outside of an update or in a trace."""
+        update = Update(self, [], [])
+        for part in self.parts:
+            part.values(update)
+        return self._rate(update)
 
     def _set_rate(self, update):
         own = self.originals["_learning_rate"]
@@ -235,14 +278,17 @@ class OptimizerStep:
         past = PastUpdates(self, iterations)
         for part in self.parts:
             part.values(past)
-        rate = past.values.pop("learning_rate", own_rate)
-        for factor in past.factors:
-            rate = rate * factor
+        rate = scaled(past.values.pop("learning_rate", own_rate), past.factors)
         past.rate = rate
         found = {"learning_rate": rate, **past.values}
         for part in self.parts:
             found.update(part.used(past))
-        return found
+        return {
+            name: optimizers.capped(self.optimizer, value, iterations)
+            if name.partition("/")[0] == "learning_rate"
+            else value
+            for name, value in found.items()
+        }
 
 
 def put_back(attributes: dict, names: Iterable[str], originals: dict) -> None:
@@ -252,13 +298,3 @@ def put_back(attributes: dict, names: Iterable[str], originals: dict) -> None:
             attributes[name] = originals[name]
         else:
             attributes.pop(name, None)
-
-
-def identity(schedule: Any) -> Any:
-    """Equal for schedules that are; those of others are known by their config."""
-    if isinstance(schedule, base.Schedule):
-        return schedule
-    try:
-        return type(schedule), repr(schedule.get_config())
-    except NotImplementedError:
-        return schedule

@@ -4,8 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
 from keras_lrs._step.update import PastUpdates, Update
 from keras_lrs.schedules import fields
+from keras_lrs.schedules.identity import identity
 
 
 class StepPart:
@@ -96,7 +99,10 @@ class StepPart:
     @staticmethod
     def key(*compiled: Any) -> Any:
         """A value that is equal where one compiled step serves both."""
-        return compiled
+        kind = keras.optimizers.schedules.LearningRateSchedule
+        return tuple(
+            identity(given) if isinstance(given, kind) else given for given in compiled
+        )
 
     @staticmethod
     def covers(*compiled: Any) -> tuple[str, ...]:
@@ -110,6 +116,13 @@ class StepPart:
 
     def end(self) -> None:
         """The fit ends."""
+
+    def rebind(self, last: int, *compiled: Any) -> bool:
+        """Takes arguments with other lengths, after a first update with the old ones.
+
+        `last` is the step of that update. Returns whether it would have been the same.
+        """
+        return False
 
     # --- In every update ---
 

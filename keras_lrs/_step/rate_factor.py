@@ -5,15 +5,20 @@ from typing import Any
 from keras_lrs._keras import optimizers
 from keras_lrs._step.part import StepPart
 from keras_lrs._step.update import PastUpdates, RecordedNumber, Update
+from keras_lrs.schedules import numerics
 
 
 class RateFactor(StepPart):
-    """Multiplies the rate of an optimizer by a number."""
+    """Multiplies the rate of an optimizer by a number.
+
+    It lowers no rate below `min_rate`; one that is lower by itself it leaves alone.
+    """
 
     scales = True
 
-    def __init__(self, step: Any):
+    def __init__(self, step: Any, min_rate: float = 0.0):
         super().__init__(step)
+        self.min_rate = min_rate
         self.factor = RecordedNumber(step.model, 1.0)
         self.variables = [self.factor]
 
@@ -27,4 +32,10 @@ class RateFactor(StepPart):
 
     def values(self, update: Update | PastUpdates) -> None:
         """Multiplies."""
-        update.factors.append(update.read(self.factor))
+        factor: Any = update.read(self.factor)
+
+        def above_minimum(rate):
+            least = numerics.minimum(rate, self.min_rate)
+            return numerics.maximum(rate * factor, least)
+
+        update.factors.append(above_minimum if self.min_rate > 0.0 else factor)

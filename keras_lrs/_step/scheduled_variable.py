@@ -1,6 +1,7 @@
 """Variables of a model that schedules set before the forward pass of every step."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,9 +10,10 @@ from keras import ops
 
 from keras_lrs._keras import in_step
 from keras_lrs._step.hyperparameters import sampled
-from keras_lrs._step.optimizer_step import OptimizerStep, identity
+from keras_lrs._step.optimizer_step import OptimizerStep
 from keras_lrs._step.part import StepPart, Wanted
 from keras_lrs.schedules import base, numerics
+from keras_lrs.schedules.identity import identity
 
 
 class ScheduledVariable(StepPart):
@@ -53,6 +55,11 @@ class ScheduledVariable(StepPart):
         """The same variable with an equal schedule."""
         return id(variable), identity(schedule)
 
+    def rebind(self, last: int, variable: keras.Variable, schedule: Any) -> bool:
+        """Takes another schedule of the variable."""
+        before, self.schedule = self.schedule, schedule
+        return base.agree(before, schedule, last)
+
 
 def wanted(optimizer: Any, variable: keras.Variable, schedule: Any) -> Wanted:
     """What a callback returns of each optimizer to let a schedule set a variable."""
@@ -93,10 +100,27 @@ def set_variables(steps: list[OptimizerStep]) -> None:
         in_step.set_variable(part.variable, in_step.evaluate(part.schedule, step))
 
 
-def values_at(steps: list[OptimizerStep], at: np.ndarray) -> dict[str, np.ndarray]:
-    """The values that forward passes at steps of the schedules saw, by path."""
-    at = np.maximum(at, 0)
-    return {
-        part.variable.path: np.asarray(base.evaluate(part.schedule, at), np.float64)
-        for part in of(steps)
-    }
+def values_at(
+    steps: list[OptimizerStep],
+    at: np.ndarray,
+    last: int,
+    read: Callable[[list], list[np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """The values that forward passes at steps of the schedules saw, by path.
+
+    The last of them was made at or before the step `last`, and `read` gives what it
+    saw. It came earlier if several updates followed it: then nothing tells which
+    forward passes the updates before belong to, and they are left out.
+    """
+    found = {}
+    for part in of(steps):
+        (held,) = read([part.variable])
+        values = np.asarray(base.evaluate(part.schedule, np.maximum(at, 0)), np.float64)
+        # After `last` if a loss scale has skipped the update that followed.
+        near = base.evaluate(part.schedule, np.maximum([last, last + 1], 0))
+        narrow = keras.backend.standardize_dtype(part.variable.dtype).endswith("16")
+        if at.tolist() == [last]:
+            found[part.variable.path] = held.astype(np.float64).reshape(1)
+        elif np.isclose(held, near, rtol=1e-2 if narrow else 1e-5).any():
+            found[part.variable.path] = values
+    return found

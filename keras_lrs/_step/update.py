@@ -23,7 +23,8 @@ class Update:
         values: The scheduled value of each hyperparameter.
         groups: The values of groups of variables: of each hyperparameter, by the
             group's name.
-        factors: By what the learning rate is multiplied.
+        factors: By what the learning rate is multiplied; a function gets the rate, and
+            returns another.
         rate: The learning rate that is used, from phase 2 on; None where it is the
             optimizer's own affair.
         group_rates: The learning rates of groups, by their names, from phase 3 on.
@@ -108,6 +109,13 @@ class PastUpdates:
     def read(self, number: Any) -> np.ndarray:
         """What the updates have read of a number of the host."""
         return number.at(self.iterations)
+
+
+def scaled(rate: Any, factors: list) -> Any:
+    """A learning rate with what parts want of it: factors, or functions of the rate."""
+    for factor in factors:
+        rate = factor(rate) if callable(factor) else rate * factor
+    return rate
 
 
 class Record:

@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
-import pathlib
+import itertools
 import warnings
 from typing import Any
 
 from keras_lrs._storage import tree
-from keras_lrs._storage.manifest import Folder, Record
+from keras_lrs._storage.fits import Fit
+from keras_lrs._storage.manifest import GENERATIONS, Folder, Record
+from keras_lrs._storage.remote import Path
 
 _KEPT = 2
 
@@ -46,8 +48,9 @@ class Checkpoints(Folder[Checkpoint]):
     """The checkpoints in a folder."""
 
     record = Checkpoint
-    listed_as = "generations"
+    listed_as = GENERATIONS
     newest_first = True
+    optional = ("first_batches",)
 
     def save(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         """Writes a checkpoint, and drops all but the one before it.
@@ -97,7 +100,11 @@ Newest = tuple[Checkpoint, dict[str, Any]] | None
 
 
 def of_fit(
-    directory: pathlib.Path, updates: int, writes: bool
+    directory: Path,
+    updates: int,
+    writes: bool,
+    fit: Fit | None = None,
+    of_any: bool = False,
 ) -> tuple[Checkpoints, Newest]:
     """Finds the checkpoints of a fit, and the newest of them.
 
@@ -109,28 +116,46 @@ def of_fit(
         directory: The folder.
         updates: The optimizer's iterations when the fit begins.
         writes: Whether to lock the folder.
+        fit: The fit; None if no more is known of it.
+        of_any: Whether to take up the checkpoints of whichever fit.
     """
+    fit = fit or Fit(updates)
     found, newest = _opened(directory, writes)
-    began = 0 if newest is None else newest[1].get("began", 0)
-    if began <= updates:
+    if newest is None or of_any or fit.wrote(newest[1]):
         return found, newest
     found.close()
+    if newest[1].get("initial") not in fit.before:
+        _tell(directory, newest[1].get("began", 0), updates)
+    for path in inner(directory):
+        found, newest = _opened(path, writes)
+        if newest is not None and fit.wrote(newest[1]):
+            return found, newest
+        found.close()
+    for number in itertools.count():
+        suffix = f"-{number}" if number else ""
+        found, newest = _opened(directory / f"fit-from-{updates}{suffix}", writes)
+        if newest is None:
+            break
+        found.close()
+    return found, None
+
+
+def _tell(directory, began, updates):
+    """Warns that checkpoints are of a fit that this process has not seen."""
     warnings.warn(
         f"The checkpoints in `{directory}` are of a fit that began after {began} "
         f"updates. They are kept for it, and not taken up by this one, which begins "
-        f"after {updates}.",
-        stacklevel=4,
+        f"after {updates}."
+        + ("" if began > updates else " `accept='fit'` takes them up nevertheless."),
+        stacklevel=5,
     )
-    earlier = [int(path.name.rpartition("-")[2]) for path in _inner(directory)]
-    first = max([number for number in earlier if number <= updates], default=updates)
-    return _opened(directory / f"fit-from-{first}", writes)
 
 
 def remove(checkpoints: Checkpoints) -> None:
     """Removes the checkpoints of a fit that is over, and the folder of an inner one."""
     checkpoints.remove()
     checkpoints.close()
-    if checkpoints.directory in _inner(checkpoints.directory.parent):
+    if checkpoints.directory in inner(checkpoints.directory.parent):
         with contextlib.suppress(OSError):  # It holds something else.
             checkpoints.directory.rmdir()
 
@@ -142,7 +167,7 @@ def _opened(directory, writes):
     return found, found.newest()
 
 
-def _inner(directory):
-    """The folders of earlier fits in one."""
-    names = directory.glob("fit-from-*")
-    return [path for path in names if path.name.rpartition("-")[2].isdigit()]
+def inner(directory: Any) -> list[Any]:
+    """Finds the folders of earlier fits in one."""
+    paths = sorted(directory.glob("fit-from-*"))
+    return [path for path in paths if path.name.rpartition("-")[2].isdigit()]

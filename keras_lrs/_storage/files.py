@@ -7,19 +7,21 @@ import hashlib
 import os
 import pathlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from keras_lrs._storage.remote import Path, RemotePath
 
 
 def write_atomically(
-    path: str | os.PathLike,
+    path: str | os.PathLike | RemotePath,
     content: Any,
     trailer: Callable[[str], bytes] | None = None,
 ) -> str:
     """Writes a file so that a crash leaves either the old one or the new one.
 
     Args:
-        path: The file; missing folders are created.
+        path: The file, here or in a storage of objects; missing folders are created.
         content: Bytes.
         trailer: A function of the sha256 of the content, which returns bytes that are
             written behind it.
@@ -30,6 +32,8 @@ def write_atomically(
     Raises:
         OSError: If the file cannot be written; the old one is still there.
     """
+    if isinstance(path, RemotePath):
+        return _put(path, content, trailer)
     path = pathlib.Path(path)
     # Not from `tempfile`, whose files only their owner can read: the umask decides.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -47,18 +51,27 @@ def write_atomically(
     return digest
 
 
-def check_writable(path: pathlib.Path) -> None:
+def check_writable(path: Path, make_folders: bool = True) -> None:
     """Raises `OSError` if a file cannot be written; makes the folders that it needs."""
+    if isinstance(path, RemotePath):
+        path.check_writable()
+        return
     with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        # By trying: permissions say nothing of what a disk or `/proc` takes.
+        probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with open(probe, "xb"):
+            pass
+        probe.unlink()
 
 
 @contextlib.contextmanager
-def naming(path: pathlib.Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """An `OSError` within names the path, and not a temporary file or none."""
     try:
         yield
@@ -82,32 +95,66 @@ def _written(path, content, trailer):
     return digest.hexdigest()
 
 
+def _put(path, content, trailer):
+    """Writes an object, which replaces the one of this name when all of it is there."""
+    content = bytes(content)
+    digest = hashlib.sha256(content)
+    if trailer is not None:
+        end = trailer(digest.hexdigest())
+        digest.update(end)
+        content += end
+    path.put(content)
+    return digest.hexdigest()
+
+
 def _write(file, content):
     file.write(content)
     file.flush()
     os.fsync(file.fileno())
 
 
-def read(path: pathlib.Path, sha256: str) -> bytes:
+def read(path: Path, sha256: str) -> bytes:
     """Reads a file whose hash is known from a manifest.
 
     Raises:
         ValueError: If the file is missing or altered.
+        OSError: If the storage that it is in cannot be reached.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        written = bytes_of(path)
+    except FileNotFoundError as error:
         raise ValueError(f"`{path}` cannot be read: {error}") from error
-    digest = hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(written).hexdigest()
     if digest != sha256:
         raise ValueError(
             f"`{path}` is damaged: its sha256 is {digest}, and {sha256} in the "
             "manifest."
         )
-    return content
+    return written
 
 
-def remove(paths: list[pathlib.Path]) -> None:
+def bytes_of(path: Path) -> bytes:
+    """Returns what is in a file.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it cannot be read.
+        OSError: If the storage that it is in cannot be reached: it may be whole.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or isinstance(path, RemotePath):
+            raise
+        raise ValueError(f"`{path}` cannot be read: {error}") from error
+
+
+def size(path: Path) -> int:
+    """Returns how many bytes are in a file."""
+    return path.size() if isinstance(path, RemotePath) else path.stat().st_size
+
+
+def remove(paths: Sequence[Path]) -> None:
     """Removes files of one folder, as far as they exist, and syncs the folder."""
     for path in paths:
         path.unlink(missing_ok=True)
@@ -115,12 +162,14 @@ def remove(paths: list[pathlib.Path]) -> None:
         _sync_folder(paths[0].parent)
 
 
-def temporaries(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+def temporaries(folder: Path, pattern: str) -> list[Path]:
     """Finds the temporary files that killed processes left behind."""
     return sorted(folder.glob(f".{pattern}.{'[0-9a-f]' * 8}"))
 
 
 def _sync_folder(folder):
+    if isinstance(folder, RemotePath):
+        return
     # On POSIX a new name is on the disk once its folder is; Windows needs no such call.
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)

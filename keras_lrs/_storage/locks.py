@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import json
 import os
-import pathlib
 import socket
 import threading
 import warnings
@@ -12,6 +11,7 @@ import weakref
 from typing import Any
 
 from keras_lrs._storage import files
+from keras_lrs._storage.remote import Path
 
 try:
     import fcntl
@@ -34,8 +34,8 @@ class Lock:
         path: The file, in the folder that is locked.
     """
 
-    def __init__(self, path: pathlib.Path):
-        self.path = path.absolute()  # The current folder may change.
+    def __init__(self, path: Path):
+        self.path: Any = path.absolute()  # The current folder may change.
         self._release: Any = None
         self._thread: int | None = None
         self._is_lost = False
@@ -53,15 +53,9 @@ class Lock:
                 "process. Give each run a directory of its own."
             )
         if self._release is not None:
+            self._check()
             return False
-        with files.naming(self.path.parent):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        if fcntl is not None:
-            self._take_over()
-            handle = _locked(self.path)
-            self._release = weakref.finalize(self, _let_go, self.path, handle)
-        else:
-            self._release = lambda: None
+        self._release = self._taken()
         self._thread = threading.get_ident()
         _HELD.add(self)
         return True
@@ -72,6 +66,19 @@ class Lock:
         release, self._release = self._release, None
         if release is not None:
             release()
+
+    def _taken(self) -> Any:
+        """Takes the lock; returns the finalizer that gives it back."""
+        with files.naming(self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        if fcntl is None:
+            files.check_writable(self.path)
+            return lambda: None
+        self._take_over()
+        return weakref.finalize(self, _let_go, self.path, _locked(self.path))
+
+    def _check(self) -> None:
+        """Raises `ValueError` if a lock that was taken is no longer held."""
 
     def _take_over(self):
         for other in list(_HELD):
@@ -87,8 +94,10 @@ class Lock:
         finalizer, self._release = self._release, None
         detached = finalizer.detach() if finalizer is not None else None
         if detached is not None:
-            _, _, (_, handle), _ = detached
-            os.close(handle)
+            self._leave(*detached[2])
+
+    def _leave(self, *held):
+        os.close(held[-1])
 
 
 def _forget_all():
@@ -113,7 +122,7 @@ def _locked(path):
                 continue
             with files.naming(path.parent):
                 os.ftruncate(handle, 0)
-                os.pwrite(handle, _self(), 0)
+                os.pwrite(handle, (json.dumps(signature()) + "\n").encode(), 0)
         except BaseException:
             os.close(handle)
             raise
@@ -125,11 +134,7 @@ def _flock(handle, path):
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ValueError(
-            "Argument `directory` must be written by one run at a time. Received: "
-            f"directory={str(path.parent)!r}, which {_holder(handle)} is writing. Give "
-            "each run a directory of its own, or end the other one."
-        ) from None
+        raise refusal(path, _written(handle)) from None
     except OSError as error:
         warnings.warn(
             f"The filesystem of `{path.parent}` cannot lock files ({error.strerror}), "
@@ -150,23 +155,39 @@ def _is_at(handle, path):
 def _same(one, other):
     try:
         return os.path.samefile(one, other)
-    except OSError:
+    except (OSError, TypeError):  # A path that is not on this machine.
         return False
 
 
-def _self():
+def signature() -> dict[str, Any]:
+    """Returns what the holder of a lock writes into it."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    who = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
-    return (json.dumps(who) + "\n").encode()
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
 
 
-def _holder(handle):
-    """Says who holds the lock, by what is in the file."""
+def holder(written: bytes) -> str:
+    """Says who holds a lock, by what is written in it."""
     try:
-        who = json.loads(os.pread(handle, 10_000, 0))
+        who = json.loads(written)
         return f"process {who['pid']} on {who['host']} (since {who['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "another process"  # Which has not yet written who it is.
+
+
+def refusal(path: Any, written: bytes) -> ValueError:
+    """The error of who asks for a lock that another one holds."""
+    return ValueError(
+        "Argument `directory` must be written by one run at a time. Received: "
+        f"directory={str(path.parent)!r}, which {holder(written)} is writing. Give "
+        "each run a directory of its own, or end the other one."
+    )
+
+
+def _written(handle):
+    try:
+        return os.pread(handle, 10_000, 0)
+    except OSError:
+        return b""
 
 
 def _let_go(path, handle):

@@ -19,13 +19,24 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import keras
 
-from keras_lrs._storage import files, labels
-from keras_lrs._storage.locks import Lock
+from keras_lrs._storage import files, labels, leases
+from keras_lrs._storage.remote import Path, RemotePath
 
 FORMAT = 1
 NAME = "manifest.json"
-KINDS = ("members", "generations")
+MEMBERS, GENERATIONS = KINDS = "members", "generations"
 """What our callbacks list. They may share a folder: only one has `NAME`."""
+
+
+class DamagedError(ValueError):
+    """A manifest is not what was written."""
+
+    def __init__(self, path: Path):
+        super().__init__(
+            f"`{path}` is damaged: its sha256 is not the one in it. Remove it, and it "
+            "is rebuilt from the files that it lists."
+        )
+        self.path = path
 
 
 class Record:
@@ -57,7 +68,7 @@ class Folder(Generic[R]):
     Whatever writes takes the lock of the folder first, and keeps it until `close`.
 
     Args:
-        directory: The folder; it need not exist.
+        directory: The folder, here or in a storage of objects; it need not exist.
 
     Raises:
         ValueError: If the manifest is damaged, or was written by a later version; or if
@@ -68,18 +79,27 @@ class Folder(Generic[R]):
     listed_as: str  # The key of the records in the manifest.
     newest_first = False  # The order of the records in the manifest.
     noted: tuple[str, ...] = ()  # Further keys of the manifest.
+    LOCK: str  # The name of the file that is locked.
+    optional: tuple[str, ...] = ()  # Those that it may lack, and that labels do lack.
 
-    def __init__(self, directory: str | os.PathLike):
-        self.directory = pathlib.Path(directory)
+    def __init_subclass__(cls, **keywords: Any):
+        super().__init_subclass__(**keywords)
+        cls.LOCK = f".{cls.listed_as}.lock"
+
+    def __init__(self, directory: str | os.PathLike | RemotePath):
+        self.directory: Any = directory
+        if not isinstance(directory, RemotePath):
+            self.directory = pathlib.Path(directory)
         self.records: list[R] = []
         self.notes: dict[str, Any] = {}
-        self._lock = Lock(self.directory / f".{self.listed_as}.lock")
+        self._lock = leases.lock(self.directory / self.LOCK)
+        self.extras: dict[str, Any] = {}
         self._was_rebuilt = False
         self._first = 1  # The number of the first file.
         self._load()
 
     @property
-    def manifest(self) -> pathlib.Path:
+    def manifest(self) -> Path:
         """The path of the manifest: another callback's may have the usual name."""
         own = self.directory / f"manifest-{self.listed_as}.json"
         shared = self.directory / NAME
@@ -105,6 +125,7 @@ class Folder(Generic[R]):
         if not isinstance(content[self.listed_as], list):
             raise ValueError(f"`{manifest}` has {self.listed_as} of another kind.")
         self.notes = {name: content[name] for name in self.noted}
+        self.extras = {k: content[k] for k in self.optional if k in content}
         self.records = [self._record(manifest, i) for i in content[self.listed_as]]
         self.records.sort(key=lambda record: record.number)
 
@@ -113,14 +134,8 @@ class Folder(Generic[R]):
         found = []
         for path in self._files():
             try:
-                written = path.read_bytes()
-                label = labels.read(written)
-                digest = hashlib.sha256(written).hexdigest()
-                record = self._record(path, {**label["entry"], "sha256": digest})
-                if record.file != path.name:
-                    raise ValueError(f"it was written as `{record.file}`")
-                found.append((record, {name: label[name] for name in self.noted}))
-            except (OSError, KeyError, TypeError, ValueError) as error:
+                found.append(self._labelled(path))
+            except (OSError, ValueError) as error:
                 raise ValueError(
                     f"`{manifest}` is missing, and cannot be rebuilt: `{path}` cannot "
                     f"be listed ({error}). Restore the manifest, or remove this file."
@@ -137,6 +152,51 @@ class Folder(Generic[R]):
                 stacklevel=5,
             )
 
+    def _labelled(self, path):
+        """The record and the notes that are in the label of a file."""
+        written = path.read_bytes()
+        label = labels.read(written)
+        digest = hashlib.sha256(written).hexdigest()
+        try:
+            record = self._record(path, {**label["entry"], "sha256": digest})
+            if record.file != path.name:
+                raise ValueError(f"it was written as `{record.file}`")
+            return record, {name: label[name] for name in self.noted}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"its label is of another kind: {error!r}") from error
+
+    def relist(self) -> None:
+        """Lists all files that are whole, and writes the manifest.
+
+        A file that the manifest lists keeps its entry, which may know more than the
+        label: the metrics of a whole epoch.
+
+        Raises:
+            ValueError: If a file is damaged.
+        """
+        self.lock()
+        listed = {record.file: record for record in self.records}
+        records = []
+        for path in self._files():
+            try:
+                record, notes = self._labelled(path)
+            except ValueError as error:
+                record = listed.get(path.name)
+                if record is None:
+                    raise ValueError(
+                        f"`{path}` cannot be listed: {error}. Remove this file."
+                    ) from error
+                self.read(record)  # Version 0.1.0 wrote no labels.
+            else:
+                self.notes = self.notes or notes
+                known = listed.get(path.name)
+                same = known is not None and known.sha256 == record.sha256
+                record = known if same else record
+            records.append(record)
+        self.records = records
+        if records or self.manifest.exists():
+            self.write()
+
     def lock(self) -> None:
         """Keeps others from writing to the folder; reads again what is in it.
 
@@ -151,7 +211,7 @@ class Folder(Generic[R]):
         """Lets others write to the folder."""
         self._lock.release()
 
-    def path(self, record: R) -> pathlib.Path:
+    def path(self, record: R) -> Path:
         """The path of a record's file."""
         return self.directory / record.file
 
@@ -194,15 +254,20 @@ class Folder(Generic[R]):
         self.lock()
         records = reversed(self.records) if self.newest_first else self.records
         items = [self._item(record) for record in records]
-        write(self.manifest, {**origin(), **self.notes, self.listed_as: items})
+        others = {**self.notes, **self.extras}
+        write(self.manifest, {**origin(), **others, self.listed_as: items})
 
     def clean(self) -> None:
         """Removes the files that the manifest does not list."""
-        kept = list(map(self.path, self.records))
-        left = [path for path in self._files() if path not in kept]
+        left = self.unlisted()
         for pattern in (self.record.pattern, self.manifest.name):
             left += files.temporaries(self.directory, pattern)
         files.remove(left)
+
+    def unlisted(self) -> list[Path]:
+        """The files that the manifest does not list."""
+        kept = list(map(self.path, self.records))
+        return [path for path in self._files() if path not in kept]
 
     def _files(self):
         """The files in the folder whose names are those of records, in order."""
@@ -255,13 +320,13 @@ _TYPES: dict[Any, tuple] = {
 }
 
 
-def write(path: pathlib.Path, content: dict[str, Any]) -> None:
+def write(path: Path, content: dict[str, Any]) -> None:
     """Writes JSON that holds its own hash; a crash leaves the old file or the new."""
     content = {**content, "sha256": _digest(content)}
     files.write_atomically(path, _serialized(content))
 
 
-def read(path: pathlib.Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """Reads a manifest.
 
     Raises:
@@ -269,8 +334,8 @@ def read(path: pathlib.Path) -> dict[str, Any]:
             written, or if it has another format.
     """
     try:
-        written = path.read_bytes()
-    except OSError as error:
+        written = files.bytes_of(path)
+    except FileNotFoundError as error:
         raise ValueError(f"`{path}` cannot be read: {error}") from error
     try:
         content = json.loads(written)
@@ -285,10 +350,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
             f"`{path}` was not written by keras_lrs. Choose another directory."
         )
     if not whole:
-        raise ValueError(
-            f"`{path}` is damaged: its sha256 is not the one in it. Remove it, and it "
-            "is rebuilt from the files that it lists."
-        )
+        raise DamagedError(path)
     if content.get("format") != FORMAT:
         raise ValueError(
             f"`{path}` has the format {content.get('format')}, written by keras_lrs "

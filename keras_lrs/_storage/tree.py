@@ -1,5 +1,11 @@
-"""Trees of arrays and JSON values in one `.npz` file."""
+"""Trees of arrays and JSON values in one `.npz` file.
 
+JSON has no numbers of NumPy, and no keys but strings. What it does not have is a
+dictionary with one of the keys below, so that it comes back as it was; what cannot come
+back as it was is refused when it is written.
+"""
+
+import collections
 import io
 import json
 import zipfile
@@ -8,7 +14,8 @@ from typing import Any
 import ml_dtypes  # noqa: F401  (Registers `bfloat16` and the like with NumPy.)
 import numpy as np
 
-_ARRAY = "__array__"
+_ARRAY, _SCALAR, _BYTES, _ITEMS = "__array__", "__scalar__", "__bytes__", "__items__"
+_MARKS = {_ARRAY, _SCALAR, _BYTES, _ITEMS}
 
 
 def written(tree: dict[str, Any]) -> bytes:
@@ -18,8 +25,8 @@ def written(tree: dict[str, Any]) -> bytes:
     closing a half-written archive raises others.
 
     Args:
-        tree: Dicts with string keys, lists and tuples of numbers, strings, None and
-            arrays.
+        tree: Dicts, lists and tuples of numbers, strings, bytes, None, and arrays of
+            any type but Python objects. Tuples come back as lists.
 
     Raises:
         TypeError: If the tree holds anything else.
@@ -61,23 +68,79 @@ def check_unpacked(content: bytes) -> None:
 
 def _packed(tree, arrays):
     """Returns the JSON of a tree and moves its arrays to `arrays`."""
-    if isinstance(tree, dict):
-        return {str(key): _packed(value, arrays) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
+    if type(tree) in _DICTS:
+        keys = set(tree)
+        if all(type(key) is str for key in keys) and not keys & _MARKS:
+            return {key: _packed(value, arrays) for key, value in tree.items()}
+        items = [[_key(key), _packed(value, arrays)] for key, value in tree.items()]
+        return {_ITEMS: items}
+    if type(tree) in (list, tuple):
         return [_packed(item, arrays) for item in tree]
+    if isinstance(tree, np.generic) and _is_named(tree.dtype):
+        return {_SCALAR: tree.tobytes().hex(), "dtype": tree.dtype.name}
     if isinstance(tree, np.generic):
-        return tree.item()
-    if isinstance(tree, np.ndarray):
-        name = f"array-{len(arrays)}"
-        # As bytes: the file format knows only NumPy's own types.
-        arrays[name] = np.ascontiguousarray(tree).reshape(-1).view(np.uint8)
-        return {_ARRAY: name, "dtype": tree.dtype.name, "shape": tree.shape}
-    if tree is None or isinstance(tree, (str, int, float)):
+        return {**_packed_array(np.asarray(tree), arrays), "scalar": True}
+    if type(tree) in _ARRAYS:
+        return _packed_array(tree, arrays)
+    if type(tree) is bytes:
+        return {_BYTES: tree.hex()}
+    if tree is None or type(tree) in (str, int, float, bool):
         return tree
     raise TypeError(
-        "A state must be made of dicts, lists, numbers, strings, None and arrays. "
-        f"Received: {tree!r}"
+        "A state must be made of dicts, lists, numbers, strings, bytes, None and "
+        f"arrays. Received: {tree!r} of type {type(tree).__name__}"
     )
+
+
+# Subclasses would come back without what they add, such as a default or a mask.
+_DICTS = (dict, collections.OrderedDict)
+_ARRAYS = (np.ndarray, np.memmap)
+
+
+def _key(key):
+    if key is not None and type(key) not in (str, int, float, bool):
+        raise TypeError(
+            "The keys of a state's dicts must be strings, numbers or None. "
+            f"Received: {key!r} of type {type(key).__name__}"
+        )
+    return key
+
+
+def _packed_array(array, arrays):
+    name = f"array-{len(arrays)}"
+    if _is_named(array.dtype):
+        # As bytes: the file format knows only NumPy's own types.
+        flat = np.ascontiguousarray(array).reshape(-1)
+        arrays[name] = flat.view(np.uint8)
+        return {_ARRAY: name, "dtype": array.dtype.name, "shape": array.shape}
+    if not _is_native(array.dtype):
+        raise TypeError(
+            "The arrays of a state must be of numbers, strings, dates or records of "
+            f"these. Received: an array of dtype {array.dtype!r}"
+        )
+    arrays[name] = np.asarray(array)
+    return {_ARRAY: name}
+
+
+def _is_named(dtype):
+    """Whether the name of a type says all about it."""
+    if dtype.hasobject or dtype.metadata or dtype.itemsize == 0 or dtype.kind in "SU":
+        return False
+    try:
+        return np.dtype(dtype.name) == dtype
+    except TypeError:  # That of records names no type.
+        return False
+
+
+def _is_native(dtype):
+    """Whether NumPy's file format holds all of a type."""
+    if dtype.hasobject or dtype.metadata:
+        return False
+    try:
+        description = np.lib.format.dtype_to_descr(dtype)
+        return np.lib.format.descr_to_dtype(description) == dtype
+    except (TypeError, ValueError):
+        return False
 
 
 def _unpacked(tree, arrays):
@@ -86,5 +149,15 @@ def _unpacked(tree, arrays):
     if not isinstance(tree, dict):
         return tree
     if _ARRAY in tree:
-        return arrays[tree[_ARRAY]].view(tree["dtype"]).reshape(tree["shape"])
+        array = arrays[tree[_ARRAY]]
+        if "dtype" in tree:
+            array = array.view(tree["dtype"]).reshape(tree["shape"])
+        return array[()] if tree.get("scalar") else array
+    if _SCALAR in tree:
+        content = bytes.fromhex(tree[_SCALAR])
+        return np.frombuffer(content, tree["dtype"])[0]
+    if _BYTES in tree:
+        return bytes.fromhex(tree[_BYTES])
+    if _ITEMS in tree:
+        return {key: _unpacked(value, arrays) for key, value in tree[_ITEMS]}
     return {key: _unpacked(value, arrays) for key, value in tree.items()}

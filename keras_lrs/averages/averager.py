@@ -7,11 +7,11 @@ from typing import Any
 
 import keras
 
-from keras_lrs._keras import anywhere, average_statistics, in_step, interrupts
+from keras_lrs._keras import anywhere, average_statistics, in_step, interrupts, models
 from keras_lrs._keras.weights import load_own_weights, save_own_weights
 from keras_lrs._step.averages import Averaging
 from keras_lrs.averages.choice import Choice
-from keras_lrs.averages.schedules import Average, ExponentialAverage
+from keras_lrs.averages.schedules import Average, as_average
 from keras_lrs.schedules import fields
 
 
@@ -41,7 +41,8 @@ class Averager(keras.layers.Layer):
     Args:
         model_or_variables: A built model or layer, whose trainable weights are
             averaged, or a list of variables.
-        average: A schedule of `keras_lrs.averages`; `ExponentialAverage(0.999)` if
+        average: A schedule of `keras_lrs.averages`; a number is the decay of an
+            `ExponentialAverage`, and None is `ExponentialAverage(0.999)`.
             None.
         include: A regular expression or a list of them, searched for in the paths of
             the variables (`re.search`): only what is found is averaged. None is all.
@@ -86,7 +87,7 @@ class Averager(keras.layers.Layer):
     def __init__(
         self,
         model_or_variables: Any,
-        average: Average | None = None,
+        average: Average | float | None = None,
         *,
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
@@ -94,11 +95,7 @@ class Averager(keras.layers.Layer):
         batch_norm: str = "keep",
         name: str | None = None,
     ):
-        average = ExponentialAverage() if average is None else average
-        if not isinstance(average, Average):
-            fields.refuse(
-                "average", "be a schedule of `keras_lrs.averages`", average, TypeError
-            )
+        average = as_average(average)
         every = fields.count("every", every, 1)
         fields.one_of("batch_norm", batch_norm, ("keep", "average"))
         choice = Choice.of(include, exclude)
@@ -346,8 +343,10 @@ def _found(given):
     """The variables to choose from, and all weights."""
     bound = "be a built model, or a list of variables"
     if isinstance(given, keras.layers.Layer):
-        if not given.built:
+        if not models.weights_exist(given):
             bound += ": call the model on a batch, or give it an `Input`"
+            if not models.can_be_called(given):
+                bound = "have built layers: call each on a batch"
             fields.refuse("model_or_variables", bound, given)
         sources = list(given.trainable_variables)
         weights = list(given.weights)

@@ -1,12 +1,20 @@
 """Statistics of batch normalization for weights that were not trained with them."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_lrs._keras import interrupts
-from keras_lrs._keras.batch_norm import batch_norms, batch_statistics, inputs
+from keras_lrs._keras import interrupts, models
+from keras_lrs._keras.batch_norm import (
+    batch_norms,
+    batch_statistics,
+    inputs,
+    set_statistics,
+    torch_batch_norms,
+)
 from keras_lrs.schedules import fields
 
 
@@ -16,6 +24,7 @@ def recalibrate_batch_norm(
     steps: int | None = None,
     *,
     batch_size: int | None = None,
+    call_fn: Callable | None = None,
 ) -> None:
     """Computes the statistics of batch normalization anew, in one pass over data.
 
@@ -27,8 +36,12 @@ def recalibrate_batch_norm(
     The pass is forward only. Layers of batch normalization are in training mode, as in
     `fit`: each normalizes by its batch, which is what the next ones get. All other
     layers are in inference mode: dropout and augmentation within the model are off.
-    Frozen layers (`trainable=False`) keep their statistics and normalize by them. A
-    model without batch normalization is not run, and its data not touched.
+    Frozen layers (`trainable=False`) keep their statistics and normalize by them, and
+    so do those that the model calls with `training=False`, as in fine-tuning: `fit`
+    leaves them alone, too. Which these are is seen in a forward pass of the first
+    batch with `training=True`. The layers of batch normalization in PyTorch's modules
+    (`TorchModuleWrapper`) are among those that are recalibrated. A model without batch
+    normalization is not run, and its data not touched.
 
     The model is as it was, but for these statistics; also when the data raises, and
     then the statistics are the old ones.
@@ -42,10 +55,13 @@ def recalibrate_batch_norm(
         steps: At most so many batches, > 0; None takes all. Data without an end needs
             it.
         batch_size: For arrays, > 0; None is 32.
+        call_fn: Runs the model as its training does, if that is not `model(x)`: a
+            function `call_fn(model, x, training)`, or `call_fn(model, x)`. Needed by
+            models without `call`, such as GANs.
 
     Raises:
         ValueError: If an argument is out of range, the data is empty or endless, or the
-            model is not built.
+            model is not built or has no `call`.
 
     Example:
         >>> import keras, numpy as np
@@ -66,10 +82,13 @@ def recalibrate_batch_norm(
         batch_size = fields.count("batch_size", batch_size, 1)
     if not isinstance(model, keras.Model):
         fields.refuse("model", "be a `keras.Model`", model, TypeError)
-    layers = batch_norms(model)
+    if call_fn is not None and not callable(call_fn):
+        fields.refuse("call_fn", "be a function", call_fn, TypeError)
+    layers = [*batch_norms(model), *torch_batch_norms(model)]
     if not layers:
         return
-    if not model.built:
+    call = _call_of(model, call_fn)
+    if not models.weights_exist(model):
         raise ValueError(
             "Argument `model` must be built: call it on a batch, or give it an "
             f"`Input`. Received: model={model.name!r}"
@@ -82,23 +101,44 @@ def recalibrate_batch_norm(
             f"data={data!r}"
         )
     moments = [_Moments() for _ in layers]
-    with batch_statistics(model, layers) as statistics:
+    empty = True
+    with batch_statistics(model, layers, call) as statistics:
         for x in inputs(data, batch_size, steps):
+            empty = False
             for index, calls in statistics(x).items():
-                for call in calls:
-                    moments[index].add(*call)
-    if not any(one.seen for one in moments):
+                for moment in calls:
+                    moments[index].add(*moment)
+    if empty:
         raise ValueError("Argument `data` must hold at least one batch. It was empty.")
 
-    def assign_all():
+    def set_all():
         for layer, one in zip(layers, moments, strict=True):
             if one.seen:
-                layer.moving_mean.assign(one.mean)
-                layer.moving_variance.assign(one.variance)
-                if getattr(layer, "renorm", False):
-                    layer.moving_stddev.assign(np.sqrt(one.variance + layer.epsilon))
+                set_statistics(layer, one.mean, one.variance, one.count)
 
-    interrupts.finish(assign_all)
+    interrupts.finish(set_all)
+
+
+def _call_of(model, call_fn):
+    """A function of inputs and of `training` that runs the model."""
+    if call_fn is None:
+        if not models.can_be_called(model):
+            raise ValueError(
+                f"`{type(model).__name__}` has no `call`: pass "
+                "`call_fn=lambda model, x, training: ...`, which runs it as its "
+                "training does."
+            )
+        return model
+    parameters = inspect.signature(call_fn).parameters.values()
+    takes_training = any(
+        one.name == "training" or one.kind is one.VAR_KEYWORD for one in parameters
+    )
+
+    def call(x, training):
+        keywords = {"training": training} if takes_training else {}
+        return call_fn(model, x, **keywords)
+
+    return call
 
 
 def _is_endless(data):

@@ -14,10 +14,12 @@ class Choice:
     Args:
         include: A variable is chosen if one of these is found; None chooses all.
         exclude: Unless one of these is found.
+        among: The `id`s of the variables to choose from; None is all.
     """
 
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
+    among: frozenset[int] | None = None
 
     @classmethod
     def of(cls, include: Any, exclude: Any) -> "Choice":
@@ -28,6 +30,8 @@ class Choice:
 
     def __call__(self, variable: Any) -> bool:
         """Whether a variable is chosen."""
+        if self.among is not None and id(variable) not in self.among:
+            return False
         path, include = variable.path, self.include
         included = include is None or any(_found(one, path) for one in include)
         return included and not any(_found(one, path) for one in self.exclude)

@@ -39,19 +39,17 @@ def posthoc(
     """
     if model is not None:
         fields.model("model", model)
-    directory = fields.path("directory", directory)
-    paths = snapshots.paths(directory)
+    folder = fields.any_path("directory", directory)
+    paths = snapshots.paths(folder)
     while True:
         if not paths:
-            raise FileNotFoundError(
-                f"There are no snapshots of averages in {directory}"
-            )
+            raise FileNotFoundError(f"There are no snapshots of averages in {folder}")
         try:
             total = _total(paths, sigma_rel, step)
             break
         except FileNotFoundError:
             # A run that resumes removes the snapshots that it will write again.
-            before, paths = paths, snapshots.paths(directory)
+            before, paths = paths, snapshots.paths(folder)
             if paths == before:
                 raise
     if model is not None:

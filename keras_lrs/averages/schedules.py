@@ -36,6 +36,8 @@ class Average(Schedule):
         [0.0, 0.3333, 0.5, 0.6]
     """
 
+    _instead = "This is an average: give it to `keras_lrs.callbacks.WeightAveraging`."
+
     def weight(self, step: Any) -> Any:
         """The share of the new weights in update `step`, counted from 0.
 
@@ -275,3 +277,21 @@ def gamma(sigma_rel: float) -> float:
     inverse = sigma_rel**-2
     roots = np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])
     return float(roots.real.max())
+
+
+def as_average(value: Any) -> Average:
+    """The average that an argument `average` means; a number is a decay.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If the number is out of range.
+    """
+    if value is None:
+        return ExponentialAverage()
+    if fields.is_number(value):
+        decay = fields.number(at_least=0.0, below=1.0)
+        return ExponentialAverage(fields.validate("average", value, decay))
+    if not isinstance(value, Average):
+        bound = "be a schedule of `keras_lrs.averages`, or a decay"
+        fields.refuse("average", bound, value, TypeError)
+    return value

@@ -1,17 +1,19 @@
 """Files of averages, as they were at some moments of a training run."""
 
 import io
-import os
-import pathlib
 
 import numpy as np
 
-from keras_lrs._storage import files, tree
+from keras_lrs._storage import files, labels, tree
+from keras_lrs._storage.remote import Path
+
+LOCK = ".averages.lock"
+"""The name of the lock on a folder of averages."""
 
 
-def paths(directory: str | os.PathLike) -> dict[int, pathlib.Path]:
+def paths(directory: Path) -> dict[int, Path]:
     """Finds the snapshots in a folder, by the number of updates before them."""
-    found = sorted(pathlib.Path(directory).glob("averages-*.npz"))
+    found: list[Path] = sorted(directory.glob("averages-*.npz"), key=str)
     numbers = [path.stem.removeprefix("averages-") for path in found]
     return {
         int(number): path
@@ -20,9 +22,7 @@ def paths(directory: str | os.PathLike) -> dict[int, pathlib.Path]:
     }
 
 
-def write(
-    directory: str | os.PathLike, step: int, averages: dict[float, list[np.ndarray]]
-) -> None:
+def write(directory: Path, step: int, averages: dict[float, list[np.ndarray]]) -> None:
     """Writes the averages of some widths after `step` updates, whole or not at all."""
     content = io.BytesIO()
     arrays = {
@@ -31,19 +31,24 @@ def write(
         for index, array in enumerate(weights)
     }
     np.savez(content, allow_pickle=False, **arrays)
-    path = pathlib.Path(directory) / f"averages-{step:010d}.npz"
-    files.write_atomically(path, content.getvalue())
+    path = directory / f"averages-{step:010d}.npz"
+    label = {"entry": {"step": step}}
+    files.write_atomically(
+        path, content.getvalue(), lambda sha256: labels.made(label, sha256)
+    )
 
 
-def read(path: pathlib.Path) -> dict[float, list[np.ndarray]]:
+def read(path: Path) -> dict[float, list[np.ndarray]]:
     """Reads a snapshot, in float64.
 
     Raises:
         FileNotFoundError: If it has been removed.
+        OSError: If the storage that it is in cannot be reached.
         ValueError: If the file is damaged.
     """
+    written = files.bytes_of(path)
     try:
-        content = path.read_bytes()
+        content = _unlabelled(written)
         tree.check_unpacked(content)
         with np.load(io.BytesIO(content)) as stored:
             found: dict[float, list[np.ndarray]] = {}
@@ -51,7 +56,13 @@ def read(path: pathlib.Path) -> dict[float, list[np.ndarray]]:
                 sigma_rel = float(key.split("/")[0])
                 found.setdefault(sigma_rel, []).append(stored[key].astype(np.float64))
             return found
-    except FileNotFoundError:
-        raise
     except Exception as error:  # NumPy raises anything for bytes that it did not write.
         raise ValueError(f"The snapshot {path} is damaged: {error}") from error
+
+
+def _unlabelled(written):
+    """What is before the label, which says whether it is as it was written."""
+    content, label = labels.parted(written)
+    if label is not None:  # Version 0.1.0 wrote none.
+        labels.read(written)
+    return content

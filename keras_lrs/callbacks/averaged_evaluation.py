@@ -4,7 +4,7 @@ from typing import Any
 
 from keras_lrs._fit.registry import build_optimizer
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import models
+from keras_lrs._keras import models, optimizers
 from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.swapping import SwappingCallback
 from keras_lrs.optimizers.schedule_free import ScheduleFree
@@ -51,6 +51,9 @@ class AveragedEvaluation(SwappingCallback):
     Reference: Defazio et al., "The Road Less Scheduled", 2024, arXiv:2405.15682.
     """
 
+    shows_average = True
+    """Whether validation sees the average of a `ScheduleFree`."""
+
     def __init__(
         self,
         at_end: str = "average",
@@ -59,10 +62,12 @@ class AveragedEvaluation(SwappingCallback):
         batch_norm_steps: int | None = None,
     ):
         super().__init__(at_end, batch_norm, batch_norm_data, batch_norm_steps)
+        self._optimizers: list[ScheduleFree] = []
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Looks for the averages, and begins with the raw weights."""
         wanted = super().prepare(run)
+        self._optimizers = _schedule_free(run.model)
         if not self._optimizers:
             raise ValueError(
                 "`AveragedEvaluation` needs `keras_lrs.optimizers.ScheduleFree`; for "
@@ -91,8 +96,36 @@ class AveragedEvaluation(SwappingCallback):
         """Whether there is an average."""
         return any(optimizer.built for optimizer in self._optimizers)
 
+    def holds(self, model: Any) -> bool:
+        """Whether training has not begun, so that there is nothing to average."""
+        found = _schedule_free(model)
+        return bool(found) and not _trained(found)
+
     @property
-    def _optimizers(self):
-        """The optimizers that hold averages; inside others, too."""
-        found = models.all_optimizers(self._model)
-        return [one for one in found if isinstance(one, ScheduleFree)]
+    def averaged(self) -> list:
+        """The variables that are averaged."""
+        built = [one for one in self._optimizers if one.built]
+        return [variable for one in built for variable in optimizers.trained(one)]
+
+    def look_for_averages(self, model: Any) -> bool:
+        """Looks into its optimizers, and into those of an earlier `fit`."""
+        found = _schedule_free(model)
+        others = [one for one in _trained(models.updating(model)) if one.built]
+        moved = {id(v) for one in others for v in optimizers.trained(one)}
+        # What has been trained further by another optimizer is no `y` any more.
+        stale = any(id(variable) in moved for variable in self.averaged)
+        earlier = not _trained(found) and self.shares_weights(model) and not stale
+        if not earlier:
+            self._optimizers = found
+        return not earlier
+
+
+def _schedule_free(model):
+    """The optimizers of a model that hold averages; inside others, too."""
+    found = models.all_optimizers(model)
+    return [one for one in found if isinstance(one, ScheduleFree)]
+
+
+def _trained(found):
+    leaves = [(one, optimizers.leaves(one)) for one in found]
+    return [one for one, [leaf] in leaves if optimizers.iterations(leaf) > 0]

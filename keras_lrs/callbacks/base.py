@@ -6,9 +6,10 @@ from typing import Any
 
 import keras
 
-from keras_lrs._fit import registry
+from keras_lrs._fit import lengths, registry
 from keras_lrs._fit.run import Run
 from keras_lrs._step.part import Wanted
+from keras_lrs.schedules import names
 
 
 class FitCallback(keras.callbacks.Callback):
@@ -82,24 +83,44 @@ class FitCallback(keras.callbacks.Callback):
     fresh_metrics = False
     """Whether metrics start over in every execution: its logs are then its own."""
 
-    reads_optimizers = False
-    """Whether it needs optimizers that make updates, though it wants no parts."""
     backs_up = False
     """Whether it comes after our others: it saves, with `saving`, what they are."""
 
+    _handed = False
+    """Whether Keras has handed out the model for the run that is to begin."""
+
     optimizers: tuple | None = None
     """The optimizers that it acts in, or their names; None for all of the run."""
+    steps_per_epoch: int | None = None
+    """The batches of an epoch, where the data does not tell; None if not given."""
+
+    updates_per_batch: Any = None
+    """How many updates these make for a batch, if it is told: `paces.check`."""
 
     run: Run | None = None
     """The run that the callback takes part in, or took part in last."""
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "__init__" in vars(cls):
+            cls.__init__ = names.hinted(cls.__init__)  # type: ignore[method-assign]
+
     def set_model(self, model: Any) -> None:
         """Registers the callback, before any other has changed the model."""
         super().set_model(model)
+        self._handed = True
         registry.register(self, model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Joins the run, with the parts that it wants."""
+        if self._model is None:
+            raise RuntimeError(
+                f"`{type(self).__name__}` was given no model. Pass `model=` to the "
+                "`CallbackList`."
+            )
+        if not self._handed:  # A list that serves again does not.
+            self.set_model(self._model)
+        self._handed = False
         try:
             self.run = registry.begin(self, self._model)
             self.run.join(self)
@@ -113,7 +134,8 @@ class FitCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Acts, when what the model holds is that of the epoch's end."""
-        self._run.end_epoch()
+        self._run.end_epoch(epoch)
+        lengths.check_epoch(self, self._run.progress)
         self.epoch_ends(epoch, {} if logs is None else logs)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

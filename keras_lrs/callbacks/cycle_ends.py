@@ -77,6 +77,40 @@ class CycleEnds:
             end = self.after(end)
 
 
+class EpochEnds(CycleEnds):
+    """Cycles that end with epochs, whose steps are known when they are over.
+
+    Args:
+        optimizer: Whose iterations.
+        start: The iteration at which the schedule is at its step 0.
+        epochs: After how many epochs cycles end.
+    """
+
+    def __init__(self, optimizer: Any, start: int, epochs: list[int]):
+        super().__init__(optimizer, start, lambda num_steps: [])
+        self._horizon = _LAST_STEP
+        self._epochs = epochs
+        self._before = 0
+
+    def epoch_ends(self, epoch: int, count: int) -> bool:
+        """Notes that so many epochs are over, and tells whether a cycle is."""
+        if epoch not in self._epochs:
+            return False
+        if not self._known:  # Those of a run that was interrupted.
+            self._before = self._epochs.index(epoch)
+        self._known.append(count - self.start)
+        return True
+
+    def cycles(self, count: int) -> int:
+        """How many ends there are at `count` iterations or before."""
+        return self._before + super().cycles(count)
+
+    def last_before(self, count: int) -> int:
+        """The last end that was seen at `count` iterations or before; else 0."""
+        index = super().cycles(count)
+        return self.start + self._known[index - 1] if index else 0
+
+
 def find(run: Run, schedule: Any) -> CycleEnds:
     """The ends of a run's cycles.
 
@@ -90,16 +124,19 @@ def find(run: Run, schedule: Any) -> CycleEnds:
     """
     first = run.optimizers[0]
     if isinstance(schedule, tuple):
-        steps = _bound_steps(run, schedule)
         start = run.progress.start(first)
+        if run.progress.steps_per_epoch is None and all(map(_is_whole, schedule)):
+            return EpochEnds(first, start, [int(one.epochs) for one in schedule])
+        with run.progress.paces.within(first):
+            steps = _bound_steps(run, schedule)
         return CycleEnds(first, start, lambda n: [step for step in steps if step <= n])
     if schedule is not None:
-        if base.is_open(schedule):
-            schedule = base.bind(schedule, run.progress.window())
+        with run.progress.paces.within(first):
+            schedule = run.bind("schedule", schedule, lambda *unchecked: None)
         candidates = [(first, run.progress.start(first), schedule)]
     else:
         candidates = [
-            (optimizer, run.rate_start(optimizer), run.rate_schedule(optimizer))
+            (optimizer, *run.rate_schedules(optimizer)[0])
             for optimizer in run.optimizers
         ]
     found = [
@@ -122,6 +159,10 @@ def find(run: Run, schedule: Any) -> CycleEnds:
     return found[0]
 
 
+def _is_whole(duration):
+    return isinstance(duration, durations.Epochs) and duration.epochs % 1 == 0
+
+
 def _finder(schedule):
     return lambda num_steps: sorted(base.cycle_ends(schedule, num_steps))
 
@@ -129,6 +170,8 @@ def _finder(schedule):
 def _bound_steps(run, steps):
     if all(isinstance(step, int) for step in steps):
         return steps  # Which need no window.
+    if all(isinstance(step, (int, *durations.OF_BATCHES)) for step in steps):
+        return run.progress.window_of_batches().positions("schedule", steps)
     return run.progress.window().positions("schedule", steps)
 
 

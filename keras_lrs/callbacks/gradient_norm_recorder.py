@@ -23,6 +23,9 @@ class GradientNormRecorder(FitCallback):
     of the mean gradient that the update uses. With several optimizers it is the norm
     over all of them. Updates that a `LossScaleOptimizer` skips are not recorded.
 
+    Memory is bounded: of more than a million updates every second one is dropped, and
+    so on, as if `every` had been twice as large.
+
     `schedules.refined_from_gradient_norms` makes a schedule of it.
 
     Args:
@@ -59,6 +62,7 @@ class GradientNormRecorder(FitCallback):
     """
 
     every_step = True
+    _bound = 2**20  # Norms of an optimizer, 16 bytes each.
 
     def __init__(self, every: int = 1, order: int = 2, *, optimizers: Any = None):
         super().__init__()
@@ -73,7 +77,8 @@ class GradientNormRecorder(FitCallback):
         self._leaves: list[Any] = []
         self._found: list[list[tuple[np.ndarray, np.ndarray]]] = []
         self._read: list[int] = []
-        self._waiting = 0
+        self._waiting = self._most = 0  # Updates: since the last look, of an execution.
+        self._every = self.every
 
     @property
     def steps(self) -> np.ndarray:
@@ -101,9 +106,12 @@ class GradientNormRecorder(FitCallback):
 
     def step_ends(self, logs: Any) -> None:
         """Reads what there is before the step overwrites it."""
-        steps = self._run.model.steps_per_execution
-        self._waiting += steps
-        if self._waiting + steps > self._run.parts(self)[0].size:
+        if self._most == 0:  # A `train_step` of one's own may make several updates.
+            pairs = zip(map(self._updates, self._leaves), self._read, strict=True)
+            self._most = max(now - before for now, before in pairs)
+            self._most = max(self._most, self._run.model.steps_per_execution)
+        self._waiting += self._most
+        if self._waiting + self._most > self._run.parts(self)[0].size:
             self._take()
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
@@ -117,11 +125,15 @@ class GradientNormRecorder(FitCallback):
     def get_state(self) -> dict[str, Any]:
         """What has been recorded."""
         self._take()
-        return {"found": self._found}
+        return {
+            "found": [[_joined(found)] for found in self._found],
+            "every": self._every,
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues with it."""
         self._found = [[tuple(part) for part in found] for found in state["found"]]
+        self._every = state.get("every", self.every)
 
     def _updates(self, optimizer):
         return self._run.progress.iterations(optimizer) // optimizers.accumulated(
@@ -139,16 +151,37 @@ class GradientNormRecorder(FitCallback):
                 steps = (updates + 1) * part.step.accumulated - 1
                 self._found[index].append((steps, values))
             self._read[index] = end
+        self._thin_out()
+
+    def _thin_out(self):
+        """Drops every second norm, of all optimizers, while there are too many."""
+        if self._every > self.every:
+            self._drop()
+        while any(sum(len(steps) for steps, _ in f) > self._bound for f in self._found):
+            self._every *= 2
+            self._drop()
+
+    def _drop(self):
+        """Keeps the norms of the updates that are multiples of `_every`."""
+        for index, found in enumerate(self._found):
+            accumulated = optimizers.accumulated(self._leaves[index])
+            steps, norms = _joined(found)
+            kept = ((steps + 1) // accumulated - 1) % self._every == 0
+            self._found[index] = [(steps[kept], norms[kept])]
 
     @property
     def _joined(self):
-        joined = [
-            [np.concatenate(part) for part in zip(*found, strict=True)]
-            for found in self._found
-            if found
-        ]
+        joined = [_joined(found) for found in self._found if found]
         if not joined:
             return np.zeros(0, np.int64), np.zeros(0)
         shortest = min(len(steps) for steps, _ in joined)
         powers = sum(norms[:shortest] ** self.order for _, norms in joined)
         return joined[0][0][:shortest], powers ** (1.0 / self.order)
+
+
+def _joined(found):
+    """The steps and norms of parts, as two arrays."""
+    if not found:
+        return np.zeros(0, np.int64), np.zeros(0)
+    steps, norms = zip(*found, strict=True)
+    return np.concatenate(steps), np.concatenate(norms)

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_lrs._fit import chosen
+from keras_lrs._fit import chosen, idle
+from keras_lrs._fit.run import Run
+from keras_lrs._step.part import Wanted
+from keras_lrs._storage import files
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
 
@@ -23,10 +26,11 @@ class HyperparameterLogger(FitCallback):
     scheduler drives: the values of the last update of the epoch, not of the next one.
     `History`, `CSVLogger`, `TensorBoard` and other callbacks get them, whatever their
     order. The keys are `learning_rate`, `momentum` and so on; with several optimizers
-    `learning_rate/<name of the optimizer>`. Groups of variables that have values of
-    their own are logged besides, as `learning_rate/<pattern>`: groups of equal
-    schedules once, under the first of their patterns. The key of a variable that a
-    `VariableScheduler` sets is its path.
+    `learning_rate/<name of the optimizer>`, which for those beside `model.optimizer` is
+    where the model holds them. One that makes no update while others do is not logged.
+    Groups of variables that have values of their own are logged besides, as
+    `learning_rate/<pattern>`: groups of equal schedules once, under the first of their
+    patterns. The key of a variable that a `VariableScheduler` sets is its path.
 
     With `log_dir` they are written as TensorBoard scalars too; the step is the number
     of updates before the one that used the value. Nothing is computed in the training
@@ -43,7 +47,9 @@ class HyperparameterLogger(FitCallback):
 
     Raises:
         ValueError: If `every` is neither, or a number without `log_dir`.
+        RuntimeError: After the first epoch, if no optimizer made an update.
         ImportError: If `log_dir` is given and `tensorboard` is not installed.
+        OSError: Before the first step, if nothing can be written to `log_dir`.
 
     Example:
         >>> import keras, numpy as np
@@ -60,7 +66,6 @@ class HyperparameterLogger(FitCallback):
     """
 
     first = True
-    reads_optimizers = True
 
     def __init__(
         self,
@@ -78,10 +83,16 @@ class HyperparameterLogger(FitCallback):
         self.log_dir = None if log_dir is None else fields.path("log_dir", log_dir)
         self._writer: Any = None if log_dir is None else _Writer(self.log_dir)
 
+    def prepare(self, run: Run) -> list[Wanted]:
+        """Checks that the scalars can be written."""
+        if self.log_dir is not None:
+            files.check_writable(self.log_dir / "events")
+        return []
+
     def fit_begins(self, epoch: int) -> None:
         """Notes where the optimizers are."""
-        progress = self._run.progress
-        self._written = {id(one): progress.iterations(one) for one in progress.every}
+        self._began = {id(one): self._iterations(one) for one in self._known}
+        self._written = dict(self._began)
         self._looked = time.monotonic()
 
     def step_ends(self, logs: Any) -> None:
@@ -91,9 +102,11 @@ class HyperparameterLogger(FitCallback):
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Adds the values of the epoch's last update to its logs."""
-        run = self._run
-        for optimizer, suffix in self._logged():
-            last = np.array([max(run.progress.iterations(optimizer) - 1, 0)])
+        run, logged = self._run, self._logged()
+        if run.executed and not any(self._has_updated(one) for one, _ in logged):
+            idle.check(run, type(self).__name__, self._began)
+        for optimizer, suffix in logged:
+            last = np.array([max(self._iterations(optimizer) - 1, 0)])
             values = self._used(optimizer, suffix, last)
             logs.update({tag: value.item() for tag, value in values.items()})
             if self._writer is not None and self.every == "epoch":
@@ -121,12 +134,37 @@ class HyperparameterLogger(FitCallback):
         """Pairs of an optimizer and what its tags end with."""
         run = self._run
         found = run.chosen(self)
-        if self.optimizers is None and len(found) == 1:
-            return [(one, "") for one in found.values()]
-        pairs = [(one, f"/{label}") for label, one in found.items()]
+        is_single = self.optimizers is None and len(found) == 1
+        pairs = [
+            (one, "" if is_single else f"/{label}") for label, one in found.items()
+        ]
+        if self.optimizers is None:
+            pairs += [(one, f"/{label}") for label, one in self._others.items()]
+        # What made no update used no value; if none did, it is the next that would.
+        updated = [(one, suffix) for one, suffix in pairs if self._has_updated(one)]
+        pairs = updated or pairs[: len(found)]
+        if not run.optimizers:
+            return pairs
         ahead = run.progress.ahead
         # By its steps the values of variables are told.
         return pairs + [(ahead, None)] * all(ahead is not one for one, _ in pairs)
+
+    @property
+    def _others(self):
+        """The optimizers that the model holds beside `model.optimizer`."""
+        progress = self._run.progress
+        return {} if progress.main is None else progress.outside
+
+    @property
+    def _known(self):
+        return [*self._run.progress.every, *self._others.values()]
+
+    def _iterations(self, optimizer):
+        return self._run.progress.iterations(optimizer)
+
+    def _has_updated(self, optimizer):
+        """Whether an optimizer has made an update since this `fit` began."""
+        return self._iterations(optimizer) > self._began[id(optimizer)]
 
     def _used(self, optimizer, suffix, past):
         """All values of updates after so many iterations, by their tags."""
@@ -141,7 +179,7 @@ class HyperparameterLogger(FitCallback):
         self._looked = time.monotonic()
         for optimizer, suffix in self._logged():
             first = self._written[id(optimizer)]
-            end = self._run.progress.iterations(optimizer)
+            end = self._iterations(optimizer)
             past = np.arange(-(-first // self.every) * self.every, end, self.every)
             values = self._used(optimizer, suffix, past)
             self._writer.write(past, values)

@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from keras_lrs._fit import chosen, registry
+from keras_lrs._fit import chosen, lengths, paces, registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import optimizers
-from keras_lrs._step import groups
+from keras_lrs._step import given, groups
 from keras_lrs._step.groups import Groups
-from keras_lrs._step.hyperparameters import Hyperparameter, check_schedule
+from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.momentum_correction import MomentumCorrection
 from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
-from keras_lrs.schedules.per_variable import PerVariable, pairs_of
+from keras_lrs.schedules.per_variable import PerVariable
 
 
 class HyperparameterScheduler(FitCallback):
@@ -52,8 +52,8 @@ class HyperparameterScheduler(FitCallback):
     RMSprop has built up keeps moving a variable after its rate drops to 0.
 
     Args:
-        learning_rate: The schedule of the learning rate, or a `PerVariable`; None does
-            not schedule it.
+        learning_rate: The schedule of the learning rate, or a `PerVariable`; a number
+            is a constant one, and None does not schedule it.
         rate_multipliers: By what the rate of groups of variables is multiplied: a
             dictionary from patterns to numbers >= 0 or schedules, as in `PerVariable`;
             see `keras_lrs.layerwise_decay`. The rate may be the optimizer's own. All
@@ -64,10 +64,18 @@ class HyperparameterScheduler(FitCallback):
             `learning_rate`. Multipliers must be numbers then.
         optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
             or of the model's attribute that holds it) or objects. None is all.
-        **schedules: The schedules of other hyperparameters: `momentum`, `beta_1`,
-            `weight_decay`, `clipnorm` or any other number that is an argument of the
-            optimizer. A `PerVariable` can be that of `weight_decay`, `momentum`, `rho`
-            and `epsilon`.
+        steps_per_epoch: How many batches an epoch has, for data that does not tell it,
+            such as a `tf.data.Dataset` after `filter`. The data is read to its end all
+            the same, and the run stops if its first epoch has another number.
+        updates_per_batch: How many updates the optimizers make for a batch, > 0: 5 for
+            a critic that is trained five times, 0.25 for a `train_step` of your own
+            that accumulates gradients over 4 batches. Lengths in epochs, fractions and
+            "the rest" of the run count updates. None is one, or one in as many batches
+            as the first update takes; another number is refused after the first epoch.
+        **schedules: The schedules, or numbers, of other hyperparameters: `momentum`,
+            `beta_1`, `weight_decay`, `clipnorm` or any other number that is an argument
+            of the optimizer. A `PerVariable` can be that of `weight_decay`, `momentum`,
+            `rho` and `epsilon`.
 
     Raises:
         TypeError: If a schedule is none.
@@ -118,24 +126,22 @@ class HyperparameterScheduler(FitCallback):
         rate_multipliers: Any = None,
         momentum_correction: bool = False,
         optimizers: Any = None,
+        steps_per_epoch: int | None = None,
+        updates_per_batch: float | None = None,
         **schedules: Any,
     ):
         super().__init__()
+        self.steps_per_epoch = lengths.check(steps_per_epoch)
         self.optimizers = chosen.check(optimizers)
-        if learning_rate is not None:
-            schedules = {"learning_rate": learning_rate, **schedules}
+        self.updates_per_batch = paces.check(updates_per_batch)
         fields.truth("momentum_correction", momentum_correction)
-        if momentum_correction and "learning_rate" not in schedules:
+        if momentum_correction and learning_rate is None:
             raise ValueError(
                 "Argument `momentum_correction` needs a schedule of `learning_rate`. "
                 "Received: momentum_correction=True"
             )
         self.momentum_correction = momentum_correction
-        self.rate_multipliers: PerVariable | None = None
-        if rate_multipliers is not None:
-            pairs = pairs_of("rate_multipliers", rate_multipliers)
-            self.rate_multipliers = PerVariable(pairs)
-        self.schedules = _checked(schedules, self.rate_multipliers is not None)
+        self.schedules = given.checked(learning_rate, rate_multipliers, schedules)
 
     @property
     def bound(self) -> dict[str, Any]:
@@ -165,13 +171,15 @@ class HyperparameterScheduler(FitCallback):
     def prepare(self, run: Run) -> list[Wanted]:
         """Says which hyperparameter of which optimizer each schedule drives."""
         found = []
-        for name, given in self._given.items():
-            assigned = _assigned(name, given, run.chosen(self))
+        for name, schedules in self.schedules.items():
+            assigned = _assigned(name, schedules, run.chosen(self))
             for each in _grouped(assigned):
                 registry.build_chosen(self, run)
                 of = [one for one, value in assigned if value is each]
                 paths = [path for one in of for path in optimizers.trained_paths(one)]
                 each.check_paths(name, paths)
+                if name == groups.DECAY:
+                    given.check_decay(each, of)
             for optimizer, value in assigned:
                 found += groups.wanted(optimizer, name, value)
         if self.momentum_correction:
@@ -181,27 +189,6 @@ class HyperparameterScheduler(FitCallback):
                 if one.slot == "learning_rate"
             ]
         return found
-
-    @property
-    def _given(self):
-        """All schedules, and the multipliers."""
-        if self.rate_multipliers is None:
-            return self.schedules
-        return {**self.schedules, groups.MULTIPLIERS: self.rate_multipliers}
-
-
-def _checked(schedules, others):
-    """The schedules, if they are; `others` says whether there may be none."""
-    if not schedules and not others:
-        raise ValueError(
-            "At least one hyperparameter must be given a schedule, such as "
-            "`learning_rate=`. Received: none"
-        )
-    for name, given in schedules.items():
-        values = list(given.values()) if isinstance(given, dict) else [given]
-        for value in values or [given]:
-            check_schedule(name, value, given)
-    return schedules
 
 
 def _grouped(assigned):

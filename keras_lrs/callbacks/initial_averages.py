@@ -67,6 +67,21 @@ def values(initial: Any, model: Any) -> dict[int, np.ndarray]:
     return dict(zip(map(id, model.weights), found, strict=True))
 
 
+def give(found: dict[int, np.ndarray], slots: list, statistics: Any) -> None:
+    """Lets averages begin with what `values` returned.
+
+    Args:
+        found: The arrays.
+        slots: The `AverageSlots` of the optimizers.
+        statistics: The `AverageStatistics`, or None.
+    """
+    for one in slots:
+        for weight, average in one.pairs:
+            variables.assign(average, found[id(weight)])
+    if statistics is not None:
+        statistics.write([found[id(variable)] for variable in statistics.statistics])
+
+
 def _averages_of(model):
     held = {}
     for optimizer in models.updating(model):

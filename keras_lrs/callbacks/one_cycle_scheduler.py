@@ -25,6 +25,8 @@ class OneCycleScheduler(HyperparameterScheduler):
         max_momentum: The momentum at both ends, in [0, 1).
         momentum_correction: As in `HyperparameterScheduler`.
         optimizers: As in `HyperparameterScheduler`.
+        steps_per_epoch: As in `HyperparameterScheduler`.
+        updates_per_batch: As in `HyperparameterScheduler`.
         **one_cycle_arguments: The other arguments of `keras_lrs.schedules.OneCycle`:
             `total_steps` (the whole training), `warmup_fraction`, `div_factor`,
             `final_div_factor`, `shape`, `three_phase`.
@@ -58,6 +60,8 @@ class OneCycleScheduler(HyperparameterScheduler):
         *,
         momentum_correction: bool = False,
         optimizers: Any = None,
+        steps_per_epoch: int | None = None,
+        updates_per_batch: float | None = None,
         **one_cycle_arguments: Any,
     ):
         rate = OneCycle(max_learning_rate, **one_cycle_arguments)
@@ -66,6 +70,8 @@ class OneCycleScheduler(HyperparameterScheduler):
             learning_rate=rate,
             momentum_correction=momentum_correction,
             optimizers=optimizers,
+            steps_per_epoch=steps_per_epoch,
+            updates_per_batch=updates_per_batch,
         )
 
     def prepare(self, run: Run) -> list[Wanted]:

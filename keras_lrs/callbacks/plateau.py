@@ -1,8 +1,10 @@
 """`Plateau`: when a factor on the learning rate changes, and to what, in any loop."""
 
 import dataclasses
+import json
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 from keras_lrs._keras.variables import number
@@ -22,16 +24,53 @@ class PlateauState:
 
 @dataclasses.dataclass(frozen=True)
 class PlateauRecord:
-    """The state after `count` iterations, and the rates that the user gave."""
+    """The state after `count` iterations, and the rates that the user gave.
+
+    `set_by_hand` are those of these rates that a callback has set.
+    """
 
     count: int
     rates: list[float | None]
     state: PlateauState
+    set_by_hand: Sequence[float | None] = ()
 
     @classmethod
     def parsed(cls, item: dict[str, Any]) -> "PlateauRecord":
         """The record that `dataclasses.asdict` made JSON of."""
-        return cls(int(item["count"]), item["rates"], PlateauState(**item["state"]))
+        by_hand = item.get("set_by_hand", ())
+        by_hand = [None if rate is None else float(rate) for rate in by_hand]
+        state = PlateauState(**item["state"])
+        return cls(int(item["count"]), item["rates"], state, by_hand)
+
+
+def parsed_records(content: bytes, count: int) -> list[PlateauRecord]:
+    """The records in a file; raises errors of many kinds if it is no such file."""
+    records = [PlateauRecord.parsed(item) for item in json.loads(content)]
+    if not records or any(len(record.rates) != count for record in records):
+        raise ValueError(f"It is not that of {count} optimizers.")
+    return records
+
+
+def rates_before(
+    records: list[PlateauRecord], rates: list[float | None], least: float
+) -> list[float | None]:
+    """The users' rates, where the optimizers hold them times an earlier factor.
+
+    A model that was saved within the training comes with the rate last used, which a
+    factor does not lower below `least`.
+    """
+    if not records:
+        return rates
+    factors = {1.0, *(record.state.factor for record in records)}
+
+    def is_lowered(now, before):
+        lowered = (max(before * factor, min(before, least)) for factor in factors)
+        return any(math.isclose(now, one, rel_tol=1e-6) for one in lowered)
+
+    return [
+        before if before is not None and is_lowered(now, before) else now
+        for now, before in zip(rates, records[-1].rates, strict=True)
+    ]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,8 +92,13 @@ class PlateauRule(fields.Configured):
         if self.max_factor is not None and self.raise_factor is None:
             fields.refuse("max_factor", "have a `raise_factor`", self.max_factor)
 
-    def next(self, state: PlateauState, value: float) -> PlateauState:
-        """The state after a look at a value of the metric."""
+    def next(
+        self, state: PlateauState, value: float, least: float = 0.0
+    ) -> PlateauState:
+        """The state after a look at a value of the metric.
+
+        A reduction does not lower the factor below `least`.
+        """
         better = self.is_better(value, state.best)
         best = value if better else state.best
         if state.cooldown > 0:
@@ -63,7 +107,7 @@ class PlateauRule(fields.Configured):
         good = state.good + 1 if better else 0
         factor = state.factor
         if wait >= self.patience:
-            wait, factor = 0, max(factor * self.factor, self.min_factor)
+            wait, factor = 0, max(factor * self.factor, self.min_factor, least)
         elif good >= self.patience and self.raise_factor is not None:
             highest = math.inf if self.max_factor is None else self.max_factor
             good, factor = 0, min(factor * self.raise_factor, highest)
@@ -116,6 +160,20 @@ class Plateau:
         >>> plateau.state["best"]
         0.7
 
+        Return to the best weights where the factor falls:
+
+        >>> plateau, weights, best = Plateau(factor=0.5, patience=2), 0.0, None
+        >>> for loss in [1.0, 0.8, 0.9, 1.0]:
+        ...     weights += 1.0  # Train.
+        ...     before = plateau.state["factor"]
+        ...     factor = plateau.update(loss)
+        ...     if plateau.is_best:
+        ...         best = weights
+        ...     elif factor < before:
+        ...         weights = best
+        >>> weights
+        2.0
+
     Reference: the rule is older than its papers; raising the rate follows GreedyLR,
     "a novel adaptive learning rate scheduler", 2025.
     """
@@ -145,6 +203,7 @@ class Plateau:
             max_factor,
         )
         self._state = PlateauState()
+        self._is_best = False
 
     def update(self, metric: Any) -> float:
         """Looks at a value of the metric and returns the factor from now on.
@@ -155,8 +214,15 @@ class Plateau:
         Raises:
             TypeError: If it is no number.
         """
+        before = self._state.best
         self._state = self.rule.next(self._state, _metric(metric))
+        self._is_best = self._state.best != before
         return self._state.factor
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the last metric is the best so far: keep the weights to return to."""
+        return self._is_best
 
     @property
     def state(self) -> dict[str, Any]:

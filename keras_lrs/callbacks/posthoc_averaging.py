@@ -11,8 +11,7 @@ from keras_lrs._fit.run import Run
 from keras_lrs._keras.models import is_chief
 from keras_lrs._step.averages import Averaging, FreeAverage
 from keras_lrs._step.part import Wanted
-from keras_lrs._storage import files
-from keras_lrs._storage.locks import Lock
+from keras_lrs._storage import files, leases
 from keras_lrs.averages import snapshots
 from keras_lrs.averages.posthoc import power_function
 from keras_lrs.callbacks.base import FitCallback
@@ -32,8 +31,8 @@ class PosthocAveraging(FitCallback):
     epoch's beginning; later ones are deleted.
 
     Args:
-        directory: Where the snapshots go: `averages-<updates>.npz`. Each is written
-            whole or not at all.
+        directory: Where the snapshots go, here or on `s3://bucket/run` and the like:
+            `averages-<updates>.npz`. Each is written whole or not at all.
         sigma_rels: The relative widths to keep, as in `PowerFunctionAverage`.
         every: How many epochs from one snapshot to the next, > 0.
         optimizers: Whose weights to average: one or a list of names (of an optimizer,
@@ -81,7 +80,7 @@ class PosthocAveraging(FitCallback):
     ):
         super().__init__()
         self.optimizers = chosen.check(optimizers)
-        self.directory = fields.path("directory", directory)
+        self.directory = fields.any_path("directory", directory)
         self.sigma_rels = tuple(
             fields.real("sigma_rels", sigma)
             for sigma in fields.items("sigma_rels", sigma_rels)
@@ -102,7 +101,7 @@ class PosthocAveraging(FitCallback):
         registry.build_to_average(self, run)
         registry.refuse_shared_directory(self, run)
         if is_chief(run.model):
-            self._lock = Lock(self.directory / ".averages.lock")
+            self._lock = leases.lock(self.directory / snapshots.LOCK)
             self._lock.acquire()
         return [
             Wanted(
@@ -192,6 +191,7 @@ class PosthocAveraging(FitCallback):
         """Writes a snapshot."""
         if self._lock is None:
             return
+        self._lock.acquire()  # No other run has taken over.
         last = epoch + 1 == self._run.progress.epochs
         if (epoch + 1) % self.every == 0 or last or self._model.stop_training:
             snapshot = dict(zip(self.sigma_rels, self._values, strict=True))

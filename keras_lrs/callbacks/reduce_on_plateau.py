@@ -2,24 +2,31 @@
 
 import dataclasses
 import json
-import math
 import os
 import warnings
 from typing import Any
 
 import keras
 
-from keras_lrs._fit import chosen
+from keras_lrs._fit import chosen, paces, rates, warmups
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import metrics
 from keras_lrs._keras.variables import number
 from keras_lrs._step.part import Wanted
 from keras_lrs._step.rate_factor import RateFactor
 from keras_lrs._storage import files
+from keras_lrs.callbacks import best_weights
 from keras_lrs.callbacks.base import FitCallback
-from keras_lrs.callbacks.plateau import PlateauRecord, PlateauRule, PlateauState
+from keras_lrs.callbacks.best_weights import BestWeights
+from keras_lrs.callbacks.plateau import (
+    PlateauRecord,
+    PlateauRule,
+    PlateauState,
+    parsed_records,
+    rates_before,
+)
 from keras_lrs.schedules import durations, fields
-from keras_lrs.schedules.combinators import Clipped, Noisy, Product, Scaled
+from keras_lrs.schedules.combinators import warmup_steps
 
 _WITHIN = ("_steps", "_looked", "_carried", "_seen")
 _KEPT = 1_000  # States of looks, so that an older checkpoint can be resumed from.
@@ -32,6 +39,10 @@ class ReduceOnPlateau(FitCallback):
     `HyperparameterScheduler` or `OneCycleScheduler` drives: at every step it is the
     schedule's value times the factor, inside the compiled step. After `fit` the
     optimizer has its own rate again.
+
+    `optimizer.learning_rate` reads as the rate used, with the factor in it. What your
+    own callbacks set it to is what the factor multiplies from then on: do not calculate
+    it from the rate that you read.
 
     The metric is looked at after every epoch (or every so many steps). It is better if
     it beats the best by more than `min_delta`. After `patience` looks in a row without
@@ -48,9 +59,8 @@ class ReduceOnPlateau(FitCallback):
         monitor: The metric's name in the logs.
         factor: What the rate is multiplied by, in (0, 1).
         patience: Looks without improvement after which it is, >= 1.
-        mode: `"min"`, `"max"`, or `"auto"`: `"max"` if one of the words of the name is
-            accuracy, AUC, precision, recall, F1, IoU, Dice, R2 or the like, and none is
-            loss or error.
+        mode: `"min"`, `"max"`, or `"auto"`: what the model's metric says of itself, or
+            the last word of the name that tells ("accuracy" rises, "loss" falls).
         min_delta: By how much a better value must beat the best, >= 0.
         cooldown: Looks after a change that are not counted, >= 0.
         min_factor: The lowest factor, in [0, 1].
@@ -60,19 +70,30 @@ class ReduceOnPlateau(FitCallback):
         relative: Whether `min_delta` is a fraction of the best value's size.
         warmup: For how long nothing is looked at: steps, `Epochs`, `Samples`, `Tokens`
             or a `Fraction`. None is the warmup of the schedule, if it has one (also
-            within `Scaled`, `Product`, `Clipped` and `Noisy`).
+            within `Scaled`, `Product`, `Sum`, `Clipped` and `Noisy`), or the longest
+            of those of groups of variables.
         raise_factor: What the rate is multiplied by after `patience` better values in a
             row, > 1. None never raises it.
         max_factor: The highest factor, >= 1, if it is raised; None has no bound.
+        min_learning_rate: The rate below which the factor does not lower it, >= 0. A
+            schedule may: one that is lower by itself is left alone. With
+            `rate_multipliers` it is the rate before they multiply.
+        restore_best_weights: Whether a reduction also returns to the weights of the
+            best look, with the statistics of batch normalization; the optimizer's own
+            state goes on. Needs `every="epoch"`. A run resumes by `ResumableTraining`
+            only, whose files hold these weights.
         optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
             or of the model's attribute that holds it) or objects. None is all.
-        state_path: The JSON file for the state.
+        updates_per_batch: As in `HyperparameterScheduler`.
+        state_path: The JSON file for the state, here or on S3 and the like.
         verbose: 1 prints a line when the factor changes.
 
     Raises:
         ValueError: If an argument is out of range; and before the first step, if
             Keras's `ReduceLROnPlateau` or `LearningRateScheduler`, or another of these,
-            is in the list. After the first epoch, if there is no such metric.
+            is in the list, or if `mode="auto"` does not tell what the metric should do
+            (after the first look, if the logs alone have it). After the first epoch, if
+            there is no such metric.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -106,16 +127,22 @@ class ReduceOnPlateau(FitCallback):
         warmup: durations.Duration = None,
         raise_factor: float | None = None,
         max_factor: float | None = None,
+        min_learning_rate: float = 0.0,
+        restore_best_weights: bool = False,
         optimizers: Any = None,
+        updates_per_batch: float | None = None,
         state_path: str | os.PathLike | None = None,
         verbose: int = 0,
     ):
         super().__init__()
         self.optimizers = chosen.check(optimizers)
+        self.updates_per_batch = paces.check(updates_per_batch)
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
-        if fields.one_of("mode", mode, ("auto", "min", "max")) == "auto":
-            mode = metrics.mode_of(monitor)
+        # Before training begins, the model's metric is asked.
+        self._guesses = fields.one_of("mode", mode, ("auto", "min", "max")) == "auto"
+        if self._guesses:
+            mode = metrics.of_name(monitor) or "min"
         self.rule = PlateauRule(
             factor,
             patience,
@@ -132,10 +159,19 @@ class ReduceOnPlateau(FitCallback):
         if self.every_step and monitor.startswith("val_"):
             bound = f"be a training metric with every={every}, such as 'loss'"
             fields.refuse("monitor", bound, monitor)
+        self.min_learning_rate = fields.validate(
+            "min_learning_rate", min_learning_rate, fields.rate()
+        )
+        self.best_weights: BestWeights | None = None
+        if fields.truth("restore_best_weights", restore_best_weights):
+            if self.every_step:
+                bound = "be False where looks are between steps of an epoch"
+                fields.refuse("restore_best_weights", bound, True)
+            self.best_weights = BestWeights()
         self.monitor = monitor
         self.warmup = durations.check("warmup", warmup)
         self.state_path = (
-            None if state_path is None else fields.path("state_path", state_path)
+            None if state_path is None else fields.any_path("state_path", state_path)
         )
         self.verbose = fields.verbosity("verbose", verbose)
         self._state = PlateauState()
@@ -151,13 +187,29 @@ class ReduceOnPlateau(FitCallback):
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Asks for a factor on all rates, and for a file."""
+        if metrics.of_name(self.monitor) or metrics.is_logged(self.monitor, run.model):
+            self._find_mode(run.model)
         if (path := self._path(run)) is not None:
             self._refuse_shared(path, run)
             files.check_writable(path)
+        if self.best_weights is not None:
+            best_weights.check(run)
         return [
-            Wanted(optimizer, RateFactor, begins=self._factors, slot=ReduceOnPlateau)
+            Wanted(
+                optimizer,
+                RateFactor,
+                (self.min_learning_rate,),
+                self._factors,
+                slot=ReduceOnPlateau,
+            )
             for optimizer in run.chosen(self).values()
         ]
+
+    def _find_mode(self, model):
+        """Asks the metric, and its name, whether larger is better."""
+        if self._guesses:
+            mode = metrics.direction(self.monitor, model)
+            self.rule = dataclasses.replace(self.rule, mode=mode)
 
     def _refuse_shared(self, path, run):
         for other in run.siblings:
@@ -178,8 +230,21 @@ class ReduceOnPlateau(FitCallback):
         self._carried = 0.0
         self._warmup_steps: Any = self.warmup
         if self.warmup is not None:
-            self._warmup_steps = self._run.progress.length(self.warmup)
-        self._take_up((self._records or self._read()) if epoch > 0 else [])
+            progress = self._run.progress
+            ahead = max(self._optimizers, key=progress.paces.of)
+            with progress.paces.within(ahead):
+                self._warmup_steps = progress.length(self.warmup)
+            warmups.warn_of_looks(progress, self._warmup_steps)
+        from_file = epoch > 0 and not self._records
+        self._take_up(self._read() if from_file else self._records if epoch > 0 else [])
+        by_hand = self._records[-1].set_by_hand if from_file and self._records else ()
+        for optimizer, rate in zip(self._optimizers, by_hand, strict=False):
+            self._run.own_rates.take(optimizer, rate)
+
+    def epoch_begins(self, epoch: int) -> None:
+        """Checks that a run that resumes has the weights to return to."""
+        if self.best_weights is not None:
+            self.best_weights.check(self._state.best)
 
     def _take_up(self, records):
         """Continues with the state of the last record that is of an earlier update."""
@@ -189,7 +254,7 @@ class ReduceOnPlateau(FitCallback):
         self._state = self._records[-1].state if self._records else PlateauState()
         used = [r.state.factor for r in self._records if r.count < count]
         self._used = used[-1] if used else 1.0
-        rates = self._rates_before(self._own_rates)
+        rates = rates_before(self._records, self._own_rates, self.min_learning_rate)
         for optimizer, rate in zip(self._optimizers, rates, strict=True):
             if rate is not None:
                 run.own_rates.set(optimizer, rate)
@@ -211,29 +276,18 @@ class ReduceOnPlateau(FitCallback):
     def get_state(self) -> dict[str, Any]:
         """The states so far, and where it is between looks."""
         within = {name: getattr(self, name) for name in _WITHIN}
-        return {"records": [dataclasses.asdict(r) for r in self._records], **within}
+        found = {"records": [dataclasses.asdict(r) for r in self._records], **within}
+        if self.best_weights is not None:
+            found["best_weights"] = self.best_weights.get_state()
+        return found
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues with them."""
         self._take_up([PlateauRecord.parsed(item) for item in state["records"]])
         for name in _WITHIN:
             setattr(self, name, state[name])
-
-    def _rates_before(self, rates):
-        """The users' rates, where the optimizers hold them times an earlier factor.
-
-        A model that was saved within the training comes with the rate last used.
-        """
-        if not self._records:
-            return rates
-        factors = {1.0, *(record.state.factor for record in self._records)}
-        return [
-            before
-            if before is not None
-            and any(math.isclose(now, before * f, rel_tol=1e-6) for f in factors)
-            else now
-            for now, before in zip(rates, self._records[-1].rates, strict=True)
-        ]
+        if self.best_weights is not None and "best_weights" in state:
+            self.best_weights.set_state(state["best_weights"])
 
     def _read(self):
         """The states in the file."""
@@ -241,21 +295,16 @@ class ReduceOnPlateau(FitCallback):
         if path is None or not path.exists():
             return []
         try:
-            records = [
-                PlateauRecord.parsed(item) for item in json.loads(path.read_bytes())
-            ]
-            count = len(self._optimizers)
-            if not records or any(len(record.rates) != count for record in records):
-                raise ValueError(f"It is not that of {count} optimizers.")
+            return parsed_records(path.read_bytes(), len(self._optimizers))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`{path}` does not hold the state of this `ReduceOnPlateau`. Remove "
                 "it, or give another `state_path`."
             ) from error
-        return records
 
     def _write(self):
-        record = PlateauRecord(self._iterations, self._own_rates, self._state)
+        by_hand = self._run.own_rates.set_by_hand(self._optimizers)
+        record = PlateauRecord(self._iterations, self._own_rates, self._state, by_hand)
         self._records = [*self._records, record][-_KEPT:]
         path = self._path(self._run)
         if path is not None:
@@ -268,7 +317,7 @@ class ReduceOnPlateau(FitCallback):
         for other in run.siblings:
             if isinstance(other, keras.callbacks.BackupAndRestore):
                 beside = os.path.join(other.backup_dir, "reduce_on_plateau.json")
-                return fields.path("state_path", beside)
+                return fields.any_path("state_path", beside)
         return None
 
     # --- Looking ---
@@ -319,10 +368,14 @@ class ReduceOnPlateau(FitCallback):
             )
 
     def _look(self, value):
+        if not self._seen:
+            self._find_mode(self._run.model)
         self._seen = True
         before = self._state
         if not self._is_warming_up():
-            self._state = self.rule.next(before, value)
+            self._state = self.rule.next(before, value, self._least)
+        if self.best_weights is not None:
+            self.best_weights.look(self._run.model, before, self._state)
         if self._state.factor != before.factor:
             for part in self._run.parts(self):
                 iterations = self._run.progress.iterations(part.step.optimizer)
@@ -331,6 +384,15 @@ class ReduceOnPlateau(FitCallback):
                 print(f"\nReduceOnPlateau: learning rate x {self._state.factor:g}")
         self._write()
 
+    @property
+    def _least(self):
+        """The factor at which the largest rate is `min_learning_rate`."""
+        if self.min_learning_rate == 0.0:
+            return 0.0
+        largest = max(rates.last_used(self._run, self._optimizers))
+        share = self.min_learning_rate / largest if largest > 0.0 else 1.0
+        return self._state.factor * min(share, 1.0)
+
     def _is_warming_up(self):
         run, steps = self._run, self._warmup_steps
         if steps is not None:
@@ -338,15 +400,7 @@ class ReduceOnPlateau(FitCallback):
             return steps > 0 and step <= steps
         # A schedule of the optimizer's own counts all its iterations.
         return any(
-            0
-            < run.progress.iterations(one) - run.rate_start(one)
-            <= _warmup_of(run.rate_schedule(one))
+            0 < run.progress.iterations(one) - start <= warmup_steps(schedule)
             for one in self._optimizers
+            for start, schedule in run.rate_schedules(one)
         )
-
-
-def _warmup_of(schedule):
-    """The steps of a schedule's warmup, also within one that changes values alone."""
-    if isinstance(schedule, (Clipped, Noisy, Product, Scaled)):
-        return max(_warmup_of(inner) for _, inner in schedule._inner())
-    return getattr(schedule, "warmup_steps", 0)

@@ -3,20 +3,22 @@
 import contextlib
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_lrs._fit import registry
-from keras_lrs._fit.run import Resume, Run
+from keras_lrs._fit.data_memory import DataMemory
+from keras_lrs._fit.progress import Resume
+from keras_lrs._fit.run import Run
 from keras_lrs._fit.train_function import Skip
-from keras_lrs._keras import fit_loop, models, optimizers, random, variables
-from keras_lrs._keras.backend import IS_JAX
+from keras_lrs._keras import adapted, fit_loop, models, random, variables
 from keras_lrs._step import bias_correction
 from keras_lrs._step.part import Wanted
-from keras_lrs._storage import checkpoints
+from keras_lrs._storage import checkpoints, fits
 from keras_lrs._storage.checkpoints import Checkpoint
-from keras_lrs.callbacks import states
+from keras_lrs.callbacks import resumption
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.sigterm import SavedOnSigterm
 from keras_lrs.schedules import fields
@@ -29,16 +31,16 @@ class ResumableTraining(SavedOnSigterm):
     the last checkpoint, and ends with the weights, rates and decisions of a run that
     was never interrupted.
 
-    A checkpoint is one file, which is whole or not there. It holds the weights, the
-    optimizer with its averages, the state of the random generators, the position of the
-    schedules, the metrics of the epoch so far, and the state of the callbacks in the
-    list: all of this library, Keras's `EarlyStopping`, `ReduceLROnPlateau`,
-    `ModelCheckpoint`, `History` (so `fit` returns the whole history) and the counters
-    of `TensorBoard`. Any other callback is included that has the methods `get_state()`,
-    which returns a tree of JSON values and arrays, and `set_state(state)`. The last two
-    checkpoints are kept, with their hashes. If the newer one is damaged, the run
-    resumes from the older one. The bytes of a file are made in the host's memory, which
-    takes room for the state twice.
+    A checkpoint is one file, which is whole or not there. It holds the weights, all
+    optimizers of the model with their averages, the state of the random generators, the
+    position of the schedules, the metrics of the epoch so far, and the state of the
+    callbacks in the list: all of this library, Keras's `EarlyStopping`,
+    `ReduceLROnPlateau`, `ModelCheckpoint`, `History` (so `fit` returns the whole
+    history) and the counters of `TensorBoard`. Any other callback is included that has
+    the methods `get_state()`, which returns a tree of JSON values and arrays, and
+    `set_state(state)`. The last two checkpoints are kept, with their hashes. If the
+    newer one is damaged, the run resumes from the older one. The bytes of a file are
+    made in the host's memory, which takes room for the state twice.
 
     With `every="epoch"` a checkpoint is written at the end of every epoch, after
     validation and all other callbacks. With `every=1000` it is written after so many
@@ -52,29 +54,44 @@ class ResumableTraining(SavedOnSigterm):
     and the run resumes at the start of an epoch. Which batches such data yields next is
     not under the callback's control.
 
-    At the end of an epoch a run may resume with other data or another batch size. With
+    The data is resumed as well: with the methods `get_state()` and `set_state(state)`,
+    or `state_dict()` and `load_state_dict(state)`, if it has them; else by the random
+    generators and iterators that it holds, by how often a `tf.data.Dataset` was read,
+    and by calling `on_epoch_begin` and `on_epoch_end` of a `PyDataset` once more with
+    the random numbers that they drew. Whether that was enough is seen at the first
+    batch of the resumed epoch, whose hash is kept.
+
+    At the end of an epoch a run may resume with another batch size. With
     another number of steps per epoch, the schedules of a `HyperparameterScheduler` are
     bound to it and continue at the same epoch: lengths in `Epochs`, `Fraction`s and
     None are the same part of the run, while lengths in steps are other epochs than
     before. A schedule in the optimizer continues with its `iterations`.
 
-    A program may pass one directory to several `fit`s of a model, one after another:
-    the checkpoints of a later one, which begins after more updates, are not taken up by
-    an earlier one. Where the optimizer is new in each, give each its own directory.
+    A program may pass one directory to several `fit`s, one after another: run again
+    after it was killed, each takes up its own checkpoints and no others.
+
+    A checkpoint whose weights are not finite is not written, nor one of a run that
+    stopped with such a loss: a warning says so, and the ones of before are kept.
 
     A run that completes removes its checkpoints. After resuming, callbacks write again
     to their own files what they wrote after the last checkpoint: a `CSVLogger` needs
     `append=True`, or it starts over.
 
     Args:
-        directory: The folder for the checkpoints of this run and no other.
+        directory: The folder of this run and no other, here or on `s3://bucket/run`.
         every: `"epoch"`, or a number of steps.
         delete_at_end: Whether a run that completes removes them. If not, the same call
             with as many epochs trains no more and ends as the run did; with more
             `epochs`, it continues.
+        accept: What may be other than in the run that is resumed: one or several of
+            `"model"`, `"optimizer"` and `"loss"`, whose configurations are compared,
+            `"data"`, whose first batch is, and `"fit"`, to take up the checkpoints of
+            another `fit` of a program. The values of variables, such as a rate, are
+            those of the checkpoint.
         on_sigterm: `"save"`: when the process gets SIGTERM, the step that is under way
             is finished and saved, the handler from before is called, and `fit` raises
-            `KeyboardInterrupt`. None leaves the signal alone.
+            `KeyboardInterrupt`. A loop of your own ends so after an epoch, which is
+            saved, or after a batch that it tells of. None leaves the signal alone.
         verbose: 1 prints a line when a run resumes.
 
     Attributes:
@@ -84,12 +101,13 @@ class ResumableTraining(SavedOnSigterm):
 
     Raises:
         ValueError: If an argument is out of range. Before the first step, if the model
-            is not built; if another run is writing to the directory; if the checkpoints
-            are of another model or backend, or all damaged; if the last one is of a
-            batch within an epoch that had another number of steps, or of data that
-            cannot be read again; or beside Keras's
-            `BackupAndRestore`, another `ResumableTraining`, or
-            `SwapEMAWeights(swap_on_epoch)`.
+            is not built; if an optimizer of other variables than the model's is not
+            built; if another run is writing to the directory; if the checkpoints are of
+            another model, optimizer, loss or backend, or all damaged; if the last one
+            is of a batch within an epoch that had another number of steps, or of data
+            that cannot be read again; at the first batch of the resumed epoch, if it is
+            of the same shape and not the same; or beside Keras's `BackupAndRestore`,
+            another `ResumableTraining`, or `SwapEMAWeights(swap_on_epoch)`.
         TypeError: If an argument has the wrong type.
         OSError: If a checkpoint cannot be written, or, before the first step, nothing
             can be written to the directory.
@@ -128,55 +146,74 @@ class ResumableTraining(SavedOnSigterm):
         every: str | int = "epoch",
         *,
         delete_at_end: bool = True,
+        accept: str | Sequence[str] = (),
         on_sigterm: str | None = "save",
         verbose: int = 1,
     ):
-        super().__init__()
-        self.directory = fields.path("directory", directory)
+        super().__init__(on_sigterm)
+        self.directory = fields.any_path("directory", directory)
         self.every = fields.cadence("every", every)
         self.delete_at_end = fields.truth("delete_at_end", delete_at_end)
+        self.accept = resumption.accepted("accept", accept)
         self.verbose = fields.verbosity("verbose", verbose)
-        if on_sigterm is not None:
-            fields.one_of("on_sigterm", on_sigterm, ("save",))
-        self.on_sigterm = on_sigterm
         self.every_step = self.every != "epoch" or on_sigterm is not None
         self.resumed_from: Checkpoint | None = None
         self._checkpoints: Any = None
         self._found: Any = None
+        self._data: Any = None
         self._states: list[tuple[Any, dict[str, Any]]] = []
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_checkpoints": None, "_found": None}
+        own = dict.fromkeys(("_checkpoints", "_found", "_data", "_fit", "_described"))
+        return {**super().__getstate__(), **own}
 
     # --- Finding what there is ---
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Reads the last checkpoint, and gives its values to the variables."""
-        self._check_siblings(run)
-        registry.build_optimizer(self, run.model)
-        if not IS_JAX:  # There `fit` trains with `model.optimizer` alone.
-            registry.check_built(self, run.model)
-        self._within_epochs = self.every != "epoch"
+        resumption.check_siblings(self, run)
+        registry.build_main(self, run.model)
+        within = self._within_epochs = self.every != "epoch"
+        in_fit = not run.progress.in_loop
+        self.every_step = within or (self.on_sigterm is not None and in_fit)
         self._batch = self._since = 0
-        self._began = run.progress.iterations()
+        self._diverged = False
+        self._described = resumption.Described(run.model)
+        self._data = DataMemory(run, "data" in self.accept)
+        updates = run.progress.iterations()
+        first = resumption.initial(run.model, self._data.sample())
+        fit = fits.begins(self.directory, run.model, updates, first)
         self._checkpoints, newest = checkpoints.of_fit(
-            self.directory, self._began, models.is_chief(run.model)
+            self.directory,
+            updates,
+            models.is_chief(run.model),
+            fit,
+            "fit" in self.accept,
         )
         self.resumed_from, self._found = newest or (None, None)
-        within = self._within_epochs or bool(self._found and self._found["batch"])
-        reason = fit_loop.why_not_read_again() if within else None
+        self._fit = fit.continued(self._found or {})
+        fits.breaks_off(self.directory, run.model, self._fit)
+        self._data.take_up(self._checkpoints, self._found or {})
+        within = within or bool(self._found and self._found["batch"])
+        reason = self._data.why_not_read_again() if within else None
         if self._found is not None:
-            self._check(run, self._found, reason)
+            registry.build_as_before(self, run.model, self._found)
+            described, accept = self._described, self.accept
+            resumption.check(
+                run, self._found, described, reason, self.directory, accept
+            )
             # Callbacks look at the optimizer's count when the first epoch begins.
             self._set_variables()
+            run.progress.paces.load(run.progress.every, self._found.get("paces"))
             fit_loop.begin_at(run.model, self._first_epoch)
-            self._states = states.matched(run.siblings, self._found["callbacks"])
-            run.resume(Resume(self._set_states_of_ours, self._starts))
+            self._states = resumption.matched(run, self._found["callbacks"])
+            starts = resumption.starts(run, self._found)
+            run.resume(Resume(self._set_states_of_ours, starts))
         if reason is not None and self._within_epochs:
             warnings.warn(
                 f"`ResumableTraining(every={self.every})` saves this run at the "
                 f"ends of epochs only: the data {reason}, so it cannot resume "
-                "within one.",
+                "within one, and may have other batches than without a break.",
                 stacklevel=2,
             )
             self._within_epochs = False
@@ -185,62 +222,6 @@ class ResumableTraining(SavedOnSigterm):
         if self.on_sigterm is not None:
             self.watch(run, self._within_epochs)
         return []
-
-    def _check_siblings(self, run):
-        for other in run.siblings:
-            swaps = isinstance(other, keras.callbacks.SwapEMAWeights)
-            if (registry.backs_up(other) and other is not self) or (
-                swaps and other.swap_on_epoch
-            ):
-                raise ValueError(
-                    f"`{type(self).__name__}` cannot work beside "
-                    f"`{type(other).__name__}`."
-                    + (" Use `WeightAveraging` instead of it." if swaps else "")
-                )
-
-    def _check(self, run, found, reason):
-        if missing := checkpoints.STATE - found.keys():
-            self._refuse(
-                "hold checkpoints of this callback, or none",
-                f" that lack {', '.join(sorted(missing))}",
-            )
-        self._began = found.get("began", 0)
-        shapes = variables.shapes(models.state_variables(run.model))
-        if found["backend"] != keras.backend.backend():
-            bound = f"hold checkpoints of {keras.backend.backend()}, or none"
-            self._refuse(bound, f" of {found['backend']}")
-        if found["shapes"] != shapes or len(found["starts"]) != len(run.progress.every):
-            self._refuse("hold checkpoints of this model and optimizer, or none")
-        steps = run.progress.steps_per_epoch
-        if found["batch"] and found["steps"] != steps:
-            bound = "hold checkpoints of as many steps per epoch, or none"
-            self._refuse(bound, f" of {found['steps']}, for {steps}")
-        if found["batch"] and reason is not None:
-            bound = "hold a checkpoint of an epoch's end, or none"
-            self._refuse(bound, f" of a batch within one, and the data {reason}")
-
-    def _refuse(self, bound, received=""):
-        raise ValueError(
-            f"Argument `directory` must {bound}. "
-            f"Received: directory={str(self.directory)!r} with checkpoints"
-            + (received or " of another")
-        )
-
-    @property
-    def _starts(self):
-        """Where the schedules begin; None if that follows from the epoch."""
-        starts = [int(start) for start in self._found["starts"]]
-        before, now = self._found["steps"], self._run.progress.steps_per_epoch
-        if before == now:
-            return starts
-        if before is None or now is None:
-            return None
-        # At the same fraction of the training, whatever updates were skipped.
-        counts = map(optimizers.iterations, self._run.progress.every)
-        return [
-            count - (count - start) * now // before
-            for count, start in zip(counts, starts, strict=True)
-        ]
 
     @property
     def _first_epoch(self):
@@ -252,6 +233,7 @@ class ResumableTraining(SavedOnSigterm):
     def before_all(self, hook: str, *arguments: Any) -> None:
         """Sets or notes the random numbers of an epoch before any callback draws."""
         if hook == "on_epoch_begin":
+            self._data.epoch_begins()
             if self._found is not None:
                 # If within an epoch, its batches come in the order that they had.
                 random.set_state(
@@ -267,25 +249,30 @@ class ResumableTraining(SavedOnSigterm):
             state = self._found and self._found["random"]
             if self._found is not None:
                 self._take_up()
+            self._data.compare_first_batch(arguments[0])
             whole = self._batch == self._run.progress.steps_per_epoch
             self.epoch_begins_after(self._batch, state if whole else None)
         elif hook == "on_train_batch_end":
             self._batch_ends(*arguments)
         elif hook == "on_epoch_end":
-            self._epoch_ends(arguments[0] + 1)
-        elif self.delete_at_end and models.is_chief(self._run.model):
-            checkpoints.remove(self._checkpoints)
+            self._epoch_ends(*arguments)
+        elif not self._diverged:
+            fits.completed(self.directory, self._run.model, self._fit)
+            if self.delete_at_end and models.is_chief(self._run.model):
+                checkpoints.remove(self._checkpoints)
 
     def _set_variables(self):
         model = self._run.model
         variables.write(models.state_variables(model), self._found["values"])
         models.set_buffers(model, self._found["buffers"])
+        adapted.write(model, self._found.get("adapted"))
 
     def _set_states_of_ours(self):
-        every, found = self._run.progress.every, self._found["products"]
-        products = zip(every, found, strict=True)
-        for optimizer, found in products:
+        every, products = self._run.progress.every, self._found["products"]
+        rates = self._found.get("rates_set", [None] * len(every))
+        for optimizer, found, rate in zip(every, products, rates, strict=True):
             bias_correction.set_products(optimizer, found)
+            self._run.own_rates.take(optimizer, rate)
         for callback, state in self._states:
             if isinstance(callback, FitCallback):
                 callback.set_state(state)
@@ -314,10 +301,10 @@ class ResumableTraining(SavedOnSigterm):
         self._found = None
 
     def _say(self, batch):
+        within = f", after {batch} of its batches" if batch else ""
         if self.verbose:
-            within = f", after {batch} of its batches" if batch else ""
             epoch = self._found["epoch"] + 1
-            print(f"ResumableTraining: resuming in epoch {epoch}{within}")
+            print(f"{type(self).__name__}: resuming in epoch {epoch}{within}")
 
     # --- Saving ---
 
@@ -329,23 +316,30 @@ class ResumableTraining(SavedOnSigterm):
         self._batch = batch
         self.batch_ends(batch)
         over = batch == steps or self._model.stop_training
-        if self._since >= self.every and not over:
+        if self._within_epochs and self._since >= self.every and not over:
             self.save(self._epoch, batch, list(logs))
 
     def epoch_begins(self, epoch: int) -> None:
         """Notes which it is."""
         self._epoch = epoch
 
-    def _epoch_ends(self, epoch):
-        over = self._model.stop_training or epoch == self._run.progress.epochs
+    def _epoch_ends(self, epoch, logs=None):
+        over = self._model.stop_training or epoch + 1 == self._run.progress.epochs
         due = over or not self._within_epochs or self._since >= self.every
         if due or self.sigterm.arrived:
-            self.save(epoch, 0, [])
+            diverged = resumption.has_diverged(self._model, logs)
+            self.save(epoch + 1, 0, [], diverged)
         if self.sigterm.arrived and not over:
             self.sigterm.stop()
 
-    def save(self, epoch: int, batch: int, names: list[str]) -> None:
-        """Writes a checkpoint of everything."""
+    def why_not_read_again(self) -> str | None:
+        """Why the data cannot be read again; None if it can be."""
+        return self._data.why_not_read_again()
+
+    def save(
+        self, epoch: int, batch: int, names: list[str], diverged: bool = False
+    ) -> None:
+        """Writes a checkpoint of everything, if it has a future."""
         run, model = self._run, self._run.model
         every = run.progress.every
         with contextlib.ExitStack() as stack:
@@ -355,30 +349,52 @@ class ResumableTraining(SavedOnSigterm):
             metrics_variables = model.metrics_variables if batch else []
             tree = {
                 "backend": keras.backend.backend(),
-                "began": self._began,
+                **self._fit.state(),
+                **self._described.state(),
+                **self._data.state(within_epoch=batch > 0),
                 "epoch": epoch,
                 "batch": batch,
                 "steps": run.progress.steps_per_epoch,
                 "stopped": bool(model.stop_training),
                 "starts": [run.progress.start(one) for one in every],
+                "paces": run.progress.paces.saved(every),
                 "products": [bias_correction.products(one) for one in every],
+                "rates_set": run.own_rates.set_by_hand(every),
+                "trained": models.places_of_trained(model),
                 "shapes": variables.shapes(state),
                 "values": run.read(state),
                 "buffers": models.buffer_values(model),
+                "adapted": adapted.read(model),
                 "metrics": run.read(metrics_variables),
                 "logs": names,
-                "callbacks": states.of(run.siblings),
+                "callbacks": resumption.states(run),
                 "random": random.state(),
                 "random_at_epoch": self._random if batch else None,
             }
             checkpoint = Checkpoint(0, epoch, batch, run.progress.iterations())
-            if models.is_chief(model):
+            is_finite = resumption.is_finite(model, state, tree["values"])
+            if diverged or not is_finite:
+                self._refuse_to_save(epoch, batch)
+            elif models.is_chief(model):
+                self._diverged = False
                 self._checkpoints.save(checkpoint, tree)
         self._since = 0
+
+    def _refuse_to_save(self, epoch, batch):
+        """Keeps the last checkpoint that has a future."""
+        if not self._diverged:
+            where = f"in epoch {epoch + 1}" if batch else f"at the end of epoch {epoch}"
+            warnings.warn(
+                f"The loss or the weights are not finite {where}: no checkpoint is "
+                f"written, and what `{self.directory}` holds of before is kept. The "
+                "same call resumes from there. To start over, remove the folder.",
+                stacklevel=2,
+            )
+        self._diverged = True
 
     def fit_ends(self) -> None:
         """Leaves the model to begin as it is told, and the folder to others."""
         if self._checkpoints is not None:
             self._checkpoints.close()
         fit_loop.begin_at(self._run.model, None)
-        self._found = None
+        self._found = self._data = None

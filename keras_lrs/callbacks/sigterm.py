@@ -7,8 +7,9 @@ import warnings
 from typing import Any, NoReturn
 
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import fit_loop, interrupts, random, variables
+from keras_lrs._keras import interrupts, random, variables
 from keras_lrs.callbacks.base import FitCallback
+from keras_lrs.schedules import fields
 
 
 class Sigterm:
@@ -74,11 +75,15 @@ class SavedOnSigterm(FitCallback):
     """A callback that saves the run after its last step when SIGTERM arrives.
 
     Subclasses call `watch` in `prepare` and `batch_ends` after a batch, and implement
-    `save`. In their `epoch_ends` they look at `sigterm.arrived` themselves.
+    `save` and `why_not_read_again`. When an epoch ends they look at `sigterm.arrived`
+    themselves.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_sigterm: str | None):
         super().__init__()
+        if on_sigterm is not None:
+            fields.one_of("on_sigterm", on_sigterm, ("save",))
+        self.on_sigterm = on_sigterm
         self.sigterm = Sigterm()
         self._epoch = 0
         self._names: list[str] = []
@@ -95,6 +100,10 @@ class SavedOnSigterm(FitCallback):
         """Saves the run after some batches of an epoch, with metrics of these names."""
         raise NotImplementedError
 
+    def why_not_read_again(self) -> str | None:
+        """Why the data cannot be read again; None if it can be."""
+        raise NotImplementedError
+
     def watch(self, run: Run, told_of_batches: bool) -> None:
         """Begins to wait for the signal.
 
@@ -104,6 +113,9 @@ class SavedOnSigterm(FitCallback):
                 again then.
         """
         self._told_of_batches = self._reads_again = told_of_batches
+        if run.progress.in_loop and not told_of_batches:  # Its steps are not seen.
+            self._told_of_batches = True
+            run.surround_batches()
         self.sigterm.begin(run)
 
     def epoch_begins_after(self, batch: int, state: Any = None) -> None:
@@ -135,7 +147,9 @@ class SavedOnSigterm(FitCallback):
             metrics = self._model.metrics_variables
             self._before_validation = metrics, variables.read(metrics)
             self.sigterm.validating = self._model
-            self._end_validation()
+            # It may hold averages, which it gives back when the validation ends.
+            if self.sigterm.arrived:
+                self._model.stop_evaluating = True
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Ends the run, if the signal has ended its validation."""
@@ -148,12 +162,12 @@ class SavedOnSigterm(FitCallback):
             return
         variables.write(*self._before_validation)
         random.set_state(self._random_after)
-        self._run.end_epoch()  # The variables hold what the last step has left.
+        self._run.end_steps()
         self._save_and_stop(self._run.progress.steps_per_epoch)
 
     def _save_and_stop(self, batch):
         """Saves the run after a batch, if it can resume there, and ends it."""
-        reason = None if self._reads_again else fit_loop.why_not_read_again()
+        reason = None if self._reads_again else self.why_not_read_again()
         if reason is None:
             self.save(self._epoch, batch, self._names)
         else:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import math
 import os
 import sys
 import warnings
@@ -11,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._fit import registry
+from keras_lrs._fit import lengths, paces, registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras.models import is_chief
 from keras_lrs._keras.weights import loaded_weights, set_weights
@@ -50,7 +51,7 @@ class SnapshotEnsemble(FitCallback):
     beginning replaces what another one left in the directory.
 
     Args:
-        directory: The folder for the files.
+        directory: The folder for the files, here or on `s3://bucket/run` and the like.
         keep_last: How many members are kept, the last ones; None keeps all.
         schedule: Where cycles end. None takes the schedule of the optimizer's rate,
             also one that a `HyperparameterScheduler` drives. Or a schedule of your own,
@@ -61,7 +62,9 @@ class SnapshotEnsemble(FitCallback):
             exception is never kept.
         restore_last_completed: Whether the model has, after `fit`, the weights of the
             end of the last cycle that was completed.
+        updates_per_batch: As in `HyperparameterScheduler`.
         verbose: 1 prints a line for each snapshot.
+        steps_per_epoch: As in `HyperparameterScheduler`.
 
     Raises:
         ValueError: If an argument is out of range; and before the first step, if the
@@ -102,10 +105,14 @@ class SnapshotEnsemble(FitCallback):
         partial: str = "drop",
         *,
         restore_last_completed: bool = False,
+        updates_per_batch: float | None = None,
         verbose: int = 0,
+        steps_per_epoch: int | None = None,
     ):
         super().__init__()
-        self.directory = fields.path("directory", directory)
+        self.updates_per_batch = paces.check(updates_per_batch)
+        self.steps_per_epoch = lengths.check(steps_per_epoch)
+        self.directory = fields.any_path("directory", directory)
         self.keep_last = keep_last
         if keep_last is not None:
             self.keep_last = fields.count("keep_last", keep_last, 1)
@@ -195,7 +202,7 @@ class SnapshotEnsemble(FitCallback):
         steps, per_epoch = run.model.steps_per_execution, progress.steps_per_epoch
         if steps == 1 or per_epoch is None:  # Then it is seen when it happens.
             return
-        last = progress.start(self._ends.optimizer) + progress.window().total
+        last = progress.start(self._ends.optimizer) + progress.total
         for end in self._ends.up_to(self._counted, last):
             done = (end - self._counted) % per_epoch
             if done % steps:
@@ -229,28 +236,40 @@ class SnapshotEnsemble(FitCallback):
         if self._writing:
             self._surface(wait=False)
         # Only where it may be time is the device asked: steps may have been skipped.
-        self._counted += self._run.model.steps_per_execution
+        pace = self._run.progress.paces.of(self._ends.optimizer)
+        self._counted += self._run.model.steps_per_execution * max(math.ceil(pace), 1)
         if self._counted < self._next:
             return
         self._counted = self._iterations
         if self._counted > self._next:
-            raise RuntimeError(
-                f"A cycle ended after {self._next - self._ends.start} steps, within an "
-                "execution of several (`steps_per_execution`), and no weights of that "
-                "step are left. Choose lengths that fall on the ends of executions."
-            )
+            raise RuntimeError(self._missed)
         if self._counted == self._next:
             self._take(self._counted, logs, complete=True)
             self._next = self._ends.after(self._counted)
 
+    @property
+    def _missed(self):
+        """What to say if a cycle has ended and no weights of that step are left."""
+        return (
+            f"A cycle ended after {self._next - self._ends.start} updates, within an "
+            "execution of several (`steps_per_execution`, or a `train_step` that makes "
+            "more than one), and no weights of that step are left. Choose lengths that "
+            "fall on the ends of executions."
+        )
+
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Adds the epoch's metrics to a snapshot that was taken with its last step."""
         self._counted = self._iterations
-        if self._store is not None:
-            if self._last == self._counted:
-                step = self._counted + self._offset
-                self._submit(self._store.set_metrics, step, _numbers(logs))
-            self._surface(wait=bool(self._durable))
+        if self._counted > self._next:
+            raise RuntimeError(self._missed)
+        if isinstance(self._ends, cycle_ends.EpochEnds):
+            # No step knew that it is the last.
+            if self._ends.epoch_ends(epoch + 1, self._counted):
+                self._take(self._counted, logs, complete=True)
+        elif self._store is not None and self._last == self._counted:
+            step = self._counted + self._offset
+            self._submit(self._store.set_metrics, step, _numbers(logs))
+        self._surface(wait=bool(self._durable))
 
     def _take(self, count, logs, complete):
         """Copies the weights, and has them written."""

@@ -18,6 +18,7 @@ from keras_lrs._keras import (
     optimizers,
     variables,
 )
+from keras_lrs._keras.batch_norm import torch_batch_norms
 from keras_lrs._step.part import Wanted
 from keras_lrs.averages.batch_norm import recalibrate_batch_norm
 from keras_lrs.callbacks.base import FitCallback
@@ -31,7 +32,11 @@ class SwappingCallback(FitCallback):
     that what is measured, saved and restored then are the same weights. They are
     swapped out before training continues; only `BackupAndRestore` sees the raw weights.
 
-    Subclasses implement `swap`, `swapped`, `exists` and `keep`.
+    Tests and predictions may be of another model that shares the weights, or of a model
+    that was compiled anew. Where no average would be seen they are refused.
+
+    Subclasses implement `swap`, `swapped`, `exists`, `averaged`, `look_for_averages`
+    and `keep`.
     """
 
     first = True  # Those after it in the list see the averages.
@@ -63,6 +68,8 @@ class SwappingCallback(FitCallback):
         self._recalibrated: tuple[Any, list] | None = None
         self._tested = False
         self._finalizer: Any = None
+        self._evaluated: Any = None
+        self._home: Any = None
 
     # --- What subclasses say ---
 
@@ -84,8 +91,56 @@ class SwappingCallback(FitCallback):
         """Whether there is an average yet."""
         raise NotImplementedError
 
+    @property
+    def averaged(self) -> list:
+        """The variables that are averaged."""
+        raise NotImplementedError
+
+    def look_for_averages(self, model: Any) -> bool:
+        """Looks for averages that a model's optimizers hold.
+
+        Returns:
+            False if there are none, but those of an earlier `fit` are of its weights.
+        """
+        raise NotImplementedError
+
+    def shares_weights(self, model: Any) -> bool:
+        """Whether a model has weights that are averaged."""
+        return _share(self.averaged, model.variables)
+
     def keep(self) -> None:
         """Lets the model keep the averages it holds, when training has ended."""
+
+    def holds(self, model: Any) -> bool:
+        """Whether the average of an earlier `fit` is what a model holds."""
+        return False
+
+    # --- Which model ---
+
+    def set_model(self, model: Any) -> None:
+        """Looks for averages of an earlier `fit`, which `evaluate` is to see."""
+        self._evaluated = model
+        run = self.run
+        if run is not None and not (run.closed or run.is_over() or run.model is model):
+            return  # It is evaluated while another one trains.
+        super().set_model(model)
+        if self.look_for_averages(model):
+            self._home = model
+
+    def _check_evaluated(self):
+        """Raises if a test would not see the average."""
+        run, model = self.run, self._evaluated
+        if run is not None and not run.closed and run.model is model:
+            return
+        if self.exists and self.shares_weights(model):
+            return
+        if not self.holds(model):
+            raise ValueError(
+                f"`{type(self).__name__}` has no average of the weights of "
+                f"`{model.name}`: neither its optimizer holds one, nor has this "
+                "callback taken one in a `fit` after which they were trained no more. "
+                "A model that holds the average needs no callback."
+            )
 
     # --- Swapping in and out ---
 
@@ -116,19 +171,19 @@ class SwappingCallback(FitCallback):
             variables.write(statistics, self._recalibrated[1])
         else:
             recalibrate_batch_norm(
-                self._model, self.batch_norm_data, self.batch_norm_steps
+                self._home, self.batch_norm_data, self.batch_norm_steps
             )
             self._recalibrated = (count, variables.read(statistics))
 
     @property
     def _count(self):
         """The iterations of all optimizers."""
-        return tuple(map(optimizers.iterations, models.updating(self._model)))
+        return tuple(map(optimizers.iterations, models.updating(self._home)))
 
     @property
     def _statistics(self):
         """The statistics of all batch normalizations of the model."""
-        return average_statistics.statistics(self._model)
+        return average_statistics.statistics(self._home)
 
     # --- When ---
 
@@ -142,12 +197,31 @@ class SwappingCallback(FitCallback):
                     f"`{type(self).__name__}` cannot work beside "
                     f"`{type(other).__name__}`: both swap the model's weights."
                 )
+        self._home = run.model
+        self._check_batch_norm(run.model)
         self._end_what_broke_off()
         self._recalibrated = None
         for other in run.siblings:
             if isinstance(other, keras.callbacks.BackupAndRestore):
                 replace(other, "on_epoch_end", self._saving_first, run.undo)
         return []
+
+    def _check_batch_norm(self, model):
+        if self.batch_norm == "recalibrate" and not models.can_be_called(model):
+            raise ValueError(
+                f"`{type(self).__name__}(batch_norm='recalibrate')` cannot run "
+                f"`{type(model).__name__}`, which has no `call`. Use "
+                "batch_norm='keep', and `averages.recalibrate_batch_norm(call_fn=)` "
+                "when the training is over."
+            )
+        found = {type(one).__name__ for one in torch_batch_norms(model)}
+        if found and self.batch_norm != "keep":
+            raise ValueError(
+                f"`{type(self).__name__}(batch_norm={self.batch_norm!r})` cannot swap "
+                f"the statistics of PyTorch's modules: {', '.join(sorted(found))}. Use "
+                "batch_norm='keep', and `averages.recalibrate_batch_norm` when the "
+                "training is over."
+            )
 
     def _saving_first(self, back_up):
         def on_epoch_end(epoch, logs=None):
@@ -176,6 +250,7 @@ class SwappingCallback(FitCallback):
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Tests see the averages."""
         self._end_what_broke_off()
+        self._check_evaluated()
         self._tested = not self.swapped
         if self._tested and (self.run is None or self.run.closed):
             # `evaluate` calls nothing when it breaks off, but then drops its list.
@@ -201,7 +276,8 @@ class SwappingCallback(FitCallback):
             self._finalizer()  # Does nothing a second time.
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_finalizer": None}
+        none = dict.fromkeys(("_finalizer", "_evaluated", "_home"))
+        return {**super().__getstate__(), **none}
 
     on_predict_begin = on_test_begin
     on_predict_end = on_test_end
@@ -228,3 +304,41 @@ class SwappingCallback(FitCallback):
                 self._own_statistics = None
             self.swap_out()
             raise
+
+
+class LeftAverage:
+    """The average that was left in the weights when a `fit` ended.
+
+    Args:
+        averaged: The variables that were averaged.
+        updating: The optimizers that trained them.
+    """
+
+    def __init__(self, averaged: list, updating: list):
+        self._averaged = averaged
+        self._counts = [(one, optimizers.iterations(one)) for one in updating]
+
+    def is_in(self, model: Any) -> bool:
+        """Whether a model has these weights, and they were trained no more."""
+        known = [one for one, _ in self._counts]
+        others = [one for one in models.updating(model) if one not in known]
+        counts = [*self._counts, *((one, 0) for one in others)]
+        return _share(self._averaged, model.variables) and all(
+            optimizers.iterations(one) == count for one, count in counts
+        )
+
+
+def refuse_backups(callback: SwappingCallback, run: Run) -> None:
+    """Raises beside `BackupAndRestore`, where the average of statistics is lost."""
+    for other in run.siblings:
+        if isinstance(other, keras.callbacks.BackupAndRestore):
+            raise ValueError(
+                f"`{type(callback).__name__}(batch_norm='average')` cannot work beside "
+                "`BackupAndRestore`, which does not back these averages up. Use "
+                "`ResumableTraining` instead of it."
+            )
+
+
+def _share(variables, others):
+    known = {id(variable) for variable in others}
+    return any(id(variable) in known for variable in variables)

@@ -5,8 +5,9 @@ from typing import Any
 
 import keras
 
+from keras_lrs._fit import lengths, paces
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import models, variables
+from keras_lrs._keras import fit_loop, models, variables
 from keras_lrs._step import scheduled_variable
 from keras_lrs._step.part import Wanted
 from keras_lrs._step.scheduled_variable import ScheduledVariable
@@ -42,9 +43,12 @@ class VariableScheduler(FitCallback):
 
     Args:
         schedules: Pairs of a variable and its schedule, or a dictionary from paths of
-            variables (`variable.path`) to schedules. Each variable is one number: its
-            shape is `()`, its type a float, and it is not trained. On JAX it must be
-            one of `model.non_trainable_variables`.
+            variables (`variable.path`) to schedules. A variable itself cannot be the
+            key of a dictionary: Python says that it is unhashable. Each variable is one
+            number: its shape is `()`, its type a float, and it is not trained. On JAX
+            it must be one of `model.non_trainable_variables`.
+        steps_per_epoch: As in `HyperparameterScheduler`.
+        updates_per_batch: As in `HyperparameterScheduler`.
 
     Raises:
         TypeError: If a schedule is none, or something else than a variable or a path is
@@ -95,9 +99,15 @@ class VariableScheduler(FitCallback):
     """
 
     def __init__(
-        self, schedules: Sequence[tuple[Any, Any]] | Mapping[str, Any]
+        self,
+        schedules: Sequence[tuple[Any, Any]] | Mapping[str, Any],
+        *,
+        steps_per_epoch: int | None = None,
+        updates_per_batch: float | None = None,
     ) -> None:
         super().__init__()
+        self.steps_per_epoch = lengths.check(steps_per_epoch)
+        self.updates_per_batch = paces.check(updates_per_batch)
         self.schedules = _checked(schedules)
         self._own: list[tuple[Any, float]] = []
 
@@ -119,6 +129,8 @@ class VariableScheduler(FitCallback):
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Finds the variables, and says which schedule sets each."""
+        if not models.weights_exist(run.model) and models.can_be_called(run.model):
+            fit_loop.build(run.model)
         pairs = [(_found(run.model, target), one) for target, one in self.schedules]
         targets = [variable for variable, _ in pairs]
         for index, variable in enumerate(targets):
@@ -216,7 +228,7 @@ def _found(model, target):
     if len(found) != 1:
         possible = [v for v in model.variables if _is_one_float(v) and not v.trainable]
         paths = ", ".join(variable.path for variable in possible) or "none"
-        built = "" if model.built else "Build the model before `fit`. "
+        built = "" if models.weights_exist(model) else "Build the model before `fit`. "
         bound = (
             f"name one variable of the model; {len(found)} have this path. {built}"
             f"Those that can be scheduled are: {paths}"

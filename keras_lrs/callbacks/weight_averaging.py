@@ -1,25 +1,29 @@
 """`WeightAveraging`: an average of the weights, taken in the compiled step."""
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import keras
-
-from keras_lrs._fit import chosen
+from keras_lrs._fit import chosen, lengths, paces
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.registry import build_to_average
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import average_statistics, optimizers, variables
+from keras_lrs._keras import average_statistics, optimizers
 from keras_lrs._keras.average_slots import AverageSlots
-from keras_lrs._step.averages import Averaging, SlotsAverage, StatisticsAverage
+from keras_lrs._step.averages import (
+    AverageOfEpochs,
+    SlotsAverage,
+    StatisticsAverage,
+)
 from keras_lrs._step.part import Wanted
 from keras_lrs.averages.choice import Choice
-from keras_lrs.averages.schedules import Average, ExponentialAverage
+from keras_lrs.averages.schedules import Average, as_average
 from keras_lrs.callbacks import initial_averages
-from keras_lrs.callbacks.cycle_ends import cycle_ends_of
-from keras_lrs.callbacks.swapping import SwappingCallback
+from keras_lrs.callbacks.averaged_updates import averaging
+from keras_lrs.callbacks.epoch_averages import EpochAverages
+from keras_lrs.callbacks.swapping import LeftAverage, SwappingCallback, refuse_backups
 from keras_lrs.schedules import durations, fields
 
 
@@ -30,7 +34,8 @@ class WeightAveraging(SwappingCallback):
     callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`, ...), and
     `evaluate` and `predict` that are given this callback see the average: what is
     measured, saved and restored are the same weights, in whatever order the callbacks
-    are listed. Training metrics (`loss`, not `val_loss`) are those of the raw weights,
+    are listed. These may also be of a model that shares the layers, or was compiled
+    anew. Training metrics (`loss`, not `val_loss`) are those of the raw weights,
     and so are files saved within an epoch.
 
     The averages are in the slots that Keras's `use_ema` has for them: one more copy of
@@ -45,8 +50,8 @@ class WeightAveraging(SwappingCallback):
     saved without an average, it then covers the rest of the run.
 
     Args:
-        average: A schedule of `keras_lrs.averages`; `ExponentialAverage(0.999)` if
-            None.
+        average: A schedule of `keras_lrs.averages`; a number is the decay of an
+            `ExponentialAverage`, and None is `ExponentialAverage(0.999)`.
         start_step: How long to wait: a number of steps, `Epochs`, `Samples`, `Tokens`
             or a `Fraction` of the run. Until then the model is seen as it is.
         update_every: Average one update in so many (an int, or another length), with a
@@ -75,8 +80,12 @@ class WeightAveraging(SwappingCallback):
             Keras's `use_ema=True` does, they are taken. The average must keep a share
             of it, so no debiased one.
         optimizers: Whose weights to average: one or a list of names (of an optimizer,
-            or of the model's attribute that holds it) or objects. None is all. Needs
-            batch_norm="keep", since statistics are the whole model's.
+            or of the model's attribute that holds it) or objects. None is all. With
+            batch_norm="average" the statistics of the layers whose scale or center they
+            train are averaged; "recalibrate" is not possible then.
+        steps_per_epoch: As in `HyperparameterScheduler`. `update_every="epoch"` does
+            not need it.
+        updates_per_batch: As in `HyperparameterScheduler`.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -113,7 +122,7 @@ class WeightAveraging(SwappingCallback):
 
     def __init__(
         self,
-        average: Average | None = None,
+        average: Average | float | None = None,
         start_step: durations.Duration = 0,
         update_every: Any = 1,
         at_end: str = "average",
@@ -125,16 +134,20 @@ class WeightAveraging(SwappingCallback):
         exclude: str | Sequence[str] | None = None,
         initial: Any = None,
         optimizers: Any = None,
+        steps_per_epoch: int | None = None,
+        updates_per_batch: float | None = None,
     ):
         super().__init__(at_end, batch_norm, batch_norm_data, batch_norm_steps)
         self.optimizers = chosen.check(optimizers)
-        if self.optimizers is not None and batch_norm != "keep":
-            fields.refuse("batch_norm", "be 'keep' with `optimizers`", batch_norm)
-        average = ExponentialAverage() if average is None else average
-        if not isinstance(average, Average):
-            fields.refuse(
-                "average", "be a schedule of `keras_lrs.averages`", average, TypeError
+        self.steps_per_epoch = lengths.check(steps_per_epoch)
+        self.updates_per_batch = paces.check(updates_per_batch)
+        if self.optimizers is not None and batch_norm == "recalibrate":
+            bound = (
+                "be 'keep' or 'average' with `optimizers`: data that passes through "
+                "the whole model would recalibrate the statistics of its other networks"
             )
+            fields.refuse("batch_norm", bound, batch_norm)
+        average = as_average(average)
         if start_step is None:
             fields.refuse("start_step", "be a length", start_step)
         self.average = average
@@ -156,6 +169,8 @@ class WeightAveraging(SwappingCallback):
         self._slots: list[AverageSlots] = []
         self._begins_late = False
         self._lacks_statistics = False
+        self._of_epochs: EpochAverages | None = None
+        self._kept: LeftAverage | None = None
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Makes room for the averages, before a `BackupAndRestore` fills them."""
@@ -185,30 +200,28 @@ class WeightAveraging(SwappingCallback):
         for one in self._slots:
             one.attach(run.model)
         self.swap_out()  # A model from a file may hold the averages.
+        self._of_epochs, self._kept = None, None
+        if self.update_every == "epoch" and run.progress.steps_per_epoch is None:
+            self._of_epochs = EpochAverages(run, self.average, self.start_step)
         wanted += [
             Wanted(
                 optimizer,
-                SlotsAverage,
-                functools.partial(self._chosen, optimizer),
+                SlotsAverage if self._of_epochs is None else AverageOfEpochs,
+                functools.partial(self._chosen, optimizer, self._choice),
                 slot=WeightAveraging,
             )
             for optimizer in found
         ]
+        if self.batch_norm == "average" and self.optimizers is not None:
+            average_statistics.check_trained(run.model)
         if self._averaged_statistics is not None:
-            self._check_backups(run)
+            refuse_backups(self, run)
+        if self._averaged_statistics is not None and self._of_epochs is None:
             # The first of several optimizers counts for all of them.
-            arguments = functools.partial(self._chosen, found[0])
+            choice = self._choice_of_statistics
+            arguments = functools.partial(self._chosen, found[0], choice)
             wanted.append(Wanted(found[0], StatisticsAverage, arguments))
         return wanted
-
-    def _check_backups(self, run):
-        for other in run.siblings:
-            if isinstance(other, keras.callbacks.BackupAndRestore):
-                raise ValueError(
-                    f"`{type(self).__name__}(batch_norm='average')` cannot work beside "
-                    "`BackupAndRestore`, which does not back these averages up. Use "
-                    "`ResumableTraining` instead of it."
-                )
 
     def fit_begins(self, epoch: int) -> None:
         """Begins with the weights, unless there are averages to continue."""
@@ -218,23 +231,16 @@ class WeightAveraging(SwappingCallback):
                 one.reset()
         kept = self._averaged_statistics
         if kept is not None:
-            now = optimizers.iterations(self._run.optimizers[0])
+            now = self._iterations
             if epoch == 0 or self._begins_late:
                 kept.reset()
                 kept.known_at = now
             self._lacks_statistics = kept.known_at != now
         if self.initial is not None and (epoch == 0 or self._begins_late):
-            self._seed()
-
-    def _seed(self):
-        """Lets the averages begin with other weights."""
-        found = initial_averages.values(self.initial, self._model)
-        for one in self._slots:
-            for weight, average in one.pairs:
-                variables.assign(average, found[id(weight)])
-        kept = self._averaged_statistics
-        if kept is not None:
-            kept.write([found[id(variable)] for variable in kept.statistics])
+            found = initial_averages.values(self.initial, self._model)
+            initial_averages.give(found, self._slots, kept)
+        if self._of_epochs is not None and epoch > 0 and not self._begins_late:
+            self._of_epochs.resume(epoch)
 
     def epoch_begins(self, epoch: int) -> None:
         """Training continues from the raw weights and the averages of them."""
@@ -245,26 +251,35 @@ class WeightAveraging(SwappingCallback):
                 "training and their average: resume with `ResumableTraining`. "
                 f"Received: initial_epoch={epoch}"
             )
+        if self._of_epochs is not None:
+            self._of_epochs.epoch_begins(self._run.parts(self))
         super().epoch_begins(epoch)
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Callbacks after this one save and restore the averages."""
         kept = self._averaged_statistics
+        if self._of_epochs is not None:
+            self._of_epochs.epoch_ends(epoch, self._run.parts(self), kept)
         if kept is not None:
-            kept.known_at = optimizers.iterations(self._run.optimizers[0])
+            kept.known_at = self._iterations
         super().epoch_ends(epoch, logs)
 
     def get_state(self) -> dict[str, Any]:
         """The averages that are not among the optimizer's variables."""
         kept = self._averaged_statistics
-        return {} if kept is None else {"statistics": kept.read()}
+        state = {} if kept is None else {"statistics": kept.read()}
+        if self._of_epochs is not None:
+            state["epochs"] = self._of_epochs.taken
+        return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues with them."""
+        if self._of_epochs is not None and "epochs" in state:
+            self._of_epochs.taken = state["epochs"]
         kept = self._averaged_statistics
         if kept is not None and "statistics" in state:
             kept.write(state["statistics"])
-            kept.known_at = optimizers.iterations(self._run.optimizers[0])
+            kept.known_at = self._iterations
             self._lacks_statistics = False
 
     @property
@@ -272,62 +287,61 @@ class WeightAveraging(SwappingCallback):
         """The averages of the statistics, if they are to be averaged."""
         if self.batch_norm != "average":
             return None
-        kept = average_statistics.of(self._model, self._choice)
+        kept = average_statistics.of(self._home, self._choice_of_statistics)
         return kept if kept.statistics else None
 
-    def _chosen(self, optimizer, schedules):
-        return (*self._averaging(optimizer, schedules), self._choice)
+    @property
+    def _choice_of_statistics(self):
+        """Those of layers whose weights the optimizers train, if some are named."""
+        if self.optimizers is None:
+            return self._choice
+        trained = [v for one in self._slots for v in optimizers.trained(one.optimizer)]
+        return dataclasses.replace(self._choice, among=frozenset(map(id, trained)))
 
-    def _averaging(self, optimizer, schedules):
-        """Which updates of an optimizer are averaged; `schedules` are bound to it."""
-        progress = self._run.progress
-        accumulated = optimizers.accumulated(optimizer)
-        first = progress.length(self.start_step) // accumulated
-        if self._begins_late:
-            first = max(first, progress.step(optimizer) // accumulated)
-        if progress.steps_per_epoch is not None:
-            total = progress.window().total // accumulated
-            if first >= total > 0:
-                raise ValueError(
-                    "Argument `start_step` must be before the training ends: it has "
-                    f"{total} updates. Received: start_step={self.start_step!r}"
-                )
-        if self.update_every not in ("epoch", "cycle"):
-            every = progress.length(self.update_every)
-            if not isinstance(self.update_every, int):
-                every = max(every // accumulated, 1)
-            return (Averaging(self.average.thinned(every), first, every),)
-        if self.update_every == "epoch":
-            epoch = progress.length(durations.Epochs(1))
-            steps = list(range(epoch, progress.window().total + 1, epoch))
-        else:
-            steps = cycle_ends_of(progress, optimizer, schedules)
-        ends = sorted({step // accumulated for step in steps} - set(range(first + 1)))
-        if not ends:
-            raise ValueError(
-                f"Argument `update_every` must be met in the training: no "
-                f"{self.update_every} ends after {first} updates. "
-                f"Received: update_every={self.update_every!r}"
-            )
-        return (Averaging(self.average, ends=tuple(ends)),)
+    @property
+    def _iterations(self):
+        """Those of the first optimizer, which counts for the statistics."""
+        return optimizers.iterations(self._slots[0].optimizer)
+
+    def _chosen(self, optimizer, choice, schedules):
+        if self._of_epochs is not None:
+            return self.average, choice
+        found = averaging(self, optimizer, schedules, self._begins_late)
+        return found, choice
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_slots": []}
+        return {
+            **super().__getstate__(),
+            "_slots": [],
+            "_of_epochs": None,
+            "_kept": None,
+        }
 
     # --- What is swapped ---
 
-    def set_model(self, model: Any) -> None:
-        """Looks for averages of an earlier `fit`, which `evaluate` is to see."""
-        super().set_model(model)
+    def look_for_averages(self, model: Any) -> bool:
+        """Looks into its optimizers, and into those of an earlier `fit`."""
         progress = Progress(model)
         if self.optimizers is None:
             found = progress.optimizers
         else:
             found = list(chosen.find(progress, self.optimizers, False).values())
         known = {id(one.optimizer): one for one in self._slots}
-        self._slots = [
-            known.get(id(one), AverageSlots(one, self._choice)) for one in found
-        ]
+        slots = [known.get(id(one), AverageSlots(one, self._choice)) for one in found]
+        if not any(one.attached for one in slots) and self.shares_weights(model):
+            return False
+        self._slots = slots
+        return True
+
+    @property
+    def averaged(self) -> list:
+        """The variables that are averaged."""
+        attached = [one for one in self._slots if one.attached]
+        return [weight for one in attached for weight, _ in one.pairs]
+
+    def holds(self, model: Any) -> bool:
+        """Whether the average that it left in the weights is what a model holds."""
+        return self._kept is not None and self._kept.is_in(model)
 
     def swap(self, into: bool) -> None:
         """Swaps the weights of all optimizers and their averages."""
@@ -348,11 +362,13 @@ class WeightAveraging(SwappingCallback):
         """Whether an update has been averaged."""
         if not self._slots or not all(one.attached for one in self._slots):
             return False
-        run = self.run
-        if run is not None and run.model is self._model:
+        own = {id(one.optimizer) for one in self._slots}
+        run: Any = self.run
+        parts = [] if run is None else run.parts(self)
+        if parts := [part for part in parts if id(part.step.optimizer) in own]:
+            iterations = run.progress.iterations
             return any(
-                part.taken(run.progress.iterations(part.step.optimizer)) > 0
-                for part in run.parts(self)
+                part.taken(iterations(part.step.optimizer)) > 0 for part in parts
             )
         return all(one.known for one in self._slots)
 
@@ -365,12 +381,14 @@ class WeightAveraging(SwappingCallback):
                 f"update_every={self.update_every!r}",
                 stacklevel=2,
             )
+        left = LeftAverage(self.averaged, [o.optimizer for o in self._slots])
         kept = self._averaged_statistics
         try:
             for one in self._slots:
                 one.detach()
             if kept is not None:
                 kept.forget()
+            self._kept = left
         except BaseException:
             for one in self._slots:
                 one.attach_again()

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_lrs._keras import interrupts
-from keras_lrs._keras.weights import set_weights
+from keras_lrs._keras import interrupts, random
+from keras_lrs._keras.weights import hand_over
 from keras_lrs.ensembles.joint import mean_dtype
 
 
@@ -37,6 +37,7 @@ def joined(
     outputs = []
     for number, values in enumerate(members):
         member = clone(model, values)
+        random.set_seeds(member, number + 1)
         member.name = f"{model.name}_member_{number + 1}"
         outputs.append(member(inputs))
     mean = tree.map_structure(lambda *ys: _mean(ys, shares, activation), *outputs)
@@ -82,7 +83,7 @@ def clone(model: keras.Model, values: list[np.ndarray]) -> keras.Model:
             f"A clone of `{type(model).__name__}`, made from its configuration, has "
             "other weights than the model."
         )
-    set_weights(cloned, values)
+    hand_over(model, cloned, values)
     return cloned
 
 

@@ -49,6 +49,12 @@ class Ensemble:
     `predict_step`, or contains modules of PyTorch, its weights are swapped for those of
     each member in turn, with a `predict` per member, and put back afterwards.
 
+    Members behave as models of their own that have loaded their files. Layers that draw
+    random numbers for predictions, such as Monte Carlo dropout, draw new ones for every
+    member, batch and call. The states of stateful recurrent layers begin with zeros and
+    run on from batch to batch and call to call, where Keras's do (not on JAX); a slice,
+    `ensemble[:]`, begins anew.
+
     `len`, iteration and indexing go over the members, from early to late; a slice is an
     ensemble.
 
@@ -186,6 +192,12 @@ class Ensemble:
         without losses of layers such as regularizers. If there is an `activation`,
         those with `from_logits=True` are set to `from_logits=False`.
 
+        A model with a `test_step`, `compute_loss` or `compute_metrics` of its own
+        evaluates itself, with the mean in the place of what it returns when it is
+        called. What its methods read of its weights otherwise, such as the losses of
+        layers, is that of `model`. On JAX the members' weights are constants of that
+        compiled step.
+
         Args:
             x: As for `model.evaluate`.
             y: As for `model.evaluate`.
@@ -201,7 +213,9 @@ class Ensemble:
             What `model.evaluate` returns: the loss, or a list or dictionary of numbers.
 
         Raises:
-            ValueError: If the model is not compiled.
+            ValueError: If the model is not compiled, or there is an `activation` and
+                the model evaluates itself.
+            RuntimeError: If its `test_step` does not call the model itself.
         """
         if not self.model.compiled:
             raise ValueError("Compile the model with a loss before `evaluate`.")
@@ -248,7 +262,8 @@ class Ensemble:
             y: The targets: an array.
             metric: The name of a metric of Keras (`"accuracy"`), a metric, a loss, or a
                 function of targets and outputs.
-            mode: `"max"`, `"min"`, or `"auto"`, which decides by the metric's name.
+            mode: `"max"`, `"min"`, or `"auto"`: what a metric of Keras says of itself,
+                else what its name says.
             batch_size: As for `predict`.
             verbose: As for `predict`.
 
@@ -256,7 +271,8 @@ class Ensemble:
             An `Ensemble` of one or more members, from early to late.
 
         Raises:
-            ValueError: If `mode` is none of these, or the metric is not known.
+            ValueError: If `mode` is none of these, or does not follow from the metric;
+                or if the metric is not known.
 
         Reference: Caruana et al., "Ensemble selection from libraries of models", 2004,
         without its repetitions.
@@ -301,7 +317,8 @@ class Ensemble:
         """Makes one Keras model of all members, to save, serve or train further.
 
         It consists of copies of the model and of layers of Keras: its files load
-        without `keras_lrs`.
+        without `keras_lrs`. Copies hold all that files of the model do, also what
+        layers have adapted to. Their random generators have seeds of their own.
 
         Args:
             last: As for `predict`.

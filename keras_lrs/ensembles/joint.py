@@ -9,10 +9,10 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_lrs._keras import interrupts, predict
-from keras_lrs._keras.models import layers
-from keras_lrs._keras.variables import strategy_scope
-from keras_lrs._keras.weights import set_weights
+from keras_lrs._keras import adapted, interrupts, predict, random
+from keras_lrs._keras.models import layers, recurrent_states
+from keras_lrs._keras.variables import read, strategy_scope
+from keras_lrs.ensembles import evaluation
 from keras_lrs.schedules import fields
 
 _CONVOLUTIONS = tuple(
@@ -40,6 +40,8 @@ class Runner:
         self.model, self.members, self.activation = model, members, activation
         self.joints: dict[Any, Joint] = {}
         self._variables: dict[int, list] = {}
+        self._shared: dict[int, Any] = {}
+        self._in_turn: dict[int, list] = {}
 
     def predict(self, x: Any, indices: tuple, shares: Any, **arguments: Any) -> Any:
         """Returns the outputs of some members.
@@ -74,6 +76,9 @@ class Runner:
             shares: Their weights in the mean.
             **arguments: Of `model.evaluate`.
         """
+        own = evaluation.own_methods(self.model)
+        if own or predict.has_modules(self.model):
+            return self._evaluate_by_its_own(own, x, y, indices, shares, arguments)
         joint = self._joint(indices, averaged=True)
         joint.shares.assign(shares)
         compiled_with = predict.compile_arguments(self.model)
@@ -85,6 +90,42 @@ class Runner:
         )
         with self._forgetting():
             return joint.evaluate(x, y, **arguments)
+
+    def _evaluate_by_its_own(self, own, x, y, indices, shares, arguments):
+        """Lets the model evaluate itself, with the mean in the place of its outputs."""
+        if self.activation is not None:
+            raise ValueError(
+                "`Ensemble.evaluate` with an `activation` cannot tell whether "
+                f"{evaluation.described(self.model, own)} takes what comes after it. "
+                "Load the ensemble without, or measure what `predict` returns."
+            )
+        call = self.model.call
+        if predict.has_modules(self.model):
+
+            def mean_call(*given, **keywords):
+                found = self._one_by_one(indices, lambda: call(*given, **keywords))
+                return mean(found, ops.array(shares))
+
+        else:
+            # On JAX only the model's own generators are among what its step hands on.
+            members = [self._with_own_seeds(index) for index in indices]
+            with strategy_scope(self.model):
+                joint = Joint(self.model, members, self._activated, True)
+            joint.shares.assign(shares)
+
+            def mean_call(*given, **keywords):
+                return joint.mean_of(lambda: call(*given, **keywords))
+
+        return evaluation.evaluate(self.model, mean_call, own, x, y, arguments)
+
+    def _with_own_seeds(self, index):
+        own = {id(seed) for seed in random.seeds(self.model)}
+        return [
+            variable if id(variable) in own else member
+            for variable, member in zip(
+                held_by(self.model), self._variables_of(index), strict=True
+            )
+        ]
 
     def _fresh(self, found):
         """Makes losses and metrics of the same kinds, with a state of their own."""
@@ -104,15 +145,32 @@ class Runner:
         if isinstance(x, Iterator):
             bound = "be data that can be gone through once per member, for this model"
             fields.refuse("x", bound, x, TypeError)
-        original = [ops.convert_to_numpy(variable) for variable in self.model.variables]
-        original = [np.array(value) for value in original]
-        found = []
+        outputs = self._one_by_one(indices, lambda: self.model.predict(x, **arguments))
+        return [tree.map_structure(self._activated, found) for found in outputs]
+
+    def _one_by_one(self, indices, function):
+        """Calls a function with the weights of one member after the other.
+
+        What it changes in them is the member's; random generators run on.
+        """
+        model, found = self.model, []
+        shared = {id(seed) for seed in random.seeds(model)}
+        held = held_by(model)
+        own = [v for v in held if id(v) not in shared]
+        places = [i for i, v in enumerate(held) if id(v) not in shared]
         with interrupts.undoing() as undo:
-            undo.callback(set_weights, self.model, original)
+            for variable, value in zip(own, read(own), strict=True):
+                undo.callback(variable.assign, value)
             for index in indices:
-                set_weights(self.model, self.members[index])
-                outputs = self.model.predict(x, **arguments)
-                found.append(tree.map_structure(self._activated, outputs))
+                values = self._in_turn.setdefault(index, self._values_of(index))
+                for variable, place in zip(own, places, strict=True):
+                    variable.assign(values[place])
+                with adapted.kept(model):
+                    adapted.finalize(model)
+                    found.append(function())
+                for place, value in zip(places, read(own), strict=True):
+                    if not held[place].trainable:
+                        values[place] = value
         return found
 
     def _activated(self, output):
@@ -129,14 +187,21 @@ class Runner:
                 )
         return self.joints[key]
 
+    def _values_of(self, index):
+        """A member's values; its recurrent layers begin with states of zeros."""
+        states = recurrent_states(self.model)
+        return [*self.members[index], *(np.zeros(state.shape) for state in states)]
+
     def _variables_of(self, index):
-        """Returns a member's weights on the device."""
+        """Returns a member's weights on the device, and the seeds of all members."""
         if index not in self._variables:
+            shared = {id(seed) for seed in random.seeds(self.model)}
+            values = zip(held_by(self.model), self._values_of(index), strict=True)
             self._variables[index] = [
-                keras.Variable(value, dtype=variable.dtype, trainable=False)
-                for variable, value in zip(
-                    self.model.variables, self.members[index], strict=True
-                )
+                self._shared.setdefault(id(variable), _new_variable(variable, value))
+                if id(variable) in shared
+                else _new_variable(variable, value)
+                for variable, value in values
             ]
         return self._variables[index]
 
@@ -147,8 +212,20 @@ class Runner:
             yield
         except BaseException:
             self._variables.clear()
+            self._shared.clear()
             self.joints.clear()
             raise
+
+
+def _new_variable(variable, value):
+    # What a forward pass changes differs between the replicas of a strategy, if at all
+    # then for no one to see.
+    return keras.Variable(
+        value,
+        dtype=variable.dtype,
+        trainable=False,
+        aggregation="only_first_replica",
+    )
 
 
 class Joint(keras.Model):
@@ -156,7 +233,7 @@ class Joint(keras.Model):
 
     Args:
         model: The model that runs with the weights of each member in turn.
-        member_variables: A list of variables per member, as `model.variables`.
+        member_variables: A list of variables per member, as `held_by(model)`.
         activation: A function of an output.
         averaged: Whether outputs are averaged, by `shares`, or put side by side on a
             new second axis.
@@ -167,6 +244,7 @@ class Joint(keras.Model):
         super().__init__(dtype=model.dtype_policy, autocast=False, name="joint")
         # Keras would track an attribute, but these weights are not this model's.
         self.__dict__["one"] = model
+        self.__dict__["held"] = held_by(model)
         self.__dict__["activation"] = activation
         takes_training = "training" in inspect.signature(model.call).parameters
         self.arguments = {"training": False} if takes_training else {}
@@ -176,7 +254,9 @@ class Joint(keras.Model):
         self.member_variables = member_variables
         self.built = True
         # Made here: within a symbolic call the values are symbols.
-        kept = self._scopes() if predict.KEEPS_SCOPES else None
+        kept = None
+        if predict.KEEPS_SCOPES:
+            kept = [self._scope([v.value for v in one]) for one in member_variables]
         self.__dict__["kept_scopes"] = kept
         self.predict_function: Any = None
         self.jit_compile = model.jit_compile
@@ -184,28 +264,53 @@ class Joint(keras.Model):
 
     def call(self, inputs):
         """Runs every member and combines their outputs."""
-        scopes = self.kept_scopes or self._scopes()
-        found = [self.outputs_in(scope, inputs) for scope in scopes]
+        return self.mean_of(lambda: self.one(inputs, **self.arguments))
+
+    def mean_of(self, forward: Callable) -> Any:
+        """Combines what `forward()` returns with the weights of each member.
+
+        The members run one after the other, as models of their own would. What a
+        forward pass changes, such as the states of recurrent layers, is theirs, and
+        the random numbers of one are followed by those of the next.
+        """
+        found = []
+        for index, variables in enumerate(self.member_variables):
+            if self.kept_scopes is None:
+                scope = self._scope([variable.value for variable in variables])
+            else:
+                scope = self.kept_scopes[index]
+            outputs, changed = self._outputs_in(scope, forward)
+            for place, value in changed.items():
+                variables[place].assign(value)
+                if self.kept_scopes is not None:
+                    scope.add_update((self.held[place], variables[place].value))
+            found.append(outputs)
         return self.combine(found, self.shares.value)
 
-    def _scopes(self):
-        return [
-            self._scope([variable.value for variable in variables])
-            for variables in self.member_variables
-        ]
-
     def _scope(self, values):
-        return keras.StatelessScope(list(zip(self.one.variables, values, strict=True)))
+        return keras.StatelessScope(list(zip(self.held, values, strict=True)))
 
     def outputs_with(self, values, inputs):
-        """Returns the outputs of the model with other weights."""
-        return self.outputs_in(self._scope(values), inputs)
+        """Returns the outputs of the model with other weights, and what they change."""
+        scope = self._scope(values)
+        return self._outputs_in(scope, lambda: self.one(inputs, **self.arguments))
 
-    def outputs_in(self, scope, inputs):
-        """Returns the outputs in a scope where the variables have other values."""
-        with scope:
-            outputs = self.one(inputs, **self.arguments)
-        return tree.map_structure(self.activation, outputs)
+    def _outputs_in(self, scope, forward):
+        """Returns the outputs in a scope where the variables have other values.
+
+        Also the values that the forward pass has changed, by the variable's place.
+        """
+        before = [scope.get_current_value(v) for v in self.held]
+        with adapted.kept(self.one), scope:
+            adapted.finalize(self.one)
+            outputs = forward()
+        now = [scope.get_current_value(v) for v in self.held]
+        changed = {
+            place: new
+            for place, (old, new) in enumerate(zip(before, now, strict=True))
+            if new is not old
+        }
+        return tree.map_structure(self.activation, outputs), changed
 
     def combine(self, outputs, shares):
         """Combines the outputs of the members."""
@@ -220,6 +325,11 @@ class Joint(keras.Model):
                 isinstance(layer, _CONVOLUTIONS) for layer in layers(self.one)
             )
             self.predict_function = predict.jax_predict_function(self, has_convolutions)
+
+
+def held_by(model: keras.Model) -> list:
+    """The variables of a model that a member has values of its own for."""
+    return [*model.variables, *recurrent_states(model)]
 
 
 def mean(outputs: Sequence[Any], shares: Any) -> Any:
@@ -240,10 +350,20 @@ def beside(outputs: Sequence[Any]) -> Any:
 
 
 def mean_dtype(dtype: Any) -> str:
-    """The type in which a mean is calculated: float32, or float64 for float64."""
-    return (
-        "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
-    )
+    """The type in which a mean is calculated: float32, or float64 for float64.
+
+    Raises:
+        ValueError: If it would be a mean of integers or truth values.
+    """
+    name = keras.backend.standardize_dtype(dtype)
+    if "float" not in name:
+        raise ValueError(
+            f"An output of the model is of type {name}, as the numbers of classes are, "
+            "and the mean of such numbers says nothing. Make the ensemble of a model "
+            "that ends with probabilities or scores, or ask `predict_members` for the "
+            "outputs of each member."
+        )
+    return "float64" if name == "float64" else "float32"
 
 
 def checked_shares(weights: Sequence[float] | None, count: int) -> np.ndarray:

@@ -56,7 +56,7 @@ def load(
         >>> [member["step"] for member in ensemble.members]
         [5, 10, 15, 20]
     """
-    directory = fields.path("directory", directory)
+    directory = fields.any_path("directory", directory)
     strict = fields.truth("strict", strict)
     store = Store(directory)
     if not store.records and not store.manifest.exists():

@@ -12,6 +12,8 @@ from keras_lrs._keras.variables import number
 from keras_lrs.ensembles.joint import mean_dtype
 from keras_lrs.schedules import fields
 
+_ACCURACY = ("acc", "accuracy")  # Keras chooses the kind by the shapes.
+
 
 def greedy(count: int, score: Callable[[list[int]], float]) -> list[int]:
     """Adds member after member, each time the best one, while the score grows.
@@ -56,7 +58,7 @@ def measure(metric: Any) -> Callable[[Any, np.ndarray], float]:
     Raises:
         ValueError: If Keras does not know the metric.
     """
-    is_accuracy = isinstance(metric, str) and metric in ("acc", "accuracy")
+    is_accuracy = isinstance(metric, str) and metric in _ACCURACY
     found = metric if is_accuracy else known("metric", metric, keras.metrics.get)
 
     def measured(y, outputs):
@@ -77,10 +79,18 @@ def measure(metric: Any) -> Callable[[Any, np.ndarray], float]:
 
 
 def is_maximized(metric: Any, mode: str) -> bool:
-    """Tells whether a metric is better when it is larger."""
-    fields.one_of("mode", mode, ("auto", "min", "max"))
+    """Tells whether a metric is better when it is larger.
+
+    Raises:
+        ValueError: If that is not known and `mode` is `"auto"`.
+    """
+    if fields.one_of("mode", mode, ("auto", "min", "max")) != "auto":
+        return mode == "max"
     name = getattr(metric, "name", None) or getattr(metric, "__name__", metric)
-    return (metrics.mode_of(str(name)) if mode == "auto" else mode) == "max"
+    found = metric
+    if isinstance(metric, str) and metric not in _ACCURACY:
+        found = known("metric", metric, keras.metrics.get)
+    return metrics.direction(str(name), metric=found) == "max"
 
 
 def known(argument: str, value: Any, get: Callable) -> Any:

@@ -37,7 +37,7 @@ class Store(manifest.Folder[Record]):
     """The members in a folder."""
 
     record = Record
-    listed_as = "members"
+    listed_as = manifest.MEMBERS
     noted = ("shapes",)
 
     @property

@@ -1,6 +1,7 @@
 """Optimizers that need no schedule, or bring it along."""
 
+from keras_lrs.optimizers.makers import ScheduleFreeAdamW, ScheduleFreeSGD
 from keras_lrs.optimizers.schedule_free import ScheduleFree
 from keras_lrs.optimizers.scheduled import Scheduled
 
-__all__ = ["ScheduleFree", "Scheduled"]
+__all__ = ["ScheduleFree", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Scheduled"]

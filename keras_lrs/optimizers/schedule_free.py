@@ -2,17 +2,25 @@
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_lrs._keras import in_step, interrupts, optimizers
+from keras_lrs._keras import fit_loop, in_step, interrupts, optimizers
 from keras_lrs._keras.variables import copies, number
 from keras_lrs.averages.schedules import Average
 from keras_lrs.optimizers.arguments import Arguments, check_optimizer
 from keras_lrs.optimizers.wrapper import Wrapper
 from keras_lrs.schedules import fields, numerics
+
+_VALIDATED = (
+    "This `fit` validates the weights at which `ScheduleFree` takes its gradients, and "
+    "not their average, which is better: add "
+    "`keras_lrs.callbacks.AveragedEvaluation()` to its callbacks."
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_lrs")
@@ -30,7 +38,8 @@ class ScheduleFree(Wrapper):
     While it trains, the model's weights are `y`. Evaluate, predict and save at `x`:
     `use_average()` puts it into the model, `use_training_weights()` puts `y` back, and
     `with optimizer.averaged():` does both. Statistics of batch normalization are those
-    of `y`; after `use_average()` call `averages.recalibrate_batch_norm`.
+    of `y`; after `use_average()` call `averages.recalibrate_batch_norm`. A `fit` that
+    validates takes `callbacks.AveragedEvaluation`.
 
     The optimizer inside is used as it is: its rate, a float or a schedule, its clipping
     and gradient accumulation. Its weight decay is that of `y`, at the rate used. A
@@ -90,10 +99,10 @@ class ScheduleFree(Wrapper):
         if name is not None and not isinstance(name, str):
             fields.refuse("name", "be a string or None", name, TypeError)
         # Its own rate is the one last used, warmup included.
-        super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = optimizer
+        super().__init__(optimizer, learning_rate=0.0, name=name)
         self.arguments = arguments
         self._hold(None)
+        self._note_untrained(())
         optimizers.take_over(optimizer, self._update, self._decay)
 
     @property
@@ -111,6 +120,7 @@ class ScheduleFree(Wrapper):
         """Makes room for `z` and for what weighs it in the average."""
         if self.built:
             return
+        self._warn_of_validation()
         for variable in variables:
             if getattr(variable, "overwrite_with_gradient", False):
                 raise ValueError(
@@ -131,6 +141,17 @@ class ScheduleFree(Wrapper):
         for z, variable in zip(self._z, variables, strict=True):
             z.constraint = getattr(variable, "constraint", None)
         self.inner_optimizer.build(self._z)
+        self._note_untrained(range(len(variables)))
+
+    def finalize_variable_values(self, var_list: list) -> None:
+        """Ends a `fit`, as Keras's optimizers do."""
+        self._warn_of_validation()
+        super().finalize_variable_values(var_list)
+
+    def _warn_of_validation(self):
+        """Warns if the `fit` that calls it validates other weights than the average."""
+        if fit_loop.validates_without("shows_average"):
+            warnings.warn(_VALIDATED, stacklevel=2)
 
     def _add_number(self, name):
         own = {"dtype": numerics.float_dtype(), "aggregation": "only_first_replica"}
@@ -161,6 +182,7 @@ class ScheduleFree(Wrapper):
         inner.apply(grads, z)
 
         moved = [i for i, gradient in enumerate(grads) if gradient is not None]
+        self._note_untrained(self._untrained - {at[i] for i in moved})
         y, z, before = ([some[i] for i in moved] for some in (variables, z, before))
         c = self._weigh(count)
         beta = self.arguments.beta
@@ -269,6 +291,7 @@ class ScheduleFree(Wrapper):
                 x = [
                     y + (1.0 / beta - 1.0) * (y - z) for y, z in zip(y, z, strict=True)
                 ]
+            x = self._where_trained(x, y)
         self._change(x, 1.0, held=y)
 
     def use_training_weights(self) -> None:
@@ -288,6 +311,7 @@ class ScheduleFree(Wrapper):
             x = copies(self._trainable_variables)
             z = copies(self._z)
             y = [x + (1.0 - beta) * (z - x) for x, z in zip(x, z, strict=True)]
+            y = self._where_trained(y, copies(self._trainable_variables))
         self._change(y, 0.0, held=None)
 
     @contextlib.contextmanager
@@ -321,6 +345,21 @@ class ScheduleFree(Wrapper):
         # Past Keras's tracking: TensorFlow could not write checkpoints with tensors.
         self.__dict__["_held"] = values
 
+    def _where_trained(self, values, others):
+        """The values of the variables that it trains, and the others elsewhere.
+
+        What another optimizer moves has left its z behind.
+        """
+        left = self._untrained
+        if len(left) == len(values):  # The variables were set by a loop of some kind.
+            return values
+        pairs = enumerate(zip(values, others, strict=True))
+        return [other if i in left else value for i, (value, other) in pairs]
+
+    def _note_untrained(self, indices):
+        """Notes which variables no gradient has come for."""
+        self.__dict__["_untrained"] = set(indices)
+
     # --- Files ---
 
     def save_own_variables(self, store: Any) -> None:
@@ -329,13 +368,18 @@ class ScheduleFree(Wrapper):
         if self.uses_average and self._held is not None:
             for i, value in enumerate(self._held):
                 store[f"y{i}"] = keras.ops.convert_to_numpy(value)
+        if self._untrained and self._is_trained:
+            store["untrained"] = np.array(sorted(self._untrained))
 
     def load_own_variables(self, store: Any) -> None:
         """Reads its state, if it is that of as many variables."""
         if not self._load_own(store):
             return
         held = None
-        if len(store.keys()) > len(self._variables):
+        names = list(store.keys())
+        untrained = store["untrained"][...].tolist() if "untrained" in names else ()
+        self._note_untrained(untrained)
+        if "y0" in names:
             held = [
                 keras.ops.convert_to_tensor(store[f"y{i}"][...], dtype=variable.dtype)
                 for i, variable in enumerate(self._trainable_variables)

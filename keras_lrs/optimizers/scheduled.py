@@ -5,15 +5,16 @@ from typing import Any
 
 import keras
 
+from keras_lrs._fit.paces import Paces
 from keras_lrs._fit.planning import WantedParts
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._keras import in_step, optimizers, variables
-from keras_lrs._step import groups, hosted, hyperparameters
+from keras_lrs._step import given, groups, hosted, hyperparameters
 from keras_lrs._step.groups import schedules_of
 from keras_lrs._step.optimizer_step import OptimizerStep
 from keras_lrs.optimizers.wrapper import Wrapper, check_kind, check_new
 from keras_lrs.schedules import base, fields, numerics
-from keras_lrs.schedules.per_variable import PerVariable, pairs_of
+from keras_lrs.schedules.per_variable import PerVariable
 
 
 @keras.saving.register_keras_serializable(package="keras_lrs")
@@ -36,21 +37,22 @@ class Scheduled(Wrapper):
     after loading. In a `fit` with callbacks of this package its schedules are those of
     the run: `HyperparameterLogger` logs them, a `ReduceOnPlateau` multiplies the rate,
     and another schedule of the same hyperparameter is refused. They do not start over
-    with `fit`, and nothing is put back at its end. `learning_rate` reads as the rate
-    last used. On PyTorch every update reads two numbers from the device.
+    with `fit`, and nothing is put back at its end. `learning_rate`, `momentum` and the
+    like read as the value last used; with a `PerVariable` it is that of all other
+    variables. On PyTorch every update reads two numbers from the device.
 
     Args:
         optimizer: Any Keras optimizer that updates variables itself, not used before.
-        learning_rate: The schedule of the learning rate, or a `PerVariable`; None
-            leaves the optimizer's.
+        learning_rate: The schedule of the learning rate, or a `PerVariable`; a number
+            is a constant one, and None leaves the optimizer's.
         rate_multipliers: By what the rate of groups of variables is multiplied: a
             dictionary from patterns to numbers >= 0 or schedules, as in
             `HyperparameterScheduler`.
         name: The optimizer's name.
-        **schedules: The schedules of other hyperparameters: `momentum`, `beta_1`,
-            `weight_decay`, `clipnorm` or any other number that is an argument of the
-            optimizer. A `PerVariable` can be that of `weight_decay`, `momentum`, `rho`
-            and `epsilon`.
+        **schedules: The schedules, or numbers, of other hyperparameters: `momentum`,
+            `beta_1`, `weight_decay`, `clipnorm` or any other number that is an argument
+            of the optimizer. A `PerVariable` can be that of `weight_decay`, `momentum`,
+            `rho` and `epsilon`.
 
     Raises:
         ValueError: If there is no schedule; if the optimizer has no such
@@ -89,37 +91,30 @@ class Scheduled(Wrapper):
         check_new(optimizer)
         if name is not None and not isinstance(name, str):
             fields.refuse("name", "be a string or None", name, TypeError)
-        if learning_rate is not None:
-            schedules = {"learning_rate": learning_rate, **schedules}
-        if not schedules and rate_multipliers is None:
-            raise ValueError(
-                "At least one hyperparameter must be given a schedule, such as "
-                "`learning_rate=`. Received: none"
-            )
+        schedules = given.checked(learning_rate, rate_multipliers, schedules)
         for key, schedule in schedules.items():
-            hyperparameters.check_schedule(key, schedule)
-            if isinstance(schedule, PerVariable):
-                groups.check_groupable(optimizer, key)
-            else:
+            if not isinstance(schedule, PerVariable):
                 beside = [other for other in schedules if other != key]
                 hyperparameters.check_name(optimizer, key, beside)
-        if rate_multipliers is not None:
-            pairs = pairs_of(groups.MULTIPLIERS, rate_multipliers)
-            schedules = {**schedules, groups.MULTIPLIERS: PerVariable(pairs)}
-        for key, value in schedules.items():
-            _check_values(key, value, 10_000)
+            elif key != groups.MULTIPLIERS:
+                groups.check_groupable(optimizer, key)
+            _check_values(key, schedule, 10_000)
         source = optimizers.rate_source(optimizer)
         schedule = keras.optimizers.schedules.LearningRateSchedule
         if not isinstance(source, (keras.Variable, schedule)):
             bound = "have a learning rate that is a float or a schedule"
             fields.refuse("optimizer", bound, source)
-        super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = optimizer
         is_number = isinstance(source, keras.Variable)
-        self.own_rate = variables.number(source) if is_number else None
-        self.factor = hosted.HostedNumber()
+        own = variables.number(source) if is_number else None
+        first = own
+        if first is None:
+            first = 0.0 if base.is_open(source) else float(base.evaluate(source, 0))
+        # Its own rate is the one last used.
+        super().__init__(optimizer, first, name)
         # Past Keras's tracking, which would wrap a dictionary.
         self.__dict__["schedules"] = schedules
+        self.own_rate = own
+        self.factor = hosted.HostedNumber(optimizers.rate_source(self))
         self._step: Any = None
         hosted.set_host(optimizer, self)
 
@@ -178,8 +173,8 @@ class Scheduled(Wrapper):
 
     @property
     def learning_rate(self) -> Any:
-        """The rate last used."""
-        return self.inner_optimizer.learning_rate
+        """The rate last used; before the first update that of the optimizer inside."""
+        return optimizers.rate_source(self)
 
     @learning_rate.setter
     def learning_rate(self, learning_rate: Any) -> None:
@@ -188,6 +183,24 @@ class Scheduled(Wrapper):
             "rate. Set `rate_factor`, by which it is multiplied. "
             f"Received: learning_rate={learning_rate!r}"
         )
+
+    def __getattr__(self, name: str) -> Any:
+        """A hyperparameter of the optimizer inside: the value last used."""
+        value = super().__getattr__(name)
+        schedule = vars(self).get("schedules", {}).get(name)
+        single = schedule is not None and not isinstance(schedule, PerVariable)
+        if not single or base.is_open(schedule) or not self.built:
+            return value
+        used = max(optimizers.iterations(self.inner_optimizer) - 1, 0)
+        return float(base.evaluate(schedule, used))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self).get("schedules", {}) and name != "learning_rate":
+            raise ValueError(
+                f"Argument `{name}` of `Scheduled` cannot be set: its schedule sets "
+                f"it. Received: {name}={value!r}"
+            )
+        super().__setattr__(name, value)
 
     # --- The step ---
 
@@ -274,6 +287,9 @@ class Scheduled(Wrapper):
 
 class _WholeLife:
     """The progress of a loop that has no beginning but that of the optimizer."""
+
+    def __init__(self):
+        self.paces = Paces()
 
     def start(self, optimizer):
         return 0

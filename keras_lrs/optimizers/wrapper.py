@@ -7,11 +7,40 @@ import keras
 
 from keras_lrs._keras import optimizers
 from keras_lrs._step.hosted import host_of
-from keras_lrs.schedules import fields
+from keras_lrs.schedules import fields, names
+
+# What Keras's constructor sets, though the optimizer inside acts on it.
+_OF_THE_INNER = ("weight_decay", "clipnorm", "global_clipnorm", "clipvalue")
 
 
 class Wrapper(keras.optimizers.Optimizer):
     """What is that of the optimizer inside, which `inner_optimizer` holds."""
+
+    def __init__(self, optimizer: Any, learning_rate: float, name: str | None):
+        super().__init__(learning_rate=learning_rate, name=name)
+        for attribute in _OF_THE_INNER:
+            self.__dict__.pop(attribute)
+        self.inner_optimizer = optimizer
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls.__init__ = names.hinted(cls.__init__)  # type: ignore[method-assign]
+
+    def __getattr__(self, name: str) -> Any:
+        """An attribute of the optimizer inside, such as its momentum."""
+        inner = vars(self).get("inner_optimizer")
+        if name.startswith("_") or inner is None or name not in vars(inner):
+            kind = type(self).__name__
+            raise AttributeError(f"'{kind}' object has no attribute '{name}'")
+        return getattr(inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        inner = vars(self).get("inner_optimizer")
+        own = name.startswith("_") or name in vars(self) or hasattr(type(self), name)
+        if own or inner is None or name not in vars(inner):
+            super().__setattr__(name, value)
+        else:
+            setattr(inner, name, value)
 
     @property
     def variables(self) -> list:
@@ -69,12 +98,23 @@ def check_kind(optimizer: Any, wrapper: str) -> None:
     """Raises if an optimizer does not update variables itself."""
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         fields.refuse("optimizer", "be a Keras optimizer", optimizer, TypeError)
-    if optimizers.leaves(optimizer) != [optimizer]:
-        raise ValueError(
-            "Argument `optimizer` must be one that updates variables itself. Wrap "
-            f"`{wrapper}` in a `LossScaleOptimizer` or `MultiOptimizer`, not the "
-            f"other way round. Received: optimizer={type(optimizer).__name__}"
+    if optimizers.leaves(optimizer) == [optimizer]:
+        return
+    kind = type(optimizer).__name__
+    if not isinstance(optimizer, Wrapper):
+        cure = f"Wrap `{wrapper}` in a `{kind}`, not the other way round"
+    elif kind == wrapper:
+        cure = f"One `{kind}` is enough: give it all arguments"
+    else:
+        cure = (
+            "`ScheduleFree` and `Scheduled` do not work together. The optimizer inside "
+            "of `ScheduleFree` may hold a schedule of its rate, and in `fit` "
+            "`HyperparameterScheduler` drives its hyperparameters"
         )
+    raise ValueError(
+        f"Argument `optimizer` must be one that updates variables itself. {cure}. "
+        f"Received: optimizer={kind}"
+    )
 
 
 def check_new(optimizer: Any) -> None:

@@ -9,6 +9,7 @@ from keras_lrs.schedules.combinators import (
     Sampled,
     Scaled,
     Sequential,
+    Sum,
     Warmup,
 )
 from keras_lrs.schedules.composed import (
@@ -92,6 +93,7 @@ __all__ = [
     "Schedule",
     "Sequential",
     "StepDecay",
+    "Sum",
     "TanhDecay",
     "Tokens",
     "Warmup",

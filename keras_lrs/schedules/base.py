@@ -3,7 +3,8 @@
 import copy
 import dataclasses
 import functools
-from typing import Any, TypeVar, dataclass_transform
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import keras
 import numpy as np
@@ -141,6 +142,15 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
             )
         )
 
+    # `0.5 * schedule`, `schedule * schedule` and `schedule + schedule`: set by
+    # `combinators`, which is made of schedules itself.
+    __mul__: ClassVar[Callable[[Any, Any], "Schedule"]]
+    __rmul__: ClassVar[Callable[[Any, Any], "Schedule"]]
+    __add__: ClassVar[Callable[[Any, Any], "Schedule"]]
+    __radd__: ClassVar[Callable[[Any, Any], "Schedule"]]
+    # NumPy's numbers leave them to us.
+    __array_ufunc__ = None
+
     @property
     def is_bound(self) -> bool:
         """Whether every length is a number of steps, so that it can be called.
@@ -264,7 +274,12 @@ def schedules_field(default: Any = fields.REQUIRED) -> Any:
 
 def _check_schedule(name, value):
     if not isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
-        fields.refuse(name, "be a `LearningRateSchedule`", value, TypeError)
+        bound = "be a `LearningRateSchedule`"
+        if fields.is_number(value):
+            bound += "; for a number it is `Constant`"
+        elif callable(value):
+            bound += "; for a function of the step it is `FunctionSchedule`"
+        fields.refuse(name, bound, value, TypeError)
     return value
 
 
@@ -516,10 +531,12 @@ def needs_length(schedule: Any) -> bool:
     return not all(isinstance(x, (int, *durations.OF_BATCHES)) for x in items)
 
 
-def bind_to_steps(name: str, schedule: Any, num_steps: int) -> Any:
+def bind_to_steps(
+    name: str, schedule: Any, num_steps: int, steps_per_epoch: int | None = None
+) -> Any:
     """Any schedule, bound to a run of so many steps for the argument `name`."""
     try:
-        return bind(schedule, Window(num_steps, None))
+        return bind(schedule, Window(num_steps, steps_per_epoch))
     except ValueError as error:
         raise ValueError(
             f"Argument `{name}` cannot be bound to {num_steps} steps. {error}"
@@ -551,6 +568,11 @@ def check_bound(schedule: Any) -> None:
 def is_open(schedule: Any) -> bool:
     """Whether a schedule must be bound; one that is not a `Schedule` need not be."""
     return isinstance(schedule, Schedule) and not schedule.is_bound
+
+
+def agree(one: Any, other: Any, step: int) -> bool:
+    """Whether two schedules have the same value at a step."""
+    return float(evaluate(one, step)) == float(evaluate(other, step))
 
 
 def cycle_ends(schedule: Any, num_steps: int) -> set[int]:

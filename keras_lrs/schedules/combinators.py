@@ -4,6 +4,7 @@ import functools
 import statistics
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_lrs.schedules import base, durations, fields, numerics
@@ -376,6 +377,44 @@ class Product(Schedule):
 
 
 @serializable
+class Sum(Schedule):
+    """The sum of schedules, all in the same time.
+
+    `schedules[0](t) + schedules[1](t) + ...`
+
+    Use it to lift a shape off 0, with a `Constant`, or to lay one effect over another.
+
+    Args:
+        schedules: At least one schedule.
+
+    Returns:
+        A schedule: called with a step of any shape, a tensor of rates of that shape.
+
+    Raises:
+        ValueError: If there is no schedule.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> from keras_lrs.schedules import Constant, LinearDecay
+        >>> schedule = Sum([LinearDecay(0.5, 100), Constant(0.25)])
+        >>> [round(float(schedule(step)), 4) for step in (0, 50, 100)]
+        [0.75, 0.5, 0.25]
+        >>> schedule == LinearDecay(0.5, 100) + Constant(0.25)
+        True
+
+    Reference: linearity.
+    """
+
+    schedules: tuple[Schedule, ...] = base.schedules_field()
+
+    def call(self, step):
+        value = evaluate(self.schedules[0], step)
+        for schedule in self.schedules[1:]:
+            value = numerics.minimum(value + evaluate(schedule, step), numerics.LARGEST)
+        return value
+
+
+@serializable
 class Clipped(Schedule):
     """A schedule kept within bounds.
 
@@ -479,3 +518,32 @@ class Noisy(Schedule):
         low, high = normal.cdf(-self.limit), normal.cdf(self.limit)
         middles = (np.arange(self.LEVELS) + 0.5) / self.LEVELS
         return np.array([normal.inv_cdf(low + (high - low) * x) for x in middles])
+
+
+def warmup_steps(schedule: Any) -> int:
+    """The steps of a schedule's warmup, also within one that changes values alone."""
+    if isinstance(schedule, (Clipped, Noisy, Product, Scaled, Sum)):
+        return max(warmup_steps(inner) for _, inner in schedule._inner())
+    found = getattr(schedule, "warmup_steps", 0)
+    return found if isinstance(found, int) else 0
+
+
+# --- Operators ---
+
+
+def _multiplied(one: Schedule, other: Any) -> Any:
+    """`0.5 * schedule`, `schedule * schedule`."""
+    if isinstance(other, keras.optimizers.schedules.LearningRateSchedule):
+        return Product([one, other])
+    return Scaled(one, other) if fields.is_number(other) else NotImplemented
+
+
+def _added(one: Schedule, other: Any) -> Any:
+    """`schedule + schedule`."""
+    if isinstance(other, keras.optimizers.schedules.LearningRateSchedule):
+        return Sum([one, other])
+    return NotImplemented
+
+
+Schedule.__mul__ = Schedule.__rmul__ = _multiplied
+Schedule.__add__ = Schedule.__radd__ = _added

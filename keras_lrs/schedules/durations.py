@@ -35,6 +35,17 @@ class Epochs(fields.Configured):
     epochs: float = fields.number(at_least=0.0)
 
 
+def _fraction(name, value):
+    result = fields.validate(name, value, fields.number(at_least=0.0))
+    if result > 1.0:
+        bound = (
+            "be <= 1, which is the whole run: 10 % of it is `Fraction(0.1)`, and "
+            f"{result:g} epochs are `Epochs({result:g})`. Steps are a plain number"
+        )
+        fields.refuse(name, bound, value)
+    return result
+
+
 @fields.serializable
 class Fraction(fields.Configured):
     """A length as a fraction of the whole run, for any argument in steps.
@@ -56,7 +67,7 @@ class Fraction(fields.Configured):
         100
     """
 
-    fraction: float = fields.number(at_least=0.0, at_most=1.0)
+    fraction: float = fields.checked(fields.REQUIRED, _fraction)
 
 
 @fields.serializable

@@ -39,10 +39,10 @@ def without_weight_decay(
     - `"decoupled"`: `a(t + 1) = 1 - lambda * eta(t)`
     - `"l2"`: `a(t + 1) = 1 - lambda * eta(t) + gamma * (1 - 1 / a(t))`, `a(0) = 1`
 
-    A constant rate becomes an exponentially *growing* one; a step decay becomes the
-    tapered exponential. Both runs start with a velocity of 0, as Keras's do; so
-    the first rates of `"l2"` are not quite the exponential of the paper, which begins
-    with the velocity `(1 - a) * weights`.
+    A constant rate becomes an exponentially *growing* one, ExpLR; a step decay becomes
+    TEXP, the tapered exponential. Both runs start with a velocity of 0, as Keras's do;
+    so the first rates of `"l2"` are not quite the exponential of the paper, which
+    begins with the velocity `(1 - a) * weights`.
 
     It holds for SGD without `nesterov` and without clipping, on the same batches, for
     all weights that the optimizer trains, if each feeds a batch, layer or group

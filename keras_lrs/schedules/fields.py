@@ -19,6 +19,10 @@ from typing import Any, TypeVar, dataclass_transform
 import keras
 import numpy as np
 
+from keras_lrs._storage import remote
+from keras_lrs.schedules import names
+from keras_lrs.schedules.identity import identity
+
 T = TypeVar("T")
 REQUIRED: Any = dataclasses.MISSING
 LONGEST = 2**53
@@ -45,10 +49,27 @@ def _shown(value):
     return text if len(text) <= 1000 else f"{text[:1000]}..."
 
 
+def plain(value: Any) -> Any:
+    """What an array or tensor without dimensions holds; anything else as it is."""
+    if isinstance(value, np.generic) or getattr(value, "shape", None) != ():
+        return value
+    try:
+        return keras.ops.convert_to_numpy(value).item()
+    except Exception:  # One that is traced, or symbolic, has no value yet.
+        return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number, also in an array or tensor without dimensions."""
+    value = plain(value)
+    return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+
+
 def real(name: str, value: Any) -> float:
     """`value` as a float, if it is a finite real number."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+    if not is_number(value):
         refuse(name, "be a number", value, TypeError)
+    value = plain(value)
     try:
         result = float(value)
     except OverflowError:
@@ -67,6 +88,7 @@ def check_positive(name: str, value: float, condition: str = "") -> None:
 
 def whole(name: str, value: Any) -> int:
     """`value` as an int, if it is a whole number (`1e5` is)."""
+    value = plain(value)
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     if not real(name, value).is_integer():
@@ -138,15 +160,42 @@ def path(name: str, value: Any) -> pathlib.Path:
     if url is not None and url[1].lower() == "file":
         text = urllib.request.url2pathname(urllib.parse.urlparse(text).path)
     elif url is not None:
-        bound = (
-            f"be a path on this machine: mount the `{url[1]}` storage, or write to a "
-            "folder here and copy it there"
-        )
-        refuse(name, bound, text)
+        refuse(name, f"be a path on this machine: {_instead(url[1])}", text)
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError as error:
         return refuse(name, f"be a path, and {error}", value)
+
+
+def any_path(name: str, value: Any) -> Any:
+    """`value` as a path on this machine, or in a storage such as `s3://bucket`."""
+    if isinstance(value, remote.RemotePath):
+        return value
+    text = os.fsdecode(value) if isinstance(value, (str, os.PathLike)) else ""
+    url = _URL.match(text)
+    protocol = "file" if url is None else url[1].lower()
+    if url is None or protocol == "file":
+        return path(name, value)
+    inside = text[url.end() :].strip("/")
+    if protocol not in remote.PACKAGES:
+        known = ", ".join(f"`{key}://`" for key in remote.PACKAGES)
+        bound = f"be a path on this machine or begin with one of {known}"
+        refuse(name, f"{bound}: {_instead(url[1])}", text)
+    if (package := remote.missing(protocol)) is not None:
+        bound = (
+            f"be a path on this machine, since `{package}` is not installed, which "
+            f'reaches the `{protocol}` storage: pip install "keras-lrs[remote]"'
+        )
+        refuse(name, bound, text)
+    if not inside or "\0" in inside:
+        refuse(name, "name a folder in the storage", text)
+    return remote.RemotePath(protocol, inside)
+
+
+def _instead(protocol):
+    return (
+        f"mount the `{protocol}` storage, or write to a folder here and copy it there"
+    )
 
 
 def model(name: str, value: Any) -> keras.Model:
@@ -291,6 +340,11 @@ def flag(default: Any = REQUIRED) -> Any:
 class Configured:
     """Checks its fields; `==` and its config are its fields, read the user's way."""
 
+    _instead = (
+        "This is a schedule: give it to the optimizer as its `learning_rate`, or to "
+        "`keras_lrs.callbacks.HyperparameterScheduler(learning_rate=...)`."
+    )
+
     def __init_subclass__(cls, **arguments):
         super().__init_subclass__(**arguments)
         if "__init__" in vars(cls):
@@ -332,31 +386,28 @@ class Configured:
         # What was derived from the fields and cached is derived again after a copy.
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
+    def __getattr__(self, name):
+        # What Keras asks of each item in a list of callbacks, the first of them first.
+        if name in ("async_safe", "set_model"):
+            raise TypeError(
+                f"Argument `callbacks` must hold callbacks. {self._instead} "
+                f"Received: {self!r}"
+            )
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+
     def __eq__(self, other):
         if type(self) is not type(other):
             return NotImplemented
-        return all(
-            _equal(getattr(self, field.name), getattr(other, field.name))
+        pairs = (
+            (getattr(self, field.name), getattr(other, field.name))
             for field in dataclasses.fields(self)
         )
+        return all(x is y or identity(x) == identity(y) for x, y in pairs)
 
     def __hash__(self):
         values = (getattr(self, field.name) for field in dataclasses.fields(self))
         plain = tuple(v for v in values if isinstance(v, (int, float, str, Configured)))
         return hash((type(self), plain))
-
-
-def _equal(x, y):
-    if x is y:
-        return True
-    if isinstance(x, tuple) and isinstance(y, tuple):
-        return len(x) == len(y) and all(map(_equal, x, y))
-    if x == y:
-        return True
-    try:  # Objects of others, Keras's own schedules among them, know their config.
-        return type(x) is type(y) and x.get_config() == y.get_config()
-    except (AttributeError, NotImplementedError):
-        return False
 
 
 def _to_config(value):
@@ -384,4 +435,5 @@ def _from_config(value):
 def serializable(cls: type[T]) -> type[T]:
     """Makes a class an immutable dataclass that Keras can save and load."""
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    cls.__init__ = names.hinted(cls.__init__)  # type: ignore[method-assign]
     return keras.saving.register_keras_serializable(package="keras_lrs")(cls)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
+from keras_lrs._storage import files
 from keras_lrs.schedules import base, fields
 from keras_lrs.schedules.fields import count, refuse
+from keras_lrs.schedules.names import hinted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +26,7 @@ MAX_POINTS = 10_000
 LINE_STYLES = ("-", "--", ":", "-.")
 
 
+@hinted
 def plot_schedules(
     schedules: LearningRateSchedule
     | Sequence[LearningRateSchedule]
@@ -31,11 +34,13 @@ def plot_schedules(
     num_steps: int,
     path: str | os.PathLike | None = None,
     log_scale: bool = False,
+    *,
+    steps_per_epoch: int | None = None,
 ) -> "Figure":
     """Draws the first `num_steps` rates of one or more schedules.
 
-    A schedule with open lengths is bound to a run of `num_steps` steps. One with
-    lengths in `Epochs` has to be bound first: `schedule.bind(num_steps, 500)`.
+    A schedule with open lengths is bound to a run of `num_steps` steps. Lengths in
+    `Epochs` need `steps_per_epoch`.
 
     Args:
         schedules: A schedule, a list of schedules, or a dict from names to schedules;
@@ -46,6 +51,7 @@ def plot_schedules(
         path: Where to save the picture, in the format of its suffix; None does not.
         log_scale: Whether the learning rate has a logarithmic axis, on which rates
             that are not > 0 are left out.
+        steps_per_epoch: What `Epochs` counts, > 0; only needed for these.
 
     Returns:
         A `matplotlib.figure.Figure` with one `Axes`. It belongs to no window and need
@@ -53,8 +59,9 @@ def plot_schedules(
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If `num_steps` is not > 0, there is no schedule, one has lengths in
-            `Epochs`, or the suffix of `path` is not that of a picture.
+        ValueError: If a number is not > 0, there is no schedule, one has lengths in
+            `Epochs` without `steps_per_epoch`, or the suffix of `path` is not that of a
+            picture.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -69,6 +76,8 @@ def plot_schedules(
     """
     named = _named(schedules)
     num_steps = count("num_steps", num_steps, 1)
+    if steps_per_epoch is not None:
+        steps_per_epoch = count("steps_per_epoch", steps_per_epoch, 1)
     log_scale = fields.truth("log_scale", log_scale)
     names = [name for name, _ in named]
     columns = max(1, 90 // (max(map(len, names)) + 8))
@@ -77,7 +86,7 @@ def plot_schedules(
         axes = figure.add_subplot()
         lines = []
         for index, (_, schedule) in enumerate(named):
-            steps, values = _points(schedule, num_steps)
+            steps, values = _points(schedule, num_steps, steps_per_epoch)
             if log_scale:
                 values = np.where(values > 0.0, values, np.nan)
             style = LINE_STYLES[index // 10 % len(LINE_STYLES)]
@@ -132,6 +141,9 @@ def _picture(path: Any) -> pathlib.Path | None:
         if suffix and suffix not in known:
             bound = f"have the suffix of a picture ({', '.join(sorted(known))}) or none"
             refuse("path", bound, path)
+    # Matplotlib gives a name without a suffix that of its usual format.
+    file = path if suffix else path.with_name(f"{path.name}.png")
+    files.check_writable(file, make_folders=False)
     return path
 
 
@@ -154,11 +166,11 @@ def _png(figure) -> bytes:
     return buffer.getvalue()
 
 
-def _points(schedule, num_steps):
+def _points(schedule, num_steps, steps_per_epoch):
     """Steps, evenly spaced from the first to the last, and the rates there."""
     points = min(num_steps, MAX_POINTS)
     steps = np.linspace(0, num_steps - 1, points).round().astype(np.int64)
-    bound = base.bind_to_steps("schedules", schedule, num_steps)
+    bound = base.bind_to_steps("schedules", schedule, num_steps, steps_per_epoch)
     return steps, base.evaluate(bound, steps)
 
 

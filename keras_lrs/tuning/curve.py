@@ -2,17 +2,22 @@
 
 import dataclasses
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args, overload
 
 import numpy as np
 
+from keras_lrs._keras import metrics
 from keras_lrs.schedules import fields, plotting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METHODS = ("valley", "steepest", "minimum", "slide")
+Method = Literal["valley", "steepest", "minimum", "slide"]
+METHODS: tuple[Method, ...] = get_args(Method)
 """The ways to read a rate off a curve."""
+
+BOUNDS = "bounds"
+_BEGUN, _SLOWED, _RAGGED = 0.1, 0.9, 0.1  # Of all that the metric gains.
 
 _SLIDE_WINDOW, _SLIDE_THRESHOLD = 15, 0.005  # In steps, and in loss per step.
 _ROUNDING = 1e-12  # Relative, of a flat curve that is smoothed.
@@ -50,6 +55,12 @@ class RangeTest:
         num_steps: How many steps were planned; the first tenth of them is ignored.
         smoothing: How much of the past the smoothed loss keeps, in [0, 1).
         diverged: Whether the test stopped because the loss diverged.
+        metric_learning_rates: The rates after which the model was evaluated, in rising
+            order; None if it was not.
+        metrics: What the evaluations gave, of the same shape.
+        monitor: The name of that metric.
+        mode: `"min"`, `"max"`, or `"auto"`: what the last word of the name says of
+            which it is known whether it should rise.
     """
 
     learning_rates: np.ndarray
@@ -57,24 +68,40 @@ class RangeTest:
     num_steps: int
     smoothing: float = 0.98
     diverged: bool = False
+    metric_learning_rates: np.ndarray | None = None
+    metrics: np.ndarray | None = None
+    monitor: str = ""
+    mode: str = "auto"
 
     def __post_init__(self):
+        self._check_pair("learning_rates", "losses")
+        if (self.metrics is None) != (self.metric_learning_rates is None):
+            bound = "be given with `metric_learning_rates`, or both be None"
+            fields.refuse("metrics", bound, self.metrics, TypeError)
+        if self.metrics is not None:
+            self._check_pair("metric_learning_rates", "metrics")
+        if not isinstance(self.monitor, str):
+            fields.refuse("monitor", "be a name", self.monitor, TypeError)
+        given = {
+            "num_steps": fields.count("num_steps", self.num_steps, 1),
+            "smoothing": fields.validate("smoothing", self.smoothing, SMOOTHING),
+            "diverged": fields.truth("diverged", self.diverged),
+            "mode": fields.one_of("mode", self.mode, ("auto", "min", "max")),
+        }
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
+
+    def _check_pair(self, rates, numbers):
+        """Checks that two fields are arrays with as many numbers as each other."""
         shapes = []
-        for name in ("learning_rates", "losses"):
+        for name in (rates, numbers):
             values = getattr(self, name)
             if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
                 fields.refuse(name, "be an array of numbers", values, TypeError)
             shapes.append(values.shape)
         if len(shapes[0]) != 1 or shapes[0] != shapes[1]:
-            bound = f"be as many numbers as `learning_rates`: {shapes[0]}"
-            fields.refuse("losses", bound, self.losses)
-        given = {
-            "num_steps": fields.count("num_steps", self.num_steps, 1),
-            "smoothing": fields.validate("smoothing", self.smoothing, SMOOTHING),
-            "diverged": fields.truth("diverged", self.diverged),
-        }
-        for name, value in given.items():
-            object.__setattr__(self, name, value)
+            bound = f"be as many numbers as `{rates}`: {shapes[0]}"
+            fields.refuse(numbers, bound, getattr(self, numbers))
 
     def __repr__(self):
         rates, suggestion = self.learning_rates, self.suggestion()
@@ -96,7 +123,13 @@ class RangeTest:
             smoothed.append(average / (1.0 - self.smoothing ** (step + 1)))
         return np.array(smoothed)
 
-    def suggestion(self, method: str = "valley") -> float | None:
+    @overload
+    def suggestion(self, method: Literal["bounds"]) -> tuple[float, float] | None: ...
+
+    @overload
+    def suggestion(self, method: Method = "minimum") -> float | None: ...
+
+    def suggestion(self, method="minimum"):
         """Reads a learning rate to train with off the smoothed curve.
 
         The first tenth of the planned steps is left out, because the average is over
@@ -104,21 +137,31 @@ class RangeTest:
         must fall below its first value, or there is no suggestion.
 
         Args:
-            method: `"valley"`: the middle of the longest decreasing part, counted in
-                steps. `"steepest"`: where the loss falls fastest, over the logarithm of
-                the rate. `"minimum"`: a tenth of the rate of the lowest loss.
-                `"slide"`: from the right to where the slope has settled.
+            method: `"minimum"`: a tenth of the rate of the lowest loss, for cycles and
+                1cycle. `"steepest"`: where the loss falls fastest, over the logarithm
+                of the rate. `"valley"`: the middle of the longest decreasing part,
+                counted in steps, which errs on the low side. `"slide"`: from the right
+                to where the slope has settled. `"bounds"`: the pair of Smith's section
+                3.3, off the curve of the metric: where it begins to improve (the last
+                rate before a tenth of all that it gains), and where that slows (nine
+                tenths of it) or becomes ragged (it loses a tenth), whichever comes
+                first.
 
         Returns:
             A rate that can be used as it is: as the peak of `OneCycle`, as the maximum
-            of `CyclicalLearningRate`, or as a fixed rate. None where there is none.
+            of `CyclicalLearningRate`, or as a fixed rate. For `"bounds"` a pair, which
+            are the two ends of `CyclicalLearningRate`. None where there is none.
 
         Raises:
-            ValueError: If the method is not known.
+            ValueError: If the method is not known, or if it is `"bounds"` and the test
+                had no `validation_data`.
 
-        Reference: fastai, `fastai.callback.schedule` (the four methods).
+        Reference: fastai, `fastai.callback.schedule` (the four methods). Smith, 2015,
+        arXiv:1506.01186, section 3.3 (the bounds).
         """
-        fields.one_of("method", method, METHODS)
+        fields.one_of("method", method, (*METHODS, BOUNDS))
+        if method == BOUNDS:
+            return self._bounds()
         rates, losses = self._readable
         if len(losses) < 2:
             return None
@@ -134,8 +177,21 @@ class RangeTest:
             return None
         return float(rates[index]) / (10.0 if method == "minimum" else 1.0)
 
+    def _bounds(self):
+        if self.metrics is None or self.metric_learning_rates is None:
+            raise ValueError(
+                'Argument `method` must be another one than "bounds", which reads the '
+                "curve of a metric: give `range_test` the argument `validation_data`"
+            )
+        mode = metrics.direction(self.monitor) if self.mode == "auto" else self.mode
+        sign = 1.0 if mode == "max" else -1.0
+        return _bounds(self.metric_learning_rates, sign * self.metrics)
+
     def suggestions(self) -> Suggestions:
-        """Returns what each method suggests; `.spread` is how far they differ."""
+        """Returns what each of the methods that give one rate suggests.
+
+        Its `.spread` is how far they differ.
+        """
         return Suggestions({method: self.suggestion(method) for method in METHODS})
 
     def plot(self, path: str | os.PathLike | None = None) -> "Figure":
@@ -177,7 +233,16 @@ class RangeTest:
             axes.set(xlabel="learning rate", ylabel="loss")
             axes.grid(alpha=0.3)
             axes.legend()
+            if self.metrics is not None:
+                self._draw_metric(axes.twinx())
         return figure
+
+    def _draw_metric(self, axes):
+        """Draws the metric on an axis of its own, and its bounds."""
+        axes.plot(self.metric_learning_rates, self.metrics, "C7s-", markersize=3)
+        for rate in self.suggestion("bounds") or ():
+            axes.axvline(rate, color="C7", linestyle=":")
+        axes.set_ylabel(self.monitor)
 
     @property
     def _readable(self):
@@ -192,6 +257,22 @@ class RangeTest:
 def unread(num_steps):
     """Returns how many steps at the beginning are ignored."""
     return num_steps // 10
+
+
+def _bounds(rates, values):
+    """Finds between which rates the values rise; None if they do not."""
+    finite = np.isfinite(values)
+    values = values[: len(values) if finite.all() else int(finite.argmin())]
+    if len(values) < 2 or not (gain := values.max() - values[0]) > 0.0:
+        return None
+    share = (values - values[0]) / gain
+    low = max(int((share > _BEGUN).argmax()) - 1, 0)
+    falls = np.maximum.accumulate(share) - share > _RAGGED
+    falls[: low + 1] = False
+    slowed = int((share >= _SLOWED).argmax())
+    ragged = int(falls.argmax()) - 1 if falls.any() else slowed
+    high = min(slowed, ragged)
+    return (float(rates[low]), float(rates[high])) if high > low else None
 
 
 def _valley(rates, losses):

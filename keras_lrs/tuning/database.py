@@ -113,7 +113,7 @@ def _url(storage):
     url = os.fspath(storage)
     if "://" in url:
         return url
-    path = os.path.abspath(url)
+    path = os.path.abspath(fields.path("storage", url))
     if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
         fields.refuse("storage", "be a file in a folder that exists", storage)
     # Optuna would leave a file open that it cannot read.

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_lrs._keras import metrics
 from keras_lrs.schedules import fields
 
 # Attributes of Optuna's trials.
@@ -27,14 +28,44 @@ class Objective:
                 f"Argument `{name}` must be an argument of `build_model` or of `fit`, "
                 f"which is called with it by name. Received: {name}, which neither has"
             )
+        self._guesses = False
         # The error of a `fit` that is wrong at every point, so that the sweep ends.
         self.refusal: ValueError | None = None
+
+    def find_mode(self, parameters: dict[str, float]) -> str:
+        """Whether the metric should rise (`"max"`) or fall, asking a model if need be.
+
+        Args:
+            parameters: The point at which a model is built then.
+
+        Raises:
+            ValueError: If that is not known.
+        """
+        self._guesses = True
+        self.mode = metrics.of_name(self.monitor)
+        if self.mode is None:
+            model = self._built(parameters)
+            self.mode = metrics.direction(self.monitor, model)
+        return self.mode
+
+    def _check_mode(self, model):
+        """Raises if the name has said another thing than the metric of a model does."""
+        if not self._guesses:
+            return
+        said = metrics.direction(self.monitor, model)
+        if said != self.mode:
+            self.refusal = ValueError(
+                f"Argument `mode` must be {said!r} for {self.monitor!r}, as the metric "
+                "that the model is compiled with says. Received: mode='auto', of which "
+                f"the name makes {self.mode!r}"
+            )
+            raise self.refusal
 
     def __call__(self, trial: Any, parameters: dict[str, float]) -> float:
         """Returns the metric at the end; raises what training raises."""
         import optuna
 
-        reporter = _MetricReporter(trial, self.monitor)
+        reporter = _MetricReporter(trial, self.monitor, self._check_mode)
         try:
             value = self._train(reporter, parameters)
         except Exception as error:
@@ -47,9 +78,12 @@ class Objective:
         trial.set_user_attr(DIVERGED, True)
         return math.inf if self.mode == "min" else -math.inf
 
+    def _built(self, parameters):
+        return self.build_model(**{name: parameters[name] for name in self.built_with})
+
     def _train(self, reporter, parameters):
         given = {**parameters, "callbacks": [reporter]}
-        model = self.build_model(**{name: given[name] for name in self.built_with})
+        model = self._built(parameters)
         result = self.fit(model, **{name: given[name] for name in self.fitted_with})
         if isinstance(result, keras.callbacks.History):
             reporter.read(result.history)
@@ -91,13 +125,16 @@ def _accepted(argument, function, names, *first):
 class _MetricReporter(keras.callbacks.Callback):
     """Tells Optuna the metric after each epoch, and stops lost trials."""
 
-    def __init__(self, trial, monitor):
+    def __init__(self, trial, monitor, check):
         super().__init__()
-        self.trial, self.monitor = trial, monitor
+        self.trial, self.monitor, self.check = trial, monitor, check
         self.value: float | None = None
         self.epochs = 0
         self.pruned = False
         self.logged: set[str] = set()
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.check(self.model)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}

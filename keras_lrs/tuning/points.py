@@ -1,5 +1,6 @@
 """The points of a sweep: where it searches, and where it searches next."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,38 @@ Ranges = dict[str, tuple[float, float]]
 def points(
     optuna: Any, search: str, ranges: Ranges, tried: Sweep, count: int, seed: int | None
 ) -> list[dict[str, float]]:
-    """Lists parameters to try: a grid without what has been tried, or random draws."""
+    """Lists parameters to try: a grid without what has been tried, or random draws.
+
+    Of a grid, `count` is the number of new values of each parameter that is extended.
+    """
     if search == "grid":
-        ((name, (low, high)),) = ranges.items()
-        known = {trial.parameters[name] for trial in tried.trials}
-        values = np.geomspace(low, high, count + len(known & {low, high})).tolist()
-        values[0], values[-1] = low, high
-        return [{name: value} for value in values if value not in known]
+        values = [_values(ends, tried, name, count) for name, ends in ranges.items()]
+        known = [trial.parameters for trial in tried.trials]
+        found = (
+            dict(zip(ranges, point, strict=True))
+            for point in itertools.product(*values)
+        )
+        return [point for point in found if point not in known]
     sampler = optuna.samplers.RandomSampler(seed=seed)
     study = optuna.create_study(sampler=sampler)
     log_range = optuna.distributions.FloatDistribution
     space = {name: log_range(*ends, log=True) for name, ends in ranges.items()}
     return [study.ask(space).params for _ in range(count)]
+
+
+def _values(ends, tried, name, count):
+    """Lists the values of one parameter in a grid: its old ones, or `count` new ones.
+
+    Where a range begins at an edge that has been tried, that value is there as well: it
+    has not been tried together with the new values of other parameters.
+    """
+    known = {trial.parameters[name] for trial in tried.trials}
+    if known and ends == tried.ranges[name]:
+        return sorted(known)
+    low, high = ends
+    values = np.geomspace(low, high, count + len(known & {low, high})).tolist()
+    values[0], values[-1] = low, high
+    return values
 
 
 def beyond(result: Sweep, ranges: Ranges, share: float) -> Ranges:

@@ -1,5 +1,6 @@
 """The learning-rate range test: trains for a hundred steps while the rate grows."""
 
+import dataclasses
 import inspect
 import math
 import types
@@ -9,9 +10,9 @@ import keras
 import numpy as np
 
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import interrupts
+from keras_lrs._keras import interrupts, metrics, models
 from keras_lrs._keras.models import FitSideEffects, TrainingState, built_first
-from keras_lrs._keras.variables import number
+from keras_lrs._keras.variables import number, write
 from keras_lrs._step.hyperparameters import ReplacedRate
 from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.base import FitCallback
@@ -23,6 +24,7 @@ _REFUSED = {
     "callbacks": "their side effects could not be undone",
     "epochs": "the data is repeated as often as `num_steps` needs",
     "initial_epoch": "the data is repeated as often as `num_steps` needs",
+    "validation_freq": "`validation_points` says how often the model is evaluated",
 }
 
 
@@ -37,6 +39,9 @@ def range_test(
     shape: str = "exponential",
     smoothing: float = 0.98,
     stop_factor: float = 4.0,
+    validation_data: Any = None,
+    validation_points: int = 20,
+    monitor: str | None = None,
     **fit_arguments: Any,
 ) -> RangeTest:
     """Trains for some steps while the rate grows, to see at which rates the loss falls.
@@ -72,16 +77,25 @@ def range_test(
             `stop_factor - 1` times that value (so at 4 times a positive one), > 1; the
             first tenth of the steps is left out. It also ends where a loss is NaN or
             infinite.
+        validation_data: None, or data as `fit` takes it: then the model is evaluated on
+            it as well, so that `RangeTest.suggestion("bounds")` has a curve to read.
+        validation_points: At how many of the steps, evenly spaced, >= 4. The weights
+            at each of them are held in the host's memory until the test is over.
+        monitor: The metric of that curve; None is the accuracy where there is one, and
+            the loss otherwise.
         **fit_arguments: Further arguments of `fit`, such as `batch_size`,
-            `sample_weight`, `class_weight`, `shuffle` or `steps_per_epoch`. No
-            validation is run. `verbose=0` shows no progress bar.
+            `sample_weight`, `class_weight`, `shuffle`, `steps_per_epoch` or
+            `validation_split`, whose part of the data is left out. `verbose=0` shows no
+            progress bar.
 
     Returns:
         The curve, as a `RangeTest`.
 
     Raises:
         ValueError: If an argument is out of range, if `callbacks` or `epochs` are
-            given, or if the model is not compiled.
+            given, if `monitor` is no metric of the model, if the model is not compiled
+            or has no trainable weight, or if the optimizer takes no rate as large as
+            the last.
         TypeError: If an argument has the wrong type or `fit` has no such argument.
 
     Example:
@@ -109,15 +123,27 @@ def range_test(
     schedule = _growth(min_learning_rate, max_learning_rate, num_steps, shape)
     smoothing = fields.validate("smoothing", smoothing, SMOOTHING)
     stop_factor = fields.validate("stop_factor", stop_factor, fields.number(above=1.0))
+    points = fields.validate(
+        "validation_points", validation_points, fields.integer(at_least=4)
+    )
+    if monitor is not None and (not isinstance(monitor, str) or not monitor):
+        fields.refuse("monitor", "be a name or None", monitor, TypeError)
     verbose = fit_arguments.pop("verbose", "auto")
     _check_fit_arguments(fit_arguments)
+    for name in ("validation_steps", "validation_batch_size"):
+        if validation_data is None and fit_arguments.get(name) is not None:
+            bound = "be given with `validation_data` only, or be None"
+            fields.refuse(name, bound, fit_arguments[name])
     if not isinstance(model, keras.Model):
         fields.refuse("model", "be a `keras.Model`", model, TypeError)
-    if getattr(model, "optimizer", None) is None:
+    if not models.updating(model):
         fields.refuse("model", "be compiled with an optimizer", model)
 
     recorder = _LossRecorder(schedule, num_steps, smoothing, stop_factor, verbose)
     recorder.once = isinstance(x, types.GeneratorType)
+    if validation_data is not None:
+        looks = np.linspace(1, num_steps, min(points, num_steps))
+        recorder.looks = set(looks.round().astype(int).tolist())
     with interrupts.undoing() as undo:
         undo.callback(FitSideEffects(model).undo)
         undo.callback(recorder.restore)
@@ -139,7 +165,48 @@ def range_test(
                     "verbose": 0,
                 },
             )
-    return recorder.result()
+        test = recorder.result()
+        if validation_data is not None:
+            scores = [
+                _score(model, values, validation_data, fit_arguments)
+                for _, values in recorder.copies
+            ]
+            rates = np.array([rate for rate, _ in recorder.copies])
+            test = _with_metric(test, rates, scores, monitor, model)
+    return test
+
+
+def _score(model, values, data, fit_arguments):
+    """Evaluates the model with the values that its variables had."""
+    write(model.variables, values)
+    size = fit_arguments.get("batch_size")
+    given = data if isinstance(data, tuple) else (data,)
+    names = ("x", "y", "sample_weight")
+    return model.evaluate(
+        **dict(zip(names, given, strict=False)),
+        batch_size=fit_arguments.get("validation_batch_size") or size,
+        steps=fit_arguments.get("validation_steps"),
+        verbose=0,
+        return_dict=True,
+    )
+
+
+def _with_metric(test, rates, scores, monitor, model):
+    """Adds the curve of the metric; None is the accuracy or the loss."""
+    known = scores[0]
+    if monitor is None:
+        monitor = next((name for name in known if "acc" in name), "loss")
+    if monitor not in known:
+        bound = f"be one of {', '.join(known)}, which the model has"
+        fields.refuse("monitor", bound, monitor)
+    values = np.array([score[monitor] for score in scores], "float64")
+    return dataclasses.replace(
+        test,
+        metric_learning_rates=rates,
+        metrics=values,
+        monitor=monitor,
+        mode=metrics.told(monitor, model) or "auto",
+    )
 
 
 def _growth(min_learning_rate, max_learning_rate, num_steps, shape):
@@ -163,10 +230,8 @@ def _check_fit_arguments(fit_arguments):
     known = inspect.signature(keras.Model.fit).parameters
     for name, value in fit_arguments.items():
         if name in _REFUSED:
-            raise ValueError(
-                f"Argument `{name}` must not be given to `range_test`: "
-                f"{_REFUSED[name]}. Received: {name}={value!r}"
-            )
+            bound = f"not be given to `range_test`: {_REFUSED[name]}"
+            fields.refuse(name, bound, value)
         if name not in known:
             raise TypeError(
                 f"`Model.fit` has no argument `{name}`. Received: {value!r}"
@@ -192,6 +257,8 @@ class _LossRecorder(FitCallback):
         self.position = self.skipped = self.batches = 0
         self.once = False  # Whether the data can be read only once.
         self.diverged = False
+        self.looks: set[int] = set()  # After how many steps to copy the variables.
+        self.copies: list[tuple[float, list[np.ndarray]]] = []
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Drives the rate of every optimizer, whatever sets it otherwise."""
@@ -203,6 +270,9 @@ class _LossRecorder(FitCallback):
 
     def fit_begins(self, epoch: int) -> None:
         """Keeps the state that will be restored."""
+        if not self._model.trainable_variables:
+            bound = "have weights to train: all of its layers are frozen"
+            fields.refuse("model", bound, self._model)
         # Not earlier: a first `fit` draws random numbers to build the model.
         self.state = TrainingState(self._model)
         self.progress = keras.utils.Progbar(
@@ -233,6 +303,8 @@ class _LossRecorder(FitCallback):
         self.used.append(rate)
         self.losses.append(loss)
         self.diverged = self._diverges(loss)
+        if self.position in self.looks:
+            self.copies.append((rate, self._run.read(self._model.variables)))
         over = self.diverged or self.position >= len(self.rates)
         self.progress.update(
             len(self.losses),
@@ -272,6 +344,11 @@ class _LossRecorder(FitCallback):
 
     def result(self) -> RangeTest:
         """Returns the curve."""
+        if not self.losses and self.skipped:
+            raise ValueError(
+                "The optimizer made no update: gradients overflowed in every step, so "
+                "that a `LossScaleOptimizer` skipped it. Lower its `initial_scale`."
+            )
         if not self.losses:
             raise ValueError("Argument `x` must hold at least one batch.")
         return RangeTest(
@@ -281,3 +358,6 @@ class _LossRecorder(FitCallback):
             self.smoothing,
             self.diverged,
         )
+
+
+_LossRecorder.__name__ = "range_test"  # What messages call it.

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from keras_lrs._keras import metrics
 from keras_lrs.schedules import fields
 from keras_lrs.tuning import studies
 from keras_lrs.tuning.objective import Objective
@@ -59,14 +58,18 @@ def sweep(
         fit: Trains it: `def fit(model, callbacks): return model.fit(...)`; it may take
             parameters as further arguments. It must hand `callbacks` on to `model.fit`,
             or else return the metric, a number.
-        search: `"grid"`: evenly spaced on the log scale, both ends included, for one
-            parameter; `"random"`: drawn from it. None is `"grid"` for one parameter and
-            `"random"` for several.
-        num_trials: How many points, 1 to 10,000; > 1 for `"grid"`. An extension has
-            half as many.
+        search: `"grid"`: evenly spaced on the log scale, both ends included; of several
+            parameters, every combination. `"random"`: drawn from it. None is `"grid"`
+            for one parameter and `"random"` for several.
+        num_trials: How many points, 1 to 10,000; > 1 for `"grid"`. For a grid of
+            several parameters it is a power: 9 or 25 for two, whose sides have 3 or 5
+            values. An extension has half as many values of each parameter whose best
+            value is at an edge.
         monitor: The metric by which trials are compared: its value after the last epoch
             of a trial.
-        mode: `"min"`, `"max"`, or `"auto"`: `"max"` for accuracies and their like.
+        mode: `"min"`, `"max"`, or `"auto"`, which the name tells ("accuracy" rises,
+            "loss" falls), or else the metric that the model is compiled with: to see
+            it, `build_model` is called once more.
         pruner: `"median"` stops a trial whose metric, after an epoch, is worse than the
             median of the others then; `"halving"` is successive halving; or any pruner
             of Optuna. None stops none. Note that rates which decay look worse than
@@ -86,7 +89,8 @@ def sweep(
     Raises:
         ImportError: If Optuna is not installed.
         ValueError: If an argument is out of range, a parameter is an argument of
-            neither function, or the metric is not among those of `fit`.
+            neither function, the metric is not among those of `fit`, or `mode="auto"`
+            does not tell whether the metric should rise.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -120,24 +124,27 @@ def sweep(
         if not isinstance(value, str) or not value:
             fields.refuse(argument, "be a name", value, TypeError)
     search = _checked_search(search, len(ranges), num_trials)
+    # Of a grid, how many values each parameter has.
+    side = _root(num_trials, len(ranges)) if search == "grid" else num_trials
     fields.one_of("mode", mode, ("auto", "min", "max"))
     extend = fields.truth("extend", extend)
-    mode = metrics.mode_of(monitor) if mode == "auto" else mode
     objective = Objective(build_model, fit, tuple(ranges), monitor, mode)
+    if mode == "auto":
+        mode = objective.find_mode({key: low for key, (low, _) in ranges.items()})
     result = Sweep(dict(ranges), monitor, mode, [], [])
-    part, count = ranges, num_trials
+    part, count = ranges, side
     shared = studies.Studies(optuna, storage, _pruner(optuna, pruner), mode)
     with contextlib.closing(shared):
         for extension in range(MAX_EXTENSIONS + 1 if extend else 1):
+            sampler_seed = None if seed is None else seed + extension
+            tried = points(optuna, search, part, result, count, sampler_seed)
             settings = {
                 "ranges": {key: list(ends) for key, ends in part.items()},
                 "search": search,
-                "num_trials": count,
+                "num_trials": len(tried),
                 "monitor": monitor,
                 "mode": mode,
             }
-            sampler_seed = None if seed is None else seed + extension
-            tried = points(optuna, search, part, result, count, sampler_seed)
             stage = f"{name}, extension {extension}" if extension else name
             study = shared.join(stage, tried, settings)
             shared.work(study, objective)
@@ -154,8 +161,8 @@ def sweep(
                 return result
             if not result.at_edge:
                 break
-            count = -(-num_trials // 2)
-            part = beyond(result, ranges, count / (num_trials - (search == "grid")))
+            count = -(-side // 2)
+            part = beyond(result, ranges, count / (side - (search == "grid")))
     for remark in remarks(result):
         warnings.warn(remark, stacklevel=2)
     return result
@@ -193,11 +200,18 @@ def _checked_search(search, num_ranges, num_trials):
         search = "grid" if num_ranges == 1 else "random"
     if not isinstance(search, str) or search not in ("grid", "random"):
         fields.refuse("search", "be 'grid', 'random' or None", search)
-    if search == "grid" and num_ranges > 1:
-        fields.refuse("search", "be 'random' for several parameters", search)
     if search == "grid" and num_trials < 2:
         fields.refuse("num_trials", "be > 1 for a grid", num_trials)
+    if search == "grid" and _root(num_trials, num_ranges) ** num_ranges != num_trials:
+        powers = ", ".join(str(side**num_ranges) for side in (2, 3, 4))
+        bound = f"be a power for a grid of {num_ranges} parameters, such as {powers}"
+        fields.refuse("num_trials", bound, num_trials)
     return search
+
+
+def _root(number, power):
+    """The whole number whose power is nearest."""
+    return round(number ** (1.0 / power))
 
 
 def _pruner(optuna, pruner):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_lrs.averages import recalibrate_batch_norm
+from keras_lrs.callbacks import WeightAveraging
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
@@ -311,3 +312,114 @@ class TestArguments:
         empty = dataset().take(0)
         with pytest.raises(ValueError, match="`data` must hold at least one batch"):
             recalibrate_batch_norm(self.model(), empty)
+
+
+class FineTuned(keras.Model):
+    """Normalizes twice: as in training, and by what a pretrained layer knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.trained, self.pretrained, self.last = BN(), BN(), keras.layers.Dense(1)
+
+    def call(self, x, training=None):
+        hidden = self.pretrained(self.trained(x), training=False)
+        return self.last(hidden)
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("settings", [{}, {"run_eagerly": True}], ids=str)
+def test_layers_that_the_model_calls_for_inference_are_left_alone(settings):
+    model = FineTuned()
+    model(X)
+    model.pretrained.set_weights([np.ones(3), np.zeros(3), np.ones(3), np.full(3, 2.0)])
+    model.compile("sgd", "mse", **settings)
+    model.fit(X, Y, BATCH, verbose=0)
+    before = [np.array(w) for w in model.pretrained.get_weights()]
+    recalibrate_batch_norm(model, X, batch_size=BATCH)
+    assert_statistics(model.trained, X.astype(np.float64))
+    for found, expected in zip(model.pretrained.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.every_backend
+def test_of_a_layer_that_is_called_in_both_ways_only_training_counts():
+    class Both(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = BN()
+
+        def call(self, x, training=None):
+            fixed = self.norm(100.0 + x, training=False)
+            return self.norm(x, training=training) + fixed
+
+    model = Both()
+    model(X)
+    recalibrate_batch_norm(model, X, batch_size=BATCH)
+    assert_statistics(model.norm, X.astype(np.float64))
+
+
+@pytest.mark.every_backend
+def test_where_all_are_called_for_inference_nothing_changes():
+    class Frozen(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.dropout = BN(), keras.layers.Dropout(0.5)
+
+        def call(self, x, training=None):
+            return self.dropout(self.norm(x, training=False), training=training)
+
+    model = Frozen()
+    model(X)
+    before = state(model)
+    keras.utils.set_random_seed(1)
+    expected = np.random.rand(3)  # noqa: NPY002
+    keras.utils.set_random_seed(1)
+    recalibrate_batch_norm(model, X)
+    np.testing.assert_array_equal(np.random.rand(3), expected)  # noqa: NPY002
+    for path, value in state(model).items():
+        np.testing.assert_array_equal(value, before[path])
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="modules of PyTorch")
+class TestModulesOfPyTorch:
+    def model(self):
+        import torch
+
+        modules = torch.nn.BatchNorm1d(3), torch.nn.Dropout(0.5), torch.nn.Linear(3, 1)
+        wrapped = keras.layers.TorchModuleWrapper(torch.nn.Sequential(*modules))
+        model = keras.Sequential([keras.Input((3,)), wrapped])
+        model.compile("sgd", "mse")
+        return model, modules[0]
+
+    def test_are_recalibrated(self):
+        model, norm = self.model()
+        model.fit(X, Y, BATCH, verbose=0)
+        recalibrate_batch_norm(model, X, batch_size=BATCH)
+        x = X.astype(np.float64)
+        np.testing.assert_allclose(norm.running_mean, x.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(norm.running_var, x.var(0, ddof=1), rtol=1e-5)
+        assert norm.momentum == 0.1
+
+    def test_are_left_alone_where_they_are_called_for_inference(self):
+        inner, norm = self.model()
+
+        class Frozen(keras.Model):
+            def call(self, x, training=None):
+                return self.inner(x, training=False)
+
+        model = Frozen()
+        model.inner = inner
+        model(X)
+        model.compile("sgd", "mse")
+        model.fit(X, Y, BATCH, verbose=0)
+        recalibrate_batch_norm(model, X, batch_size=BATCH)
+        np.testing.assert_array_equal(norm.running_mean, np.zeros(3))
+        np.testing.assert_array_equal(norm.running_var, np.ones(3))
+
+    @pytest.mark.parametrize("how", ["average", "recalibrate"])
+    def test_are_named_where_they_cannot_be_swapped(self, how):
+        model, _ = self.model()
+        given = {"batch_norm_data": X} if how == "recalibrate" else {}
+        averaging = WeightAveraging(batch_norm=how, **given)
+        with pytest.raises(ValueError, match="PyTorch's modules: BatchNorm1d"):
+            model.fit(X, Y, verbose=0, callbacks=[averaging])

@@ -320,7 +320,7 @@ class TestMeanwhile:
         loop = references.SGD()
         for k in range(10):
             gradient = references.gradient(loop.w, 3 * k + 2)
-            loop.update(gradient, S.LinearDecay(0.05, 30).curve(10)[k])
+            loop.update(gradient, S.LinearDecay(0.05, 10).curve(10)[k])
         np.testing.assert_allclose(references.weights(model), loop.w, atol=1e-6)
 
 

@@ -4,18 +4,21 @@ import errno
 import os
 import pathlib
 import re
+import sys
 
 import keras
 import numpy as np
 import pytest
 
-from keras_lrs import averages, ensembles
+from keras_lrs import averages, checkpoints, ensembles
 from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs.callbacks import (
+    HyperparameterLogger,
     PosthocAveraging,
     ReduceOnPlateau,
     ResumableTraining,
     SnapshotEnsemble,
+    WeightAveraging,
 )
 from tests import processes
 from tests.callbacks import full_disk, references
@@ -27,6 +30,7 @@ WRITERS = {
     "ResumableTraining": lambda folder: ResumableTraining(folder, verbose=0),
     "PosthocAveraging": lambda folder: PosthocAveraging(folder),
 }
+LOGS = {"HyperparameterLogger": lambda folder: HyperparameterLogger(log_dir=folder)}
 STATES = {"ReduceOnPlateau": lambda path: ReduceOnPlateau("loss", state_path=path)}
 
 posix = pytest.mark.skipif(os.name != "posix", reason="locks and limits of POSIX")
@@ -62,33 +66,59 @@ class NoStep(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     "path",
     [
-        "gs://bucket/run",
-        "s3://bucket/run",
-        "memory://run",
         "hdfs://host/run",
         "simplecache::s3://bucket/run",
-        pathlib.Path("gs://bucket/run"),
+        pathlib.Path("sftp://host/run"),
     ],
     ids=str,
 )
-def test_a_path_that_is_not_on_this_machine_is_refused(
-    tmp_path, monkeypatch, name, path
-):
+def test_a_storage_that_is_not_supported_is_refused(tmp_path, monkeypatch, name, path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="must be a path on this machine: mount the `"):
+    with pytest.raises(ValueError, match=r"or begin with one of .*: mount the `"):
+        (WRITERS | STATES)[name](path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [*WRITERS, *STATES])
+@pytest.mark.parametrize(
+    "path", ["gs://bucket/run", pathlib.Path("s3://bucket/run")], ids=str
+)
+def test_a_storage_without_its_package_is_refused(tmp_path, monkeypatch, name, path):
+    monkeypatch.chdir(tmp_path)
+    for package in ("gcsfs", "s3fs"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=r"pip install \"keras-lrs\[remote\]\""):
         (WRITERS | STATES)[name](path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_readers_refuse_it_too():
-    with pytest.raises(ValueError, match="must be a path on this machine"):
-        ensembles.load("gs://bucket/run", model())
-    with pytest.raises(ValueError, match="must be a path on this machine"):
-        averages.posthoc("gs://bucket/run", 0.1)
+    for directory in ("hdfs://host/run", "gcs:/bucket\0/run"):
+        with pytest.raises(ValueError, match="Argument `directory` must "):
+            ensembles.load(directory, model())
+        with pytest.raises(ValueError, match="Argument `directory` must "):
+            averages.posthoc(directory, 0.1)
 
 
-def test_the_state_beside_a_remote_backup_needs_a_path(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: HyperparameterLogger(log_dir="s3://bucket/logs"),
+        lambda: WeightAveraging(
+            averages.ExponentialAverage(0.9, debias=False),
+            initial="s3://bucket/teacher.weights.h5",
+        ),
+    ],
+    ids=["log_dir", "initial"],
+)
+def test_what_reads_and_writes_here_alone_says_so(make):
+    with pytest.raises(ValueError, match="must be a path on this machine: mount the `"):
+        make()
+
+
+def test_the_state_beside_a_remote_backup_needs_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
     backup.backup_dir = "gs://bucket/run"
     with pytest.raises(ValueError, match="Argument `state_path` must be a path on th"):
@@ -103,17 +133,60 @@ def test_a_url_of_a_file_and_the_home_folder_are_paths(tmp_path, monkeypatch):
         assert SnapshotEnsemble(path).directory == expected
 
 
-@pytest.mark.parametrize("name", [*WRITERS, *STATES])
+READERS = {
+    "load": lambda path: ensembles.load(path, model()),
+    "posthoc": lambda path: averages.posthoc(path, 0.1),
+    "files": checkpoints.files,
+    "verify": checkpoints.verify,
+    "rebuild": checkpoints.rebuild,
+    "prune": lambda path: checkpoints.prune(path, 1),
+}
+
+
+@pytest.mark.parametrize("name", [*WRITERS, *STATES, *LOGS, *READERS])
 def test_an_empty_path_is_refused(name):
     with pytest.raises(ValueError, match="must be a path, which is not empty"):
-        (WRITERS | STATES)[name]("")
+        (WRITERS | STATES | LOGS | READERS)[name]("")
 
 
-@pytest.mark.parametrize("name", [*WRITERS, *STATES])
-def test_a_file_in_the_place_of_a_folder_is_named_before_the_first_step(tmp_path, name):
+@pytest.mark.parametrize("name", [*WRITERS, *STATES, *LOGS])
+def test_the_home_folder_is_written_to(tmp_path, monkeypatch, name):
+    """And no folder `~` is made here."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    path = "~/run/state.json" if name in STATES else "~/run"
+    references.fit(model(), [(WRITERS | STATES | LOGS)[name](path)], 2)
+    assert (tmp_path / "home" / "run").is_dir()
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_the_home_folder_is_read_from(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        READERS[name]("~/none")
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("name", [*WRITERS, *STATES, *LOGS])
+def test_a_file_in_the_place_of_a_folder_is_named_before_the_first_step(
+    tmp_path, name, deep
+):
     (tmp_path / "file").write_bytes(b"")
-    callback, steps = (WRITERS | STATES)[name](tmp_path / "file" / "in"), NoStep()
+    path = tmp_path / "file" / "in" if deep or name in STATES else tmp_path / "file"
+    callback, steps = (WRITERS | STATES | LOGS)[name](path), NoStep()
     with pytest.raises(OSError, match=r"'.*/file"):
+        references.fit(model(), [callback, steps], 1)
+    assert steps.steps == 0
+
+
+@posix
+@pytest.mark.parametrize("name", [*WRITERS, *STATES, *LOGS])
+def test_a_folder_that_takes_no_files_is_named_before_the_first_step(name):
+    """As one of another user, or on a disk that is mounted to be read."""
+    callback, steps = (WRITERS | STATES | LOGS)[name]("/proc/self/task/x"), NoStep()
+    with pytest.raises(OSError, match=r"'/proc/self/task"):
         references.fit(model(), [callback, steps], 1)
     assert steps.steps == 0
 

@@ -182,3 +182,17 @@ def test_two_of_them_are_refused():
 def test_bad_arguments_are_named(arguments, error, message):
     with pytest.raises(error, match=message):
         GradientNormRecorder(**arguments)
+
+
+def test_of_too_many_norms_every_second_is_dropped(monkeypatch):
+    """As often as it takes; what is left is what was recorded."""
+    found = []
+    for most in (2**20, 8):
+        monkeypatch.setattr(GradientNormRecorder, "_bound", most)
+        model, recorder = references.linear_model(sgd()), GradientNormRecorder()
+        references.fit(model, [recorder], 3)
+        found.append((recorder.steps, recorder.norms))
+    (steps, norms), (kept, thinned) = found
+    assert len(steps) > 16
+    assert kept.tolist() == [step for step in steps if step % 4 == 0]
+    np.testing.assert_array_equal(thinned, norms[::4])

@@ -1,5 +1,6 @@
 """Groups of variables with hyperparameters of their own, against loops in NumPy."""
 
+import inspect
 import re
 import warnings
 
@@ -17,7 +18,7 @@ from keras_lrs.callbacks import (
     ResumableTraining,
     WeightAveraging,
 )
-from keras_lrs.optimizers import ScheduleFree
+from keras_lrs.optimizers import Scheduled, ScheduleFree
 from tests.callbacks import grouped, references
 from tests.ramp import mean_of_prediction
 
@@ -30,6 +31,10 @@ if BACKEND != "torch":
 
 RATE = S.Warmup(S.CosineAnnealing(0.05), lrs.Fraction(0.25))
 RAMP = S.LinearDecay(0.0, 40, 1.0)  # A multiplier that grows.
+# Keras 3.12 has one weight decay for all variables, and multiplies the rate of its Adam
+# by 0.1 unless told otherwise, which rounds a tensor otherwise than a number.
+HAS_TWO_DECAYS = "adam_weight_decay" in inspect.signature(K.Muon).parameters
+MUON = {"adam_weight_decay": 0.02} if HAS_TWO_DECAYS else {"adam_lr_ratio": 1.0}
 OPTIMIZERS = {
     "Adadelta": lambda: K.Adadelta(0.5, weight_decay=0.01),
     "Adafactor": lambda: K.Adafactor(0.05, weight_decay=0.01),
@@ -40,7 +45,7 @@ OPTIMIZERS = {
     "Ftrl": lambda: K.Ftrl(0.05, weight_decay=0.01),
     "Lamb": lambda: K.Lamb(0.05, weight_decay=0.01),
     "Lion": lambda: K.Lion(0.01, weight_decay=0.01),
-    "Muon": lambda: K.Muon(0.05, weight_decay=0.01, adam_weight_decay=0.02),
+    "Muon": lambda: K.Muon(0.05, weight_decay=0.01, **MUON),
     "Nadam": lambda: K.Nadam(0.05, weight_decay=0.01),
     "RMSprop": lambda: K.RMSprop(0.05, momentum=0.5, centered=True),
     "SGD": lambda: K.SGD(0.05, momentum=0.9, nesterov=True, weight_decay=0.1),
@@ -468,7 +473,7 @@ def test_a_layer_is_found_in_any_kind_of_model(make):
 class TestBesideOthers:
     def test_a_plateau_multiplies_all_rates_once(self):
         model = grouped.linear_models(K.SGD(0.01))
-        plateau = ReduceOnPlateau("loss", 0.5, patience=1, min_delta=1e9)
+        plateau = ReduceOnPlateau("loss", 0.5, patience=1, min_delta=1e9, warmup=0)
         history = grouped.fit(
             model,
             [
@@ -494,6 +499,22 @@ class TestBesideOthers:
         for name, rate in rates.items():
             logged = history[keys.get(name, f"learning_rate/{name}")]
             np.testing.assert_allclose(logged, rate[9::10], rtol=1e-6, err_msg=name)
+
+    @pytest.mark.parametrize("kind", ["rates", "multipliers", "in the optimizer"])
+    def test_a_plateau_waits_for_the_warmup_of_a_group(self, kind):
+        warmup = S.Warmup(S.Constant(0.01), 20)
+        schedules = {"learning_rate": PerVariable({"early": warmup, ".*": 0.01})}
+        if kind == "multipliers":
+            schedules = {"rate_multipliers": {"early": S.Warmup(S.Constant(1.0), 20)}}
+        optimizer, callbacks = K.SGD(0.01), []
+        if kind == "in the optimizer":
+            optimizer = Scheduled(optimizer, **schedules)
+        else:
+            callbacks.append(scheduler(**schedules))
+        plateau = ReduceOnPlateau("loss", 0.5, 1, min_delta=1e9)
+        grouped.fit(grouped.linear_models(optimizer), [*callbacks, plateau])
+        # Of four looks two are in the warmup, and the third is the best.
+        assert plateau.state["factor"] == 0.5
 
     def test_one_cycle_has_one_momentum(self):
         model = grouped.linear_models(K.SGD(0.01, momentum=0.9))
@@ -811,6 +832,23 @@ class TestErrors:
         refused("does not use it", K.SGD(0.01), momentum=each)
         own = K.SGD(S.LinearDecay(0.1, 10))
         refused("holds a schedule .* already", own, learning_rate=each)
+
+    def test_a_weight_decay_of_groups_that_would_do_nothing(self):
+        none = {"weight_decay": PerVariable({"bias$": 0.0})}
+        message = "`weight_decay` would change nothing: `SGD` has no weight decay"
+        refused(message, **none)
+        optimizer = Scheduled(K.SGD(0.01), **none)
+        with pytest.raises(ValueError, match=message):
+            optimizer.build(grouped.network(K.SGD()).trainable_variables)
+        for wrapped in (lambda one: one, lambda one: ScheduleFree(one)):
+            optimizer = K.AdamW(0.01, beta_1=0.0)
+            optimizer.exclude_from_weight_decay(var_names=["bias"])
+            message = "for the pattern 'bias\\$': `exclude_from_weight_decay`"
+            some = PerVariable({"bias$": 0.1})
+            refused(message, wrapped(optimizer), weight_decay=some)
+
+    def test_a_number_of_the_model(self):
+        refused("`kl_weight`.* there is `VariableScheduler`", kl_weight=RATE)
 
     def test_absolute_rates_of_schedule_free(self):
         free = ScheduleFree(K.SGD(0.1))

@@ -586,6 +586,16 @@ class TestWrappers:
         assert position == pytest.approx(w, rel=1e-6)
 
 
+def test_a_number_is_a_constant_schedule():
+    model = references.linear_model(keras.optimizers.SGD(0.01, momentum=0.5))
+    callback = HyperparameterScheduler(momentum=0.9, learning_rate=np.array(0.02))
+    references.fit(model, [callback])
+    loop = references.SGD()
+    loop.train(40, learning_rate=np.full(40, 0.02), momentum=np.full(40, 0.9))
+    np.testing.assert_allclose(references.weights(model), loop.w, atol=1e-6)
+    assert model.optimizer.momentum == 0.5
+
+
 class TestRefusals:
     """Before the first step: the weights have not moved."""
 
@@ -653,8 +663,10 @@ class TestRefusals:
             HyperparameterScheduler(learning_rate={})
 
     def test_what_is_no_schedule(self):
-        with pytest.raises(TypeError, match=r"`momentum`.*Constant.*0\.9"):
-            HyperparameterScheduler(momentum=0.9)
+        with pytest.raises(TypeError, match=r"`momentum`.*or a number.*'0\.9'"):
+            HyperparameterScheduler(momentum="0.9")
+        with pytest.raises(ValueError, match=r"`momentum` must be >= 0.*=-0\.9"):
+            HyperparameterScheduler(momentum=-0.9)
         with pytest.raises(ValueError, match="At least one"):
             HyperparameterScheduler()
         with pytest.raises(ValueError, match="At least one"):

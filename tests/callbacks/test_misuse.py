@@ -279,19 +279,6 @@ class TestModels:
         model, twin = Subclassed(), Subclassed()
         catalogue.compiled(model, name)
         twin(references.X[:1])
-        if BACKEND == "tensorflow" and name in (
-            "AveragedEvaluation",
-            "PosthocAveraging",
-            "ResumableTraining",
-            "WeightAveraging",
-        ):
-            message = (
-                f"`{name}` needs to know the weights. Build the model before `fit`, by "
-                "calling it on a batch or giving it an `Input`."
-            )
-            with pytest.raises(ValueError, match=re.escape(message)):
-                references.fit(model, [callback], epochs=1)
-            model(references.X[:1])
         watch = catalogue.watched_fit(model, callback)
         watch.steps[0] = catalogue.values_of(twin)  # It began without weights.
         catalogue.assert_worked(name, callback, watch, references.STEPS)

@@ -26,6 +26,15 @@ def test_it_is_lowered_after_patience_updates_without_a_better_one():
     assert plateau.state["best"] == 1.0
 
 
+def test_the_best_is_told():
+    plateau = Plateau(factor=0.5, patience=1, cooldown=2)
+    found = []
+    for metric in (2.0, 3.0, 1.0, 1.0, math.nan, 0.5):
+        plateau.update(metric)
+        found.append(plateau.is_best)
+    assert found == [True, False, True, False, False, True]
+
+
 def test_nan_is_never_better():
     plateau = Plateau(factor=0.5, patience=1)
     assert [plateau.update(m) for m in (1.0, math.nan, 0.5)] == [1.0, 0.5, 0.5]

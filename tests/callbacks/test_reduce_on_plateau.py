@@ -21,9 +21,10 @@ from keras_lrs.callbacks import (
     OneCycleScheduler,
     ReduceOnPlateau,
 )
+from keras_lrs.callbacks.best_weights import BestWeights
 from keras_lrs.callbacks.reduce_on_plateau import PlateauState
 from tests import processes
-from tests.callbacks import references
+from tests.callbacks import grouped, references
 
 S = lrs.schedules
 Epochs, Fraction = S.Epochs, S.Fraction
@@ -673,6 +674,7 @@ def test_a_warmup_of_no_steps_overrules_that_of_the_schedule():
     np.testing.assert_allclose(rates(model), expected, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:`ReduceOnPlateau` never looks at its metric")
 def test_a_training_that_goes_on_within_the_warmup_waits_for_its_end():
     plateau = ReduceOnPlateau("loss", 0.5, 1, warmup=Epochs(6))
     model = trail_model(levels=WARM)
@@ -1070,7 +1072,7 @@ def test_a_metric_that_a_callback_before_it_writes_can_be_monitored():
         on_epoch_end=lambda epoch, logs: logs.update(mine=1.0)
     )
     model = trail_model()
-    fit(model, [mine, ReduceOnPlateau("mine", 0.5, 1)], epochs=4)
+    fit(model, [mine, ReduceOnPlateau("mine", 0.5, 1, "min")], epochs=4)
     expected = 0.125 * np.array([1.0, 1.0, 0.5, 0.25])
     np.testing.assert_allclose(rates(model), expected, atol=1e-6)
 
@@ -1110,6 +1112,7 @@ def test_a_state_file_that_holds_something_else_is_named(content, tmp_path):
 @pytest.mark.skipif(
     not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras has none"
 )
+@pytest.mark.filterwarnings("ignore:.* trains no variable")
 def test_the_warmup_ends_though_the_first_optimizer_has_no_variables():
     several = keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(SGD(0.125), {"nothing": SGD(0.125)})
@@ -1219,3 +1222,100 @@ def test_a_warmup_within_another_schedule_counts(schedule_in_optimizer):
     references.fit(model, callbacks, epochs=4)
     # Of four looks two are in the warmup, and the third is the best.
     assert callbacks[0].state["factor"] == 0.5
+
+
+# --- A lowest rate, and the best weights ---
+
+
+def test_the_factor_takes_no_rate_below_the_minimum():
+    model = trail_model(levels=FLAT[:8])
+    plateau = ReduceOnPlateau("loss", 0.5, 1, min_learning_rate=0.02)
+    fit(model, [plateau], epochs=8)
+    expected = np.maximum(0.125 * 0.5 ** np.maximum(np.arange(8) - 1, 0), 0.02)
+    np.testing.assert_allclose(rates(model), expected, rtol=1e-5)
+    # The factor stops where the rate does, so that it can rise from there.
+    assert plateau.state["factor"] == pytest.approx(0.02 / 0.125)
+
+
+def test_a_schedule_that_is_below_the_minimum_is_left_alone():
+    schedule = S.LinearDecay(0.25, 16)
+    model = trail_model(SGD(schedule), FLAT[:16])
+    fit(model, [ReduceOnPlateau("loss", 0.5, 2, min_learning_rate=0.06)], epochs=16)
+    own = schedule.curve(16)
+    # After the look at the best value, two make a reduction each.
+    factors = 0.5 ** np.maximum((np.arange(16) - 1) // 2, 0)
+    expected = np.maximum(own * factors, np.minimum(own, 0.06))
+    np.testing.assert_allclose(rates(model), expected, atol=1e-6)
+    assert expected.min() < 0.02
+
+
+def test_each_group_of_variables_keeps_its_own_minimum():
+    each = lrs.PerVariable({"early": 0.01, "late": 0.001, ".*": 0.02})
+    model = grouped.linear_models(keras.optimizers.SGD(0.5))
+    plateau = ReduceOnPlateau("loss", 0.1, 1, min_delta=1e9, min_learning_rate=0.005)
+    scheduler = HyperparameterScheduler(learning_rate=each)
+    history = grouped.fit(model, [scheduler, plateau, HyperparameterLogger()])
+    assert history["learning_rate"] == pytest.approx([0.02, 0.02, 0.005, 0.005])
+    late = history["learning_rate/late"]
+    assert history["learning_rate/early"] == pytest.approx([0.01, 0.01, 0.005, 0.005])
+    assert late == pytest.approx([0.001] * 4)
+
+
+class Score(keras.callbacks.Callback):
+    """Logs a value that is given for each epoch."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+
+    def on_epoch_end(self, epoch, logs):
+        logs["score_loss"] = self.values[epoch]
+
+
+SCORES = [3.0, 2.0, 1.0, 5.0, 5.0, 4.0, 6.0, 6.0]
+
+
+def returning(**arguments):
+    arguments = {"patience": 2, "restore_best_weights": True, **arguments}
+    return ReduceOnPlateau("score_loss", 0.5, **arguments)
+
+
+def test_a_reduction_returns_to_the_best_weights():
+    model = references.linear_model(keras.optimizers.SGD(0.02))
+    references.fit(model, [Score(SCORES), returning()], epochs=len(SCORES))
+    loop, factor, best, kept, wait = references.SGD(), 1.0, math.inf, None, 0
+    for score in SCORES:
+        steps = np.ones(references.STEPS)
+        loop.train(len(steps), learning_rate=0.02 * factor * steps, momentum=0 * steps)
+        wait += 1
+        if score < best:
+            best, kept, wait = score, loop.w, 0
+        elif wait == 2:
+            loop.w, factor, wait = kept, 0.5 * factor, 0
+    assert factor == 0.25
+    np.testing.assert_allclose(references.weights(model), loop.w, atol=1e-6)
+
+
+def test_best_weights_that_a_resumed_run_lacks_are_missed():
+    model = references.linear_model(keras.optimizers.SGD(0.02))
+    plateau = returning()
+    references.fit(model, [Score(SCORES), plateau], epochs=3)
+    references.fit(model, [Score(SCORES), plateau], epochs=4, initial_epoch=3)
+    plateau.best_weights = BestWeights()
+    with pytest.raises(ValueError, match="without the weights of the best epoch"):
+        references.fit(model, [Score(SCORES), plateau], epochs=5, initial_epoch=4)
+
+
+@pytest.mark.parametrize("every", [3, "epoch"])
+def test_where_the_best_weights_cannot_come_back_is_told(every):
+    if every == 3:
+        with pytest.raises(ValueError, match="`restore_best_weights` must be False"):
+            ReduceOnPlateau("loss", every=3, restore_best_weights=True)
+        return
+    model = references.linear_model(keras.optimizers.SGD(0.02))
+    average = lrs.callbacks.WeightAveraging()
+    with pytest.raises(ValueError, match="cannot work beside `WeightAveraging`"):
+        references.fit(model, [average, returning()])
+    model = references.linear_model(lrs.optimizers.ScheduleFreeSGD(0.02))
+    with pytest.raises(ValueError, match="cannot work with `ScheduleFree`"):
+        references.fit(model, [returning()])

@@ -253,6 +253,9 @@ def kinds(folder):
             *callbacks(),
             ReduceOnPlateau("loss", 0.5, patience=1, min_delta=0.1),
         ],
+        "plateau, best weights": lambda: [
+            ReduceOnPlateau("loss", 0.5, 1, min_delta=1.0, restore_best_weights=True),
+        ],
         "plateau, steps": lambda: [
             *callbacks(),
             ReduceOnPlateau("loss", 0.7, patience=1, min_delta=0.3, every=4),
@@ -774,12 +777,42 @@ def test_data_that_became_shorter_is_refused(tmp_path):
     assert_same(found, train(data=batches(STEPS), **options))
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="the others build it from the data")
-def test_a_model_must_be_built(tmp_path):
-    model = keras.Sequential([keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="`ResumableTraining` needs to know the weig"):
-        model.fit(**arrays(), verbose=0, callbacks=[ResumableTraining(tmp_path)])
+ADAPTED = {
+    "Normalization": lambda: keras.layers.Normalization(),
+    "Discretization": lambda: keras.layers.Discretization(num_bins=4),
+    "StringLookup": lambda: keras.layers.StringLookup(
+        max_tokens=6, output_mode="multi_hot", pad_to_max_tokens=True
+    ),
+}
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("kind", ADAPTED)
+def test_layers_know_what_they_had_adapted_to(kind, tmp_path):
+    if kind == "StringLookup" and BACKEND != "tensorflow":
+        pytest.skip("strings are in the models of TensorFlow only")
+    x, y = numbers()
+    strings = kind == "StringLookup"
+    if strings:
+        tf = pytest.importorskip("tensorflow")
+        x = tf.constant([list(f"{abs(row[0]):.2f}"[-3:]) for row in x])
+
+    def run(adapted_to):
+        keras.utils.set_random_seed(0)
+        layer = ADAPTED[kind]()
+        if adapted_to is not None:
+            layer.adapt(adapted_to)
+        inputs = keras.Input((3,), dtype="string" if strings else "float32")
+        model = keras.Sequential([inputs, layer, keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.01), "mse")
+        resumable = ResumableTraining(tmp_path, delete_at_end=False, verbose=0)
+        model.fit(x, y, BATCH, 2, verbose=0, callbacks=[resumable])
+        return model.predict(x, verbose=0)
+
+    expected = run(x)
+    # Another call of the script, in which they are not adapted, or to something else.
+    found = run(np.arange(9.0) if kind == "Discretization" else None)
+    np.testing.assert_array_equal(found, expected)
 
 
 # --- Keras's own ----------------------------------------------------------------------

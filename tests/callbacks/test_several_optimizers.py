@@ -1,5 +1,7 @@
 """Models with optimizers of their own beside `model.optimizer`, such as GANs."""
 
+from typing import ClassVar
+
 import keras
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from keras_lrs.callbacks import (
     VariableScheduler,
     WeightAveraging,
 )
+from keras_lrs.tuning import range_test
 from tests.callbacks import catalogue, references
 
 S = lrs.schedules
@@ -34,9 +37,11 @@ class Pair(keras.Model):
 
     def __init__(self, repeats=1):
         super().__init__()
-        linear = {"use_bias": False, "kernel_initializer": "zeros"}
-        self.d, self.g = (keras.layers.Dense(1, **linear) for _ in "dg")
+        self.d, self.g = (self.network() for _ in "dg")
         self.repeats = repeats
+
+    def network(self):
+        return keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
 
     def call(self, x):
         return self.d(x), self.g(x)
@@ -52,13 +57,16 @@ class Pair(keras.Model):
         self.update(self.g, self.g_optimizer, x, y)
         return {"loss": loss}
 
+    def output_of(self, network, x):
+        return network(x)
+
     def update(self, network, optimizer, x, y):
         variables = network.trainable_variables
         if BACKEND == "torch":
             import torch
 
             self.zero_grad()
-            loss = keras.ops.mean(keras.ops.square(network(x) - y))
+            loss = keras.ops.mean(keras.ops.square(self.output_of(network, x) - y))
             loss.backward()
             with torch.no_grad():
                 optimizer.apply([v.value.grad for v in variables], variables)
@@ -66,7 +74,7 @@ class Pair(keras.Model):
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            loss = keras.ops.mean(keras.ops.square(network(x) - y))
+            loss = keras.ops.mean(keras.ops.square(self.output_of(network, x) - y))
         optimizer.apply(tape.gradient(loss, variables), variables)
         return loss
 
@@ -240,16 +248,89 @@ def test_a_run_that_was_cut_off_resumes_exactly(tmp_path, optimizer):
     np.testing.assert_array_equal(resumed, train())
 
 
+class Nested(Pair):
+    """Holds its optimizers deep inside of its attributes."""
+
+    def compile(self, d_optimizer, g_optimizer, optimizer):
+        keras.Model.compile(self, optimizer=optimizer)
+        self.kept = {"pairs": [(d_optimizer, {"g": g_optimizer})]}
+
+    @property
+    def d_optimizer(self):
+        return self.kept["pairs"][0][0]
+
+    @property
+    def g_optimizer(self):
+        return self.kept["pairs"][0][1]["g"]
+
+
 @not_on_jax
-def test_resuming_needs_to_know_what_they_train(tmp_path):
-    with pytest.raises(ValueError, match="needs to know what `d_optimizer` trains"):
-        references.fit(pair(built=False), [ResumableTraining(tmp_path)])
+@pytest.mark.parametrize("kind", [Pair, Nested])
+@pytest.mark.parametrize("every", ["epoch", 7])
+def test_optimizers_that_the_first_step_builds_resume_exactly(tmp_path, kind, every):
+    def train(*callbacks):
+        model = pair(
+            make=keras.optimizers.Adam, optimizer="sgd", built=False, kind=kind
+        )
+        callbacks = [ResumableTraining(tmp_path, every, verbose=0), *callbacks]
+        references.fit(model, callbacks)
+        return np.array(model.get_weights())
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Cut())
+    resumed = train()
+    np.testing.assert_array_equal(resumed, train())
+
+
+@not_on_jax
+def test_resuming_with_an_optimizer_of_other_variables_needs_it_built(tmp_path):
+    def train(*callbacks):
+        model = pair(make=keras.optimizers.Adam, built=False)
+        model.extra = keras.optimizers.Adam()
+        if callbacks:
+            model.extra.build([keras.Variable(0.0)])
+        references.fit(model, [ResumableTraining(tmp_path, verbose=0), *callbacks])
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Cut())
+    with pytest.raises(ValueError, match="needs to know what `extra` trains"):
+        train()
+
+
+@not_on_jax
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize("optimizer", [None, "sgd"])
+def test_a_range_test_leaves_no_trace_in_any_of_them(built, optimizer):
+    def trained(tested):
+        keras.utils.set_random_seed(0)
+        model = pair(built=built, make=keras.optimizers.Adam, optimizer=optimizer)
+        if tested and optimizer is None:
+            found = range_test(model, references.X, references.Y, verbose=0)
+            assert len(found.losses) > 0
+        elif tested:
+            # What it drives makes no update, but the others have made some.
+            with pytest.raises(RuntimeError, match="holds other optimizers"):
+                range_test(model, references.X, references.Y, verbose=0)
+        references.fit(model)
+        return np.array(model.get_weights())
+
+    np.testing.assert_array_equal(trained(True), trained(False))
+
+
+@not_on_jax
+def test_those_that_train_are_logged_where_the_main_one_does_not():
+    model = pair(optimizer="rmsprop")
+    logs = references.fit(model, [HyperparameterLogger()], epochs=2).history
+    logged = {key: value for key, value in logs.items() if "learning_rate" in key}
+    assert logged == {
+        "learning_rate/d_optimizer": pytest.approx([0.05, 0.05]),
+        "learning_rate/g_optimizer": pytest.approx([0.02, 0.02]),
+    }
 
 
 @not_on_jax
 def test_an_optimizer_that_makes_no_update_is_told_of_by_name():
     callbacks = (
-        HyperparameterLogger(),
         ReduceOnPlateau("loss"),
         HyperparameterScheduler(learning_rate=S.LinearDecay(0.1)),
     )
@@ -679,12 +760,54 @@ def test_two_optimizers_of_one_name_are_refused():
     references.fit(model, [HyperparameterLogger()])
 
 
+class Normalized(Pair):
+    """The same with a batch normalization in each of the networks."""
+
+    normalization: ClassVar[dict] = {"momentum": 0.5}
+
+    def network(self):
+        dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+        norm = keras.layers.BatchNormalization(**self.normalization)
+        return keras.Sequential([keras.Input((3,)), dense, norm])
+
+    def output_of(self, network, x):
+        return network(x, training=True)
+
+
 @not_on_jax
-def test_statistics_are_not_averaged_for_one_of_several():
-    for chosen in ("average", "recalibrate"):
-        data = references.X if chosen == "recalibrate" else None
-        with pytest.raises(ValueError, match="`batch_norm` must be 'keep'"):
-            WeightAveraging(batch_norm=chosen, batch_norm_data=data, **NAMED)
+def test_statistics_of_the_network_that_is_named_are_averaged():
+    class Statistics(keras.callbacks.Callback):
+        seen: ClassVar[list] = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.seen.append(statistics(self.model.g))
+
+    def statistics(network):
+        variables = network.layers[1].non_trainable_variables
+        return np.ravel([keras.ops.convert_to_numpy(v.value) for v in variables])
+
+    plain, averaged = pair(kind=Normalized), pair(kind=Normalized)
+    references.fit(plain, [Statistics()], epochs=1)
+    average = lrs.averages.UniformAverage()
+    arguments = {"batch_norm": "average", **NAMED}
+    references.fit(averaged, [WeightAveraging(average, **arguments)], epochs=1)
+    expected = np.mean(Statistics.seen, axis=0)
+    assert not np.allclose(expected, Statistics.seen[-1], rtol=1e-3)
+    np.testing.assert_allclose(statistics(averaged.g), expected, rtol=1e-5)
+    np.testing.assert_array_equal(statistics(averaged.d), statistics(plain.d))
+
+
+@not_on_jax
+def test_statistics_that_cannot_be_of_one_of_several_are_refused():
+    with pytest.raises(ValueError, match=r"`batch_norm` .*other networks.*recalib"):
+        WeightAveraging(batch_norm="recalibrate", batch_norm_data=references.X, **NAMED)
+
+    class Bare(Normalized):
+        normalization: ClassVar[dict] = {"center": False, "scale": False}
+
+    average = WeightAveraging(batch_norm="average", **NAMED)
+    with pytest.raises(ValueError, match=r"`batch_norm` .*neither a scale nor"):
+        references.fit(pair(kind=Bare), [average])
 
 
 @not_on_jax

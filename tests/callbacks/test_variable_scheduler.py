@@ -242,6 +242,23 @@ class TestWhatOthersSee:
         assert logged == forward.values(0, 3 * STEPS)[STEPS - 1 :: STEPS].tolist()
         assert model.history.history["learning_rate"] == [1.0] * 3
 
+    def test_what_is_logged_where_a_step_makes_several_updates(self, tmp_path):
+        class Twice(keras.Sequential):
+            def train_step(self, *arguments):
+                first = super().train_step(*arguments)
+                if BACKEND == "jax":
+                    arguments = first[1], arguments[1]
+                return super().train_step(*arguments)
+
+        layers = [keras.Input((STEPS,)), forward.Recorder()]
+        model = Twice(layers)
+        model.compile(keras.optimizers.SGD(1.0), forward.mean_of_prediction)
+        seen = forward.fit(model, [scheduler(model), HyperparameterLogger()])
+        expected = forward.values(0, 6 * STEPS)[::2]
+        np.testing.assert_array_equal(seen, 2.0 * expected)
+        logged = model.history.history[beta(model).path]
+        assert logged == expected[STEPS - 1 :: STEPS].tolist()
+
     def test_tensorboard_has_the_value_of_every_step(self, tmp_path):
         pytest.importorskip("tensorboard.summary.writer.event_file_writer")
         from tensorboard.backend.event_processing import event_accumulator

@@ -19,7 +19,7 @@ from tests import catalogue, compiled
 from tests.callbacks import references
 
 S, A, C, T = lrs.schedules, lrs.averages, lrs.callbacks, lrs.tuning
-PACKAGES = (lrs, S, A, C, lrs.optimizers, lrs.ensembles, T)
+PACKAGES = (lrs, S, A, C, lrs.checkpoints, lrs.optimizers, lrs.ensembles, T)
 ABSTRACT = (S.Schedule, S.Decay, S.Composition, A.Average)
 
 
@@ -364,6 +364,7 @@ SUBJECTS: dict[str, Subject] = {
         {"learning_rate": S.LinearDecay(0.1), "momentum": S.Constant(0.9)},
         {"learning_rate": {"SGD": S.REXDecay(0.1)}, "momentum_correction": True},
         {"rate_multipliers": {"kernel": 0.5, ".*": S.Constant(0.1)}},
+        {"learning_rate": S.LinearDecay(0.1, 9), "updates_per_batch": 0.5},
         {"learning_rate": S.LinearDecay(0.1), "optimizers": ["SGD"]},
         keywords=("momentum",),
     ),
@@ -382,10 +383,12 @@ SUBJECTS: dict[str, Subject] = {
         C.ReduceOnPlateau,
         {"monitor": "loss"},
         {"monitor": "loss", "every": 3, "raise_factor": 2.0, "max_factor": 4.0},
-        {"monitor": "loss", "optimizers": ["SGD"]},
+        {"monitor": "loss", "optimizers": ["SGD"], "min_learning_rate": 1e-3},
+        {"monitor": "loss", "restore_best_weights": True},
     ),
     "ResumableTraining": _callback(
-        C.ResumableTraining, {"directory": Made(fresh_directory), "every": 3}
+        C.ResumableTraining,
+        {"directory": Made(fresh_directory), "every": 3, "accept": ["model"]},
     ),
     "SnapshotEnsemble": _callback(
         C.SnapshotEnsemble, {"directory": Made(fresh_directory), "schedule": [3, 5]}
@@ -414,6 +417,14 @@ SUBJECTS: dict[str, Subject] = {
             },
         ],
     ),
+    "ScheduleFreeAdamW": Subject(
+        lrs.optimizers.ScheduleFreeAdamW,
+        [{"learning_rate": 0.01, "weight_decay": 0.1, "warmup_steps": 5}],
+    ),
+    "ScheduleFreeSGD": Subject(
+        lrs.optimizers.ScheduleFreeSGD,
+        [{"learning_rate": 1.0}, {"learning_rate": S.LinearDecay(0.1, 9)}],
+    ),
     "Scheduled": Subject(
         lrs.optimizers.Scheduled,
         [
@@ -437,6 +448,21 @@ SUBJECTS: dict[str, Subject] = {
     "load": Subject(
         lrs.ensembles.load,
         [{"directory": Made(snapshots), "model": Made(linear_model)}],
+        errors=(OSError,),
+        is_costly=True,
+    ),
+    **{
+        name: Subject(
+            getattr(lrs.checkpoints, name),
+            [{"directory": Made(snapshots)}],
+            errors=(OSError,),
+            is_costly=True,
+        )
+        for name in ("files", "rebuild", "verify")
+    },
+    "prune": Subject(
+        lrs.checkpoints.prune,
+        [{"directory": Made(snapshots), "keep_last": 100}],
         errors=(OSError,),
         is_costly=True,
     ),
@@ -497,7 +523,7 @@ SUBJECTS: dict[str, Subject] = {
 }
 
 # Records that the library makes and hands out, as they are.
-RECORDS = {"Member", "Suggestions"}
+RECORDS = {"File", "Member", "Suggestions"}
 
 # What own callbacks are made of; `tests/step` has their bad arguments.
 BASES = {"FitCallback", "StepPart", "Wanted"}

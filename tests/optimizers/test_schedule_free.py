@@ -657,3 +657,44 @@ class TestArguments:
         assert float(optimizer.inner_optimizer.learning_rate) == pytest.approx(0.3)
         assert float(optimizer.learning_rate) == pytest.approx(0.3)
         assert int(optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_one_line_makes_what_the_long_form_is(kind):
+    optimizers = keras.optimizers
+    long_form, short = {
+        "SGD": (
+            ScheduleFree(optimizers.SGD(0.1, weight_decay=0.01), 0.8, warmup_steps=5),
+            lrs.optimizers.ScheduleFreeSGD(0.1, 0.8, weight_decay=0.01, warmup_steps=5),
+        ),
+        "AdamW": (
+            ScheduleFree(optimizers.AdamW(0.1, 0.01, beta_1=0.0, beta_2=0.9)),
+            lrs.optimizers.ScheduleFreeAdamW(0.1, beta_2=0.9, weight_decay=0.01),
+        ),
+    }[kind]
+    trained = []
+    for optimizer in (long_form, short):
+        model = references.linear_model(optimizer)
+        references.fit(model, epochs=1)
+        with optimizer.averaged():
+            trained.append(references.weights(model))
+    np.testing.assert_array_equal(*trained)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"learning_rate": 0.0}, ValueError),
+        ({"learning_rate": "1"}, TypeError),
+        ({"learning_rate": 1.0, "weight_decay": -1.0}, ValueError),
+        ({"learning_rate": 1.0, "beta": 1.0}, ValueError),
+        ({"learning_rate": 1.0, "warmup_steps": -1}, ValueError),
+    ],
+)
+def test_bad_arguments_of_one_line_are_named(arguments, error):
+    for make in (lrs.optimizers.ScheduleFreeSGD, lrs.optimizers.ScheduleFreeAdamW):
+        *_, name = arguments
+        with pytest.raises(error, match=f"Argument `{name}` must"):
+            make(**arguments)
+    with pytest.raises(TypeError, match=r"`lr`\. Did you mean `learning_rate`"):
+        lrs.optimizers.ScheduleFreeSGD(lr=1.0)

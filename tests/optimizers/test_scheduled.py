@@ -452,7 +452,8 @@ def test_a_mirrored_strategy_with_schedules():
     ("arguments", "error", "message"),
     [
         ({}, ValueError, "At least one hyperparameter"),
-        ({"learning_rate": 0.1}, TypeError, "`learning_rate` must be a `LearningRate"),
+        ({"learning_rate": "1"}, TypeError, "`learning_rate` must be a `LearningRate"),
+        ({"momentum": -0.1}, ValueError, "`momentum` must be >= 0. Received: mom"),
         ({"beta_1": S.Constant(0.9)}, ValueError, "`beta_1` is not a hyperparameter"),
         ({"momentum": S.Constant(1.5)}, ValueError, r"values are in \[0, 1\)"),
         ({"learning_rate": S.Constant(0.1), "name": 3}, TypeError, "`name` must be"),
@@ -492,6 +493,65 @@ def test_an_optimizer_that_cannot_be_inside_is_refused(make, error, message):
     inner = make()
     with pytest.raises(error, match=message):
         Scheduled(inner, S.Constant(0.1))
+
+
+@pytest.mark.every_backend
+def test_the_rates_that_it_reads_as_add_up_to_the_way():
+    schedules = {"momentum": S.Constant(1e-30), "rate_multipliers": {".*": 1.0}}
+    for inner in (SGD(0.5, 0.9), SGD(S.LinearDecay(0.5, 8), 0.9)):
+        optimizer = Scheduled(inner, **schedules)
+        assert float(optimizer.learning_rate) == 0.5
+        w, way = keras.Variable([0.0]), 0.0
+        for step in range(8):
+            optimizer.rate_factor = 0.5 if step > 3 else 2.0
+            optimizer.apply([keras.ops.convert_to_tensor([-1.0])], [w])
+            way += float(optimizer.learning_rate)
+        assert way == pytest.approx(w.numpy().item(), rel=1e-5)
+        assert way > 1.0
+
+
+@pytest.mark.every_backend
+def test_it_reads_as_the_rate_used_beside_a_plateau():
+    optimizer = Scheduled(SGD(S.LinearDecay(0.1, 40), 0.9), momentum=MOMENTUM).bind(40)
+    model = references.linear_model(optimizer)
+    plateau = ReduceOnPlateau("loss", 0.5, 1, min_delta=1e9)
+    references.fit(model, [plateau], epochs=3)
+    # The last update of 30, after one reduction of two.
+    rate = 0.5 * 0.1 * (1.0 - 29 / 40)
+    assert plateau.state["factor"] == 0.25
+    assert float(optimizer.learning_rate) == pytest.approx(rate)
+
+
+@pytest.mark.every_backend
+def test_hyperparameters_read_as_the_values_last_used():
+    optimizer = sgd(weight_decay=0.01)
+    assert optimizer.momentum == 0.9
+    eager(optimizer, 3)
+    assert optimizer.momentum == pytest.approx(curves()["momentum"][2])
+    assert (optimizer.weight_decay, optimizer.nesterov) == (0.01, False)
+    assert ScheduleFree(SGD(0.1, weight_decay=0.1)).weight_decay == 0.1
+    with pytest.raises(AttributeError, match=r"'Scheduled' .* 'beta_1'"):
+        print(optimizer.beta_1)
+
+
+def test_what_has_a_schedule_cannot_be_set():
+    optimizer = sgd()
+    with pytest.raises(ValueError, match=r"`momentum` .* cannot be set.*=0\.5"):
+        optimizer.momentum = 0.5
+    optimizer.weight_decay = 0.1
+    assert optimizer.inner_optimizer.weight_decay == 0.1
+
+
+def test_wrappers_within_each_other_are_told_what_to_do():
+    with pytest.raises(ValueError, match="One `Scheduled` is enough"):
+        Scheduled(sgd(), S.Constant(0.1))
+    with pytest.raises(ValueError, match="`ScheduleFree` may hold a schedule of its"):
+        Scheduled(ScheduleFree(SGD()), S.Constant(0.1))
+    with pytest.raises(ValueError, match="do not work together"):
+        ScheduleFree(sgd())
+    scaled = keras.optimizers.LossScaleOptimizer(SGD())
+    with pytest.raises(ValueError, match="Wrap `Scheduled` in a `LossScaleOptimizer`"):
+        Scheduled(scaled, S.Constant(0.1))
 
 
 @pytest.mark.every_backend

@@ -14,11 +14,14 @@ from keras import ops
 from keras_lrs.schedules import (
     CosineAnnealing,
     CosineRestarts,
+    Delayed,
+    Epochs,
     ExponentialDecay,
     InverseTimeDecay,
     PiecewiseConstant,
     PiecewiseInterpolation,
     PolynomialDecay,
+    StepDecay,
     Warmup,
 )
 
@@ -224,3 +227,20 @@ def test_unordered_boundaries_give_sums_of_rates_where_ours_are_refused():
     assert evaluated(peer, [15], one_by_one=True) == pytest.approx([1.1])
     with pytest.raises(ValueError, match="Argument `boundaries` must be in increasing"):
         PiecewiseConstant(boundaries, values)
+
+
+def test_a_function_of_the_epoch_and_the_rate_is_a_decay_that_starts_late():
+    """The example of Keras's documentation."""
+    factor = math.exp(-0.1)
+    peer = keras.callbacks.LearningRateScheduler(
+        lambda epoch, lr: lr if epoch < 10 else lr * factor
+    )
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    peer.set_model(model)
+    rates = []
+    for epoch in range(20):
+        peer.on_epoch_begin(epoch)
+        rates.append(float(model.optimizer.learning_rate))
+    schedule = Delayed(StepDecay(0.1, Epochs(1), factor), Epochs(9)).bind(100, 5)
+    np.testing.assert_allclose(schedule.curve(100), np.repeat(rates, 5), rtol=1e-5)

@@ -103,6 +103,14 @@ def test_an_exponent_of_a_cosine_is_a_product_of_cosines(exponent):
     assert_same_curve(schedule, evaluated(peer, 300))
 
 
+@pytest.mark.parametrize("end", [0.0, 0.01, RATE])
+def test_an_exponent_above_an_end_is_a_sum(end):
+    peer = peers.warmup_cosine_decay_schedule(0.0, RATE, 40, 250, end, exponent=2.0)
+    squared = CosineAnnealing(RATE - end, 210) * CosineAnnealing(1.0, 210)
+    schedule = Warmup(squared + Constant(end), 40)
+    assert_same_curve(schedule, evaluated(peer, 300))
+
+
 @pytest.mark.parametrize(
     "scales", [{50: 0.5, 120: 0.1, 121: 3.0}, {1: 0.1}, {100: 0.1, 200: 0.0}]
 )

@@ -6,12 +6,12 @@ import multiprocessing
 import os
 import signal
 import socket
-import threading
 
 import pytest
 
 from keras_lrs._storage import locks
 from keras_lrs._storage.locks import Lock
+from tests.storage.objects import in_thread
 from tests.warned import warns
 
 pytestmark = [
@@ -21,22 +21,6 @@ pytestmark = [
 ]
 
 FORK = multiprocessing.get_context("fork")
-
-
-def in_thread(function):
-    """Calls a function in another thread; returns what it raised."""
-    raised = []
-
-    def run():
-        try:
-            function()
-        except Exception as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    return raised
 
 
 def forked(function, *arguments):

@@ -1,5 +1,7 @@
 """Trees of arrays and JSON values survive a file, to the last bit."""
 
+import collections
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -24,6 +26,75 @@ def test_arrays_keep_type_shape_and_bits(tmp_path, dtype, shape):
     assert found.dtype == array.dtype
     assert found.shape == array.shape
     assert found.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([1.5, -2.0], ">f4"),
+        np.array([[1, 2]], ">i8"),
+        np.array(["a", "", "longer"]),
+        np.array([b"a", b"bc"]),
+        np.array(["2020-01-01", "NaT"], "datetime64[D]"),
+        np.array([3], "timedelta64[ms]"),
+        np.array([(1, 2.5, "x")], [("a", ">i4"), ("b", "f8"), ("c", "U3")]),
+        np.array([((1, 2), 3)], [("pair", "i2", (2,)), ("other", "u1")]),
+        np.array([1 + 2j]),
+        np.array([], "U"),
+        np.zeros((0, 2), [("a", "f4")]),
+        np.array("one"),
+        np.float32(0.1),
+        np.datetime64("2020-01-01"),
+        np.str_("text"),
+    ],
+    ids=lambda array: f"{array.dtype}{array.shape}",
+)
+def test_arrays_and_scalars_of_any_type_come_back_as_they_were(tmp_path, array):
+    found = written_and_read(tmp_path, {"array": array})["array"]
+    assert type(found) is type(array)
+    assert found.dtype == array.dtype
+    assert found.shape == array.shape
+    assert found.tobytes() == array.tobytes()
+
+
+def test_keys_of_any_type_come_back_as_they_were(tmp_path):
+    content = {
+        "numbers": {0: "a", 1.5: "b", -3: {True: np.arange(2)}, None: 1},
+        "both": {1: "number", "1": "text"},
+        "ours": {"__array__": "x", "dtype": "f4", "shape": [1]},
+        "bytes": b"\x00\xff",
+    }
+    found = written_and_read(tmp_path, content)
+    assert list(found["numbers"][-3].pop(True)) == [0, 1]
+    content["numbers"][-3].clear()
+    assert found == content
+
+
+class Named(str):
+    pass
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array([None, "x"]),
+        np.array([(1, [2])], [("a", "i4"), ("b", "O")]),
+        np.ma.masked_array([1.0, 2.0], [True, False]),
+        np.rec.array([(1,)], [("a", "i4")]),
+        np.zeros(1, np.dtype("f4", metadata={"unit": "m"})),
+        np.zeros(1, [("a", ml_dtypes.bfloat16)]),
+        np.array(["a"], np.dtypes.StringDType()),
+        collections.defaultdict(list),
+        {(1, 2): 3},
+        {np.int64(1): 2},
+        Named("a"),
+        1 + 2j,
+    ],
+    ids=repr,
+)
+def test_what_would_come_back_altered_is_refused(value):
+    with pytest.raises(TypeError, match=r"state.*Received: "):
+        tree.written({"value": value})
 
 
 def test_an_array_that_is_not_contiguous_keeps_its_order(tmp_path):

@@ -104,6 +104,21 @@ def test_the_compiled_step_uses_both_ends(shape):
     np.testing.assert_allclose(-np.diff(test.losses), expected[:-1], rtol=1e-6)
 
 
+def test_one_step_more_has_the_grid_of_fastai():
+    model = references.linear_model(keras.optimizers.SGD(0.1))
+    lowest, highest = 1e-5, 1e-3
+    bounds = {"min_learning_rate": lowest, "max_learning_rate": highest}
+    test = range_test(model, X, Y, num_steps=21, batch_size=4, verbose=0, **bounds)
+    theirs = [lowest * (highest / lowest) ** (step / 20) for step in range(20)]
+    np.testing.assert_allclose(test.learning_rates[:20], theirs, rtol=1e-6)
+    np.testing.assert_allclose(test.learning_rates[20], highest, rtol=1e-6)
+
+
+def test_the_default_is_what_the_guide_recommends():
+    test = curve(typical())
+    assert test.suggestion() == test.suggestion("minimum") != test.suggestion("valley")
+
+
 def test_the_last_rate_is_used_as_well(monkeypatch):
     model = ramp(keras.optimizers.SGD(0.1))
     restore, positions = TrainingState.restore, []
@@ -295,7 +310,23 @@ def test_several_inputs_in_a_dictionary():
     np.testing.assert_allclose(test.losses, expected, rtol=2e-5)
 
 
-def test_sample_weights_and_validation_data():
+@pytest.mark.parametrize(
+    "name", ["validation_steps", "validation_batch_size", "validation_freq"]
+)
+def test_what_would_be_ignored_is_refused(name):
+    model = references.linear_model(keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match=f"`{name}` must "):
+        range_test(model, X, Y, **{name: 2})
+
+
+def test_a_model_without_trainable_weights_is_refused():
+    model = references.linear_model(keras.optimizers.SGD(0.1))
+    model.trainable = False
+    with pytest.raises(ValueError, match="`model` must have weights to train: all of"):
+        range_test(model, X, Y, verbose=0)
+
+
+def test_sample_weights():
     # The rates are too small to move anything: all losses are those of the zeros.
     model = references.linear_model(keras.optimizers.SGD(0.1))
     weights = np.linspace(0.5, 2.0, 40).astype("float32")
@@ -304,7 +335,6 @@ def test_sample_weights_and_validation_data():
         X,
         Y,
         sample_weight=weights,
-        validation_data=(X, Y),
         stop_factor=1e9,
         min_learning_rate=1e-12,
         max_learning_rate=1e-11,
@@ -758,6 +788,84 @@ def test_a_suggestion_can_be_used_as_it_is():
         callback = lrs.callbacks.HyperparameterScheduler(learning_rate=schedule)
         references.fit(model, [callback], epochs=2)
         assert np.isfinite(references.weights(model)).all()
+
+
+# --- Bounds from a metric -------------------------------------------------------------
+
+
+def with_metric(metrics, monitor="accuracy", **arguments):
+    """A test whose metric was read at the rates 1, 2, 4, ..."""
+    rates = 2.0 ** np.arange(len(metrics))
+    given = {"metric_learning_rates": rates, "metrics": np.array(metrics, float)}
+    return RangeTest(rates, rates, len(rates), monitor=monitor, **given, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "bounds"),
+    [
+        # It begins to rise after the rate 2 and slows at 16.
+        ([0.1, 0.1, 0.3, 0.5, 0.9, 0.95, 0.94], (2.0, 16.0)),
+        # It becomes ragged after 8: it falls by more than a tenth of its rise.
+        ([0.1, 0.1, 0.3, 0.5, 0.2, 0.9, 0.9], (2.0, 8.0)),
+        # It rises from the beginning, and falls after its best value.
+        ([0.1, 0.5, 0.9, 0.1, 0.1], (1.0, 4.0)),
+        # A loss of nan is never read.
+        ([0.1, 0.2, 0.5, 1.0, np.nan], (1.0, 8.0)),
+        ([0.5, 0.4, 0.3], None),
+        ([np.nan, 0.4], None),
+    ],
+)
+def test_bounds_are_where_the_metric_begins_to_rise_and_where_it_slows(metrics, bounds):
+    assert with_metric(metrics).suggestion("bounds") == bounds
+    assert with_metric(-np.array(metrics), "loss").suggestion("bounds") == bounds
+
+
+def test_bounds_need_a_metric():
+    rates = np.ones(30)
+    with pytest.raises(ValueError, match="give `range_test` the argument `validation"):
+        RangeTest(rates, rates, 30).suggestion("bounds")
+    with pytest.raises(ValueError, match="`metrics` must be as many numbers"):
+        RangeTest(rates, rates, 30, metric_learning_rates=rates, metrics=rates[1:])
+    with pytest.raises(TypeError, match="`metrics` must be given with"):
+        RangeTest(rates, rates, 30, metric_learning_rates=rates)
+    model = references.linear_model(keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match="`monitor` must be one of loss, which"):
+        run_on(model, validation_data=(X, Y), monitor="accuracy")
+
+
+@pytest.mark.every_backend
+def test_the_metric_is_that_of_the_weights_at_each_rate():
+    model = references.linear_model(keras.optimizers.SGD(0.1))
+    before = references.weights(model)
+    test = range_test(
+        model, X, Y, **LIMITS, num_steps=25, batch_size=4, shuffle=False, verbose=0,
+        validation_data=(X[:20], Y[:20]), validation_points=7,
+    )  # fmt: skip
+    rates = 1e-3 * 200.0 ** (np.arange(25) / 24)
+    looks = [0, 4, 8, 12, 16, 20, 24]
+    np.testing.assert_allclose(test.metric_learning_rates, rates[looks], rtol=1e-12)
+    expected = []
+    for look in looks:
+        w = np.zeros((3, 1))
+        for step in range(look + 1):
+            w = w - rates[step] * references.gradient(w, step)
+        expected.append(np.mean((X[:20] @ w - Y[:20]) ** 2))
+    np.testing.assert_allclose(test.metrics, expected, rtol=1e-4)
+    assert test.monitor == "loss"
+    # And the losses of the batches are those of a test without it.
+    np.testing.assert_allclose(test.losses, references.losses_of_sgd(rates), rtol=2e-5)
+    np.testing.assert_array_equal(references.weights(model), before)
+
+
+@pytest.mark.every_backend
+def test_a_model_that_was_evaluated_is_as_it_was():
+    model = network()
+    model.fit(X, Y, batch_size=8, verbose=0)
+    model.set_weights(model.get_weights())  # As above.
+    before = everything(model)
+    test = run_on(model, validation_data=(X, Y), validation_points=5, monitor="mae")
+    assert len(test.metrics) == 5
+    assert_same(before, everything(model))
 
 
 def test_the_picture_marks_every_suggestion(tmp_path):

@@ -197,6 +197,52 @@ def test_only_the_parameters_at_an_edge_are_extended():
     assert result.ranges["weight_decay"][0] < 1e-2
 
 
+def test_a_grid_of_several_parameters_has_every_combination():
+    tried = []
+
+    def fit(model, decay):
+        tried.append((model, decay))
+        return parabola(0.01)(model) + parabola(0.1)(decay)
+
+    result = tuning.sweep(
+        itself, fit, search="grid", num_trials=9,
+        learning_rate=(1e-3, 0.1), decay=(1e-2, 1.0),
+    )  # fmt: skip
+    every = [(a, b) for a in (1e-3, 1e-2, 0.1) for b in (1e-2, 0.1, 1.0)]
+    np.testing.assert_allclose(sorted(tried), every)
+    assert result.at_edge == {}
+    assert result.best_parameters == pytest.approx(
+        {"learning_rate": 0.01, "decay": 0.1}
+    )
+
+
+def test_a_grid_is_extended_where_the_best_point_lies_at_an_edge(tmp_path):
+    def fit(model, decay):
+        return parabola(1.0)(model) + parabola(0.1)(decay)
+
+    result = tuning.sweep(
+        itself, fit, search="grid", num_trials=9, extend=True,
+        learning_rate=(1e-3, 0.1), decay=(1e-2, 1.0), storage=tmp_path / "sweep.db",
+    )  # fmt: skip
+    # Two rates more, 1 and 10, with each of the three decays; no decay more.
+    points = [tuple(trial.parameters.values()) for trial in result.trials]
+    every = [(10.0**a, 10.0**b) for a in range(-3, 2) for b in range(-2, 1)]
+    np.testing.assert_allclose(sorted(points), every)
+    assert result.at_edge == {}
+    assert result.best_parameters == pytest.approx({"learning_rate": 1.0, "decay": 0.1})
+    # At both edges at once it goes on around the corner.
+    corner = tuning.sweep(
+        itself, lambda model, decay: parabola(1.0)(model) + parabola(10.0)(decay),
+        search="grid", num_trials=9, extend=True,
+        learning_rate=(1e-3, 0.1), decay=(1e-2, 1.0),
+    )  # fmt: skip
+    assert corner.at_edge == {}
+    assert corner.best_parameters == pytest.approx(
+        {"learning_rate": 1.0, "decay": 10.0}
+    )
+    assert len(corner.trials) == len({str(t.parameters) for t in corner.trials})
+
+
 def test_a_failing_trial_is_recorded_and_the_others_go_on():
     def fit(model):
         if model > 0.5:
@@ -308,6 +354,14 @@ def test_extensions_are_resumed_too(tmp_path):
     result = tuning.sweep(itself, fit, storage=path, **arguments)
     assert rates(result) == rates(search(3.0, 1e-4, 1e-2, num_trials=5, extend=True))
     assert len(tried) == len(rates(result)) + 1
+
+
+def test_a_study_may_be_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    search(0.01, 1e-4, 1.0, storage="~/sweep.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.db"]
+    with pytest.raises(ValueError, match="`storage` must be a path, which is not emp"):
+        search(0.01, 1e-4, 1.0, storage="")
 
 
 def test_a_study_of_another_sweep_is_refused(tmp_path):
@@ -630,15 +684,14 @@ def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path, impatient):
     assert path.read_bytes() == b"not a database" * 1000
 
 
-def test_a_grid_takes_one_parameter():
-    with pytest.raises(ValueError, match="`search` must be 'random' for several"):
-        tuning.sweep(
-            lambda **parameters: None,
-            parabola(0.01),
-            search="grid",
-            a=(0.1, 1.0),
-            b=(0.1, 1.0),
-        )
+def test_a_grid_of_several_parameters_is_a_power():
+    for number in (2, 6, 8):
+        with pytest.raises(ValueError, match="such as 4, 9, 16") as refused:
+            tuning.sweep(
+                itself, lambda model, decay: 0.0, search="grid", num_trials=number,
+                learning_rate=(0.1, 1.0), decay=(0.1, 1.0),
+            )  # fmt: skip
+        assert str(refused.value).endswith(f"num_trials={number}")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,222 @@
+"""One large step against many small ones, with everything of the bound measured."""
+
+import numpy as np
+import program
+
+from claims.drops import Stepwise
+from claims.experiment import NOTES, Experiment, Row, job
+from claims.harness import Kind, words_of
+from claims.judging import Fact, Statement, better, spread
+from claims.regime import FIRST_RATES, MOMENTUM, SGD
+
+SMALL_STEPS = 16  # B: how many small steps one large step stands for.
+STAGES = (0, 1, 5, 20)  # After how many epochs.
+POWER_STEPS = 8  # Of the power iteration for H.
+NUDGE = 1e-2  # The length of the differences of gradients.
+
+
+class Single(Stepwise):
+    """One whose executions are single steps."""
+
+    def make_model(self, kind):
+        """One that is ready to train."""
+        model = super().make_model(kind)
+        model.steps_per_execution = 1
+        return model
+
+
+def jobs(size):
+    stages = size.pick(STAGES, (0, 1))
+    return {"all": job(measured, stages=stages, seeds=size.seeds)}
+
+
+def collect(found, size):
+    return {"seeds": size.seeds, "small steps": SMALL_STEPS, "stages": found["all"]}
+
+
+class Gradients:
+    """Gradients on the batches of a large one, by steps of plain SGD at a rate of 1.
+
+    The loss is the mean of the batches' losses, so its gradient is that of theirs.
+    """
+
+    def __init__(self, harness, batches):
+        kind = Kind(batch_size=len(batches[0][0]), momentum=0.0)
+        self.model = Single(harness.data, harness.quick).restart(kind, 0)
+        self.model.optimizer.learning_rate.assign(1.0)
+        self.variables = self.model.trainable_variables
+        self.batches = batches
+
+    def of(self, weights, number):
+        """On one batch, in float64."""
+        end = 0
+        for variable in self.variables:
+            start, end = end, end + int(np.prod(variable.shape))
+            variable.assign(weights[start:end].reshape(variable.shape))
+        self.model.train_on_batch(*self.batches[number])
+        return weights.astype("float32").astype("float64") - flat(self.variables)
+
+    def every(self, weights):
+        """On all batches: an array of batches and weights."""
+        return np.array([self.of(weights, n) for n in range(len(self.batches))])
+
+    def curvature(self, weights):
+        """H: the largest length of a difference of gradients over that of weights."""
+        direction = np.random.default_rng(0).normal(size=weights.shape)
+        for _ in range(POWER_STEPS):
+            direction *= NUDGE / np.linalg.norm(direction)
+            change = self.every(weights + direction) - self.every(weights - direction)
+            direction = change.mean(0)
+        return float(np.linalg.norm(direction) / (2.0 * NUDGE))
+
+
+def flat(variables):
+    import keras
+
+    values = (keras.ops.convert_to_numpy(variable) for variable in variables)
+    return np.concatenate([np.ravel(value) for value in values]).astype("float64")
+
+
+def measured(harness, stages, seeds):
+    """By stage, of each seed: gap, bound, norm of the gradient, sigma and H.
+
+    The rate is the largest that the bound allows: B times it is 1 / (2 H).
+    """
+    from keras_lrs.callbacks import HyperparameterScheduler
+    from keras_lrs.schedules import Constant
+
+    size = max(harness.data.batch_size // 4, 1)
+    trained, rate = Kind(), FIRST_RATES[SGD]
+    found = {stage: [] for stage in stages}
+    for seed in range(seeds):
+        x, y = harness.data.train(seed)
+        rows = np.random.default_rng(seed).permutation(len(x))
+        rows = rows[: SMALL_STEPS * size].reshape(SMALL_STEPS, size)
+        gradients = Gradients(harness, [(x[part], y[part]) for part in rows])
+        for stage in stages:
+            model = harness.restart(trained, seed)
+            if stage:
+                constant = HyperparameterScheduler(learning_rate=Constant(rate))
+                model, _ = harness.fit([constant], stage, seed, trained)
+            start = flat(model.trainable_variables)
+            every = gradients.every(start)
+            mean = every.mean(0)
+            sigma = float(np.sqrt(((every - mean) ** 2).sum(1).mean()))
+            curvature = gradients.curvature(start)
+            step = 1.0 / (2.0 * curvature * SMALL_STEPS)
+            small = start.copy()
+            for number in range(SMALL_STEPS):
+                small -= step * gradients.of(small, number)
+            large = start - SMALL_STEPS * step * mean
+            norm = float(np.linalg.norm(mean))
+            bound = 2.0 * sigma / (curvature * SMALL_STEPS**0.5)
+            bound += 0.5 * SMALL_STEPS * step * norm
+            gap = float(np.linalg.norm(small - large))
+            found[stage].append([gap, bound, norm, sigma, curvature])
+    return [[stage, runs] for stage, runs in found.items()]
+
+
+def columns(results):
+    """Of each stage: gaps, bounds, norms, sigmas and curvatures of all seeds."""
+    return {stage: np.array(runs).T for stage, runs in results["stages"]}
+
+
+def slopes(results):
+    """Of each seed, the slope of the gap over the norm, both on a log scale."""
+    every = np.log(np.array([runs for _, runs in results["stages"]]))
+    pairs = zip(every[:, :, 2].T, every[:, :, 0].T, strict=True)
+    return [float(np.polyfit(norm, gap, 1)[0]) for norm, gap in pairs]
+
+
+def judge(results):
+    facts = []
+    for stage, (gaps, bounds, *_) in columns(results).items():
+        largest = float((gaps / bounds).max())
+        by = f"at most {largest:.2f} of the bound"
+        facts.append(Fact(f"after {stage} epochs", largest <= 1.0, by))
+    yield Statement(
+        "w_{B+1} and w_2 differ by no more than the bound, in every seed", *facts
+    )
+    found = slopes(results)
+    yield better(
+        "they end nearer to each other where the gradient is smaller",
+        found,
+        [0.0] * len(found),
+        unit="in the exponent of the norm",
+    )
+
+
+def tables(results):
+    yield f"{results['small steps']} small steps and one large one, at the rate where"
+    yield "eta B = 1 / (2 H), ± the standard deviation over seeds:"
+    yield ""
+    rows = []
+    for stage, (gaps, bounds, norms, sigmas, curvatures) in columns(results).items():
+        rows.append(
+            [
+                f"{stage}",
+                *(spread(v.tolist(), 3) for v in (gaps, bounds, norms, sigmas)),
+                spread(curvatures.tolist(), 1),
+            ]
+        )
+    header = [
+        "after epochs", "distance of w_{B+1} and w_2", "bound", "norm(grad L)",
+        "sigma", "H",
+    ]  # fmt: skip
+    yield from program.table(header, rows)
+
+
+def setting(results, data):
+    size = max(data.batch_size // 4, 1)
+    return (
+        f"{words_of(data)} Weights are those after some epochs of {SGD} at a constant "
+        f"rate of {FIRST_RATES[SGD]:g}. From there {results['small steps']} steps on "
+        f"batches of {size} without momentum (B of them, one after the other, end at "
+        "w_{B+1}), and one step of B times the rate on their mean gradient (it ends at "
+        f"w_2); {results['seeds']} seeds. sigma is the deviation of the batches' "
+        f"gradients, H the largest curvature, by {POWER_STEPS} steps of the power "
+        f"iteration. A step with a momentum of {MOMENTUM:g} would be ten times as long."
+    )
+
+
+def draw(results, path):
+    """Gap and bound against the norm of the gradient."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 5.0), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (stage, found) in enumerate(columns(results).items()):
+        gaps, bounds, norms, *_ = found
+        label = f"after {stage} epochs"
+        axes.plot(norms, gaps, f"C{number}o", label=label, alpha=0.7)
+        axes.plot(norms, bounds, f"C{number}_", markersize=12)
+    axes.set(
+        xlabel="norm(grad L)", ylabel="distance of w_{B+1} and w_2 (bars: the bound)",
+        xscale="log", yscale="log",
+    )  # fmt: skip
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+EXPERIMENT = Experiment(
+    "bound",
+    (
+        Row(
+            "One large step and many small ones",
+            NOTES,
+            "B small steps and one step B times as large end at most 2 sigma / (H "
+            "sqrt(B)) + (eta B / 2) norm(grad L) from each other, if eta B is at most "
+            "1 / (2 H); so they are close only where gradients are small.",
+            "The bound must hold in every seed and at every stage. That it is nearer "
+            "where gradients are smaller is judged by the slope of the distance over "
+            "the norm on a log scale, over the stages of each seed.",
+            judge,
+            tables,
+        ),
+    ),
+    jobs,
+    collect,
+    setting,
+    draw,
+)

@@ -1,0 +1,187 @@
+"""What the loss does where the rate falls, and where it rises again."""
+
+import numpy as np
+import program
+
+from claims import methods
+from claims.experiment import NOTES, Experiment, Row, job
+from claims.harness import Harness, Kind, grid_words, words_of
+from claims.judging import Statement, loss_difference, spread
+from claims.methods import PHASED, PHASES, THIRDS
+from claims.regime import SGD
+
+EPOCHS = 28
+EVERY = 4  # Steps that a recorded loss is the mean of.
+BEFORE, AFTER = "before", "after"
+
+
+class Stepwise(Harness):
+    """One whose executions are short: the loss of every few steps is recorded."""
+
+    def make_model(self, kind):
+        """One that is ready to train."""
+        model = super().make_model(kind)
+        model.steps_per_execution = EVERY
+        return model
+
+
+def jobs(size):
+    epochs = size.pick(EPOCHS, sum(PHASES))
+    return {
+        name: job(trace, method=name, epochs=epochs, seeds=size.seeds)
+        for name in (THIRDS, PHASED)
+    }
+
+
+def collect(found, size):
+    return {
+        "epochs": size.pick(EPOCHS, sum(PHASES)),
+        "seeds": size.seeds,
+        "methods": found,
+    }
+
+
+def trace(harness, method, epochs, seeds):
+    """The training loss of every few steps, and where the rate jumps."""
+    from keras_lrs.callbacks import HyperparameterScheduler
+
+    def make_callbacks(rate):
+        return [methods.make_callback(method, rate)]
+
+    rate, _ = harness.choose(make_callbacks, epochs, key=method)
+    per_epoch, batch = harness.steps_per_epoch(), harness.batch_size(Kind())
+    steps = epochs * per_epoch // EVERY * EVERY
+    bound = methods.make_methods()[method](rate).bind(steps, per_epoch)
+    rates = bound.curve(steps)
+    # Phases are as long as their cosines; what jumps is the rate from one to the next.
+    changes = np.diff(np.log(rates)) * (1.0 if method == PHASED else -1.0)
+    jumps = np.flatnonzero(changes > 0.5) + 1
+    stepwise = Stepwise(harness.data, harness.quick)
+    losses = []
+    for seed in range(seeds):
+        model = stepwise.restart(Kind(), seed)
+        x, y = harness.data.train(seed)
+        order = np.random.default_rng(seed)
+
+        def batches(x=x, y=y, order=order):
+            while True:
+                rows = order.permutation(len(x))[: per_epoch * batch]
+                for chosen in rows.reshape(per_epoch, batch):
+                    yield x[chosen], y[chosen]
+
+        history = model.fit(
+            batches(),
+            steps_per_epoch=EVERY,
+            epochs=steps // EVERY,
+            shuffle=False,  # The batches come in an order of their own.
+            callbacks=[HyperparameterScheduler(learning_rate=bound)],
+            verbose=0,
+        ).history
+        losses.append([round(loss, 5) for loss in history["loss"]])
+    # The same number of steps on each side of a jump: half an epoch.
+    window = max(per_epoch // (2 * EVERY), 1)
+    return {
+        "rate": rate,
+        "jumps": [int(jump) // EVERY for jump in jumps],
+        "window": window,
+        "rates": rates[EVERY - 1 :: EVERY].tolist(),
+        "losses": losses,
+    }
+
+
+def around(found, jump):
+    """The mean losses of all seeds in the two windows before a jump, and after it."""
+    losses, window = np.array(found["losses"]), found["window"]
+    return [
+        losses[:, jump + shift * window : jump + (shift + 1) * window].mean(1)
+        for shift in (-2, -1, 0)
+    ]
+
+
+def judge(results):
+    found = results["methods"][THIRDS]
+    drops = []
+    for number, jump in enumerate(found["jumps"], start=1):
+        earlier, before, after = around(found, jump)
+        drops.append(
+            loss_difference(f"drop {number}", after - before, before - earlier)
+        )
+    yield Statement(
+        "in the first iterations after the rate is decreased the loss decreases faster "
+        "than in as many before",
+        *drops,
+    )
+    found = results["methods"][PHASED]
+    rises = []
+    for number, jump in enumerate(found["jumps"], start=2):
+        _, before, after = around(found, jump)
+        rises.append(loss_difference(f"phase {number}", before, after))
+    yield Statement(
+        "where the rate rises at the start of a phase, the loss rises", *rises
+    )
+
+
+def tables(results):
+    yield "Mean training loss in windows of half an epoch, ± the standard deviation"
+    yield "over seeds:"
+    yield ""
+    rows = []
+    for name, found in results["methods"].items():
+        for jump in found["jumps"]:
+            cells = [spread(values.tolist(), 4) for values in around(found, jump)]
+            rows.append([name, f"{jump * EVERY}", *cells])
+    header = ["schedule", "step", "a window earlier", BEFORE, AFTER]
+    yield from program.table(header, rows)
+
+
+def setting(results, data):
+    return (
+        f"{words_of(data)} {SGD}, {results['epochs']} epochs, {results['seeds']} "
+        f"seeds; the training loss of every {EVERY} steps. Each schedule has "
+        f"{grid_words(SGD)}."
+    )
+
+
+def draw(results, path):
+    """The training loss around every jump, and the rates."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12.0, 6.0), layout="constrained")
+    panels = figure.subplots(2, 2, sharex="col")
+    for (upper, lower), (name, found) in zip(
+        panels.T, results["methods"].items(), strict=True
+    ):
+        losses = np.array(found["losses"])
+        steps = EVERY * np.arange(1, losses.shape[1] + 1)
+        mean, error = losses.mean(0), losses.std(0) / len(losses) ** 0.5
+        upper.plot(steps, mean, "C0")
+        upper.fill_between(steps, mean - 2 * error, mean + 2 * error, alpha=0.3)
+        lower.plot(steps, found["rates"], "C1")
+        for axes in (upper, lower):
+            for jump in found["jumps"]:
+                axes.axvline(jump * EVERY, color="gray", linestyle=":")
+            axes.grid(alpha=0.3)
+        upper.set(title=name, yscale="log", ylabel="training loss")
+        lower.set(xlabel="step", yscale="log", ylabel="learning rate")
+    figure.savefig(path)
+
+
+EXPERIMENT = Experiment(
+    "drops",
+    (
+        Row(
+            "Loss after each drop",
+            NOTES,
+            "There is a rapid decrease in loss in the first iterations after the rate "
+            "is decreased; where the rate rises at the start of a phase, the loss "
+            "oscillates.",
+            "Training losses are compared, in windows of half an epoch.",
+            judge,
+            tables,
+        ),
+    ),
+    jobs,
+    collect,
+    setting,
+    draw,
+)

@@ -1,0 +1,186 @@
+"""The Pareto figure: trajectories of runs against the ends of linear decays."""
+
+import averaging as example
+import numpy as np
+import program
+
+from claims import regime
+from claims.experiment import TUTORIAL, Experiment, Row, job
+from claims.harness import Kind, grid_words, words_of
+from claims.judging import LOSS_MARGIN, Statement, loss_difference
+from claims.regime import ADAM
+
+MEMORY = example.EMAS[1]
+
+
+def jobs(size):
+    epochs = size.pick(regime.AVERAGED_EPOCHS, 4)
+    return {
+        name: job(traced, name=name, epochs=epochs, seeds=size.few)
+        for name in example.make_methods()
+    }
+
+
+def collect(found, size):
+    first = next(iter(found.values()))
+    return {
+        "epochs": size.pick(regime.AVERAGED_EPOCHS, 4),
+        "seeds": size.few,
+        "rate": first["rate"],
+        "curves": {name: found[name]["curves"] for name in example.make_methods()},
+    }
+
+
+def traced(harness, name, epochs, seeds):
+    """Training losses, test losses and errors (%) by seed, at one rate for all.
+
+    It is the best for the end of a run at a constant rate.
+    """
+    from keras_lrs import Epochs, callbacks, schedules
+
+    method = example.make_methods()[name]
+    steps = epochs * harness.steps_per_epoch(Kind(ADAM))
+    warmup = Epochs(example.WARMUP * epochs)
+
+    def scheduler(schedule):
+        return callbacks.HyperparameterScheduler(
+            learning_rate=schedules.Warmup(schedule, warmup)
+        )
+
+    def constant(rate):
+        return [scheduler(schedules.Constant(rate))]
+
+    rate, _ = harness.choose(constant, epochs, Kind(ADAM), "constant")
+    average = method.average and method.average(steps)
+    free = method.schedule_free
+    kind = Kind(ADAM, free=free, average=average if free else None)
+    length = epochs * method.budget // 100
+    points = [point for point in example.make_points(epochs) if point <= length]
+    curves = []
+    for seed in range(seeds):
+        chosen = [scheduler(method.schedule(rate))]
+        statistics = {
+            "batch_norm": "recalibrate",
+            "batch_norm_data": harness.data.train(seed)[0],
+        }
+        if free:
+            chosen.append(callbacks.AveragedEvaluation(**statistics))
+        elif average is not None:
+            chosen.append(callbacks.WeightAveraging(average, **statistics))
+        _, history = harness.fit(chosen, length, seed, kind, looks=points)
+        errors = [round(100.0 - 100.0 * each, 4) for each in history["val_accuracy"]]
+        losses = (history["loss"], history["val_loss"])
+        curves.append([*([round(e, 5) for e in each] for each in losses), errors])
+    return {"rate": rate, "curves": curves}
+
+
+def losses(results, name, budget=100):
+    """The test losses of all seeds, after a share of the epochs in percent."""
+    points = example.make_points(results["epochs"])
+    index = points.index(results["epochs"] * budget // 100)
+    return [run[1][index] for run in results["curves"][name]]
+
+
+def judge(results):
+    for name in (MEMORY, example.FREE):
+        yield Statement(
+            f"with one rate for all, {name} is on or below the end of every linear "
+            "decay",
+            *(
+                loss_difference(
+                    f"at {budget} %",
+                    losses(results, name, budget),
+                    losses(results, example.linear(budget), budget),
+                    LOSS_MARGIN,
+                )
+                for budget in example.BUDGETS
+            ),
+        )
+
+
+def tables(results):
+    yield f"Losses and errors at the end, with a rate of {results['rate']:g} for all:"
+    yield ""
+    rows = []
+    for name, runs in results["curves"].items():
+        ends = np.array([[curve[-1] for curve in run] for run in runs])
+        cells = [
+            f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+            for mean, deviation, digits in zip(
+                ends.mean(0), ends.std(0), (4, 4, 2), strict=True
+            )
+        ]
+        rows.append([name, *cells])
+    header = ["method", "training loss", "test loss", "test error (%)"]
+    yield from program.table(header, rows)
+
+
+def setting(results, data):
+    return (
+        f"{words_of(data)} {ADAM}, {results['epochs']} epochs, a warmup over "
+        f"{100 * example.WARMUP:g} % for all; {results['seeds']} seeds. As in the "
+        "tutorial all methods have one rate, which for the end of a run at a constant "
+        f"rate is {grid_words(ADAM)}."
+    )
+
+
+def draw(results, path):
+    """Three panels: the training loss as a moving mean, test loss and test error."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(16.0, 5.0), layout="constrained")
+    panels = figure.subplots(1, 3)
+    epochs = results["epochs"]
+    methods = example.make_methods()
+    labels = ("training loss (mean of an epoch)", "test loss", "test error (%)")
+    for number, (axes, label) in enumerate(zip(panels, labels, strict=True)):
+        ends = []
+        for index, (name, runs) in enumerate(results["curves"].items()):
+            curves = np.array([run[number] for run in runs])
+            length = epochs * methods[name].budget // 100
+            points = [p for p in example.make_points(epochs) if p <= length]
+            places = points if number else np.arange(1, length + 1)
+            if name in map(example.linear, example.BUDGETS):
+                ends.append([length, curves[:, -1].mean(), curves[:, -1].std()])
+            else:
+                line = "-" if index % 2 else "--"
+                axes.plot(places, curves.mean(0), line, linewidth=1.2, label=name)
+        ends = np.array(ends).T
+        error = 2.0 * ends[2] / results["seeds"] ** 0.5
+        axes.errorbar(
+            ends[0],
+            ends[1],
+            error,
+            fmt="ko--",
+            capsize=3,
+            label="ends of linear decays",
+        )
+        low = min(axes.get_ylim()[0], (ends[1] - error).min())
+        axes.set(xlabel="epoch", ylabel=label, ylim=(low, 2.5 * ends[1].max()))
+        axes.grid(alpha=0.3)
+    panels[0].legend(fontsize="x-small")
+    figure.savefig(path)
+
+
+EXPERIMENT = Experiment(
+    "pareto",
+    (
+        Row(
+            "Pareto figure",
+            TUTORIAL,
+            "The ends of linear decays are a Pareto front of steps and loss; an "
+            "exponential average, and schedule-free training with one, are on it or "
+            "below, along the trajectory of a single run.",
+            "Test losses are compared. On or below is less than "
+            f"{LOSS_MARGIN:g} above. One rate for all, which suits a constant rate, "
+            "does not suit the decays as well: where each method has its own, see "
+            "the claim on schedule-free training.",
+            judge,
+            tables,
+        ),
+    ),
+    jobs,
+    collect,
+    setting,
+    draw,
+)

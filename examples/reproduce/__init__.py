@@ -1,0 +1,1 @@
+"""Recipes of the five sources at full size: one module for each."""

@@ -1,0 +1,59 @@
+"""The argument `steps_per_epoch` of callbacks, for data that does not tell it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from keras_lrs._keras import fit_loop
+from keras_lrs.schedules import fields
+
+HOW_TO_TELL = (
+    "Pass `steps_per_epoch=` to `fit`, or, if the data is to be read to its end, to "
+    "the callback; a `tf.data.Dataset` may be told its length by "
+    "`data.apply(tf.data.experimental.assert_cardinality(batches))`"
+)
+
+
+def check(given: Any) -> int | None:
+    """The argument, if it may be one; None if it is not given."""
+    return None if given is None else fields.count("steps_per_epoch", given, 1)
+
+
+def steps_per_epoch(
+    model: Any, params: dict[str, Any], callbacks: Iterable[Any]
+) -> int | None:
+    """The batches of an epoch of the calling `fit`; None if they are not known.
+
+    Args:
+        model: The model that is trained.
+        params: What Keras tells callbacks.
+        callbacks: The callbacks of the `fit`, which may have been told.
+
+    Raises:
+        ValueError: If a callback was told another number.
+    """
+    found = params.get("steps") or -1  # None for data of unknown length.
+    found = int(found) if found > 0 else fit_loop.length_of_data(model)
+    for callback in callbacks:
+        told = getattr(callback, "steps_per_epoch", None)
+        if told is None:
+            continue
+        if found is not None and told != found:
+            bound = f"be {found}, as many batches as an epoch has"
+            fields.refuse("steps_per_epoch", bound, told)
+        found = told
+    return found
+
+
+def check_epoch(callback: Any, progress: Any) -> None:
+    """Raises if the first epoch had another number of batches than was told."""
+    told = callback.steps_per_epoch
+    if told is None or callback.model.stop_training or progress.in_loop:
+        return
+    executions = -(-told // callback.model.steps_per_execution)
+    if progress.executions != executions:
+        raise RuntimeError(
+            f"Argument `steps_per_epoch` of `{type(callback).__name__}` must be the "
+            f"batches of an epoch: this one had {progress.executions} executions of "
+            f"{callback.model.steps_per_execution} each. Received: "
+            f"steps_per_epoch={told}"
+        )

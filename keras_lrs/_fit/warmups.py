@@ -1,0 +1,33 @@
+"""Warmups that are not over when the run is."""
+
+import warnings
+from typing import Any
+
+from keras_lrs.schedules.combinators import warmup_steps
+
+
+def warn_of_schedule(progress: Any, schedule: Any, done: int = 0) -> None:
+    """Warns of a schedule whose warmup is longer than a run.
+
+    `done` are the steps of the schedule before the run.
+    """
+    warmup, total = warmup_steps(schedule), progress.total
+    if total is not None and warmup > total + done:
+        warnings.warn(
+            f"The warmup of {warmup} steps is longer than this run, of {total}: the "
+            "rate does not get to its peak. Shorten it "
+            "(`keras_lrs.schedules.Fraction(0.05)` is a length that fits every run). "
+            f"Received: {schedule!r}",
+            stacklevel=2,
+        )
+
+
+def warn_of_looks(progress: Any, warmup: int) -> None:
+    """Warns of a plateau that looks at nothing for as long as a run lasts."""
+    total = progress.total
+    if total is not None and warmup >= total:
+        warnings.warn(
+            f"`ReduceOnPlateau` never looks at its metric: its `warmup` of {warmup} "
+            f"steps is not shorter than this run, of {total}.",
+            stacklevel=2,
+        )

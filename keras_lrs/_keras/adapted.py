@@ -1,0 +1,108 @@
+"""What layers learn by `adapt`, and keep beside their variables."""
+
+import contextlib
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lrs._keras.models import layers
+
+
+@contextlib.contextmanager
+def kept(model: Any) -> Iterator[None]:
+    """Within it adapted layers may be adapted anew; then they are as they were."""
+    found = [(layer, layer.mean, layer.variance) for layer in normalizations(model)]
+    try:
+        yield
+    finally:
+        for layer, mean, variance in found:
+            layer.mean, layer.variance = mean, variance
+
+
+def finalize(model: Any) -> None:
+    """Lets adapted layers take up the values that their variables have.
+
+    A `Normalization` calls with tensors that it has made of its variables.
+    """
+    for layer in normalizations(model):
+        layer.finalize_state()
+
+
+def normalizations(model: Any) -> list:
+    """The layers of `Normalization` that are adapted."""
+    return [
+        layer
+        for layer in layers(model)
+        if isinstance(layer, keras.layers.Normalization)
+        and layer.built
+        and layer.input_mean is None
+    ]
+
+
+def read(model: Any) -> list[dict[str, Any]]:
+    """What adapted layers know that is in no variable: vocabularies and boundaries.
+
+    Returns:
+        A tree of numbers and arrays for each layer that may have such a state.
+    """
+    return [_state(layer) for layer in _layers_with_more(model)]
+
+
+def write(model: Any, found: list[dict[str, Any]] | None) -> None:
+    """Gives adapted layers what `read` returned, if it was kept.
+
+    And what their variables say.
+    """
+    finalize(model)
+    if found is None:
+        return
+    for layer, given in zip(_layers_with_more(model), found, strict=True):
+        # Not again: a new table would be unknown to what is compiled.
+        if given and not _is_equal(_state(layer), given):
+            _set_state(layer, given)
+
+
+def _layers_with_more(model):
+    return [
+        layer
+        for layer in layers(model)
+        if isinstance(layer, keras.layers.Discretization)
+        or hasattr(layer, "save_assets")
+    ]
+
+
+def _state(layer):
+    if isinstance(layer, keras.layers.Discretization):
+        return {"boundaries": layer.bin_boundaries}
+    arrays: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            layer.save_own_variables(arrays)
+            layer.save_assets(folder)
+        except AttributeError:  # It was never adapted.
+            return {}
+        for path in pathlib.Path(folder).iterdir():
+            arrays[f"file {path.name}"] = np.frombuffer(path.read_bytes(), np.uint8)
+    return arrays
+
+
+def _set_state(layer, state):
+    if isinstance(layer, keras.layers.Discretization):
+        layer.bin_boundaries = state["boundaries"]
+        return
+    own = {name: value for name, value in state.items() if name[:5] != "file "}
+    if own:
+        layer.load_own_variables(own)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in state.keys() - own.keys():
+            (pathlib.Path(folder) / name[5:]).write_bytes(state[name].tobytes())
+        layer.load_assets(folder)
+
+
+def _is_equal(one, other):
+    same = one.keys() == other.keys()
+    return same and all(np.array_equal(one[name], other[name]) for name in one)

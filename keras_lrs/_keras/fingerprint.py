@@ -1,0 +1,176 @@
+"""What a model, its optimizers and its loss are: their configurations, compared."""
+
+import hashlib
+import json
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lrs._keras import models, optimizers, variables
+
+PARTS = ("model", "optimizer", "loss")
+_LONGEST = 500_000  # Characters: checkpoints hold it.
+# Where it came from, what it is called, and what has no effect once it is built. The
+# rate is a variable, and compared as one; seeds are resumed.
+_LEFT_OUT = {
+    *("module", "registered_name", "name", "shared_object_id", "seed"),
+    *("build_config", "compile_config", "build_input_shape"),
+}
+
+
+def of(model: Any) -> dict[str, str]:
+    """The configurations of a model's parts, as JSON.
+
+    Two models that differ in a name only, or in the size of a batch, have the same.
+    Functions are told apart by their names.
+    """
+    with warnings.catch_warnings():
+        # Keras warns that functions without a name cannot be loaded.
+        warnings.simplefilter("ignore")
+        found = {
+            "model": [_of_layer(layer) for layer in models.layers(model)],
+            "optimizer": {
+                name: _without_rates(_plain(_of_object(one)))
+                for name, one in _optimizers(model).items()
+            },
+            "loss": _plain(_of_loss(model)),
+        }
+        texts = {name: json.dumps(part, sort_keys=True) for name, part in found.items()}
+        return {name: _shortened(text) for name, text in texts.items()}
+
+
+def _shortened(text):
+    """A configuration, or its hash if it holds a vocabulary or the like."""
+    if len(text) <= _LONGEST:
+        return text
+    return json.dumps(hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
+
+
+def rates(model: Any) -> list[float | None]:
+    """The rates of the optimizers, one by one; None where a schedule gives them."""
+    return [
+        variables.number(variable) if variable is not None else None
+        for variable in rate_variables(model)
+    ]
+
+
+def rate_variables(model: Any) -> list:
+    """The variables of the rates of the optimizers; None where there is a schedule."""
+    sources = [
+        optimizers.rate_source(leaf)
+        for one in _optimizers(model).values()
+        for leaf in optimizers.leaves(one)
+    ]
+    return [one if isinstance(one, keras.Variable) else None for one in sources]
+
+
+def difference(name: str, found: str, expected: str) -> str | None:
+    """Where two configurations differ first, and how; None if they do not."""
+    if found == expected:
+        return None
+    return _difference(name, json.loads(found), json.loads(expected))
+
+
+def _difference(path, found, expected):
+    if isinstance(found, dict) and isinstance(expected, dict):
+        # The class first: it says more than what follows from it.
+        keys = sorted(found.keys() | expected.keys(), key=lambda k: (k != "class", k))
+        pairs = [(f"{path}.{k}", found.get(k), expected.get(k)) for k in keys]
+    elif isinstance(found, list) and isinstance(expected, list):
+        most = range(max(len(found), len(expected)))
+        pairs = [(f"{path}[{i}]", _at(found, i), _at(expected, i)) for i in most]
+    else:
+        return f"`{path}` is {_short(found)}, and was {_short(expected)}"
+    return next(_difference(*pair) for pair in pairs if pair[1] != pair[2])
+
+
+def _at(items, index):
+    return items[index] if index < len(items) else None
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _optimizers(model):
+    main = getattr(model, "optimizer", None)
+    own = models.own_optimizers(model)
+    return own if main is None else {"optimizer": main, **own}
+
+
+def _of_layer(layer):
+    """The class of a layer, and its configuration without those of layers inside."""
+    config = _config(layer)
+    names: dict[str, int] = {}
+    inner = config.get("layers") if isinstance(config, dict) else None
+    if isinstance(inner, list):
+        names = {item["config"]["name"]: i for i, item in enumerate(inner)}
+        config = {**config, "layers": [item.get("inbound_nodes") for item in inner]}
+    return {"class": type(layer).__name__, **_plain(config, names)}
+
+
+def _of_object(one):
+    return {"class": type(one).__name__, **_config(one)}
+
+
+def _of_loss(model):
+    compiled = getattr(model, "_compile_loss", None)
+    if compiled is None:
+        return getattr(model, "loss", None)
+    return [compiled._user_loss, compiled._user_loss_weights]
+
+
+def _config(one) -> dict:
+    try:
+        found = one.get_config()
+    except Exception:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _plain(value: Any, names: Any = ()) -> Any:
+    """A configuration as JSON, without what makes no difference."""
+    if isinstance(value, dict):
+        kind = str(value.get("class_name", ""))
+        if "DTypePolicy" in kind:
+            return _plain(list(value.get("config", {}).values()))
+        found = {
+            str(k): _plain(v, names)
+            for k, v in value.items()
+            if k not in _LEFT_OUT and not str(k).endswith("_initializer")
+        }
+        if found.get("batch_shape"):
+            found["batch_shape"] = found["batch_shape"][1:]
+        # The code of a function without a name holds the number of its line.
+        is_code = kind == "__lambda__" or list(found) == ["value"]
+        return "<lambda>" if is_code else found
+    if isinstance(value, (list, tuple)):
+        if len(value) == 3 and isinstance(value[0], str) and value[0] in names:
+            return [names[value[0]], *value[1:]]  # A layer and one of its tensors.
+        return [_plain(item, names) for item in value]
+    if isinstance(value, (str, bool, int, float, type(None))):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, bytes):
+        return None
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if callable(getattr(value, "get_config", None)):
+        return _plain(_of_object(value), names)
+    return getattr(value, "__qualname__", type(value).__name__)
+
+
+def _without_rates(config):
+    if isinstance(config, dict):
+        return {
+            key: _without_rates(value)
+            for key, value in config.items()
+            if key != "learning_rate" or not isinstance(value, (int, float))
+        }
+    if isinstance(config, list):
+        return [_without_rates(item) for item in config]
+    return config

@@ -1,0 +1,271 @@
+"""What in a user's data has a state: random generators, and iterators that tell it."""
+
+import collections
+import functools
+import itertools
+import pickle
+import random
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lrs._keras.variables import read, write
+
+_MOST = 5000  # Objects that are looked at; of a longer list or dict only the first.
+_PROTOCOLS = (("get_state", "set_state"), ("state_dict", "load_state_dict"))
+# They hold no data, or a training's own state.
+_LEAVES = (
+    *(str, bytes, bytearray, int, float, complex, type(None), np.ndarray, np.generic),
+    *(type, types.ModuleType, keras.Variable, keras.Model, keras.Optimizer),
+    *(keras.callbacks.Callback, random.SystemRandom),
+)
+_LIBRARIES = ("keras", "numpy", "torch", "tensorflow", "jax", "builtins", "abc")
+
+
+class Stateful:
+    """The objects with a state in some data, in an order that a program repeats.
+
+    Those of the object itself, of what it holds, and of what its functions refer to.
+    Those of its classes are shared with other data: they are only `kept`.
+
+    Args:
+        data: Anything; None for nothing.
+    """
+
+    def __init__(self, data: Any):
+        # Keras begins to read a `DataLoader` once more than it reads it, which the
+        # state of torchdata's does not survive. Its generators do.
+        self.protocol = None if _is_loader(data) else _protocol(data)
+        found = [data] if self.protocol else _walked(data)
+        self._own = [one for one in found if _kind(one, is_root=one is data)]
+        shared = [] if self.protocol else _of_classes(data)
+        ids = set(map(id, self._own))
+        self._shared = [one for one in shared if _kind(one) and id(one) not in ids]
+
+    def state(self) -> list:
+        """The kinds and states of all: trees of numbers, strings and arrays."""
+        return [[_described(one), _state(one)] for one in self._own]
+
+    def fits(self, states: list) -> bool:
+        """Whether states are of as many objects of the same kinds."""
+        return [kind for kind, _ in states] == list(map(_described, self._own))
+
+    def set_state(self, states: list) -> None:
+        """Puts back what `state` returned, in this process or in another."""
+        for one, (_, state) in zip(self._own, states, strict=True):
+            _set_state(one, state)
+
+    def kept(self) -> "Kept":
+        """A copy of the states, also of what is shared with other data."""
+        return Kept([(one, _state(one)) for one in self._own + self._shared])
+
+
+class Kept:
+    """States of objects in this process, to be put back."""
+
+    def __init__(self, pairs: list):
+        self._pairs = pairs
+
+    def put_back(self) -> None:
+        """Puts them back."""
+        for one, state in self._pairs:
+            _set_state(one, state)
+
+
+def differ(state: Any, other: Any) -> bool:
+    """Whether two states, trees of the same kind, are different."""
+    return pickle.dumps(state) != pickle.dumps(other)
+
+
+# --- Finding ---
+
+
+def _walked(data) -> list:
+    """The objects that some data holds, each once, itself first."""
+    found: list = []
+    seen, queue = {id(data)}, collections.deque([data])
+    while queue and len(found) < _MOST:
+        one = queue.popleft()
+        if _is_loader(one, "_BaseDataLoaderIter"):
+            continue  # A new one in every epoch.
+        found.append(one)
+        if _kind(one):
+            continue
+        for child in _children(one):
+            if id(child) not in seen and not isinstance(child, _LEAVES):
+                seen.add(id(child))
+                queue.append(child)
+    return found
+
+
+def _children(one) -> Iterator:
+    if isinstance(one, dict):
+        yield from itertools.islice(one.values(), _MOST)
+    elif isinstance(one, (list, tuple, set, frozenset, collections.deque)):
+        yield from itertools.islice(one, _MOST)
+    elif isinstance(one, types.FunctionType):
+        yield from _referred(one)
+    elif isinstance(one, types.MethodType):
+        yield from (one.__self__, one.__func__)
+    elif isinstance(one, functools.partial):
+        yield from (one.func, one.args, one.keywords)
+    else:
+        yield from vars(one).values() if hasattr(one, "__dict__") else ()
+        for kind in _own_classes(one):
+            for value in vars(kind).values():
+                if isinstance(value, types.FunctionType):
+                    yield from _referred(value)
+
+
+def _referred(function) -> Iterator:
+    """What a function refers to: its defaults, its closure and generators outside."""
+    yield from function.__defaults__ or ()
+    for cell in function.__closure__ or ():
+        try:
+            content = cell.cell_contents
+        except ValueError:  # It is not assigned yet.
+            continue
+        if _kind(content) or isinstance(content, types.FunctionType):
+            yield content
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        if _kind(value):
+            yield value
+
+
+def _of_classes(data) -> list:
+    return [
+        value
+        for one in _walked(data)
+        for kind in _own_classes(one)
+        for value in vars(kind).values()
+        if not isinstance(value, _LEAVES)
+    ]
+
+
+def _own_classes(one) -> list:
+    """The user's classes that an object is of."""
+    return [
+        kind
+        for kind in type(one).__mro__
+        if kind.__module__.partition(".")[0] not in _LIBRARIES
+    ]
+
+
+# --- States ---
+
+
+def _kind(one, is_root=False) -> str | None:
+    """What kind of state an object has; None if it has none that is known."""
+    if isinstance(one, _LEAVES):
+        return None
+    if isinstance(one, (np.random.Generator, np.random.BitGenerator)):
+        return "numpy"
+    if isinstance(one, np.random.RandomState):
+        return "legacy"
+    if isinstance(one, random.Random):
+        return "python"
+    if isinstance(one, keras.random.SeedGenerator):
+        return "keras"
+    torch, tf = sys.modules.get("torch"), sys.modules.get("tensorflow")
+    if torch is not None and isinstance(one, torch.Generator):
+        return "torch"
+    if tf is not None and isinstance(one, tf.random.Generator):
+        return "tensorflow"
+    if torch is not None and isinstance(one, torch.nn.Module):
+        return None
+    if _is_loader(one) or not (is_root or _is_read(one)):
+        return None
+    return "protocol" if _protocol(one) else None
+
+
+def _is_read(one):
+    """Whether something can be iterated: what cannot is no source of data."""
+    return hasattr(type(one), "__next__") or hasattr(type(one), "__iter__")
+
+
+def _described(one):
+    """The kind of an object and its state, for those that it may be given to."""
+    return type(getattr(one, "bit_generator", one)).__qualname__
+
+
+def _is_loader(one, name="DataLoader"):
+    """Whether an object is PyTorch's loader of data, or what iterates over one."""
+    return any(
+        kind.__name__ == name and kind.__module__.startswith("torch.utils.data")
+        for kind in type(one).__mro__
+    )
+
+
+def _protocol(one) -> Any:
+    """The names of the methods by which an object gives its state and takes it."""
+    for names in _PROTOCOLS:
+        if all(callable(getattr(type(one), name, None)) for name in names):
+            return names
+    return None
+
+
+def _state(one):
+    kind = _kind(one)
+    if kind == "numpy":
+        return getattr(one, "bit_generator", one).state
+    if kind == "legacy":
+        return one.get_state(legacy=False)
+    if kind == "python":
+        version, numbers, gauss = one.getstate()
+        return [version, np.array(numbers, np.uint32), gauss]
+    if kind == "keras":
+        return read([one.state])[0]
+    if kind == "torch":
+        return one.get_state().numpy().copy()
+    if kind == "tensorflow":
+        return one.state.numpy()
+    return _without_tensors(getattr(one, _protocol(one)[0])())
+
+
+def _set_state(one, state):
+    kind = _kind(one)
+    if kind == "numpy":
+        getattr(one, "bit_generator", one).state = state
+    elif kind == "legacy":
+        one.set_state(state)
+    elif kind == "python":
+        version, numbers, gauss = state
+        one.setstate((version, tuple(numbers.tolist()), gauss))
+    elif kind == "keras":
+        write([one.state], [state])
+    elif kind == "torch":
+        one.set_state(sys.modules["torch"].from_numpy(state))
+    elif kind == "tensorflow":
+        one.state.assign(state)
+    else:
+        getattr(one, _protocol(one)[1])(_with_tensors(state))
+
+
+_TENSOR = "__torch__"
+
+
+def _without_tensors(state):
+    """A state with arrays for PyTorch's tensors, which files do not know."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(state, torch.Tensor):
+        return {_TENSOR: state.detach().cpu().numpy().copy()}
+    if isinstance(state, dict):
+        return {key: _without_tensors(value) for key, value in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(_without_tensors(value) for value in state)
+    return state
+
+
+def _with_tensors(state):
+    if isinstance(state, dict) and state.keys() == {_TENSOR}:
+        return sys.modules["torch"].from_numpy(np.array(state[_TENSOR]))
+    if isinstance(state, dict):
+        return {key: _with_tensors(value) for key, value in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(_with_tensors(value) for value in state)
+    return state

@@ -1,0 +1,52 @@
+"""Which updates of an optimizer `WeightAveraging` takes into its average."""
+
+from typing import Any
+
+from keras_lrs._keras import optimizers
+from keras_lrs._step.averages import Averaging
+from keras_lrs.callbacks.cycle_ends import cycle_ends_of
+
+
+def averaging(
+    callback: Any, optimizer: Any, schedules: dict[str, Any], begins_late: bool
+) -> Averaging:
+    """The updates that are averaged, in a run whose length is known where it matters.
+
+    Args:
+        callback: The `WeightAveraging`.
+        optimizer: One of its optimizers.
+        schedules: Those that are bound to the optimizer, by name.
+        begins_late: Whether the average begins where the run resumes.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    progress = callback.run.progress
+    every, start_step = callback.update_every, callback.start_step
+    accumulated = optimizers.accumulated(optimizer)
+    first = progress.length(start_step) // accumulated
+    if begins_late:
+        first = max(first, progress.step(optimizer) // accumulated)
+    if progress.total is not None:
+        total = progress.total // accumulated
+        if first >= total > 0:
+            raise ValueError(
+                "Argument `start_step` must be before the training ends: it has "
+                f"{total} updates. Received: start_step={start_step!r}"
+            )
+    if every not in ("epoch", "cycle"):
+        updates = progress.length(every)
+        if not isinstance(every, int):
+            updates = max(updates // accumulated, 1)
+        return Averaging(callback.average.thinned(updates), first, updates)
+    if every == "epoch":
+        steps = progress.epoch_ends
+    else:
+        steps = cycle_ends_of(progress, optimizer, schedules)
+    ends = sorted({step // accumulated for step in steps} - set(range(first + 1)))
+    if not ends:
+        raise ValueError(
+            f"Argument `update_every` must be met in the training: no {every} ends "
+            f"after {first} updates. Received: update_every={every!r}"
+        )
+    return Averaging(callback.average, ends=tuple(ends))

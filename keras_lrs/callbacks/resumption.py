@@ -1,0 +1,224 @@
+"""Whether a run may be resumed from a checkpoint, and whether one may be written."""
+
+import hashlib
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lrs._fit import registry
+from keras_lrs._fit.run import Run
+from keras_lrs._keras import fingerprint, fit_loop, models, optimizers, variables
+from keras_lrs._storage import checkpoints
+from keras_lrs.schedules import fields
+
+ACCEPTED = (*fingerprint.PARTS, "data", "fit")
+"""What may be other than in the run that is resumed."""
+
+
+def accepted(name: str, value: Any) -> tuple[str, ...]:
+    """`value` as a tuple of names, if they are in `ACCEPTED`."""
+    names = (value,) if isinstance(value, str) else fields.items(name, value)
+    for one in names:
+        fields.one_of(name, one, ACCEPTED)
+    return tuple(names)
+
+
+class Described:
+    """What a run trains: the configurations of model, optimizers and loss.
+
+    Read when the run begins, before schedules and checkpoints change the rates.
+    """
+
+    def __init__(self, model: Any):
+        self._model = model
+        self.configs = fingerprint.of(model)
+        self.rates = fingerprint.rates(model)
+
+    def state(self) -> dict[str, Any]:
+        """What checkpoints say of it."""
+        return {"configs": self.configs, "rates": self.rates}
+
+    def differences(self, found: dict[str, Any]) -> dict[str, str]:
+        """How the parts differ from those of a checkpoint, by their names."""
+        configs = found.get("configs", {})
+        told = {
+            name: fingerprint.difference(name, self.configs[name], configs[name])
+            for name in fingerprint.PARTS
+            if name in configs
+        }
+        if not told.get("optimizer"):
+            told["optimizer"] = self._other_rate(found)
+        return {name: text for name, text in told.items() if text}
+
+    def _other_rate(self, found):
+        """How a rate differs; one that the last checkpoint ended with does not."""
+        rates = found.get("rates", [])
+        state = models.state_variables(self._model)
+        values = dict(zip(map(id, state), found["values"], strict=False))
+        rated = fingerprint.rate_variables(self._model)
+        for rate, expected, variable in zip(self.rates, rates, rated, strict=False):
+            last = values.get(id(variable), expected)
+            if rate not in (expected, None if last is None else float(last)):
+                return f"`learning_rate` is {rate}, and was {expected}"
+        return None
+
+
+def check(
+    run: Run,
+    found: dict[str, Any],
+    described: Described,
+    reason: str | None,
+    directory: Any,
+    accept: tuple[str, ...],
+) -> None:
+    """Raises `ValueError` if a run cannot be resumed from a checkpoint.
+
+    Args:
+        run: The run.
+        found: The checkpoint's state.
+        described: What the run trains.
+        reason: Why the data cannot be read again; None if it can be.
+        directory: Where the checkpoint is.
+        accept: The parts that may differ.
+    """
+
+    def refuse(bound, received=" of another", cure=""):
+        raise ValueError(
+            f"Argument `directory` must {bound}. "
+            f"Received: directory={str(directory)!r} with checkpoints{received}{cure}"
+        )
+
+    if missing := checkpoints.STATE - found.keys():
+        refuse(
+            "hold checkpoints of this callback, or none",
+            f" that lack {', '.join(sorted(missing))}",
+        )
+    if found["backend"] != keras.backend.backend():
+        bound = f"hold checkpoints of {keras.backend.backend()}, or none"
+        refuse(bound, f" of {found['backend']}")
+    shapes = variables.shapes(models.state_variables(run.model))
+    if found["shapes"] != shapes or len(found["starts"]) != len(run.progress.every):
+        differences = list(described.differences({**found, "rates": []}).values())
+        refuse(
+            "hold checkpoints of this model and optimizer, or none",
+            "".join([" of another", *(f": {text}" for text in differences[:1])]),
+        )
+    for name, difference in described.differences(found).items():
+        if name not in accept:
+            refuse(
+                f"hold checkpoints of this {name}, or none",
+                f" of another: {difference}",
+                f". `ResumableTraining(accept={name!r})` resumes the run with it.",
+            )
+    steps = run.progress.steps_per_epoch
+    if found["batch"] and found["steps"] != steps:
+        bound = "hold checkpoints of as many steps per epoch, or none"
+        refuse(bound, f" of {found['steps']}, for {steps}")
+    if found["batch"] and reason is not None:
+        bound = "hold a checkpoint of an epoch's end, or none"
+        refuse(bound, f" of a batch within one, and the data {reason}")
+
+
+def initial(model: Any, sample: Any) -> str:
+    """A hash of the weights of a model, and of a sample of its data."""
+    hashed = hashlib.blake2b(repr(sample).encode(), digest_size=8)
+    for value in variables.read(model.weights):
+        hashed.update(np.ascontiguousarray(value).tobytes())
+    return hashed.hexdigest()
+
+
+def starts(run: Run, found: dict[str, Any]) -> list[int] | None:
+    """Where the schedules begin after a checkpoint.
+
+    None if that follows from the epoch.
+    """
+    starts = [int(start) for start in found["starts"]]
+    before, now = found["steps"], run.progress.steps_per_epoch
+    if before == now:
+        return starts
+    if before is None or now is None:
+        return None
+    # At the same fraction of the training, whatever updates were skipped.
+    counts = map(optimizers.iterations, run.progress.every)
+    return [
+        count - (count - start) * now // before
+        for count, start in zip(counts, starts, strict=True)
+    ]
+
+
+def is_finite(model: Any, state: list, values: list) -> bool:
+    """Whether the weights that a model trains are finite.
+
+    Args:
+        model: The model.
+        state: Variables, among them those.
+        values: What they hold.
+    """
+    trained = {id(variable) for variable in model.trainable_variables}
+    return all(
+        # A sum needs no memory, and is finite only where all are.
+        np.isfinite(np.sum(value, dtype=np.float64))
+        for variable, value in zip(state, values, strict=True)
+        if id(variable) in trained
+    )
+
+
+def has_diverged(model: Any, logs: dict[str, Any] | None) -> bool:
+    """Whether training has stopped in an epoch with a loss that is not finite."""
+    loss = (logs or {}).get("loss")
+    return bool(model.stop_training and loss is not None and not np.isfinite(loss))
+
+
+# --- Other callbacks ---
+
+
+def check_siblings(callback: Any, run: Run) -> None:
+    """Raises `ValueError` if a callback of the run saves or swaps weights, too."""
+    for other in run.siblings:
+        swaps = isinstance(other, keras.callbacks.SwapEMAWeights)
+        if (registry.backs_up(other) and other is not callback) or (
+            swaps and other.swap_on_epoch
+        ):
+            raise ValueError(
+                f"`{_name(callback)}` cannot work beside `{_name(other)}`."
+                + (" Use `WeightAveraging` instead of it." if swaps else "")
+            )
+
+
+def states(run: Run) -> list[list]:
+    """What the callbacks of a run remember, after the names of their classes."""
+    return [
+        [_name(callback), remembered]
+        for callback in run.siblings
+        if (remembered := _state(callback))
+    ]
+
+
+def matched(run: Run, states: list) -> list[tuple[Any, dict[str, Any]]]:
+    """Pairs of callbacks and their states, by the names of the classes."""
+    left, found = list(states), []
+    for callback in run.siblings:
+        own = [item for item in left if item[0] == _name(callback)][:1]
+        for item in own:
+            left.remove(item)
+            found.append((callback, item[1]))
+    if left:
+        names = ", ".join(f"`{name}`" for name, _ in left)
+        warnings.warn(
+            f"This run resumes without callbacks that it had: {names}.",
+            stacklevel=3,
+        )
+    return found
+
+
+def _name(callback):
+    return type(callback).__name__
+
+
+def _state(callback):
+    """What a callback remembers; None if it is not known to remember anything."""
+    if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
+        return callback.get_state()
+    return fit_loop.remembered(callback)

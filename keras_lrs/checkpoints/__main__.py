@@ -1,0 +1,54 @@
+"""`python -m keras_lrs.checkpoints`: looks after a folder, from a terminal."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+
+from keras_lrs.checkpoints import folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the status of the process."""
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_lrs.checkpoints",
+        description="Looks after a folder that callbacks of keras_lrs write to.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, does in {
+        "list": "list the files",
+        "verify": "read every byte; the status is 1 if a file is missing or altered",
+        "rebuild": "write the manifests anew, from the files",
+        "prune": "remove all but the last files",
+    }.items():
+        command = commands.add_parser(name, help=does, description=does)
+        command.add_argument("directory", help="the folder: a path, or s3:// and such")
+        if name == "prune":
+            command.add_argument("--keep-last", type=int, required=True, metavar="N")
+            command.add_argument("--kind", choices=folder.KINDS)
+    options = parser.parse_args(arguments)
+    warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
+    try:
+        return _run(options)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _run(options):
+    if options.command == "verify":
+        wrong = folder.verify(options.directory)
+        print("\n".join(wrong or ["Everything is whole."]))
+        return int(bool(wrong))
+    if options.command == "prune":
+        removed = folder.prune(options.directory, options.keep_last, options.kind)
+        print("\n".join(f"removed {name}" for name in removed))
+        return 0
+    look = folder.rebuild if options.command == "rebuild" else folder.files
+    for file in look(options.directory):
+        print(f"{file.kind:11} {file.step:>10} {file.size:>12}  {file.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

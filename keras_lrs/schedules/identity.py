@@ -1,0 +1,107 @@
+"""What proves that two schedules are equal: a snapshot of all that they hold.
+
+A compiled step has the numbers of its schedules in it, and may serve a later fit only
+if the schedules of that fit are the same. The config of somebody else's schedule does
+not prove it: it may leave things out, and its text shortens long arrays.
+"""
+
+import dataclasses
+import enum
+import fractions
+import functools
+import types
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+_PLAIN = {
+    *(type(None), bool, int, float, complex, str, bytes, fractions.Fraction, np.dtype),
+}
+# Nobody changes what these hold between two fits.
+_FIXED = (type, enum.Enum, types.ModuleType, types.BuiltinFunctionType, np.ufunc)
+
+
+def identity(value: Any) -> Any:
+    """A hashable snapshot that equals another only if the values are provably equal.
+
+    Schedules are known by their class and by everything that an instance holds. What
+    cannot be looked into, such as an object of a class that is no schedule, equals
+    nothing, itself included: it may have changed in between.
+    """
+    return _snapshot(value, ())
+
+
+def _snapshot(value, above):
+    kind = type(value)
+    if kind in _PLAIN:
+        return kind, value
+    if isinstance(value, _FIXED):
+        return _Same(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _of_array(kind, np.asarray(value))
+    if any(value is one for one in above):
+        return object()
+    parts = _parts(value)
+    if parts is None:
+        return object()
+    own, inside = parts
+    if isinstance(inside, tuple) and set(map(type, inside)) == {float}:
+        return own, float, inside  # A long table of rates.
+    above = (*above, value)
+    return own, *(_snapshot(one, above) for one in inside)
+
+
+def _parts(value):
+    """What a value is, and what it holds; None where that cannot be told."""
+    kind = type(value)
+    if kind in (list, tuple):  # From a config a tuple comes back as a list.
+        return tuple, tuple(value)
+    if kind is dict:
+        return dict, [*value.keys(), *value.values()]
+    if isinstance(value, types.FunctionType):
+        cells = [*(value.__closure__ or ())]
+        try:
+            closure = [cell.cell_contents for cell in cells]
+        except ValueError:  # A name that has no value yet.
+            return None
+        return _Same(value), [closure, value.__defaults__, value.__kwdefaults__]
+    if kind is types.MethodType:
+        return kind, [value.__func__, value.__self__]
+    if kind is functools.partial:
+        return kind, [value.func, value.args, value.keywords]
+    if isinstance(value, keras.Variable) or ops.is_tensor(value):
+        try:
+            return _Same(value), [np.array(ops.convert_to_numpy(value))]
+        except Exception:  # Of a graph, which has no value.
+            return None
+    if dataclasses.is_dataclass(value) and kind.__dataclass_params__.frozen:
+        # What it has cached follows from its fields.
+        return kind, [getattr(value, field.name) for field in dataclasses.fields(value)]
+    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+        held = object.__getstate__(value)  # Also what is in slots.
+        try:
+            return kind, [held, value.get_config()]
+        except Exception:  # Of a class that has no config, or one that raises.
+            return _Same(value), [held]
+    return None
+
+
+def _of_array(kind, array):
+    if array.dtype.hasobject:
+        return object()
+    return kind, array.dtype, array.shape, array.tobytes()
+
+
+class _Same:
+    """Equal for one object alone, which it keeps alive."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __eq__(self, other):
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self):
+        return id(self.value)

@@ -1,0 +1,220 @@
+"""A checkpoint is taken up by its own fit, of the same model, with finite weights."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+
+from keras_lrs import schedules as S  # noqa: N812
+from keras_lrs.callbacks import ResumableTraining
+from tests.callbacks import references
+from tests.warned import warns
+
+EPOCHS, BATCH = 4, 4
+X = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
+Y = X.sum(axis=1, keepdims=True)
+
+
+class Break(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+
+def network(activation="tanh", optimizer=None, loss="mse", **compiled):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(4, activation), keras.layers.Dense(1)]
+    )
+    optimizer = optimizer or sgd()
+    # One of its own, in each process that the test stands for.
+    optimizer = type(optimizer).from_config(optimizer.get_config())
+    model.compile(optimizer, loss, **compiled)
+    return model
+
+
+def sgd(rate=0.05, momentum=0.9, **options):
+    return keras.optimizers.SGD(rate, momentum, **options)
+
+
+def fit(model, *callbacks, y=Y):
+    options = {"epochs": EPOCHS, "verbose": 0, "shuffle": False}
+    return model.fit(X, y, BATCH, callbacks=list(callbacks), **options)
+
+
+def resumable(folder, **options):
+    return ResumableTraining(folder, verbose=0, **options)
+
+
+def interrupted(folder, model):
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, resumable(folder), Break())
+
+
+# --- Another model of the same shapes -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "part", "told"),
+    [
+        ({}, {"activation": "relu"}, "model", "activation` is 'relu', and was 'tanh'"),
+        (
+            {"optimizer": keras.optimizers.Adam(0.1)},
+            {"optimizer": keras.optimizers.Adamax(0.1)},
+            "optimizer",
+            "class` is 'Adamax', and was 'Adam'",
+        ),
+        (
+            {},
+            {"optimizer": sgd(momentum=0.5)},
+            "optimizer",
+            "momentum` is 0.5, and was 0.9",
+        ),
+        ({}, {"optimizer": sgd(0.25)}, "optimizer", "`learning_rate` is 0.25, and was"),
+        (
+            {"optimizer": sgd(S.LinearDecay(0.1, 9))},
+            {"optimizer": sgd(S.LinearDecay(0.2, 9))},
+            "optimizer",
+            "initial_learning_rate` is 0.2, and was 0.1",
+        ),
+        ({}, {"loss": "mae"}, "loss", "is 'mae', and was 'mse'"),
+        ({}, {"loss_weights": [2.0]}, "loss", r"is \[2.0\], and was None"),
+    ],
+)
+def test_another_of_the_same_shapes_is_refused_by_name(
+    tmp_path, one, other, part, told
+):
+    interrupted(tmp_path, network(**one))
+    message = rf"checkpoints of this {part}, or none.*{told}.*accept='{part}'"
+    with pytest.raises(ValueError, match=message):
+        fit(network(**other), resumable(tmp_path))
+    history = fit(network(**other), resumable(tmp_path, accept=part))
+    assert history.epoch == [0, 1, 2, 3]
+
+
+def test_names_and_a_rate_that_a_callback_lowered_are_no_difference(tmp_path):
+    def callbacks():
+        return [
+            keras.callbacks.ReduceLROnPlateau("loss", 0.5, patience=1, min_delta=9.0),
+            resumable(tmp_path, delete_at_end=False),
+        ]
+
+    model = network()
+    fit(model, *callbacks())
+    lowered = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    assert lowered < 0.05
+    # Both the rate that the first began with, and the one that it ended with.
+    for rate in (0.05, lowered):
+        again = network(optimizer=sgd(rate))
+        fit(again, *callbacks())
+        np.testing.assert_array_equal(
+            references.weights(again), references.weights(model)
+        )
+
+
+def test_what_may_be_accepted_is_checked():
+    with pytest.raises(ValueError, match="`accept` must be one of 'model', 'optimiz"):
+        ResumableTraining("d", accept=["model", "shapes"])
+
+
+# --- Several fits with one folder -----------------------------------------------------
+
+
+def same(model, number):
+    return model or network()
+
+
+def recompiled(model, number):
+    model = model or network()
+    model.compile(sgd(0.05 / (number + 1)), "mse")
+    return model
+
+
+def new_of_the_same_seed(model, number):
+    return network()
+
+
+@pytest.mark.parametrize(
+    ("make", "keep"),
+    [(same, True), (recompiled, False), (new_of_the_same_seed, False)],
+)
+def test_each_fit_takes_up_its_own_checkpoints(tmp_path, make, keep):
+    """A program of three fits is killed in the second, and run again."""
+
+    def program(folder, *more):
+        model, found = None, []
+        for number in range(3):
+            model = make(model, number)
+            extra = more if number == 1 else ()
+            callback = resumable(folder, delete_at_end=not keep)
+            fit(model, callback, *extra, y=Y * (1 - number))
+            found.append(references.weights(model))
+        return found
+
+    straight = program(tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        program(tmp_path / "broken", Break())
+    told = warns("They are kept for it, and not taken up by this one")
+    # Where the first keeps its own, those of the second are not in its way.
+    with contextlib.nullcontext() if keep else told:
+        resumed = program(tmp_path / "broken")
+    for one, other in zip(resumed, straight, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_fit_that_broke_off_in_this_process_resumes_with_the_same_model(tmp_path):
+    straight = network()
+    fit(straight)
+    model = network()
+    interrupted(tmp_path, model)
+    fit(model, resumable(tmp_path))
+    np.testing.assert_array_equal(
+        references.weights(model), references.weights(straight)
+    )
+
+
+def test_those_of_another_fit_are_taken_up_on_demand(tmp_path):
+    model = network()
+    fit(model, resumable(tmp_path, delete_at_end=False))
+    weights = references.weights(model)
+    fit(model, resumable(tmp_path, delete_at_end=False, accept="fit"))
+    np.testing.assert_array_equal(references.weights(model), weights)
+
+
+# --- Not finite -----------------------------------------------------------------------
+
+
+class Poison(keras.callbacks.Callback):
+    """What a bad batch does."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            kernel = self.model.layers[-1].kernel
+            kernel.assign(np.full(kernel.shape, self.value))
+
+
+@pytest.mark.parametrize("stop", [False, True])
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_run_that_diverged_resumes_from_finite_weights(tmp_path, stop, keep):
+    straight = network()
+    fit(straight)
+    with warns("not finite at the end of epoch 3: no checkpoint is written"):
+        fit(
+            network(),
+            resumable(tmp_path, delete_at_end=not keep),
+            # Weights that are finite, the loss of which is not.
+            Poison(1e25 if stop else np.nan),
+            *([keras.callbacks.TerminateOnNaN()] if stop else []),
+        )
+    callback = resumable(tmp_path, delete_at_end=not keep)
+    model = network()
+    fit(model, callback)
+    assert callback.resumed_from.epoch == 2
+    np.testing.assert_array_equal(
+        references.weights(model), references.weights(straight)
+    )

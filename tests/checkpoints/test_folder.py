@@ -1,0 +1,253 @@
+"""Folders of snapshots, checkpoints and averages: listed, verified, rebuilt, pruned."""
+
+import runpy
+import sys
+
+import numpy as np
+import pytest
+
+from keras_lrs import checkpoints
+from keras_lrs._storage.checkpoints import Checkpoint, Checkpoints
+from keras_lrs._storage.remote import RemotePath
+from keras_lrs.averages import snapshots as averages
+from keras_lrs.ensembles.store import Record, Store
+from tests.storage import objects
+
+SNAPSHOTS = [f"snapshot-000{number}.weights.h5" for number in (1, 2, 3)]
+CHECKPOINTS = ["generation-00000002.npz", "generation-00000003.npz"]
+AVERAGES = ["averages-0000000010.npz", "averages-0000000020.npz"]
+INNER = ["fit-from-0/generation-00000001.npz"]
+
+pytestmark = pytest.mark.only("torch")
+
+
+def write(folder):
+    """Writes what runs with all kinds of callbacks leave."""
+    store, found = Store(folder), Checkpoints(folder)
+    store.begin([[2]], lambda record: False)
+    for step in (10, 20, 30):
+        metrics = {"loss": 1.0 / step}
+        store.add(Record(0, step, step // 10, True, 0.1, metrics), b"weights%d" % step)
+        # Which the label of the file, written before, does not know.
+        store.set_metrics(step, {**metrics, "val_loss": 2.0 / step})
+        found.save(Checkpoint(0, step // 10, 0, step), {"epoch": step // 10})
+    earlier = Checkpoints(folder / "fit-from-0")
+    earlier.save(Checkpoint(0, 1, 0, 10), {"epoch": 1})
+    for each in (store, found, earlier):
+        each.close()
+    for step in (10, 20):
+        averages.write(folder, step, {0.05: [np.full(2, step)]})
+
+
+@pytest.fixture(params=["here", "in memory"])
+def folder(request, tmp_path):
+    if request.param == "here":
+        write(tmp_path)
+        yield tmp_path
+    else:
+        pytest.importorskip("fsspec")
+        with objects.in_memory() as found:
+            write(found)
+            yield found
+
+
+@pytest.fixture
+def here(tmp_path):
+    write(tmp_path)
+    return tmp_path
+
+
+def names(found):
+    return [file.name for file in found]
+
+
+def put(path, content):
+    (path.put if isinstance(path, RemotePath) else path.write_bytes)(content)
+
+
+def alter(path):
+    """Turns a bit in the middle of the content."""
+    content = bytearray(path.read_bytes())
+    content[4] ^= 1
+    put(path, bytes(content))
+
+
+def test_everything_is_listed(folder):
+    found = checkpoints.files(str(folder))
+    assert sorted(names(found)) == sorted(SNAPSHOTS + CHECKPOINTS + AVERAGES + INNER)
+    by_name = {file.name: file for file in found}
+    snapshot = by_name[SNAPSHOTS[1]]
+    assert (snapshot.kind, snapshot.step) == ("snapshots", 20)
+    assert snapshot.entry["metrics"] == {"loss": 0.05, "val_loss": 0.1}
+    assert snapshot.size == len((folder / SNAPSHOTS[1]).read_bytes())
+    assert by_name[CHECKPOINTS[1]].entry["epoch"] == 3
+    assert (by_name[AVERAGES[0]].kind, by_name[AVERAGES[0]].step) == ("averages", 10)
+
+
+@pytest.mark.parametrize("name", [*SNAPSHOTS, *CHECKPOINTS, *AVERAGES, *INNER])
+@pytest.mark.parametrize("damage", ["altered", "missing", "cut off"])
+def test_what_is_not_as_it_was_written_is_named(here, name, damage):
+    assert checkpoints.verify(here) == []
+    path = here / name
+    if damage == "altered":
+        alter(path)
+    elif damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-150])
+    if damage == "missing" and name in AVERAGES:  # Which nothing lists.
+        assert checkpoints.verify(here) == []
+    else:
+        (wrong,) = checkpoints.verify(here)
+        assert str(path) in wrong
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "manifest-generations.json"])
+@pytest.mark.parametrize("content", [None, b"", b"{"])
+def test_a_manifest_is_rebuilt(folder, name, content):
+    before = checkpoints.files(folder)
+    (folder / name).unlink() if content is None else put(folder / name, content)
+    if content is not None:
+        assert f"{name}` is damaged" in checkpoints.verify(folder)[0]
+        with pytest.raises(ValueError, match=f"{name}` is damaged"):
+            checkpoints.files(folder)
+    after = checkpoints.rebuild(folder)
+    assert names(after) == names(before)
+    assert checkpoints.verify(folder) == []
+    assert checkpoints.files(folder) == after
+    if name == "manifest.json":  # Of the snapshots: a label knows its moment alone.
+        metrics = [f.entry["metrics"] for f in after if f.kind == "snapshots"]
+        assert metrics == [{"loss": 1.0 / step} for step in (10, 20, 30)]
+    else:
+        assert after == before
+
+
+def test_a_manifest_that_is_whole_keeps_what_it_knows(folder):
+    """Files that it lists in vain go from it, and those that it does not know come."""
+    content = (folder / "manifest.json").read_bytes()
+    store = Store(folder)
+    store.add(Record(0, 40, 4, True, 0.1, {"loss": 0.0}), b"weights40")
+    store.close()
+    put(folder / "manifest.json", content)
+    (folder / SNAPSHOTS[0]).unlink()
+    found = [f for f in checkpoints.rebuild(folder) if f.kind == "snapshots"]
+    assert [file.step for file in found] == [20, 30, 40]
+    metrics = [file.entry["metrics"] for file in found]
+    assert metrics[0] == {"loss": 0.05, "val_loss": 0.1}
+    assert metrics[2] == {"loss": 0.0}
+    assert checkpoints.verify(folder) == []
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_damaged_file_is_named_and_kept(here, listed):
+    alter(here / SNAPSHOTS[1])
+    if not listed:
+        (here / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=f"{SNAPSHOTS[1]}` "):
+        checkpoints.rebuild(here)
+    assert all((here / name).exists() for name in SNAPSHOTS)
+    (here / SNAPSHOTS[1]).unlink()
+    left = [SNAPSHOTS[0], SNAPSHOTS[2]]
+    found = [f for f in checkpoints.rebuild(here) if f.kind == "snapshots"]
+    assert names(found) == left
+
+
+def test_the_manifest_of_another_program_is_kept(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text('{"name": "app", "icons": []}')
+    with pytest.raises(ValueError, match="was not written by keras_lrs"):
+        checkpoints.rebuild(tmp_path)
+    assert path.read_text() == '{"name": "app", "icons": []}'
+
+
+def test_the_last_files_are_kept(folder):
+    put(folder / ("." + SNAPSHOTS[0] + ".0123abcd"), b"half")
+    put(folder / "snapshot-0009.weights.h5", b"orphan")
+    put(folder / "notes.txt", b"of the user")
+    removed = checkpoints.prune(folder, 1)
+    assert sorted(removed) == sorted(
+        ["snapshot-0009.weights.h5", *SNAPSHOTS[:2], CHECKPOINTS[0], AVERAGES[0]]
+    )
+    kept = [SNAPSHOTS[2], CHECKPOINTS[1], AVERAGES[1], *INNER]
+    assert sorted(names(checkpoints.files(folder))) == sorted(kept)
+    assert checkpoints.verify(folder) == []
+    assert (folder / "notes.txt").read_bytes() == b"of the user"
+    if not isinstance(folder, RemotePath):  # There are no half-written objects there.
+        assert not list(folder.glob(".*"))
+    assert Checkpoints(folder).newest()[1] == {"epoch": 3}
+
+
+def test_one_kind_can_be_pruned_alone(here):
+    assert checkpoints.prune(here, 2, kind="snapshots") == SNAPSHOTS[:1]
+    assert checkpoints.prune(here, 2, kind="snapshots") == []
+    assert len(checkpoints.files(here)) == 7
+
+
+def test_a_folder_in_use_is_not_changed(here):
+    with pytest.raises(ValueError, match="`keep_last` must be > 0"):
+        checkpoints.prune(here, 0)
+    with pytest.raises(ValueError, match="`kind` must be one of"):
+        checkpoints.prune(here, 1, "members")
+    before = sorted(here.rglob("*"))
+    store = Store(here)
+    store.lock()
+    # A thread stands for another process: a lock is taken over within one.
+    for change in (checkpoints.rebuild, lambda path: checkpoints.prune(path, 1)):
+        (error,) = objects.in_thread(lambda change=change: change(here))
+        assert "must be written by one run at a time" in str(error)
+    assert checkpoints.verify(here) == []
+    store.close()
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for path in (tmp_path / "none", tmp_path / "file"):
+        for function in (checkpoints.files, checkpoints.verify, checkpoints.rebuild):
+            with pytest.raises(FileNotFoundError, match=f"no folder `{path}`"):
+                function(path)
+        with pytest.raises(FileNotFoundError, match=f"no folder `{path}`"):
+            checkpoints.prune(path, 1)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert checkpoints.files(tmp_path) == []
+
+
+class TestTerminal:
+    @pytest.fixture
+    def run(self, monkeypatch, capsys):
+        def run(*arguments):
+            monkeypatch.setattr(sys, "argv", ["checkpoints", *map(str, arguments)])
+            with pytest.raises(SystemExit) as ended:
+                runpy.run_module("keras_lrs.checkpoints", run_name="__main__")
+            printed = capsys.readouterr()
+            return ended.value.code, printed.out, printed.err
+
+        return run
+
+    def test_lists_and_prunes(self, here, run):
+        status, out, _ = run("list", here)
+        assert status == 0
+        lines = [line.split() for line in out.splitlines()]
+        size = str((here / SNAPSHOTS[1]).stat().st_size)
+        assert ["snapshots", "20", size, SNAPSHOTS[1]] in lines
+        assert len(lines) == 8
+        status, out, _ = run("prune", here, "--keep-last", 2, "--kind", "snapshots")
+        assert (status, out) == (0, f"removed {SNAPSHOTS[0]}\n")
+
+    def test_verifies_and_rebuilds(self, here, run):
+        assert run("verify", here) == (0, "Everything is whole.\n", "")
+        (here / "manifest.json").write_bytes(b"")
+        status, out, _ = run("verify", here)
+        assert status == 1
+        assert "manifest.json` is damaged" in out
+        status, _, error = run("list", here)
+        assert status == 2
+        assert "manifest.json` is damaged" in error
+        assert run("rebuild", here)[0] == 0
+        assert run("verify", here)[0] == 0
+
+    def test_says_what_it_cannot_do(self, tmp_path, run):
+        status, _, error = run("list", tmp_path / "none")
+        assert status == 2
+        assert "There is no folder" in error
+        assert run("prune", tmp_path)[0] == 2

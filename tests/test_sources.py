@@ -1,0 +1,100 @@
+"""The page of the five sources: their words are found, and lead somewhere."""
+
+import re
+
+import pytest
+
+import keras_lrs as lrs
+from tests.programs import ROOT, load_program
+
+PAGE = ROOT / "docs" / "sources.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+ROWS = [line for line in TEXT.splitlines() if line.startswith("| ")]
+# Words of the sources that people search for.
+WORDS = (
+    "ExpLR",
+    "TEXP",
+    "tapered exponential",
+    "1.481",
+    "annihilation",
+    "Pareto",
+    "grid search",
+    "guess and check",
+    "w_{B+1}",
+    "w_2",
+    "33-66",
+    "25-50-75",
+    "unstable",
+    "trajectory",
+    "scale invariance",
+    "anytime performance",
+    "1/(2H)",
+    "Lemma 1",
+    "norm(w)^2 / rate",
+    "super-convergence",
+    "top-1",
+    "schedule-free",
+)
+SECTIONS = {
+    "Cutkosky, Lecture Notes 5: tuning and learning rate schedules",
+    "Wolfe, The Best Learning Rate Schedules",
+    "The tutorial on learning rate scheduling",
+    "Exponential learning rate schedules",
+    "Reverse engineering a step decay",
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_of_a_source_leads_somewhere(word):
+    rows = [row for row in ROWS if word.lower() in row.lower()]
+    assert any("](" in row or "`python " in row for row in rows), word
+
+
+@pytest.mark.parametrize("word", ["ExpLR", "TEXP", "1.481", "annihilation", "unstable"])
+def test_a_word_that_names_a_thing_is_explained_in_a_guide(word):
+    pages = [*(ROOT / "docs" / "guides").glob("*.md"), ROOT / "docs/which_schedule.md"]
+    assert any(word in page.read_text(encoding="utf-8") for page in pages)
+
+
+def test_each_source_has_a_section():
+    assert set(re.findall(r"^## (.*)$", TEXT, re.MULTILINE)) > SECTIONS
+
+
+def test_every_class_that_it_names_exists():
+    code = " ".join(re.findall(r"`([^`]+)`", " ".join(ROWS)))
+    named = set(re.findall(r"\b([A-Z][a-z]+(?:[A-Z][A-Za-z]+)*)\b(?=\(|\.|$| )", code))
+    known = {
+        *lrs.schedules.__all__,
+        *lrs.callbacks.__all__,
+        *lrs.averages.__all__,
+        *lrs.optimizers.__all__,
+        *lrs.tuning.__all__,
+        *lrs.__all__,
+    }
+    assert len(named) > 20
+    assert named - {"True", "Sweep"} <= known
+
+
+@pytest.mark.only("torch")
+@pytest.mark.program
+def test_every_recipe_is_listed():
+    listed = re.findall(r"`python examples/reproduce (\w+)", TEXT)
+    recipes = load_program("examples/reproduce.command").RECIPES
+    assert set(listed) == set(recipes)
+    for command in re.findall(r"`python examples/reproduce ([^`]+)`", TEXT):
+        if "--help" not in command:
+            name, *options = command.split()
+            flags = {option for option in options if option.startswith("--")}
+            assert flags <= {"--data", "--literal"}, name
+
+
+@pytest.mark.only("jax")
+@pytest.mark.program
+def test_what_was_not_run_is_a_claim_that_can_be():
+    page = load_program("examples/claims.page")
+    titles = {row.title for row, _ in page.all_rows()}
+    linked = re.findall(r"\[([^\]]+)\]\(evidence\.md(?:#[\w-]+)?\): \*", TEXT)
+    assert len(linked) > 30
+    assert set(linked) <= titles
+    # And no claim is left out.
+    assert set(linked) == titles
