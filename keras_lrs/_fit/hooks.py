@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from keras_lrs._keras import fit_loop
+from keras_lrs._keras import fit_loop, interrupts
 from keras_lrs._keras.backend import IS_JAX
 
 # Around these hooks callbacks are told `before_all` and `after_all`.
@@ -74,8 +74,11 @@ def guard(run: Any, callback_list: Any) -> None:
         if name in OUTER:
             # JAX's `fit` has closed the run by then, so this hook is left, and undone
             # when it is called.
-            left = IS_JAX and name == "on_train_end"
-            undo = _UnlessFinished(run) if left else run.undo
+            undo = run.undo
+            if name == "on_train_end" and run.progress.in_loop:
+                undo = interrupts.Undo()  # Where it broke off, it says what is wrong.
+            elif name == "on_train_end" and IS_JAX:
+                undo = _UnlessFinished(run)
             replace(callback_list, name, surrounded(run, name), undo)
         if closes:
             replace(callback_list, name, _closing(run), run.undo)

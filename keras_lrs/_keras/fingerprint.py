@@ -107,7 +107,7 @@ def _of_layer(layer):
     names: dict[str, int] = {}
     inner = config.get("layers") if isinstance(config, dict) else None
     if isinstance(inner, list):
-        names = {item["config"]["name"]: i for i, item in enumerate(inner)}
+        names = {item["config"].get("name"): i for i, item in enumerate(inner)}
         config = {**config, "layers": [item.get("inbound_nodes") for item in inner]}
     return {"class": type(layer).__name__, **_plain(config, names)}
 

@@ -173,7 +173,8 @@ class SavedOnSigterm(FitCallback):
         else:
             warnings.warn(
                 f"SIGTERM ended this run within an epoch. The data {reason}, so that "
-                "it will resume at the end of the epoch before.",
+                "it will resume at the end of the epoch before. If it has other "
+                "batches then, pass `ResumableTraining(accept='data')`.",
                 stacklevel=2,
             )
         self.sigterm.stop()

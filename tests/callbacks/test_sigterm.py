@@ -212,11 +212,11 @@ def test_data_that_cannot_be_read_again_resumes_at_an_epoch(tmp_path):
 
     terminated = Terminated("on_train_batch_begin", 1, 1)
     with (
-        pytest.warns(UserWarning, match="SIGTERM.*is read on and on"),
+        pytest.warns(UserWarning, match="SIGTERM.*is read on and on.*accept='data'"),
         pytest.raises(KeyboardInterrupt),
     ):
         train(ResumableTraining(tmp_path, verbose=0), terminated, data=batches)
-    resumable = ResumableTraining(tmp_path, verbose=0)
+    resumable = ResumableTraining(tmp_path, accept="data", verbose=0)
     train(resumable, data=batches)
     assert (resumable.resumed_from.epoch, resumable.resumed_from.batch) == (1, 0)
 
