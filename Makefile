@@ -11,7 +11,7 @@ PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses=auto
 
 .PHONY: run test test-tensorflow test-jax test-torch test-all test-oldest test-newest \
 	test-nightly fuzz lint format \
-	bench reliability claims gallery docs package clean
+	bench reliability lines claims gallery docs package clean
 
 run: $(VENV)/.tensorflow $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -84,12 +84,18 @@ bench: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.peers
 	$(BIN)/python benchmarks/growth.py --output $(REPORT) $(ARGS)
 	$(BIN)/python benchmarks/device.py --output $(REPORT) $(ARGS)
 
-# Half a day: trainings that are killed, faults of files, and an hour without any.
+# Half a day: trainings that are killed, faults of files, and an hour without any. Then
+# interruptions at every line, which take hours on each backend; `lines` alone, and
+# ARGS="--sample 100".
 reliability: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.examples
 	$(BIN)/python benchmarks/reliability.py --output docs/reliability.md $(ARGS)
 	KERAS_BACKEND=torch $(BIN)/python benchmarks/faults.py --output docs/reliability.md
 	$(BIN)/python benchmarks/soak.py --output docs/reliability.md $(ARGS)
 	$(BIN)/python benchmarks/endurance.py --output docs/reliability.md $(ARGS)
+	$(MAKE) lines ARGS=
+
+lines: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.examples
+	$(BIN)/python benchmarks/interrupted_lines.py --output docs/reliability.md $(ARGS)
 
 # Every published claim, run and judged: docs/evidence.md. On JAX, the fastest here.
 # Takes more than an hour; `ARGS=--resume` resumes it, `ARGS=--quick` tries it.

@@ -113,6 +113,7 @@ RELIED_ON = {
     "_eval_epoch_iterator": (model, ()),  # Only put back, if it is there.
     "_flatten_layers": (model, ANY),
     "_initial_epoch": (model, ANY),
+    "_jax_state_synced": (model, ("jax",)),
     "_maybe_symbolic_build": (model, ("tensorflow",)),
     "_symbolic_build": (model, ("tensorflow",)),
     # Of a variable.
@@ -285,6 +286,22 @@ def test_jax_still_keeps_the_state_of_a_fit_in_the_model():
         f"Keras {keras.__version__} has no `_jax_state` on a model that trains, which "
         "keras_lrs relies on."
     )
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the state of JAX's `fit`")
+def test_the_frame_of_a_fit_on_jax_still_holds_its_state():
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            found = fit_loop.jax_fit(self.model)
+            seen.append((len(found["state"]), found["training_finished"]))
+
+        def on_train_end(self, logs=None):
+            seen.append(fit_loop.jax_fit(self.model)["training_finished"])
+
+    model().fit(np.ones((2, 3)), np.ones((2, 1)), 2, verbose=0, callbacks=[Look()])
+    assert seen == [(4, False), True], relied_on_in("_keras/fit_loop.py")
 
 
 # What has no underscore and is promised nowhere either. Each of these tests names the

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from keras_lrs._keras import fit_loop, interrupts
 from keras_lrs._keras.backend import IS_JAX
 
 # Around these hooks callbacks are told `before_all` and `after_all`.
@@ -16,20 +17,27 @@ _GUARDED = (
 )
 
 
-def replace(owner: Any, name: str, make: Callable) -> Callable[[], None]:
+def replace(owner: Any, name: str, make: Callable, undo: Any) -> Callable[[], None]:
     """Replaces a method of an object by the function `make(method)`.
 
+    Args:
+        owner: The object.
+        name: The name of the method.
+        make: A function of the method that returns what replaces it.
+        undo: An `ExitStack` or `Undo` that gets the function which undoes it.
+
     Returns:
-        A function that undoes it; calling it again does nothing. It does not keep the
-        object alive.
+        That function; calling it again does nothing. It does not keep the object alive.
     """
     attributes = vars(owner)
     replacement = make(getattr(owner, name))
     replacement.covered = {name: attributes[name]} if name in attributes else {}
-    attributes[name] = replacement
-    return functools.partial(
+    put_back = functools.partial(
         _put_back, weakref.ref(owner), name, weakref.ref(replacement)
     )
+    undo.callback(put_back)
+    attributes[name] = replacement
+    return put_back
 
 
 def _put_back(owner_reference, name, replacement_reference):
@@ -37,40 +45,65 @@ def _put_back(owner_reference, name, replacement_reference):
     if owner is None or replacement is None:
         return
     attributes = vars(owner)
-    if attributes.get(name) is replacement:
+    if attributes.get(name) is not replacement:
+        return
+    if name in replacement.covered:
+        attributes[name] = replacement.covered[name]
+    else:
         del attributes[name]
-        attributes.update(replacement.covered)
 
 
 def guard(run: Any, callback_list: Any) -> None:
     """Closes a run when a callback or a validation raises, and surrounds outer hooks.
 
-    JAX's `fit` has a `finally`, which the train function uses.
+    JAX's `fit` has a `finally` in which it finalizes the optimizer.
     """
     closes = not IS_JAX or run.progress.in_loop
     if closes:
-        run.undo.callback(replace(run.model, "evaluate", _closing(run)))
+        replace(run.model, "evaluate", _closing(run), run.undo)
+    if run.model.optimizer is not None:  # Keras finalizes no other optimizers.
+        name = "finalize_variable_values"
+        replace(run.model.optimizer, name, _finalizing(run), run.undo)
+    # Keras keeps it for the next epoch's validation, and its data with it.
+    run.undo.callback(vars(run.model).pop, "_eval_epoch_iterator", None)
     if callback_list is None:
         return
     # A list may be used again after an interrupted run.
     vars(callback_list).pop("on_train_end", None)
     for name in _GUARDED:
         if name in OUTER:
-            undo = replace(callback_list, name, surrounded(run, name))
             # JAX's `fit` has closed the run by then, so this hook is left, and undone
             # when it is called.
-            if name != "on_train_end":
-                run.undo.callback(undo)
+            undo = run.undo
+            if name == "on_train_end" and run.progress.in_loop:
+                undo = interrupts.Undo()  # Where it broke off, it says what is wrong.
+            elif name == "on_train_end" and IS_JAX:
+                undo = _UnlessFinished(run)
+            replace(callback_list, name, surrounded(run, name), undo)
         if closes:
-            undo = replace(callback_list, name, _closing(run))
-            if name != "on_train_end":
-                run.undo.callback(undo)
+            replace(callback_list, name, _closing(run), run.undo)
+
+
+class _UnlessFinished:
+    """Undoes something when a run is closed, unless its `fit` got to the end."""
+
+    def __init__(self, run):
+        self._run = run
+
+    def callback(self, function):
+        model = self._run.model
+
+        def undo():
+            if not fit_loop.jax_fit(model).get("training_finished", False):
+                function()
+
+        self._run.undo.callback(undo)
 
 
 def surround_batches(run: Any, callback_list: Any) -> None:
     """Tells callbacks `after_all` of the ends of batches, too."""
     name = "on_train_batch_end"
-    run.undo.callback(replace(callback_list, name, surrounded(run, name)))
+    replace(callback_list, name, surrounded(run, name), run.undo)
 
 
 def pass_over_batches(run: Any, callback_list: Any, passing: Callable) -> None:
@@ -85,10 +118,27 @@ def pass_over_batches(run: Any, callback_list: Any, passing: Callable) -> None:
     def end(batch, logs=None):
         pass
 
-    undo_begin = replace(callback_list, "on_train_batch_begin", lambda method: begin)
-    undo_end = replace(callback_list, "on_train_batch_end", lambda method: end)
-    run.undo.callback(undo_begin)
-    run.undo.callback(undo_end)
+    undo_begin = replace(
+        callback_list, "on_train_batch_begin", lambda method: begin, run.undo
+    )
+    undo_end = replace(
+        callback_list, "on_train_batch_end", lambda method: end, run.undo
+    )
+
+
+def _finalizing(run):
+    def make(finalize):
+        # JAX's `fit` calls it in a `finally`, after writing its state back into the
+        # variables; what is put back before is lost.
+        def finalize_variable_values(variables):
+            if IS_JAX:
+                run.close()
+            if not run.wanted.finalize_averages:
+                finalize(variables)
+
+        return finalize_variable_values
+
+    return make
 
 
 def _closing(run):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lrs._keras import fit_loop, interrupts
 from keras_lrs._keras.variables import number
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
 
@@ -49,7 +50,13 @@ class JaxState:
         self._model = model
         self._steps = steps
         self._fresh_metrics: list[np.ndarray] | None = None
+        self._result: Any = None
         self.forget()
+
+    def epoch_begins(self) -> None:
+        """Makes `fit` forget the last state: what changes now is to stay changed."""
+        self.forget()
+        vars(self._model)["_jax_state"] = None
 
     def forget(self) -> None:
         """Notes that `fit` has written the state into the variables."""
@@ -75,15 +82,23 @@ class JaxState:
         variables = list(variables)
         for index, ours in self._places:
             variables.insert(index, ours.array)
-        logs, state = function((*weights, variables, metrics), iterator)
-        *weights, variables, metrics = state
+        with interrupts.deferred():
+            # From here on the values are in the result alone.
+            self._result = function((*weights, variables, metrics), iterator)
+            return self._taken(kept)
+
+    def _taken(self, kept=False):
+        """Takes our variables out of a result, and gives `fit` the others at once."""
+        logs, (*weights, variables, metrics) = self._result
         variables = list(variables)
         for index, ours in reversed(self._places):
             ours.array = variables.pop(index)
+        state = (*weights, variables, metrics)
+        self._hand_over(state)
         if kept:
             self._weights, self._optimizer = weights, variables
             self._metrics = metrics
-        return logs, (*weights, variables, metrics)
+        return logs, state
 
     @functools.cached_property
     def _places(self):
@@ -138,25 +153,47 @@ class JaxState:
 
     # --- When a step is interrupted ---
 
-    def hand_over(self, state: Any) -> None:
-        """Gives `fit` the state of a step that it does not get to see.
+    def _hand_over(self, state):
+        """Gives `fit` the state of a step that it may not get to see.
 
         It has taken the variables' values away, and puts back in its `finally` what it
         finds here.
         """
         names = ("trainable", "non_trainable", "optimizer", "metrics")
-        self._model._jax_state = {
+        # Past Keras's tracking, which would wrap it in every step.
+        vars(self._model)["_jax_state"] = {
             f"{name}_variables": values
             for name, values in zip(names, state, strict=True)
         }
 
-    def hand_back(self, state: Any) -> None:
-        """Gives `fit` back what it began with, if its first step fails.
+    def broke_off(self, state: Any) -> None:
+        """Gives `fit` the newest state that there is, if an execution breaks off.
 
-        While the step is being traced nothing has been donated yet.
+        Args:
+            state: What the execution was given. While it is being traced nothing of it
+                has been donated yet.
         """
-        if getattr(self._model, "_jax_state", None) is not None:
+        if self._result is not None:
+            self._taken()
+        elif _is_there(state):
+            self._hand_over(state)
+
+    def ends(self) -> None:
+        """Notes that an execution is over, and `fit` sees its state."""
+        self._result = None
+
+    def take_back(self) -> None:
+        """Gives the variables what `fit` has taken away, if it broke off with it."""
+        found = [*self._model.variables, *self._model.optimizer.variables]
+        if all(variable._value is not None for variable in found):
             return
-        arrays = [array for part in state for array in part]
-        if not any(array.is_deleted() for array in arrays):
-            self.hand_over(state)
+        state = fit_loop.jax_fit(self._model).get("state")
+        if state is not None and _is_there(state):
+            self._hand_over(state)
+            self._model._jax_state_synced = False
+            self._model.jax_state_sync()
+
+
+def _is_there(state):
+    """Whether no step has been given the arrays of a state."""
+    return not any(array.is_deleted() for part in state for array in part)

@@ -52,10 +52,10 @@ class Loop:
         """Installs the steps until the run ends."""
         run = self._run
         for step in self._steps:
-            run.undo.enter_context(step.in_loop())
+            step.install_in_loop(run.undo)
         if self._every_step:
             name = "on_train_batch_end"
-            run.undo.callback(hooks.replace(run.callback_list(), name, self._telling))
+            hooks.replace(run.callback_list(), name, self._telling, run.undo)
 
     @property
     def _every_step(self):

@@ -62,6 +62,17 @@ class WantedParts:
                 raise ValueError(_two_of_one(wanted, other, callback))
         self._wanted.append((callback, wanted))
 
+    @property
+    def finalize_averages(self) -> bool:
+        """Whether they, and not Keras, finalize the averages of `model.optimizer`."""
+        main = self._progress.main
+        own = [] if main is None else optimizers.leaves(main)
+        return any(
+            wanted.kind.finalizes_average
+            for _, wanted in self._wanted
+            if any(wanted.optimizer is one for one in own)
+        )
+
     def _of(self, optimizer):
         """What is wanted of an optimizer, also by the one that brings schedules."""
         found = [(c, w) for c, w in self._wanted if w.optimizer is optimizer]

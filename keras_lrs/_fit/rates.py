@@ -1,6 +1,5 @@
 """Learning rates: those that the user gave, and the schedules that they follow."""
 
-import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_lrs._fit.hooks import replace
-from keras_lrs._keras import optimizers
+from keras_lrs._keras import interrupts, optimizers
 from keras_lrs._keras.backend import IS_JAX
 from keras_lrs._keras.variables import number
 from keras_lrs._step import hosted
@@ -81,7 +80,7 @@ class OwnRates:
         return [self.get(one) if id(one) in self._by_hand else None for one in found]
 
     def follow(
-        self, steps: list, count: Callable[[Any], int], undo: contextlib.ExitStack
+        self, steps: list, count: Callable[[Any], int], undo: interrupts.Undo
     ) -> None:
         """Lets the optimizers' rates be set and read while steps drive them.
 
@@ -91,7 +90,7 @@ class OwnRates:
             undo: Where what puts everything back is pushed.
         """
         if IS_JAX and steps:
-            undo.callback(replace(steps[0].model, "jax_state_sync", self._writing))
+            replace(steps[0].model, "jax_state_sync", self._writing, undo)
         for step in steps:
             source = optimizers.rate_source(step.optimizer)
             driving = [
@@ -103,13 +102,9 @@ class OwnRates:
             if driving and hosted.host_of(step.optimizer) is None:
                 undo.callback(self.restore, step.optimizer)
             if driving and isinstance(source, keras.Variable):
-                undo.callback(
-                    replace(source, "assign", self._taking(driving[0], count))
-                )
+                replace(source, "assign", self._taking(driving[0], count), undo)
             elif any(part.scales for part in step.parts):
-                undo.callback(
-                    replace(step.optimizer, optimizers.CURRENT_RATE, _reading(step))
-                )
+                replace(step.optimizer, optimizers.CURRENT_RATE, _reading(step), undo)
 
     def _writing(self, sync):
         """Makes a `jax_state_sync`, by which JAX's `fit` writes what it has trained."""

@@ -27,22 +27,24 @@ def register(callback: Any, model: Any) -> None:
         run.close()
         run = None
     if run is None:
-        run = _new_run(model)
+        run = _new_run(model, callback_list)
     if callback_list is not None and not run.begun:
         _reorder(callback, callback_list.callbacks)
         if run.callback_list() is not callback_list:
             run.belong_to(callback_list)
 
 
-def _new_run(model):
-    attributes = vars(model)
-    run = attributes[_ATTRIBUTE] = Run(model)
+def _new_run(model, callback_list=None):
+    attributes, run = vars(model), Run(model)
 
     def forget():
         if attributes.get(_ATTRIBUTE) is run:
             del attributes[_ATTRIBUTE]
 
     run.undo.callback(forget)
+    if callback_list is not None:
+        run.belong_to(callback_list)
+    attributes[_ATTRIBUTE] = run
     return run
 
 
@@ -89,8 +91,7 @@ def begin(callback: Any, model: Any) -> Run:
         run.close()
         run = None
     if run is None:
-        run = _new_run(model)
-        run.belong_to(callback_list)
+        run = _new_run(model, callback_list)
     run.progress.in_loop = not fit_loop.is_fitting(model)
     if run.progress.main is None and run.optimizers:
         if IS_JAX:
@@ -112,6 +113,13 @@ def begin(callback: Any, model: Any) -> Run:
         if any(map(hosted.has_groups, found.values())):
             build_chosen(callback, run)
     return run
+
+
+def break_off(model: Any) -> None:
+    """Ends the run of a model whose beginning has failed."""
+    run = vars(model).get(_ATTRIBUTE)
+    if run is not None and not run.begun:
+        run.close()
 
 
 def _refuse_on_jax(callback, labels):

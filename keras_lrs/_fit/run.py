@@ -1,6 +1,5 @@
 """`Run`: one run of `model.fit`, as the callbacks of this package share it."""
 
-import contextlib
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,7 @@ from keras_lrs._fit.measuring import FirstUpdates
 from keras_lrs._fit.progress import Progress, Resume
 from keras_lrs._fit.rates import OwnRates
 from keras_lrs._fit.train_function import Skip, TrainFunction
-from keras_lrs._keras import fit_loop, optimizers, variables
+from keras_lrs._keras import fit_loop, interrupts, optimizers, variables
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
 from keras_lrs._step import hyperparameters, scheduled_variable
 from keras_lrs._step.hyperparameters import Hyperparameter
@@ -38,6 +37,7 @@ class Run:
         callbacks: Our callbacks that take part, in their order.
         callback_list: A function that returns Keras's list of callbacks, if it exists.
         begun: Whether the first epoch has begun.
+        wanted: The parts that the callbacks want.
         closed: Whether everything has been undone.
     """
 
@@ -45,13 +45,13 @@ class Run:
         self.model = model
         self.progress = Progress(model)
         self.own_rates = OwnRates()
-        self.undo = contextlib.ExitStack()
+        self.undo = interrupts.Undo()
         self.callbacks: list[Any] = []
         self.begun = self.closed = False
         # Keras gives a model a new one in every fit: it tells whether this one is over.
         self._history = getattr(model, "history", None)
         self.callback_list: Callable[[], Any] = lambda: None
-        self._wanted = planning.WantedParts(self.progress, self.own_rates)
+        self.wanted = planning.WantedParts(self.progress, self.own_rates)
         self.resumes: Resume | None = None
         self.joined_at = 0
         self.acting: str | None = None
@@ -106,7 +106,7 @@ class Run:
             self.acting = self.acting or type(callback).__name__
         for wanted in found:
             planning.check_wanted(self, callback, wanted)
-            self._wanted.add(callback, wanted, self.siblings)
+            self.wanted.add(callback, wanted, self.siblings)
 
     def resume(self, resume: Resume) -> None:
         """Takes up an interrupted run where it was, when the first epoch begins."""
@@ -136,12 +136,17 @@ class Run:
         """Notes that the variables hold what they should."""
         checks.check_open(self)
         checks.check_begun(self)
+        self.end_steps()
         if self._train_function is not None:
-            self._train_function.end_epoch()
             if self._loop is not None:
                 self._loop.end_epoch()
             self._first_epoch.ends()
             self.progress.note_end_of(epoch)
+
+    def end_steps(self) -> None:
+        """Notes that the variables hold what the last step has left."""
+        if self._train_function is not None:
+            self._train_function.end_epoch()
 
     @property
     def executed(self) -> bool:
@@ -315,7 +320,7 @@ class Run:
 
     @property
     def _plans(self):
-        plans = [self._wanted.plan(self, one) for one in self.progress.every]
+        plans = [self.wanted.plan(self, one) for one in self.progress.every]
         return [plan for plan in plans if plan.parts]
 
     def bind_anew(self, optimizer: Any) -> None:

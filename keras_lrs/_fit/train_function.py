@@ -11,7 +11,14 @@ import numpy as np
 from keras import ops
 
 from keras_lrs._fit.hooks import replace
-from keras_lrs._keras import first_batch, in_step, models, optimizers, variables
+from keras_lrs._keras import (
+    first_batch,
+    in_step,
+    interrupts,
+    models,
+    optimizers,
+    variables,
+)
 from keras_lrs._keras.backend import END_OF_DATA, IS_JAX, IS_TENSORFLOW, IS_TORCH
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
 from keras_lrs._step import scheduled_variable
@@ -67,7 +74,7 @@ class TrainFunction:
         after_execution: list[Callable[[Any], None]],
         readable: bool,
         fresh_metrics: bool,
-        undo: contextlib.ExitStack,
+        undo: interrupts.Undo,
     ):
         self.model = model
         self.keras_function = model.train_function
@@ -90,31 +97,6 @@ class TrainFunction:
     def install(self) -> None:
         """Replaces the model's own train function."""
         self.model.train_function = self
-        if self.model.optimizer is None:  # Keras finalizes no other optimizers.
-            return
-        own = optimizers.leaves(self.model.optimizer)
-        finalizes = any(
-            part.finalizes_average
-            for step in self.steps
-            if any(step.optimizer is one for one in own)
-            for part in step.parts
-        )
-        if not (IS_JAX or finalizes):
-            return
-
-        def make(finalize):
-            # JAX's `fit` calls it in a `finally`, after writing its state back into the
-            # variables; what is put back before is lost.
-            def finalize_variable_values(variables):
-                if IS_JAX:
-                    self._undo.close()
-                if not finalizes:
-                    finalize(variables)
-
-            return finalize_variable_values
-
-        name = "finalize_variable_values"
-        self._undo.callback(replace(self.model.optimizer, name, make))
 
     def rebind(self, plans: list[StepPlan], optimizer: Any, last: int) -> bool:
         """Continues with other lengths in the same steps, which are traced again.
@@ -138,6 +120,10 @@ class TrainFunction:
 
     def remove(self) -> None:
         """Gives the model its own back."""
+        for step in self.steps:
+            step.uninstall()
+        if IS_JAX and self._history is getattr(self.model, "history", None):
+            self._state.take_back()
         self._forget()
         for step in self.steps:
             step.end()
@@ -148,7 +134,8 @@ class TrainFunction:
 
     def begin_epoch(self) -> None:
         """Counts from what the variables hold."""
-        self._forget()
+        if IS_JAX:
+            self._state.epoch_begins()
         self.executions = 0
         for step in self.steps:
             step.iterations = optimizers.iterations(step.optimizer)
@@ -225,25 +212,24 @@ class TrainFunction:
                 result = self._run(arguments)
             self.executed = True
             self.executions += 1
-            try:
-                if not self._checked and self.function is not self.keras_function:
-                    self._check()
-                logs = result[0] if IS_JAX else result
-                for function in self._after_execution:
-                    function(logs)
-            except BaseException:
-                if IS_JAX:
-                    self._state.hand_over(result[1])
-                    if self.loop is not None:
-                        self.model.jax_state_sync()
-                raise
+            if not self._checked and self.function is not self.keras_function:
+                self._check()
+            logs = result[0] if IS_JAX else result
+            for function in self._after_execution:
+                function(logs)
+            if IS_JAX:
+                self._state.ends()
         except END_OF_DATA:
             raise
         except BaseException:
-            if IS_JAX and self.loop is None:  # `finalize_variable_values` follows.
-                self._state.hand_back(arguments[0])
-            else:
-                self._undo.close()
+            for step in self.steps:  # Before `fit` gives variables values.
+                step.uninstall()
+            if IS_JAX:
+                self._state.broke_off(arguments[0])
+            if IS_JAX and self.loop is not None:
+                self.model.jax_state_sync()
+            if not IS_JAX or self.loop is not None:
+                self._undo.close()  # Elsewhere `finalize_variable_values` follows.
             raise
         if self.loop is not None:  # Its variables hold their values between steps.
             self._forget()
@@ -252,7 +238,8 @@ class TrainFunction:
     def _run(self, arguments):
         with contextlib.ExitStack() as stack:
             for step in self.steps:
-                stack.enter_context(step.installed())
+                stack.callback(step.uninstall)
+                step.install()
             if IS_JAX:
                 return self._state.run(
                     self.function, arguments, self._fresh_metrics, self._readable
@@ -386,12 +373,11 @@ def _traced_anew(model, steps):
 
         return step_with_batch
 
-    with contextlib.ExitStack() as stack:
-        stack.callback(replace(model, "train_step", make))
+    with interrupts.undoing() as undo:
+        undo.callback(setattr, model, "train_function", plain)
+        replace(model, "train_step", make, undo)
         for step in steps:
-            stack.enter_context(step.installed())
-        try:
-            model.make_train_function(force=True)
-            return model.train_function
-        finally:
-            model.train_function = plain
+            undo.callback(step.uninstall)
+            step.install()
+        model.make_train_function(force=True)
+        return model.train_function

@@ -16,14 +16,17 @@ Both are 0 to Keras's own update of the slots, `average = momentum * average +
 overwriting the weights with them changes nothing.
 """
 
+import dataclasses
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from keras import Variable, ops
 
-from keras_lrs._keras import optimizers
-from keras_lrs._keras.variables import give, read, strategy_scope, swap, write
+from keras_lrs._keras import interrupts, optimizers
+from keras_lrs._keras.backend import IS_TENSORFLOW
+from keras_lrs._keras.variables import Swap, give, read, strategy_scope, write
 from keras_lrs.averages.choice import EVERYTHING, Choice
 
 SLOTS_HOLD_AVERAGE = 0.0
@@ -44,8 +47,9 @@ class AverageSlots:
     def __init__(self, optimizer: Any, choice: Choice = EVERYTHING):
         self.optimizer = optimizer
         self.choice = choice
-        self._rounded: list[np.ndarray] | None = None
+        self._narrow: list[tuple[Any, np.ndarray]] = []
         self._empty_since: int | None = None
+        self._attached_again: Callable[[], None] = lambda: None
 
     @property
     def attached(self) -> bool:
@@ -57,6 +61,8 @@ class AverageSlots:
     @property
     def swapped(self) -> bool:
         """Whether the model holds the averages, and the slots the weights."""
+        if self.optimizer in _unfinished:
+            interrupts.finish(self._swap)
         return self.attached and self.optimizer.ema_momentum == MODEL_HOLDS_AVERAGE
 
     @property
@@ -81,6 +87,14 @@ class AverageSlots:
 
     def attach(self, model: Any) -> None:
         """Makes room for them among the variables of a built optimizer."""
+        before, self._attached_again = self._slots_as_they_are(), lambda: None
+        try:
+            self._attach(model)
+        except BaseException:
+            interrupts.finish(before)
+            raise
+
+    def _attach(self, model):
         optimizer = self.optimizer
         weights = optimizers.trained(optimizer)
         # What a file was loaded into has the types of the weights.
@@ -108,16 +122,40 @@ class AverageSlots:
         if not self.attached:
             self._empty_since = optimizers.iterations(optimizer)
             optimizer.use_ema, optimizer.ema_momentum = True, SLOTS_HOLD_AVERAGE
+            _trace_anew(model)
         _slots_so_far[optimizer] = slots
 
     def detach(self) -> None:
         """Leaves the optimizer without averages."""
         optimizer = self.optimizer
-        slots = vars(optimizer).pop("_model_variables_moving_average")
+        slots = vars(optimizer)["_model_variables_moving_average"]
         gone = {id(slot) for slot in slots}
         kept = [v for v in optimizer.variables if id(v) not in gone]
+        self._attached_again = self._slots_as_they_are()
+        del vars(optimizer)["_model_variables_moving_average"]
         optimizers.set_variables(optimizer, kept)
         optimizer.use_ema, optimizer.ema_momentum = False, 0.99
+
+    def attach_again(self) -> None:
+        """Undoes `detach`, if it was called or interrupted."""
+        interrupts.finish(self._attached_again)
+
+    def _slots_as_they_are(self):
+        """A function that makes the optimizer what it is now."""
+        optimizer = self.optimizer
+        attributes, name = vars(optimizer), "_model_variables_moving_average"
+        slots = {name: attributes[name]} if name in attributes else {}
+        ema = optimizer.use_ema, optimizer.ema_momentum
+        own = list(optimizer.variables)
+
+        def put_back():
+            if [id(v) for v in optimizer.variables] != [id(v) for v in own]:
+                optimizers.set_variables(optimizer, own)
+            attributes.pop(name, None)
+            attributes.update(slots)
+            optimizer.use_ema, optimizer.ema_momentum = ema
+
+        return put_back
 
     def reset(self) -> None:
         """Sets the averages to the weights."""
@@ -126,23 +164,73 @@ class AverageSlots:
 
     def swap(self) -> None:
         """Swaps weights and averages; the weights come back bit for bit."""
+        interrupts.finish(self._swap)
+
+    def _swap(self):
+        """Swaps, or ends a swap that was interrupted."""
+        swapping = _unfinished.get(self.optimizer)
+        if swapping is None:
+            swapping = _unfinished[self.optimizer] = self._new_swap()
+        swapping.swap.finish()
+        if swapping.narrow and not swapping.into:
+            averages, values = zip(*swapping.narrow, strict=True)
+            write(list(averages), list(values))
+        self.optimizer.ema_momentum = (
+            MODEL_HOLDS_AVERAGE if swapping.into else SLOTS_HOLD_AVERAGE
+        )
+        self._narrow = swapping.narrow if swapping.into else []
+        del _unfinished[self.optimizer]
+
+    def _new_swap(self):
         pairs = self._all_pairs
-        if not self.swapped:
+        into = self.optimizer.ema_momentum != MODEL_HOLDS_AVERAGE
+        narrow = self._narrow
+        if into:
             # What is not averaged is seen as it is, and comes back with the rest.
             for weight, average in pairs:
                 if not self.choice(weight):
                     give(weight, average)
-        narrow = [average for weight, average in pairs if weight.dtype != average.dtype]
-        rounded, self._rounded = self._rounded, None
-        if not self.swapped:
-            self._rounded = read(narrow)
-        for weight, average in pairs:
-            swap(weight, average)
-        if rounded is not None:
-            write(narrow, rounded)
-        self.optimizer.ema_momentum = (
-            SLOTS_HOLD_AVERAGE if self.swapped else MODEL_HOLDS_AVERAGE
-        )
+            # What the type of the weight cannot hold of an average.
+            rounded = [a for weight, a in pairs if weight.dtype != a.dtype]
+            narrow = list(zip(rounded, read(rounded), strict=True))
+        weights = [weight for weight, _ in pairs]
+        averages = [average for _, average in pairs]
+        return _Swapping(into, narrow, Swap(weights, averages))
+
+
+@dataclasses.dataclass
+class _Swapping:
+    """A swap that is under way.
+
+    Args:
+        into: Whether the model is to hold the averages.
+        narrow: Pairs of an average of a weight of less than 32 bits, and its value.
+        swap: What is done.
+    """
+
+    into: bool
+    narrow: list[tuple[Any, np.ndarray]]
+    swap: Swap
+
+
+# What was interrupted twice; whoever asks next ends it.
+_unfinished: weakref.WeakKeyDictionary[Any, _Swapping]
+_unfinished = weakref.WeakKeyDictionary()
+
+
+def _trace_anew(model):
+    """Lets TensorFlow trace the model's plain step again, which updates the slots now.
+
+    One that was traced without them would leave the last averages in them, and Keras's
+    `fit` would overwrite the weights with these at its end.
+    """
+    plain = model.train_function
+    if not IS_TENSORFLOW or plain is None:
+        return
+    model.make_train_function(force=True)
+    compiled = getattr(plain, "keras_lrs_compiled", None)
+    if compiled is not None:
+        model.train_function.keras_lrs_compiled = compiled
 
 
 def average_dtype(weight: Any) -> str:

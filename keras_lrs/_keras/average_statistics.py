@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_lrs._keras import interrupts
 from keras_lrs._keras.average_slots import average_dtype
 from keras_lrs._keras.backend import IS_JAX
 from keras_lrs._keras.batch_norm import batch_norms
-from keras_lrs._keras.variables import StepVariable, give, swap
+from keras_lrs._keras.variables import StepVariable, Swap, give
 from keras_lrs.averages.choice import EVERYTHING, Choice
 from keras_lrs.schedules import fields
 
@@ -48,6 +49,7 @@ class AverageStatistics:
         self.swapped = False
         self.known_at: int | None = None
         self._rounded: list[np.ndarray] | None = None
+        self._swapping: tuple[bool, Any, Swap] | None = None
 
     def reset(self) -> None:
         """Sets the averages to the statistics."""
@@ -68,20 +70,23 @@ class AverageStatistics:
 
     def swap(self) -> None:
         """Swaps statistics and averages; both come back bit for bit."""
-        exact, self._rounded = self._rounded, None
-        pairs = list(zip(self.statistics, self.averages, strict=True))
-        if not self.swapped and any(v.dtype != a.variable.dtype for v, a in pairs):
-            self._rounded = self.read()
-        for variable, average in pairs:
-            if IS_JAX:
-                value = variable._value
-                variable._value = average.array.astype(variable.dtype)
-                average.array = value.astype(average.variable.dtype)
-            else:
-                swap(variable, average.variable)
-        if exact is not None:
-            self.write(exact)
-        self.swapped = not self.swapped
+        interrupts.finish(self._swap)
+
+    def _swap(self):
+        """Swaps, or ends a swap that was interrupted."""
+        if self._swapping is None:
+            into, rounded = not self.swapped, self._rounded
+            pairs = zip(self.statistics, self.averages, strict=True)
+            if into and any(v.dtype != a.variable.dtype for v, a in pairs):
+                rounded = self.read()
+            self._swapping = into, rounded, Swap(self.statistics, self.averages)
+        into, rounded, swap = self._swapping
+        swap.finish()
+        if rounded is not None and not into:
+            self.write(rounded)
+        self._rounded = rounded if into else None
+        self.swapped = into
+        self._swapping = None
 
     def forget(self) -> None:
         """Leaves the model what it holds."""

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from keras.src.trainers import data_adapters
 
-from keras_lrs._keras import random
+from keras_lrs._keras import interrupts, random
 from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
 from keras_lrs._keras.models import buffer_values, set_buffers
 from keras_lrs._keras.models import layers as layers_of
@@ -125,30 +125,30 @@ def batch_statistics(model: Any, layers: list, call: Callable) -> Iterator:
                 watch.look(lambda: call(x, training=True))
         return keras.tree.map_structure(ops.convert_to_numpy, function(x))
 
-    try:
-        with watch:
-            yield statistics
-    finally:
+    def put_back():
         for variable, value in zip(state, values, strict=True):
             variable.assign(value)
         set_buffers(model, buffers)
+
+    with interrupts.undoing() as undo:
+        undo.callback(put_back)
+        watch.install(undo)
+        yield statistics
 
 
 @contextlib.contextmanager
 def _restoring(model):
     """Within it a forward pass leaves nothing behind."""
-    numbers, buffers = random.state(), buffer_values(model)
     grad: Any = torch.no_grad() if IS_TORCH else contextlib.nullcontext()
-    try:
+    with interrupts.undoing() as undo:
+        undo.callback(set_buffers, model, buffer_values(model))
+        undo.callback(random.set_state, random.state())
         with keras.StatelessScope(), grad:
             yield
-    finally:
-        random.set_state(numbers)
-        set_buffers(model, buffers)
 
 
 class _Watch:
-    """Watches the calls of layers of batch normalization while it is entered.
+    """Watches the calls of layers of batch normalization while it is installed.
 
     Attributes:
         seen: What the layers saw in the last forward pass.
@@ -162,20 +162,17 @@ class _Watch:
         self._layers = layers
         self._noted: list[list[bool]] | None = None
         self._calls: list[int] = []
-        self._stack = contextlib.ExitStack()
 
-    def __enter__(self):
+    def install(self, undo: interrupts.Undo) -> None:
+        """Begins to watch."""
         for index, layer in enumerate(self._layers):
             if isinstance(layer, keras.layers.BatchNormalization):
+                undo.callback(vars(layer).pop, "call", None)
                 vars(layer)["call"] = self._watched(index, layer)
-                self._stack.callback(vars(layer).pop, "call", None)
             else:
                 hook = functools.partial(self._before_module, index)
-                self._stack.callback(layer.register_forward_pre_hook(hook).remove)
-        return self
-
-    def __exit__(self, *error):
-        self._stack.close()
+                with interrupts.deferred():
+                    undo.callback(layer.register_forward_pre_hook(hook).remove)
 
     def look(self, forward: Callable) -> None:
         """Notes which calls are in training mode in a forward pass of `fit`."""

@@ -186,6 +186,20 @@ def _frame_of_fit(model):
     return None
 
 
+def jax_fit(model: Any) -> dict[str, Any]:
+    """The local variables of the `fit` of a model that is calling, on JAX.
+
+    Those that it has, and nothing if it is not this model's `fit` that calls.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        found = frame.f_locals
+        if "training_finished" in found and found.get("self") is model:
+            return found
+        frame = frame.f_back
+    return {}
+
+
 def leaves(batch: Any) -> list:
     """The tensors or arrays in a batch."""
     return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lrs._keras import optimizers, random
+from keras_lrs._keras import interrupts, optimizers, random
 from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
 from keras_lrs._keras.variables import read, strategy_scope, write
 
@@ -27,6 +27,7 @@ _ATTRIBUTES = (
     "steps_per_execution",
     "_initial_epoch",
     "_eval_epoch_iterator",
+    "_jax_state",
 )
 
 
@@ -199,11 +200,10 @@ def built_first(model: Any) -> Iterator[None]:
             break
         build_from(model, data_batch)
 
-    vars(model)["_maybe_symbolic_build"] = build
-    try:
+    with interrupts.undoing() as undo:
+        undo.callback(vars(model).pop, "_maybe_symbolic_build", None)
+        vars(model)["_maybe_symbolic_build"] = build
         yield
-    finally:
-        del vars(model)["_maybe_symbolic_build"]
 
 
 class FitSideEffects:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_lrs._keras import interrupts
 from keras_lrs._keras.variables import assign, number, strategy_scope
 
 CURRENT_RATE = "_get_current_learning_rate"
@@ -191,12 +192,17 @@ def set_variables(optimizer: Any, variables: list) -> None:
     TensorFlow saves no list that was changed other than by appending. So this is a new
     list, set as in the optimizer's constructor, where there is no tracker yet.
     """
-    tracker = vars(optimizer).pop("_tracker")
-    optimizer._variables = variables
-    vars(optimizer)["_tracker"] = tracker
-    is_variable, _ = tracker.config["variables"]
-    tracker.config["variables"] = (is_variable, optimizer._variables)
-    tracker.stored_ids["variables"] = {id(variable) for variable in variables}
+    tracker = optimizer._tracker
+
+    def change():
+        vars(optimizer).pop("_tracker", None)
+        optimizer._variables = list(variables)
+        vars(optimizer)["_tracker"] = tracker
+        is_variable, _ = tracker.config["variables"]
+        tracker.config["variables"] = (is_variable, optimizer._variables)
+        tracker.stored_ids["variables"] = {id(variable) for variable in variables}
+
+    interrupts.finish(change)
 
 
 def has_other_apply(optimizer: Any) -> bool:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lrs._keras import interrupts
 from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
 from keras_lrs.schedules import numerics
 
@@ -40,9 +41,13 @@ def read(variables: list) -> list[np.ndarray]:
 
 
 def write(variables: list, values: list) -> None:
-    """Gives variables what `read` returned, from wherever it is called."""
-    for holder, value in zip(holders(variables), values, strict=True):
-        assign(holder, value)
+    """Gives variables what `read` returned, all of them, from wherever it is called."""
+
+    def write_all():
+        for holder, value in zip(holders(variables), values, strict=True):
+            assign(holder, value)
+
+    interrupts.finish(write_all)
 
 
 def assign(variable: Any, value: Any) -> None:
@@ -62,27 +67,78 @@ def assign(variable: Any, value: Any) -> None:
         variable._direct_assign(jnp.asarray(value, variable.dtype))
 
 
-def swap(one: Any, other: Any) -> None:
-    """Swaps the values of two variables, from wherever it is called."""
-    if IS_TENSORFLOW:
+class Swap:
+    """Swaps the values of pairs of variables, from wherever it is called.
+
+    If it is interrupted, `finish` goes on where it was: one value at a time is held, so
+    that none is lost.
+
+    Args:
+        ones: Variables, or `StepVariable`s.
+        others: As many.
+    """
+
+    def __init__(self, ones: list, others: list):
         # Replicas may differ: each has statistics of its own.
-        held = zip(holders([one]), holders([other]), strict=True)
-        with tf.init_scope():
-            for first, second in held:
-                first = getattr(first, "_value", first)
-                second = getattr(second, "_value", second)
-                value = tf.identity(first)
-                first.assign(tf.cast(second, first.dtype))
-                second.assign(tf.cast(value, second.dtype))
-    elif IS_TORCH:
-        with torch.no_grad():
-            value = one._value.clone()
-            one._value.copy_(other._value)
-            other._value.copy_(value)
-    else:
-        value = one._value
-        one._value = other._value.astype(one.dtype)
-        other._value = value.astype(other.dtype)
+        self._pairs = list(zip(_cells(ones), _cells(others), strict=True))
+        # How many are done; of the next, the first value and whether it is replaced.
+        self._at: tuple[int, Any, bool] = (0, None, False)
+
+    def finish(self) -> None:
+        """Swaps those that have not been swapped."""
+        while self._at[0] < len(self._pairs):
+            index, held, replaced = self._at
+            one, other = self._pairs[index]
+            if held is None:
+                held = one.copy()
+                self._at = (index, held, False)
+            if not replaced:
+                one.set(other.get())
+                self._at = (index, held, True)
+            other.set(held)
+            self._at = (index + 1, None, False)
+
+
+class _Cell:
+    """What holds one value: a variable, a replica, or on JAX a `StepVariable`."""
+
+    def __init__(self, holder: Any, name: str):
+        self._holder, self._name = holder, name
+        self._dtype = getattr(holder, "variable", holder).dtype
+
+    def get(self) -> Any:
+        """The value."""
+        return getattr(self._holder, self._name, self._holder)
+
+    def copy(self) -> Any:
+        """A value that stays as it is."""
+        if IS_TENSORFLOW:
+            with tf.init_scope():
+                return tf.identity(self.get())
+        return self.get().detach().clone() if IS_TORCH else self.get()
+
+    def set(self, value: Any) -> None:
+        """Gives it another value."""
+        if IS_TENSORFLOW:
+            with tf.init_scope():
+                self.get().assign(tf.cast(value, self._dtype))
+        elif IS_TORCH:
+            with torch.no_grad():
+                self.get().copy_(value)
+        else:
+            setattr(self._holder, self._name, value.astype(self._dtype))
+
+
+def _cells(variables):
+    if IS_JAX:
+        return [
+            _Cell(one, "array" if isinstance(one, StepVariable) else "_value")
+            for one in variables
+        ]
+    found = [
+        one.variable if isinstance(one, StepVariable) else one for one in variables
+    ]
+    return [_Cell(holder, "_value") for holder in holders(found)]
 
 
 def give(source: Any, target: Any) -> None:

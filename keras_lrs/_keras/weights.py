@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from keras.src.saving import saving_lib
 
-from keras_lrs._keras import adapted
+from keras_lrs._keras import adapted, interrupts
 from keras_lrs._keras.models import layers
 
 
@@ -190,8 +190,12 @@ def hand_over(model: Any, clone: Any, values: list) -> None:
 
 def set_weights(model: Any, values: list) -> None:
     """Assigns values to `model.variables`."""
-    for variable, value in zip(model.variables, values, strict=True):
-        variable.assign(value)
+
+    def assign_all():
+        for variable, value in zip(model.variables, values, strict=True):
+            variable.assign(value)
+
+    interrupts.finish(assign_all)
 
 
 def save_own_weights(layer: Any, path: pathlib.Path) -> None:

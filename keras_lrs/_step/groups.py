@@ -269,6 +269,7 @@ class GroupedUpdate(StepPart):
                 value = float_values.hyperparameter(update.groups[part.name][pattern])
                 own = (a for a in _attributes(part.name) if a in attributes)
                 switched.update(dict.fromkeys(own, value))
+        self.step.overridden.update(switched)
         attributes.update(switched)
         try:
             yield

@@ -8,13 +8,13 @@ happens while the step is traced. Between steps the optimizer is as the user mad
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_lrs._keras import anywhere, in_step, optimizers
+from keras_lrs._keras import anywhere, in_step, interrupts, optimizers
 from keras_lrs._keras.backend import IS_JAX, IS_TORCH
 from keras_lrs._keras.known import KnownNumbers
 from keras_lrs._keras.variables import StepNumber, StepVariable, number
@@ -91,6 +91,7 @@ class OptimizerStep:
         iterations: How often `apply` was called, on PyTorch, where the host counts.
         parts: The parts, in the order of the plan.
         used: Whether `apply` has been called.
+        overridden: The names that values of an update stand in for at the moment.
     """
 
     def __init__(self, model: Any, plan: StepPlan):
@@ -102,6 +103,8 @@ class OptimizerStep:
         self._known = KnownNumbers()
         self._count: Any = None  # Of the calls in a loop that is not `fit`.
         self.originals = plan.originals
+        self.overridden: set[str] = set()
+        self._covered: dict[str, Any] = {}
         self._apply = self.optimizer.apply
         self._update_step = self.optimizer._backend_update_step
         # Schedules run in Python, which PyTorch's compiler must not trace.
@@ -148,35 +151,36 @@ class OptimizerStep:
         self.apply(grads, trainable_variables)
         self._known.note_iterations(self.optimizer, self.iterations)
 
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        """Within it the optimizer's `apply` is the one of this step."""
+    def install(self) -> None:
+        """Takes the place of the optimizer's `apply`; call `uninstall` in any case."""
         attributes = vars(self.optimizer)
-        before = {"apply": attributes["apply"]} if "apply" in attributes else {}
-        variables = [one.variable for one in self.step_variables]
-        attributes["apply"] = self._replacement
-        for variable in variables:
-            self.optimizer._variables.append(variable)
-        try:
-            yield
-        finally:
-            if variables:
-                del self.optimizer._variables[-len(variables) :]
-            put_back(attributes, ["apply"], before)
+        if attributes.get("apply") is not self._replacement:
+            found = {"apply": attributes["apply"]} if "apply" in attributes else {}
+            self._covered = found
+            attributes["apply"] = self._replacement
+        for one in self.step_variables:
+            self.optimizer._variables.append(one.variable)
 
-    @contextlib.contextmanager
-    def in_loop(self) -> Iterator[None]:
-        """Within it `apply` is the one of this step, in whatever loop it is called."""
+    def uninstall(self) -> None:
+        """Leaves the optimizer as the user made it; does nothing the second time."""
+        ours = {id(one.variable) for one in self.step_variables}
+        variables = self.optimizer._variables
+        while ours and variables and id(variables[-1]) in ours:
+            del variables[-1]
+        attributes = vars(self.optimizer)
+        put_back(attributes, self.overridden, self.originals)
+        if attributes.get("apply") is self._replacement:
+            put_back(attributes, ["apply"], self._covered)
+
+    def install_in_loop(self, undo: interrupts.Undo) -> None:
+        """Takes the place of `apply` until the end, in whatever loop it is called."""
         if self._count is None:
             beside = self.optimizer._iterations
             self._count = anywhere.Count(anywhere.new_count(beside))
         attributes = vars(self.optimizer)
         before = {"apply": attributes["apply"]} if "apply" in attributes else {}
+        undo.callback(put_back, attributes, ["apply"], before)
         attributes["apply"] = in_step.unconverted(self._apply_in_loop)
-        try:
-            yield
-        finally:
-            put_back(attributes, ["apply"], before)
 
     @property
     def applied(self) -> int:
@@ -201,6 +205,12 @@ class OptimizerStep:
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """`Optimizer.apply`, with the parts around it."""
+        # PyTorch updates one weight after the other: of one update, all or none.
+        eager = interrupts.deferred() if IS_TORCH else contextlib.nullcontext()
+        with eager:
+            self._apply_with_parts(grads, trainable_variables)
+
+    def _apply_with_parts(self, grads, trainable_variables):
         if not self.optimizer.built:
             self.optimizer.build(list(trainable_variables))
         with in_step.after_batch(grads):
@@ -222,13 +232,15 @@ class OptimizerStep:
         if call is not self._update_step:
             update.put(_UPDATE_STEP, call)
         attributes = vars(self.optimizer)
+        self.overridden.update(update.overrides)
         attributes.update(update.overrides)
         try:
             self._apply(grads, trainable_variables)
         finally:
             # Not what was found above: the replicas of a TensorFlow strategy come here
             # one inside the other.
-            put_back(attributes, update.overrides, self.originals)
+            put_back(attributes, self.overridden, self.originals)
+            self.overridden.clear()
         for part, one in zip(self.parts, kept, strict=True):
             part.after(update, one)
 

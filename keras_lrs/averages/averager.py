@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_lrs._keras import anywhere, average_statistics, in_step, models
+from keras_lrs._keras import anywhere, average_statistics, in_step, interrupts, models
 from keras_lrs._keras.weights import load_own_weights, save_own_weights
 from keras_lrs._step.averages import Averaging
 from keras_lrs.averages.choice import Choice
@@ -249,14 +249,12 @@ class Averager(keras.layers.Layer):
                 "Within a compiled one, give a teacher the averages by `copy_to`."
             )
         self._check_known("averaged", self.sources)
-        before = anywhere.held(self.sources)
-        self._is_in = True
-        try:
+        with interrupts.undoing() as undo:
+            undo.callback(setattr, self, "_is_in", False)
+            undo.callback(anywhere.put_back, anywhere.held(self.sources))
+            self._is_in = True
             anywhere.hand_over(self.averages, self.sources)
             yield self
-        finally:
-            self._is_in = False
-            anywhere.put_back(before)
 
     def copy_to(self, model: Any) -> None:
         """Gives another model the averages: a teacher, or the generator to be saved.

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._keras import models
+from keras_lrs._keras import interrupts, models
 from keras_lrs._keras.batch_norm import (
     batch_norms,
     batch_statistics,
@@ -110,9 +110,13 @@ def recalibrate_batch_norm(
                     moments[index].add(*moment)
     if empty:
         raise ValueError("Argument `data` must hold at least one batch. It was empty.")
-    for layer, one in zip(layers, moments, strict=True):
-        if one.seen:
-            set_statistics(layer, one.mean, one.variance, one.count)
+
+    def set_all():
+        for layer, one in zip(layers, moments, strict=True):
+            if one.seen:
+                set_statistics(layer, one.mean, one.variance, one.count)
+
+    interrupts.finish(set_all)
 
 
 def _call_of(model, call_fn):

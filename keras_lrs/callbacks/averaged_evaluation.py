@@ -78,9 +78,8 @@ class AveragedEvaluation(SwappingCallback):
         self.swap_out()
         return wanted
 
-    def swap(self) -> None:
+    def swap(self, into: bool) -> None:
         """Gives the model the averages, or the raw weights back."""
-        into = not self.swapped
         for optimizer in self._optimizers:
             if into:
                 optimizer.use_average()

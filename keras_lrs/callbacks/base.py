@@ -29,8 +29,9 @@ class FitCallback(keras.callbacks.Callback):
       are written into `logs` are seen by later callbacks.
     - `step_ends(logs)`: an execution of the train function has ended; only called if
       the class sets `every_step = True`.
-    - `fit_ends()`: called once, however the run ended. If the run failed, an
-      exception raised here hides the one that ended it.
+    - `fit_ends()`: called once, however the run ended, or once more if it is
+      interrupted. If the run failed, an exception raised here hides the one that ended
+      it.
 
     `self.run` is the run:
 
@@ -45,7 +46,9 @@ class FitCallback(keras.callbacks.Callback):
     - `run.variable_values(steps)`: the values of scheduled variables that forward
       passes saw at steps of the schedules.
     - `run.bind(name, schedule)`: a schedule with its lengths in steps of this run.
-    - `run.undo`: an `ExitStack`; what is pushed on it is undone when the run ends.
+    - `run.undo`: `run.undo.callback(function, *arguments)` calls a function when the
+      run ends. Push it before you do what it undoes: if the run is interrupted in
+      between, or within the function, it is called, or called again.
 
     Example:
         >>> import keras, numpy as np
@@ -118,8 +121,12 @@ class FitCallback(keras.callbacks.Callback):
         if not self._handed:  # A list that serves again does not.
             self.set_model(self._model)
         self._handed = False
-        self.run = registry.begin(self, self._model)
-        self.run.join(self)
+        try:
+            self.run = registry.begin(self, self._model)
+            self.run.join(self)
+        except BaseException:
+            registry.break_off(self._model)
+            raise
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Binds and installs, when it is the first epoch."""

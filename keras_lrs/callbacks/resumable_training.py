@@ -13,17 +13,18 @@ from keras_lrs._fit.data_memory import DataMemory
 from keras_lrs._fit.progress import Resume
 from keras_lrs._fit.run import Run
 from keras_lrs._fit.train_function import Skip
-from keras_lrs._keras import adapted, fit_loop, models, optimizers, random, variables
+from keras_lrs._keras import adapted, fit_loop, models, random, variables
 from keras_lrs._step import bias_correction
 from keras_lrs._step.part import Wanted
 from keras_lrs._storage import checkpoints, fits
 from keras_lrs._storage.checkpoints import Checkpoint
 from keras_lrs.callbacks import resumption
 from keras_lrs.callbacks.base import FitCallback
+from keras_lrs.callbacks.sigterm import SavedOnSigterm
 from keras_lrs.schedules import fields
 
 
-class ResumableTraining(FitCallback):
+class ResumableTraining(SavedOnSigterm):
     """Saves everything that a run depends on, and resumes it exactly.
 
     If the process is killed, make the same call again in a new one: `fit` resumes from
@@ -87,6 +88,10 @@ class ResumableTraining(FitCallback):
             `"data"`, whose first batch is, and `"fit"`, to take up the checkpoints of
             another `fit` of a program. The values of variables, such as a rate, are
             those of the checkpoint.
+        on_sigterm: `"save"`: when the process gets SIGTERM, the step that is under way
+            is finished and saved, the handler from before is called, and `fit` raises
+            `KeyboardInterrupt`. A loop of your own ends so after an epoch, which is
+            saved, or after a batch that it tells of. None leaves the signal alone.
         verbose: 1 prints a line when a run resumes.
 
     Attributes:
@@ -142,15 +147,16 @@ class ResumableTraining(FitCallback):
         *,
         delete_at_end: bool = True,
         accept: str | Sequence[str] = (),
+        on_sigterm: str | None = "save",
         verbose: int = 1,
     ):
-        super().__init__()
+        super().__init__(on_sigterm)
         self.directory = fields.any_path("directory", directory)
         self.every = fields.cadence("every", every)
         self.delete_at_end = fields.truth("delete_at_end", delete_at_end)
         self.accept = resumption.accepted("accept", accept)
         self.verbose = fields.verbosity("verbose", verbose)
-        self.every_step = self.every != "epoch"
+        self.every_step = self.every != "epoch" or on_sigterm is not None
         self.resumed_from: Checkpoint | None = None
         self._checkpoints: Any = None
         self._found: Any = None
@@ -167,7 +173,9 @@ class ResumableTraining(FitCallback):
         """Reads the last checkpoint, and gives its values to the variables."""
         resumption.check_siblings(self, run)
         registry.build_main(self, run.model)
-        self._within_epochs = self.every_step
+        within = self._within_epochs = self.every != "epoch"
+        in_fit = not run.progress.in_loop
+        self.every_step = within or (self.on_sigterm is not None and in_fit)
         self._batch = self._since = 0
         self._diverged = False
         self._described = resumption.Described(run.model)
@@ -187,7 +195,7 @@ class ResumableTraining(FitCallback):
         self._fit = fit.continued(self._found or {})
         fits.breaks_off(self.directory, run.model, self._fit)
         self._data.take_up(self._checkpoints, self._found or {})
-        within = self._within_epochs or bool(self._found and self._found["batch"])
+        within = within or bool(self._found and self._found["batch"])
         reason = self._data.why_not_read_again() if within else None
         if self._found is not None:
             registry.build_as_before(self, run.model, self._found)
@@ -200,7 +208,8 @@ class ResumableTraining(FitCallback):
             run.progress.paces.load(run.progress.every, self._found.get("paces"))
             fit_loop.begin_at(run.model, self._first_epoch)
             self._states = resumption.matched(run, self._found["callbacks"])
-            run.resume(Resume(self._set_states_of_ours, self._starts))
+            starts = resumption.starts(run, self._found)
+            run.resume(Resume(self._set_states_of_ours, starts))
         if reason is not None and self._within_epochs:
             warnings.warn(
                 f"`ResumableTraining(every={self.every})` saves this run at the "
@@ -211,23 +220,9 @@ class ResumableTraining(FitCallback):
             self._within_epochs = False
         if self._within_epochs:
             run.surround_batches()
+        if self.on_sigterm is not None:
+            self.watch(run, self._within_epochs)
         return []
-
-    @property
-    def _starts(self):
-        """Where the schedules begin; None if that follows from the epoch."""
-        starts = [int(start) for start in self._found["starts"]]
-        before, now = self._found["steps"], self._run.progress.steps_per_epoch
-        if before == now:
-            return starts
-        if before is None or now is None:
-            return None
-        # At the same fraction of the run, whatever updates were skipped.
-        counts = map(optimizers.iterations, self._run.progress.every)
-        return [
-            count - (count - start) * now // before
-            for count, start in zip(counts, starts, strict=True)
-        ]
 
     @property
     def _first_epoch(self):
@@ -246,15 +241,18 @@ class ResumableTraining(FitCallback):
                     self._found["random_at_epoch"] or self._found["random"]
                 )
             # A checkpoint within the epoch needs this to read its batches again.
-            self._random = random.state() if self._within_epochs else None
+            self._random = random.state() if self.every_step else None
 
     def after_all(self, hook: str, *arguments: Any) -> None:
         """Acts after all other callbacks have."""
         if hook == "on_epoch_begin":
             self._batch = 0
+            state = self._found and self._found["random"]
             if self._found is not None:
                 self._take_up()
             self._data.compare_first_batch(arguments[0])
+            whole = self._batch == self._run.progress.steps_per_epoch
+            self.epoch_begins_after(self._batch, state if whole else None)
         elif hook == "on_train_batch_end":
             self._batch_ends(*arguments)
         elif hook == "on_epoch_end":
@@ -317,9 +315,10 @@ class ResumableTraining(FitCallback):
         batch = min(index + 1, steps or index + 1)
         self._since += batch - self._batch
         self._batch = batch
+        self.batch_ends(batch)
         over = batch == steps or self._model.stop_training
-        if self._since >= self.every and not over:
-            self._save(self._epoch, batch, list(logs))
+        if self._within_epochs and self._since >= self.every and not over:
+            self.save(self._epoch, batch, list(logs))
 
     def epoch_begins(self, epoch: int) -> None:
         """Notes which it is."""
@@ -327,11 +326,21 @@ class ResumableTraining(FitCallback):
 
     def _epoch_ends(self, epoch, logs=None):
         over = self._model.stop_training or epoch + 1 == self._run.progress.epochs
-        if over or not self._within_epochs or self._since >= self.every:
+        due = over or not self._within_epochs or self._since >= self.every
+        if due or self.sigterm.arrived:
             diverged = resumption.has_diverged(self._model, logs)
-            self._save(epoch + 1, 0, [], diverged)
+            self.save(epoch + 1, 0, [], diverged)
+        if self.sigterm.arrived and not over:
+            self.sigterm.stop()
 
-    def _save(self, epoch, batch, metrics, diverged=False):
+    def why_not_read_again(self) -> str | None:
+        """Why the data cannot be read again; None if it can be."""
+        return self._data.why_not_read_again()
+
+    def save(
+        self, epoch: int, batch: int, names: list[str], diverged: bool = False
+    ) -> None:
+        """Writes a checkpoint of everything, if it has a future."""
         run, model = self._run, self._run.model
         every = run.progress.every
         with contextlib.ExitStack() as stack:
@@ -358,7 +367,7 @@ class ResumableTraining(FitCallback):
                 "buffers": models.buffer_values(model),
                 "adapted": adapted.read(model),
                 "metrics": run.read(metrics_variables),
-                "logs": metrics,
+                "logs": names,
                 "callbacks": resumption.states(run),
                 "random": random.state(),
                 "random_at_epoch": self._random if batch else None,

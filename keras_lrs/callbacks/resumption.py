@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_lrs._fit import registry
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import fingerprint, fit_loop, models, variables
+from keras_lrs._keras import fingerprint, fit_loop, models, optimizers, variables
 from keras_lrs._storage import checkpoints
 from keras_lrs.schedules import fields
 
@@ -127,6 +127,25 @@ def initial(model: Any, sample: Any) -> str:
     for value in variables.read(model.trainable_weights):
         hashed.update(np.ascontiguousarray(value).tobytes())
     return hashed.hexdigest()
+
+
+def starts(run: Run, found: dict[str, Any]) -> list[int] | None:
+    """Where the schedules begin after a checkpoint.
+
+    None if that follows from the epoch.
+    """
+    starts = [int(start) for start in found["starts"]]
+    before, now = found["steps"], run.progress.steps_per_epoch
+    if before == now:
+        return starts
+    if before is None or now is None:
+        return None
+    # At the same fraction of the run, whatever updates were skipped.
+    counts = map(optimizers.iterations, run.progress.every)
+    return [
+        count - (count - start) * now // before
+        for count, start in zip(counts, starts, strict=True)
+    ]
 
 
 def has_diverged(model: Any, logs: dict[str, Any] | None) -> bool:

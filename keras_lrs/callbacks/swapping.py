@@ -1,6 +1,7 @@
 """`SwappingCallback`: the base class of callbacks that swap averages in."""
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,14 @@ import keras
 
 from keras_lrs._fit.hooks import replace
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import average_statistics, fit_loop, models, optimizers, variables
+from keras_lrs._keras import (
+    average_statistics,
+    fit_loop,
+    interrupts,
+    models,
+    optimizers,
+    variables,
+)
 from keras_lrs._keras.batch_norm import torch_batch_norms
 from keras_lrs._step.part import Wanted
 from keras_lrs.averages.batch_norm import recalibrate_batch_norm
@@ -56,7 +64,7 @@ class SwappingCallback(FitCallback):
         self.batch_norm = batch_norm
         self.batch_norm_data = batch_norm_data
         self.batch_norm_steps = batch_norm_steps
-        self._own_statistics: list | None = None
+        self._own_statistics: tuple[Any, list] | None = None
         self._recalibrated: tuple[Any, list] | None = None
         self._tested = False
         self._finalizer: Any = None
@@ -65,8 +73,12 @@ class SwappingCallback(FitCallback):
 
     # --- What subclasses say ---
 
-    def swap(self) -> None:
-        """Swaps the model's weights and the averages."""
+    def swap(self, into: bool) -> None:
+        """Gives the model the averages, or its weights; goes on if it is called again.
+
+        Args:
+            into: Whether the model is to hold the averages.
+        """
         raise NotImplementedError
 
     @property
@@ -136,23 +148,25 @@ class SwappingCallback(FitCallback):
         """Gives the model the averages, and the statistics that belong to them."""
         if self.swapped or not self.exists:
             return
-        self.swap()
+        interrupts.finish(functools.partial(self.swap, True))
         if self.batch_norm == "recalibrate":
             self._recalibrate()
 
     def swap_out(self) -> None:
         """Gives the model back what it held, bit for bit."""
-        if not self.swapped:
-            return
-        self.swap()
-        if self._own_statistics is not None:
-            variables.write(self._statistics, self._own_statistics)
-            self._own_statistics = None
+        interrupts.finish(self._swap_out)
+
+    def _swap_out(self):
+        count, own = self._own_statistics or (None, None)
+        if own is not None and count == self._count:
+            variables.write(self._statistics, own)
+        if self.swapped:
+            self.swap(False)
+        self._own_statistics = None
 
     def _recalibrate(self):
-        statistics = self._statistics
-        own = variables.read(statistics)
-        count = tuple(map(optimizers.iterations, models.updating(self._home)))
+        statistics, count = self._statistics, self._count
+        self._own_statistics = count, variables.read(statistics)
         if self._recalibrated is not None and self._recalibrated[0] == count:
             variables.write(statistics, self._recalibrated[1])
         else:
@@ -160,7 +174,11 @@ class SwappingCallback(FitCallback):
                 self._home, self.batch_norm_data, self.batch_norm_steps
             )
             self._recalibrated = (count, variables.read(statistics))
-        self._own_statistics = own
+
+    @property
+    def _count(self):
+        """The iterations of all optimizers."""
+        return tuple(map(optimizers.iterations, models.updating(self._home)))
 
     @property
     def _statistics(self):
@@ -185,7 +203,7 @@ class SwappingCallback(FitCallback):
         self._recalibrated = None
         for other in run.siblings:
             if isinstance(other, keras.callbacks.BackupAndRestore):
-                run.undo.callback(replace(other, "on_epoch_end", self._saving_first))
+                replace(other, "on_epoch_end", self._saving_first, run.undo)
         return []
 
     def _check_batch_norm(self, model):
@@ -238,18 +256,19 @@ class SwappingCallback(FitCallback):
             # `evaluate` calls nothing when it is interrupted, but then drops its list.
             callbacks = fit_loop.callback_list()
             if callbacks is not None:
-                finalizer = weakref.finalize(callbacks, _swap_out, weakref.ref(self))
+                # It keeps this callback, which may be in no other list.
+                finalizer = weakref.finalize(callbacks, self.swap_out)
                 finalizer.atexit = False
                 self._finalizer = finalizer
         self.swap_in()
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """The model is as it was before."""
+        if self._tested:
+            self.swap_out()
         if self._finalizer is not None:
             # Its list may be dropped only when a later test is under way.
             self._finalizer.detach()
-        if self._tested:
-            self.swap_out()
 
     def _end_what_broke_off(self):
         """Swaps out what an interrupted test has left in the model."""
@@ -274,16 +293,17 @@ class SwappingCallback(FitCallback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """The model gets the weights that `at_end` says."""
         super().on_train_end(logs)
-        if self.at_end == "average":
+        if self.at_end != "average":
+            return
+        try:
             self.swap_in()
-            self._own_statistics = None
             self.keep()
-
-
-def _swap_out(reference):
-    callback = reference()
-    if callback is not None:
-        callback.swap_out()
+            self._own_statistics = None
+        except BaseException:
+            if not self.swapped:  # The averages have been kept to the end.
+                self._own_statistics = None
+            self.swap_out()
+            raise
 
 
 class LeftAverage:

@@ -343,11 +343,11 @@ class WeightAveraging(SwappingCallback):
         """Whether the average that it left in the weights is what a model holds."""
         return self._kept is not None and self._kept.is_in(model)
 
-    def swap(self) -> None:
+    def swap(self, into: bool) -> None:
         """Swaps the weights of all optimizers and their averages."""
-        into = not self.swapped
         for one in self._slots:
-            one.swap()
+            if one.swapped != into:
+                one.swap()
         kept = self._averaged_statistics
         if kept is not None and kept.known_at is not None and kept.swapped != into:
             kept.swap()
@@ -381,9 +381,15 @@ class WeightAveraging(SwappingCallback):
                 f"update_every={self.update_every!r}",
                 stacklevel=2,
             )
-        self._kept = LeftAverage(self.averaged, [o.optimizer for o in self._slots])
-        for one in self._slots:
-            one.detach()
+        left = LeftAverage(self.averaged, [o.optimizer for o in self._slots])
         kept = self._averaged_statistics
-        if kept is not None:
-            kept.forget()
+        try:
+            for one in self._slots:
+                one.detach()
+            if kept is not None:
+                kept.forget()
+            self._kept = left
+        except BaseException:
+            for one in self._slots:
+                one.attach_again()
+            raise

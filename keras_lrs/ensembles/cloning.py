@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_lrs._keras import random
+from keras_lrs._keras import interrupts, random
 from keras_lrs._keras.weights import hand_over
 from keras_lrs.ensembles.joint import mean_dtype
 
@@ -65,19 +65,18 @@ def clone(model: keras.Model, values: list[np.ndarray]) -> keras.Model:
     Raises:
         ValueError: If the configuration does not make a model with such weights.
     """
-    compiled = model.compiled
-    model.compiled = False  # Or Keras would compile the clone as well.
     try:
-        cloned = keras.models.clone_model(model)
-        if not cloned.built:
-            cloned.build_from_config(model.get_build_config())
+        with interrupts.undoing() as undo:
+            undo.callback(setattr, model, "compiled", model.compiled)
+            model.compiled = False  # Or Keras would compile the clone as well.
+            cloned = keras.models.clone_model(model)
+            if not cloned.built:
+                cloned.build_from_config(model.get_build_config())
     except (NotImplementedError, TypeError) as error:
         raise ValueError(
             f"`{type(model).__name__}` cannot be cloned: give it a `get_config` with "
             "the arguments of its constructor."
         ) from error
-    finally:
-        model.compiled = compiled
     shapes = [[tuple(v.shape) for v in each.variables] for each in (model, cloned)]
     if shapes[0] != shapes[1]:
         raise ValueError(

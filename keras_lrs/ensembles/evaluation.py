@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_lrs._fit.hooks import replace
-from keras_lrs._keras import anywhere
+from keras_lrs._keras import anywhere, interrupts
 from keras_lrs._keras.backend import IS_JAX
 from keras_lrs._keras.variables import read, write
 
@@ -79,20 +79,18 @@ def evaluate(
     values, function = read(metrics), model.test_function
     # JAX's `evaluate` takes the values away until it is over.
     held = anywhere.held(model.variables) if IS_JAX else []
-    undo = [replace(model, "call", lambda _: call)]
-    undo.append(replace(model, "test_step", test_step))
-    model.test_function = None
-    try:
-        found = model.evaluate(x, y, **arguments)
-    except BaseException:
-        anywhere.put_back(held)
-        raise
-    finally:
-        for put_back in undo:
-            put_back()
-        model.test_function = function
-        model.reset_metrics()
-        write(metrics, values)
+    with interrupts.undoing() as undo:
+        undo.callback(write, metrics, values)
+        undo.callback(model.reset_metrics)
+        undo.callback(setattr, model, "test_function", function)
+        replace(model, "call", lambda _: call, undo)
+        replace(model, "test_step", test_step, undo)
+        model.test_function = None
+        try:
+            found = model.evaluate(x, y, **arguments)
+        except BaseException:
+            anywhere.put_back(held)
+            raise
     if not called:
         raise RuntimeError(
             f"`Ensemble.evaluate` cannot evaluate by {described(model, methods)}, "

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_lrs._keras import adapted, predict, random
+from keras_lrs._keras import adapted, interrupts, predict, random
 from keras_lrs._keras.models import layers, recurrent_states
 from keras_lrs._keras.variables import read, strategy_scope
 from keras_lrs.ensembles import evaluation
@@ -158,8 +158,9 @@ class Runner:
         held = held_by(model)
         own = [v for v in held if id(v) not in shared]
         places = [i for i, v in enumerate(held) if id(v) not in shared]
-        original = read(own)
-        try:
+        with interrupts.undoing() as undo:
+            for variable, value in zip(own, read(own), strict=True):
+                undo.callback(variable.assign, value)
             for index in indices:
                 values = self._in_turn.setdefault(index, self._values_of(index))
                 for variable, place in zip(own, places, strict=True):
@@ -170,9 +171,6 @@ class Runner:
                 for place, value in zip(places, read(own), strict=True):
                     if not held[place].trainable:
                         values[place] = value
-        finally:
-            for variable, value in zip(own, original, strict=True):
-                variable.assign(value)
         return found
 
     def _activated(self, output):

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._keras import fit_loop, in_step, optimizers
+from keras_lrs._keras import fit_loop, in_step, interrupts, optimizers
 from keras_lrs._keras.known import KnownNumbers
 from keras_lrs._keras.variables import copies, number
 from keras_lrs.averages.schedules import Average
@@ -284,7 +284,7 @@ class ScheduleFree(Wrapper):
         """
         if not self.built or self.uses_average:
             return
-        self._hold(copies(self._trainable_variables))
+        x = y = copies(self._trainable_variables)
         if self._is_trained:
             beta = self.arguments.beta
             if beta == 0.0:
@@ -292,11 +292,10 @@ class ScheduleFree(Wrapper):
             else:
                 z = copies(self._z)
                 x = [
-                    y + (1.0 / beta - 1.0) * (y - z)
-                    for y, z in zip(self._held, z, strict=True)
+                    y + (1.0 / beta - 1.0) * (y - z) for y, z in zip(y, z, strict=True)
                 ]
-            self._assign(self._where_trained(x, self._held))
-        self._shows_x.assign(1.0)
+            x = self._where_trained(x, y)
+        self._change(x, 1.0, held=y)
 
     def use_training_weights(self) -> None:
         """Puts y back into the model, to continue training.
@@ -305,39 +304,44 @@ class ScheduleFree(Wrapper):
         already. A training step at x would take its gradient there, and continue from
         y.
         """
-        if self.uses_average:
-            y = self._held
-            if y is None and self._is_trained:
-                # From a file that holds the optimizer's variables alone.
-                beta = self.arguments.beta
-                x = copies(self._trainable_variables)
-                z = copies(self._z)
-                y = [x + (1.0 - beta) * (z - x) for x, z in zip(x, z, strict=True)]
-                y = self._where_trained(y, copies(self._trainable_variables))
-            if y is not None:
-                self._assign(y)
-            self._shows_x.assign(0.0)
-        self._hold(None)
+        if not self.uses_average:
+            self._hold(None)
+            return
+        y = self._held
+        if y is None and self._is_trained:
+            # From a file that holds the optimizer's variables alone.
+            beta = self.arguments.beta
+            x = copies(self._trainable_variables)
+            z = copies(self._z)
+            y = [x + (1.0 - beta) * (z - x) for x, z in zip(x, z, strict=True)]
+            y = self._where_trained(y, copies(self._trainable_variables))
+        self._change(y, 0.0, held=None)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """The average is in the model within a `with` block."""
-        found = self.uses_average
-        self.use_average()
-        try:
+        with interrupts.undoing() as undo:
+            if not self.uses_average:
+                undo.callback(self.use_training_weights)
+            self.use_average()
             yield
-        finally:
-            if not found:
-                self.use_training_weights()
 
     @property
     def _is_trained(self):
         # Before, x and y are what the model holds, and z is nothing yet.
         return optimizers.iterations(self.inner_optimizer) > 0
 
-    def _assign(self, values):
-        for variable, value in zip(self._trainable_variables, values, strict=True):
-            variable.assign(value)
+    def _change(self, values, shows_x, held):
+        """Gives the model weights, if there are any, and notes which they are."""
+
+        def change():
+            self._hold(held)
+            if values is not None:
+                for one, value in zip(self._trainable_variables, values, strict=True):
+                    one.assign(value)
+            self._shows_x.assign(shows_x)
+
+        interrupts.finish(change)
 
     def _hold(self, values):
         """Keeps y while the model holds x."""

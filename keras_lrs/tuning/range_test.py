@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import metrics, models
+from keras_lrs._keras import interrupts, metrics, models
 from keras_lrs._keras.models import FitSideEffects, TrainingState, built_first
 from keras_lrs._keras.variables import number, write
 from keras_lrs._step.hyperparameters import ReplacedRate
@@ -144,8 +144,10 @@ def range_test(
     if validation_data is not None:
         looks = np.linspace(1, num_steps, min(points, num_steps))
         recorder.looks = set(looks.round().astype(int).tolist())
-    side_effects = FitSideEffects(model)
-    try:
+    with interrupts.undoing() as undo:
+        undo.callback(FitSideEffects(model).undo)
+        undo.callback(recorder.restore)
+        undo.callback(recorder.leave)
         if model.steps_per_execution != 1:  # The loss of every step is needed.
             model.steps_per_execution = 1
             model.train_function = None
@@ -171,9 +173,6 @@ def range_test(
             ]
             rates = np.array([rate for rate, _ in recorder.copies])
             test = _with_metric(test, rates, scores, monitor, model)
-    finally:
-        recorder.restore()
-        side_effects.undo()
     return test
 
 
@@ -333,10 +332,13 @@ class _LossRecorder(FitCallback):
         if self.batches == 0 or (self.once and self.batches < expected):
             self._model.stop_training = True
 
-    def restore(self) -> None:
-        """Restores everything that the test changed."""
+    def leave(self) -> None:
+        """Leaves the run."""
         if self.run is not None:
             self.run.close()
+
+    def restore(self) -> None:
+        """Restores everything that the test changed."""
         if self.state is not None:
             self.state.restore()
 

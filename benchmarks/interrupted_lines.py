@@ -1,0 +1,679 @@
+"""Interrupts the package at every one of its lines, and looks at what is left.
+
+    python benchmarks/interrupted_lines.py [--backends tensorflow jax torch]
+        [--sample 200] [--seed 0] [--output docs/reliability.md]
+
+`sys.settrace` raises KeyboardInterrupt before a line of the package is executed: at the
+first and at the last time that it is, for each line, each time in a call of its own.
+Where a line calls into C, the lines before and after it are its boundaries. All points
+take hours per backend; `--sample` takes so many of each case at random.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import gc
+import json
+import os
+import pathlib
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+import unittest.mock
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from report import table, write_part
+
+import keras_lrs as lrs
+
+C, S, A = lrs.callbacks, lrs.schedules, lrs.averages
+
+PACKAGE = os.path.dirname(lrs.__file__) + os.sep
+BACKEND = keras.backend.backend()
+STEPS, EPOCHS, BATCH = 3, 2, 4
+RATE, OWN = 0.05, 3.0  # The user's values of what is scheduled.
+
+
+# --- Lines ----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Point:
+    """A moment: before a line is executed for the n-th time in a call.
+
+    Args:
+        file: The file, from the package on.
+        line: The number of the line.
+        time: From 1.
+        first: Whether it is in the first call with a model, which compiles its step.
+    """
+
+    file: str
+    line: int
+    time: int
+    first: bool = False
+
+    def __str__(self):
+        return f"{self.file}:{self.line} (time {self.time})"
+
+
+def executed(function):
+    """How often each line of the package is executed in a call."""
+    counts = collections.Counter()
+
+    def local(frame, event, argument):
+        if event == "line":
+            counts[frame.f_code.co_filename, frame.f_lineno] += 1
+        return local
+
+    def trace(frame, event, argument):
+        return local if frame.f_code.co_filename.startswith(PACKAGE) else None
+
+    traced(trace, function)
+    return {(file[len(PACKAGE) :], line): n for (file, line), n in counts.items()}
+
+
+def interrupted(point, function):
+    """Whether a call was interrupted at a point; it is not if it does not get there."""
+    file, left = PACKAGE + point.file, point.time
+
+    def local(frame, event, argument):
+        nonlocal left
+        if event == "line" and frame.f_lineno == point.line:
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt(str(point))
+        return local
+
+    def trace(frame, event, argument):
+        return local if frame.f_code.co_filename == file else None
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            traced(trace, function)
+    except KeyboardInterrupt as error:
+        if str(error) != str(point):
+            raise
+        return True
+    finally:
+        gc.collect()  # Of what Keras's list of callbacks holds in a cycle.
+    # An exception in a finalizer is not raised.
+    return left <= 0
+
+
+def traced(trace, function):
+    """Calls a function while it is traced."""
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(None)
+
+
+# --- What is interrupted --------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A call that is interrupted.
+
+    Args:
+        call: A function of a model and a folder.
+        optimizer: Makes the optimizer.
+        trains: Whether it leaves the model trained; if not, as it was.
+        prepare: What comes before it, with the same arguments.
+    """
+
+    call: Callable[[Any, pathlib.Path], Any]
+    optimizer: Callable[[], Any]
+    trains: bool = True
+    prepare: Callable[[Any, pathlib.Path], Any] = lambda model, folder: None
+
+
+def sgd():
+    """An optimizer with a state."""
+    return keras.optimizers.SGD(RATE, momentum=0.9)
+
+
+def adam():
+    """An optimizer with a bias correction."""
+    return keras.optimizers.Adam(RATE)
+
+
+def schedule_free():
+    """An optimizer that averages."""
+    return lrs.optimizers.ScheduleFree(keras.optimizers.SGD(RATE))
+
+
+@functools.cache
+def data():
+    """Inputs and targets."""
+    numbers = np.random.default_rng(0)
+    x = numbers.normal(size=(STEPS * BATCH, 3)).astype("float32")
+    return x, (x @ numbers.normal(size=(3, 1))).astype("float32")
+
+
+class Scale(keras.layers.Layer):
+    """A layer with a variable that a schedule can set."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = self.add_weight(
+            shape=(), initializer="ones", trainable=False, name="scale"
+        )
+        self.scale.assign(OWN)
+
+    def call(self, x):
+        """Multiplies."""
+        return x * self.scale
+
+
+def new_model(optimizer):
+    """A model, which is the same each time."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            layers.Dense(2, name="first"),
+            layers.BatchNormalization(),
+            Scale(),
+            layers.Dense(1),
+        ]
+    )
+    model.compile(optimizer, "mse")
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def fit(model, callbacks, epochs=EPOCHS):
+    """Trains, on the same batches each time."""
+    x, y = data()
+    given = {"validation_data": (x, y)} if callbacks else {}
+    model.fit(
+        x, y, BATCH, epochs, verbose=0, shuffle=False, callbacks=callbacks, **given
+    )
+
+
+def fit_with_all(model, folder):
+    """A `fit` with all callbacks that go together."""
+    paths = [variable.path for variable in model.variables if "scale" in variable.path]
+    callbacks = [
+        C.HyperparameterScheduler(
+            learning_rate=S.Warmup(S.CosineAnnealing(0.1), 2),
+            momentum=S.LinearDecay(0.9, end_learning_rate=0.5),
+            rate_multipliers={"first": 0.5},
+        ),
+        C.VariableScheduler({paths[0]: S.LinearDecay(1.0)}),
+        C.HyperparameterLogger(),
+        C.GradientNormRecorder(),
+        C.ReduceOnPlateau("loss", 0.5, 1, min_delta=1e9),
+        C.SnapshotEnsemble(folder / "snapshots", schedule=[2, 5]),
+        C.PosthocAveraging(folder / "averages"),
+        C.WeightAveraging(
+            A.UniformAverage(),
+            at_end="raw",
+            batch_norm="recalibrate",
+            batch_norm_data=data()[0],
+        ),
+        C.ResumableTraining(folder / "run", 2, verbose=0),
+    ]
+    fit(model, callbacks)
+
+
+def fit_to_the_average(model, folder):
+    """A `fit` after which the model holds the average."""
+    average = C.WeightAveraging(A.ExponentialAverage(0.5), batch_norm="average")
+    fit(model, [C.OneCycleScheduler(0.1), average])
+
+
+def fit_schedule_free(model, folder):
+    """A `fit` of an optimizer that averages by itself."""
+    callbacks = [
+        C.AveragedEvaluation(
+            at_end="raw", batch_norm="recalibrate", batch_norm_data=data()[0]
+        ),
+        keras.callbacks.BackupAndRestore(folder / "backup"),
+    ]
+    fit(model, callbacks)
+
+
+def resumed_fit(model, folder):
+    """A `fit` that goes on within an epoch, where another one stopped."""
+    average = C.WeightAveraging(A.UniformAverage(), at_end="raw")
+    fit(model, [C.ResumableTraining(folder / "run", 2, verbose=0), average])
+
+
+def stopped_fit(model, folder, hook="on_train_batch_begin"):
+    """A `fit` that breaks off in its second epoch; without a folder, of Keras alone."""
+    callbacks = [stopping(hook)]
+    if folder is not None:
+        callbacks.append(C.WeightAveraging(A.UniformAverage(), at_end="raw"))
+        callbacks.append(C.ResumableTraining(folder / "run", 2, verbose=0))
+    with contextlib.suppress(StopError):
+        fit(model, callbacks)
+    gc.collect()
+
+
+def stopping(hook="on_train_batch_begin"):
+    """A callback that ends a `fit` before its last step, or at once."""
+    left = iter(range(STEPS + 2)) if hook == "on_train_batch_begin" else iter(())
+
+    def stop(*arguments, **keywords):
+        if next(left, None) is None:
+            raise StopError
+
+    callback = keras.callbacks.Callback()
+    setattr(callback, hook, stop)
+    return callback
+
+
+class StopError(Exception):
+    """Ends a `fit`."""
+
+
+def range_test(model, folder):
+    """A learning-rate range test."""
+    lrs.tuning.range_test(model, *data(), num_steps=4, batch_size=BATCH, verbose=0)
+
+
+def fit_for_averages(model, folder):
+    """Leaves the averages in the optimizer."""
+    fit(model, [C.WeightAveraging(A.UniformAverage(), at_end="raw")])
+
+
+def evaluate(model, folder):
+    """An `evaluate` of the averages, with statistics of their own."""
+    average = C.WeightAveraging(
+        A.UniformAverage(), batch_norm="recalibrate", batch_norm_data=data()[0]
+    )
+    model.evaluate(*data(), batch_size=BATCH, verbose=0, callbacks=[average])
+
+
+def averaged(model, folder):
+    """Averages of a loop of one's own."""
+    averager = A.Averager(model, A.UniformAverage(), batch_norm="average")
+    averager.update()
+    with averager.averaged():
+        pass
+
+
+CASES = {
+    "`fit` with all callbacks": Case(fit_with_all, sgd),
+    "`fit` to the average": Case(fit_to_the_average, adam),
+    "`fit` with `ScheduleFree`": Case(fit_schedule_free, schedule_free),
+    "`fit` that resumes": Case(resumed_fit, sgd, prepare=stopped_fit),
+    "`range_test`": Case(range_test, adam, trains=False),
+    "`evaluate(callbacks=)`": Case(evaluate, sgd, False, fit_for_averages),
+    "`Averager.averaged`": Case(averaged, sgd, False),
+}
+
+
+# --- What is left ---------------------------------------------------------------------
+
+
+def values(variables):
+    """Copies of what variables hold."""
+    return [np.array(keras.ops.convert_to_numpy(one.value)) for one in variables]
+
+
+def leaf(model):
+    """The optimizer that counts."""
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
+
+
+def count(model):
+    """How many updates the optimizer has made."""
+    if BACKEND == "jax":
+        model.jax_state_sync()
+    return int(keras.ops.convert_to_numpy(leaf(model)._iterations.value))
+
+
+def is_same(ones, others):
+    """Whether arrays are, to the last bit."""
+    return len(ones) == len(others) and all(map(np.array_equal, ones, others))
+
+
+class Watch(keras.callbacks.Callback):
+    """The variables of a model after each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.after = {}
+
+    def on_train_begin(self, logs=None):
+        """Before the first step."""
+        self.on_train_batch_end(0)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """After a step."""
+        number = count(self.model)
+        self.after.setdefault(number, values(self.model.variables))
+
+
+class Subject:
+    """A model that is interrupted, and what it must be like then.
+
+    Args:
+        case: What is interrupted.
+        folder: For its files.
+    """
+
+    def __init__(self, case, folder):
+        self.case, self.folder = case, folder
+        self.expected = self._expected()
+        self.renew()
+
+    def renew(self):
+        """Takes a new model."""
+        self.model = new_model(self.case.optimizer())
+        self.own = self.model.optimizer.variables
+        self.start = values(self.model.variables), values(self.own)
+
+    def warm_up(self):
+        """Compiles what the call compiles."""
+        self.reset()
+        self.case.prepare(self.model, self.folder)
+        self.case.call(self.model, self.folder)
+        fit(self.model, None, 1)
+        gc.collect()
+
+    def reset(self):
+        """Sets the model and its optimizer back, and empties the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        for variables, found in zip(
+            (self.model.variables, self.own), self.start, strict=True
+        ):
+            for variable, value in zip(variables, found, strict=True):
+                variable.assign(value)
+        keras.utils.set_random_seed(0)
+
+    def interrupt(self, point):
+        """What is wrong after an interruption; None if there was none."""
+        self.reset()
+        model = self.model
+        self.case.prepare(model, self.folder)
+        before, keys = self._everything(), self._keys()
+        handler = signal.getsignal(signal.SIGINT)
+        if not interrupted(point, lambda: self.case.call(model, self.folder)):
+            return None
+        try:
+            wrong = self._traces(before, keys)
+            if signal.getsignal(signal.SIGINT) is not handler:
+                wrong.append("the handler of SIGINT")
+            self.reset()
+            fit(model, None, 1)
+            found = values(model.variables)
+            if not any(is_same(found, plain) for plain in self.expected["plain"]):
+                wrong.append("a plain fit is not plain")
+        except Exception:
+            return [f"unusable: {traceback.format_exc(limit=-2)}"]
+        return wrong
+
+    def _traces(self, before, keys_before):
+        wrong = []
+        after = self._everything()
+        if self.case.trains:
+            number = count(self.model)
+            if not self._is_raw(number, after["weights"]):
+                wrong.append(f"not the weights after {number} updates")
+            rate = values([leaf(self.model)._learning_rate])[0]
+            if rate != np.float32(RATE):
+                wrong.append(f"learning rate {rate}")
+        else:
+            wrong += [name for name in after if not is_same(before[name], after[name])]
+        for name, keys in self._keys().items():
+            known = keys_before[name]
+            if self.case.trains:
+                known = known | self.expected["keys"][name]
+            if more := keys - known:
+                wrong.append(f"{', '.join(sorted(more))} in `vars` of the {name}")
+        return wrong
+
+    def _is_raw(self, number, found):
+        known = self.expected["steps"].get(number)
+        if known is None:
+            return False
+        if is_same(found, known):
+            return True
+        # PyTorch's forward pass has updated the statistics before the update.
+        later = self.expected["steps"].get(number + 1, known)
+        trained = {id(variable) for variable in self.model.trainable_variables}
+        mixed = [
+            one if id(variable) in trained else other
+            for variable, one, other in zip(
+                self.model.variables, known, later, strict=True
+            )
+        ]
+        return BACKEND == "torch" and is_same(found, mixed)
+
+    def _everything(self):
+        """All that a call may change."""
+        state = random.getstate(), np.random.get_state()[1].tobytes()  # noqa: NPY002
+        return {
+            "weights": values(self.model.variables),
+            "optimizer": values(self.model.optimizer.variables),
+            "random numbers": [np.frombuffer(repr(state).encode(), np.uint8)],
+        }
+
+    def _keys(self):
+        model = self.model
+        found = {"model": model, "optimizer": model.optimizer, "inner": leaf(model)}
+        return {name: set(vars(one)) for name, one in found.items()}
+
+    def _expected(self):
+        """What calls leave that are not interrupted, or between two steps."""
+        self.renew()
+        fit(self.model, None, 1)
+        plain = [values(self.model.variables)]
+        stopped = self._keys()
+        for hook in ("on_train_begin", "on_train_batch_begin"):
+            stopped_fit(self.model, None, hook)
+            stopped = {
+                name: stopped[name] | found for name, found in self._keys().items()
+            }
+        self.renew()
+        self.reset()
+        watch = Watch()
+        self.case.prepare(self.model, self.folder)
+        with beside(watch):
+            self.case.call(self.model, self.folder)
+        for after in watch.after.values():  # The user's value comes back.
+            for i, variable in enumerate(self.model.variables):
+                if "scale" in variable.path:
+                    after[i] = np.float32(OWN)
+        gc.collect()
+        keys = {name: found | stopped[name] for name, found in self._keys().items()}
+        if self.case.trains:
+            # The averages stay in an optimizer when a run is stopped between steps.
+            self.renew()
+            self.reset()
+            self.case.prepare(self.model, self.folder)
+            with contextlib.suppress(StopError), beside(stopping()):
+                self.case.call(self.model, self.folder)
+            gc.collect()
+            keys = {name: keys[name] | found for name, found in self._keys().items()}
+            self.reset()
+            fit(self.model, None, 1)
+            plain.append(values(self.model.variables))
+        return {"plain": plain, "steps": watch.after, "keys": keys}
+
+
+@contextlib.contextmanager
+def beside(callback):
+    """Adds a callback to all lists of them that are made meanwhile."""
+    plain_list = keras.callbacks.CallbackList.__init__
+
+    def longer_list(self, callbacks=None, **keywords):
+        plain_list(self, [*(callbacks or []), callback], **keywords)
+
+    kind = keras.callbacks.CallbackList
+    with unittest.mock.patch.object(kind, "__init__", longer_list):
+        yield
+
+
+# --- All of them ----------------------------------------------------------------------
+
+
+def points(subject):
+    """The points of a call: of those with a compiled step, and then of the first."""
+    found = []
+    subject.warm_up()
+    for first in (False, True):
+        if first:
+            subject.renew()
+        subject.reset()
+        subject.case.prepare(subject.model, subject.folder)
+        call = functools.partial(subject.case.call, subject.model, subject.folder)
+        counts = executed(call)
+        known = {(point.file, point.line) for point in found}
+        for file, line in sorted(counts.keys() - known):
+            times = {1, counts[file, line]}
+            found += [Point(file, line, time, first) for time in sorted(times)]
+    subject.renew()
+    return found
+
+
+def measured(case, folder, sample=None, seed=0):
+    """How many points of a case there are, and what was wrong after which."""
+    subject = Subject(CASES[case], pathlib.Path(folder) / "files")
+    every = points(subject)
+    chosen = every
+    if sample is not None:
+        chosen = random.Random(seed).sample(every, min(sample, len(every)))
+    wrong, reached, is_warm = {}, 0, False
+    for point in sorted(chosen, key=lambda point: (point.first, point)):
+        if point.first:
+            subject.renew()
+        elif not is_warm:
+            subject.warm_up()
+            is_warm = True
+        found = subject.interrupt(point)
+        reached += found is not None
+        if found:
+            wrong[str(point)] = found
+            print(point, found, file=sys.stderr, flush=True)
+            subject.renew()
+            is_warm = False
+    return {"all": len(every), "reached": reached, "wrong": wrong}
+
+
+# --- The page -------------------------------------------------------------------------
+
+TITLE = "# Interrupted at its lines"
+TEXT = """\
+`KeyboardInterrupt` is raised before a line of the package, by `sys.settrace`: before
+each that a call executes, the first and the last time that it does, each time in a call
+of its own. A call survives if afterwards the model holds the raw weights of the last
+finished step, bit for bit (or, where the call does not train, all variables and random
+numbers as before), the optimizer has its own learning rate, a plain `fit` trains as it
+does without us, nothing is left in `vars` of the model and its optimizers, and Ctrl-C
+has its handler. {sample}
+
+`fit` with all callbacks is with `HyperparameterScheduler` and its multipliers,
+`VariableScheduler`, `HyperparameterLogger`, `GradientNormRecorder`, `ReduceOnPlateau`,
+`SnapshotEnsemble`, `PosthocAveraging`, `WeightAveraging` with recalibration,
+`ResumableTraining` and validation; to the average, with `OneCycleScheduler` and
+averaged statistics; with `ScheduleFree`, with `AveragedEvaluation` and
+`BackupAndRestore`."""
+SAMPLED = "Of each case {sample} points were drawn at random (seed {seed})."
+NOT_HELD = """\
+Where it does not hold: outside of the main thread no signal waits, but none arrives
+there either. What raises by other means within PyTorch's update of the weights leaves
+some of them updated, as in Keras's own. A second Ctrl-C does not wait."""
+
+
+def main(arguments=None):
+    """Prints the table, and writes it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    backends = ["tensorflow", "jax", "torch"]
+    parser.add_argument("--backends", nargs="+", choices=backends, default=backends)
+    parser.add_argument("--sample", type=int, help="points of each case; all if none")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", help="the report to write into")
+    parser.add_argument(
+        "--case", help="the one to measure here, for the program itself"
+    )
+    options = parser.parse_args(arguments)
+    if options.case is not None:
+        sys.unraisablehook = lambda unraisable: None  # Interrupted finalizers.
+        with tempfile.TemporaryDirectory() as folder:
+            found = measured(options.case, folder, options.sample, options.seed)
+        print("REPORT" + json.dumps(found))
+        return
+    cases = [(case, backend) for case in CASES for backend in options.backends]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        reports = pool.map(lambda case: in_a_process(*case, options), cases)
+        found = dict(zip(cases, reports, strict=True))
+    text = report(found, options)
+    print(text)
+    if options.output is not None:
+        write_part(pathlib.Path(options.output), text)
+
+
+def in_a_process(case, backend, options):
+    """What `measured` returns on a backend."""
+    sample = [] if options.sample is None else ["--sample", str(options.sample)]
+    seed = ["--seed", str(options.seed)]
+    result = subprocess.run(
+        [sys.executable, __file__, "--case", case, *sample, *seed],
+        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(result.stdout.split("REPORT")[1])
+
+
+def report(found, options):
+    """The page's part, in Markdown."""
+    rows = [
+        [
+            case,
+            backend,
+            f"{one['reached'] - len(one['wrong']):,} of {one['reached']:,}",
+            f"{one['all']:,}",
+        ]
+        for (case, backend), one in found.items()
+    ]
+    wrong = [
+        f"- {case}, {backend}, {point}: {'; '.join(texts)}"
+        for (case, backend), one in found.items()
+        for point, texts in one["wrong"].items()
+    ]
+    sample = ""
+    if options.sample is not None:
+        sample = SAMPLED.format(sample=options.sample, seed=options.seed)
+    return "\n".join(
+        [
+            TITLE,
+            "",
+            TEXT.format(sample=sample).replace(" \n", "\n"),
+            "",
+            f"Keras {keras.__version__}, Python {platform.python_version()}, "
+            f"{platform.system()}. Written by `benchmarks/interrupted_lines.py`.",
+            "",
+            table(["interrupted", "backend", "survived", "points there are"], rows),
+            "",
+            *(["What was left:", "", *wrong, ""] if wrong else []),
+            NOT_HELD,
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Ctrl-C and SIGTERM in the middle of what must not be left half done.
+
+In the main thread the signals wait until such a section is over. A second Ctrl-C does
+not wait. So a section must also survive an exception at any of its lines: it says first
+what it is about to do, so that it can be finished by being called again.
+"""
+
+import contextlib
+import functools
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Waiting:
+    """A handler that keeps signals until the handlers from before are back.
+
+    Attributes:
+        active: Whether signals wait.
+    """
+
+    def __init__(self) -> None:
+        self.active = True
+        self._before: dict[int, Any] = {}
+        self._arrived: list[int] = []
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self.active and number not in self._arrived:
+            self._arrived.append(number)
+        else:  # Whoever asks twice does not want to wait.
+            self._before[number](number, frame)
+
+    def begin(self) -> None:
+        """Takes the place of the handlers; of those that do nothing in Python, none."""
+        for number in _SIGNALS:
+            handler = signal.getsignal(number)
+            if isinstance(handler, _Waiting) and not handler.active:
+                handler = handler._before[number]  # Its `end` was interrupted.
+            if callable(handler) and not isinstance(handler, _Waiting):
+                self._before[number] = handler
+                signal.signal(number, self)
+
+    def end(self) -> None:
+        """Puts the handlers back, and lets them have the signals; once."""
+        self.active = False
+        for number, handler in self._before.items():
+            if signal.getsignal(number) is self:
+                signal.signal(number, handler)
+        while self._arrived:
+            signal.raise_signal(self._arrived.pop())
+
+
+def handler(number: int) -> Any:
+    """The handler of a signal, also while the signal waits."""
+    found = signal.getsignal(number)
+    return found._before[number] if isinstance(found, _Waiting) else found
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Within it SIGINT and SIGTERM wait, if it is in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting = _Waiting()
+    try:
+        try:
+            waiting.begin()
+            yield
+        finally:
+            waiting.end()
+    finally:
+        waiting.end()  # The first one may have been interrupted.
+
+
+def finish(function: Callable[[], Any]) -> None:
+    """Calls a function to its end: once more if it is interrupted, and then raises.
+
+    Args:
+        function: It must be able to go on where it was, or to begin anew.
+    """
+    with deferred():
+        try:
+            function()
+        except Exception:
+            raise
+        except BaseException:
+            function()
+            raise
+
+
+@contextlib.contextmanager
+def undoing() -> Iterator["Undo"]:
+    """Undoes what was done within it, however that is left."""
+    undo = Undo()
+    try:
+        try:
+            yield undo
+        finally:
+            undo.close()
+    finally:
+        undo.close()  # The first call may have been interrupted.
+
+
+class Undo:
+    """What is to be undone, the last first: each thing to its end, whatever happens.
+
+    Like `contextlib.ExitStack`, but a function that is interrupted is called again.
+    """
+
+    def __init__(self) -> None:
+        self._functions: list[functools.partial] = []
+        self._errors: list[BaseException] = []
+        self._is_closing = False
+
+    def callback(self, function: Callable, *arguments: Any) -> None:
+        """Adds a function that undoes something, before or when it is done."""
+        self._functions.append(functools.partial(function, *arguments))
+
+    def close(self) -> None:
+        """Undoes everything that has not been; raises the last error there was."""
+        if self._is_closing:  # A function below has called this, which goes on there.
+            return
+        with deferred():
+            try:
+                self._is_closing = True
+                self._run(Exception)
+                self._is_closing = False
+            except BaseException:
+                self._run(BaseException)
+                self._errors.clear()
+                self._is_closing = False
+                raise
+            if self._errors:
+                error = self._errors[-1]
+                self._errors.clear()
+                raise error
+
+    def _run(self, caught):
+        while self._functions:
+            function = self._functions[-1]
+            try:
+                function()
+            except caught as error:
+                self._errors.append(error)
+            self._functions.remove(function)

@@ -1,0 +1,235 @@
+"""What is interrupted at a line leaves the model as it was between two steps."""
+
+import gc
+import os
+import random
+import signal
+import sys
+import threading
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+from keras_lrs import averages, schedules
+from keras_lrs._keras import average_slots, interrupts
+from keras_lrs._keras.variables import Swap
+from keras_lrs._step.optimizer_step import OptimizerStep
+from keras_lrs.callbacks import HyperparameterScheduler, WeightAveraging
+from tests.programs import load_program
+
+BACKEND = keras.backend.backend()
+X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
+Y = X[:, :1] * X[:, 1:2]
+
+
+def network(optimizer=None):
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((3,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)]
+    model = keras.Sequential(layers)
+    model.compile(optimizer or keras.optimizers.SGD(0.05, momentum=0.9), "mse")
+    return model
+
+
+def values(variables):
+    return [np.array(keras.ops.convert_to_numpy(one.value)) for one in variables]
+
+
+def assert_same(ones, others):
+    for one, other in zip(ones, others, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def interrupted(function, code, time):
+    """Calls a function, and interrupts it at the n-th line of other code."""
+    left = time
+
+    def trace(frame, event, argument):
+        nonlocal left
+        if frame.f_code is not code:
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        function()
+    except KeyboardInterrupt:
+        assert left == 0
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+# --- A sample of all lines ------------------------------------------------------------
+
+
+@pytest.mark.every_backend
+def test_nothing_is_left_after_an_interruption_at_any_line(tmp_path):
+    program = load_program("benchmarks/interrupted_lines")
+    # Others in every run: a point that fails is in the message, and stays one.
+    seed = random.SystemRandom().randrange(2**32)
+    cases = ["`fit` that resumes", "`evaluate(callbacks=)`", "`range_test`"]
+    case = random.Random(seed).choice(cases)
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("ignore")
+        patch.setattr(sys, "unraisablehook", lambda unraisable: None)
+        found = program.measured(case, tmp_path, sample=5, seed=seed)
+    assert found["all"] > 300
+    assert not found["wrong"], f"{case}, seed {seed}"
+
+
+# --- What was found first -------------------------------------------------------------
+
+
+class Raw(keras.callbacks.Callback):
+    """The weights after each step."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if BACKEND == "jax":
+            self.model.jax_state_sync()
+        self.values = values(self.model.weights)
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("time", [3, 9, 16])
+def test_a_swap_that_is_interrupted_leaves_the_weights_of_the_training(time):
+    model, raw = network(), Raw()
+
+    def train():
+        model.fit(
+            X,
+            Y,
+            4,
+            epochs=2,
+            verbose=0,
+            validation_data=(X, Y),
+            callbacks=[raw, WeightAveraging(averages.UniformAverage())],
+        )
+
+    assert interrupted(train, Swap.finish.__code__, time)
+    gc.collect()
+    assert_same(values(model.weights), raw.values)
+    assert model.optimizer.ema_momentum == average_slots.SLOTS_HOLD_AVERAGE
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("method", [OptimizerStep.install, OptimizerStep.uninstall])
+def test_a_plain_fit_after_an_interruption_between_steps_is_plain(method):
+    expected = network()
+    expected.fit(X, Y, 4, verbose=0, shuffle=False)
+    model = network()
+    start = values(model.variables)
+    scheduler = HyperparameterScheduler(learning_rate=schedules.LinearDecay(0.5))
+
+    def train():
+        model.fit(X, Y, 4, epochs=3, verbose=0, callbacks=[scheduler])
+
+    assert interrupted(train, method.__code__, 12)
+    gc.collect()
+    assert "apply" not in vars(model.optimizer)
+    for variable, value in zip(model.variables, start, strict=True):
+        variable.assign(value)
+    for variable in model.optimizer.variables:
+        if variable is not model.optimizer._learning_rate:
+            variable.assign(np.zeros(variable.shape, variable.dtype))
+    model.fit(X, Y, 4, verbose=0, shuffle=False)
+    assert_same(values(model.variables), values(expected.variables))
+
+
+@pytest.mark.every_backend
+def test_a_plain_fit_between_plain_fits_and_averages_is_plain():
+    expected, model = network(), network()
+    average = WeightAveraging(averages.UniformAverage(), at_end="raw")
+    for one, callbacks in ((expected, []), (model, [average])):
+        for each in ([], callbacks, []):  # The same steps in all of them.
+            one.fit(X, Y, 4, verbose=0, shuffle=False, callbacks=each)
+    for one, other in zip(values(model.weights), values(expected.weights), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_swap_that_is_interrupted_twice_is_ended_by_who_comes_next(monkeypatch):
+    model, average = network(), WeightAveraging(averages.UniformAverage(), at_end="raw")
+    model.fit(X, Y, 4, verbose=0, callbacks=[average])
+    raw = values(model.weights)
+    plain, left = Swap.finish, [KeyboardInterrupt] * 2
+
+    def finish(swap):
+        if left:
+            swap._pairs, kept = swap._pairs[:1], swap._pairs
+            plain(swap)
+            swap._pairs = kept
+            raise left.pop()
+        plain(swap)
+
+    monkeypatch.setattr(Swap, "finish", finish)
+    with pytest.raises(KeyboardInterrupt):
+        average.swap_in()
+    average.swap_out()
+    assert_same(values(model.weights), raw)
+
+
+# --- Signals --------------------------------------------------------------------------
+
+
+@pytest.mark.only("torch")
+def test_ctrl_c_waits_for_the_end_of_a_section_and_a_second_one_does_not():
+    done = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def section(times):
+        with interrupts.deferred():
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+            done.append(times)
+
+    for times, finished in ((1, [1]), (2, [1])):
+        with pytest.raises(KeyboardInterrupt):
+            section(times)
+        assert done == finished
+        assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.only("torch")
+def test_sections_within_sections_and_in_threads_keep_the_handlers():
+    before = signal.getsignal(signal.SIGINT)
+
+    def nested():
+        with interrupts.deferred(), interrupts.deferred():
+            pass
+
+    nested()
+    thread = threading.Thread(target=nested)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.only("torch")
+def test_what_is_undone_is_undone_to_its_end_in_the_other_order():
+    undone = []
+
+    def interrupted_once():
+        undone.append("interrupted")
+        if len(undone) == 2:
+            raise KeyboardInterrupt
+
+    def failing():
+        undone.append("failing")
+        raise ValueError("once")
+
+    undo = interrupts.Undo()
+    for function in (lambda: undone.append("first"), interrupted_once, failing):
+        undo.callback(function)
+    with pytest.raises(KeyboardInterrupt):
+        undo.close()
+    assert undone == ["failing", "interrupted", "interrupted", "first"]
+    undo.close()  # There is nothing left, nor an error that would hide another.
+    undo.callback(failing)
+    with pytest.raises(ValueError, match="once"):
+        undo.close()
