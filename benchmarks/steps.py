@@ -130,10 +130,6 @@ def no_callbacks(lrs, folder):
     return []
 
 
-def as_it_is(lrs, optimizer):
-    return optimizer
-
-
 @dataclass(frozen=True)
 class Contender:
     """One way to set the rate.
@@ -144,8 +140,6 @@ class Contender:
         rate: What the optimizer is given; from `keras.optimizers.schedules` and
             `keras_lrs`.
         callbacks: What `fit` is given; from `keras_lrs` and a folder to write into.
-        optimizer: What the model is compiled with; from `keras_lrs` and the optimizer
-            of the workload.
         target: The largest ratio to the constant rate, if it is ours.
     """
 
@@ -153,7 +147,6 @@ class Contender:
     name: str
     rate: Callable[[Any, Any], Any] = constant
     callbacks: Callable[[Any, pathlib.Path], list] = no_callbacks
-    optimizer: Callable[[Any, Any], Any] = as_it_is
     target: float | None = None
 
 
@@ -183,12 +176,6 @@ def warmup_and_cosine(lrs):
 
 def scheduled(lrs, folder):
     return [lrs.callbacks.HyperparameterScheduler(learning_rate=warmup_and_cosine(lrs))]
-
-
-def of_its_own_length(lrs, optimizer):
-    cosine = lrs.schedules.CosineAnnealing(RATE, TOTAL_STEPS)
-    schedule = lrs.schedules.Warmup(cosine, WARMUP_STEPS)
-    return lrs.optimizers.Scheduled(optimizer, learning_rate=schedule)
 
 
 def scheduled_piecewise(lrs, folder):
@@ -333,11 +320,6 @@ CONTENDERS = [
         "`HyperparameterScheduler`: `Warmup(CosineAnnealing)`",
         callbacks=scheduled,
     ),
-    ours(
-        ADAMW,
-        "`Scheduled(AdamW)`: `Warmup(CosineAnnealing)`",
-        optimizer=of_its_own_length,
-    ),
 ]
 FITS = [
     Contender(ADAM, REFERENCE),
@@ -372,7 +354,6 @@ class Trainee:
         rate = contender.rate(keras.optimizers.schedules, keras_lrs)
         self.model, optimizer = WORKLOADS[contender.workload](rate)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        optimizer = contender.optimizer(keras_lrs, optimizer)
         self.model.compile(optimizer, loss, **configuration.options)
 
     def renew_callbacks(self):
