@@ -31,3 +31,21 @@ def warn_of_looks(progress: Any, warmup: int) -> None:
             f"steps is not shorter than this run, of {total}.",
             stacklevel=2,
         )
+
+
+def lasts(run: Any, optimizers: list, steps: int | None) -> bool:
+    """Whether the warmup of some optimizers is not over yet.
+
+    Args:
+        run: The run.
+        optimizers: The optimizers, of which one is enough.
+        steps: How long it is; None if their schedules say so.
+    """
+    if steps is not None:
+        return 0 < steps >= max(map(run.progress.step, optimizers))
+    # A schedule of the optimizer's own counts all its iterations.
+    return any(
+        0 < run.progress.iterations(one) - start <= warmup_steps(schedule)
+        for one in optimizers
+        for start, schedule in run.rate_schedules(one)
+    )

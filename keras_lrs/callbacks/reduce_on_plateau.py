@@ -26,7 +26,6 @@ from keras_lrs.callbacks.plateau import (
     rates_before,
 )
 from keras_lrs.schedules import durations, fields
-from keras_lrs.schedules.combinators import warmup_steps
 
 _WITHIN = ("_steps", "_looked", "_carried", "_seen")
 _KEPT = 1_000  # States of looks, so that an older checkpoint can be resumed from.
@@ -372,7 +371,7 @@ class ReduceOnPlateau(FitCallback):
             self._find_mode(self._run.model)
         self._seen = True
         before = self._state
-        if not self._is_warming_up():
+        if not warmups.lasts(self._run, self._optimizers, self._warmup_steps):
             self._state = self.rule.next(before, value, self._least)
         if self.best_weights is not None:
             self.best_weights.look(self._run.model, before, self._state)
@@ -392,15 +391,3 @@ class ReduceOnPlateau(FitCallback):
         largest = max(rates.last_used(self._run, self._optimizers))
         share = self.min_learning_rate / largest if largest > 0.0 else 1.0
         return self._state.factor * min(share, 1.0)
-
-    def _is_warming_up(self):
-        run, steps = self._run, self._warmup_steps
-        if steps is not None:
-            step = max(map(run.progress.step, self._optimizers))
-            return steps > 0 and step <= steps
-        # A schedule of the optimizer's own counts all its iterations.
-        return any(
-            0 < run.progress.iterations(one) - start <= warmup_steps(schedule)
-            for one in self._optimizers
-            for start, schedule in run.rate_schedules(one)
-        )

@@ -1,10 +1,12 @@
 """The arguments of `ScheduleFree`, and what may be the optimizer inside."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import keras
 
+from keras_lrs._keras import fit_loop
 from keras_lrs._step.hyperparameters import is_momentum
 from keras_lrs.averages.schedules import Average
 from keras_lrs.optimizers.wrapper import check_kind, check_new
@@ -47,3 +49,24 @@ def check_optimizer(optimizer: Any) -> None:
             f"does. Received: optimizer={kind} with use_ema=True"
         )
     check_new(optimizer)
+
+
+def check_weights(variables: list) -> None:
+    """Raises if variables that are to be trained are no weights."""
+    for variable in variables:
+        if getattr(variable, "overwrite_with_gradient", False):
+            raise ValueError(
+                "`ScheduleFree` cannot train a model quantized to float8, whose "
+                f"scales are no weights. Received: {variable.path}"
+            )
+
+
+def warn_of_validation() -> None:
+    """Warns if the `fit` that calls it validates other weights than the average."""
+    if fit_loop.validates_without("shows_average"):
+        warnings.warn(
+            "This `fit` validates the weights at which `ScheduleFree` takes its "
+            "gradients, and not their average, which is better: add "
+            "`keras_lrs.callbacks.AveragedEvaluation()` to its callbacks.",
+            stacklevel=3,
+        )

@@ -2,26 +2,24 @@
 
 import contextlib
 import copy
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_lrs._keras import fit_loop, in_step, interrupts, optimizers
+from keras_lrs._keras import in_step, interrupts, optimizers
 from keras_lrs._keras.known import KnownNumbers
 from keras_lrs._keras.variables import copies, number
 from keras_lrs.averages.schedules import Average
-from keras_lrs.optimizers.arguments import Arguments, check_optimizer
+from keras_lrs.optimizers.arguments import (
+    Arguments,
+    check_optimizer,
+    check_weights,
+    warn_of_validation,
+)
 from keras_lrs.optimizers.wrapper import Wrapper
 from keras_lrs.schedules import fields, numerics
-
-_VALIDATED = (
-    "This `fit` validates the weights at which `ScheduleFree` takes its gradients, and "
-    "not their average, which is better: add "
-    "`keras_lrs.callbacks.AveragedEvaluation()` to its callbacks."
-)
 
 
 @keras.saving.register_keras_serializable(package="keras_lrs")
@@ -122,13 +120,8 @@ class ScheduleFree(Wrapper):
         """Makes room for `z` and for what weighs it in the average."""
         if self.built:
             return
-        self._warn_of_validation()
-        for variable in variables:
-            if getattr(variable, "overwrite_with_gradient", False):
-                raise ValueError(
-                    "`ScheduleFree` cannot train a model quantized to float8, whose "
-                    f"scales are no weights. Received: {variable.path}"
-                )
+        warn_of_validation()
+        check_weights(variables)
         super().build(variables)
         # Whether the model holds x; the sum of weights over the latest, and what that
         # float cannot hold of it; the largest rate.
@@ -147,13 +140,8 @@ class ScheduleFree(Wrapper):
 
     def finalize_variable_values(self, var_list: list) -> None:
         """Ends a `fit`, as Keras's optimizers do."""
-        self._warn_of_validation()
+        warn_of_validation()
         super().finalize_variable_values(var_list)
-
-    def _warn_of_validation(self):
-        """Warns if the `fit` that calls it validates other weights than the average."""
-        if fit_loop.validates_without("shows_average"):
-            warnings.warn(_VALIDATED, stacklevel=2)
 
     def _add_number(self, name):
         own = {"dtype": numerics.float_dtype(), "aggregation": "only_first_replica"}
