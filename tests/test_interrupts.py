@@ -1,7 +1,6 @@
 """What is interrupted at a line leaves the model as it was between two steps."""
 
 import gc
-import os
 import random
 import signal
 import sys
@@ -185,7 +184,7 @@ def test_ctrl_c_waits_for_the_end_of_a_section_and_a_second_one_does_not():
     def section(times):
         with interrupts.deferred():
             for _ in range(times):
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
             done.append(times)
 
     for times, finished in ((1, [1]), (2, [1])):

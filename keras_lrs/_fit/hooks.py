@@ -76,7 +76,7 @@ def guard(run: Any, callback_list: Any) -> None:
             # when it is called.
             undo = run.undo
             if name == "on_train_end" and run.progress.in_loop:
-                undo = interrupts.Undo()  # Where it broke off, it says what is wrong.
+                undo = interrupts.Undo()  # Where it is left, it says what is wrong.
             elif name == "on_train_end" and IS_JAX:
                 undo = _UnlessFinished(run)
             replace(callback_list, name, surrounded(run, name), undo)

@@ -167,7 +167,7 @@ class JaxState:
         }
 
     def broke_off(self, state: Any) -> None:
-        """Gives `fit` the newest state that there is, if an execution breaks off.
+        """Gives `fit` the newest state that there is, if an execution fails.
 
         Args:
             state: What the execution was given. While it is being traced nothing of it
@@ -183,7 +183,7 @@ class JaxState:
         self._result = None
 
     def take_back(self) -> None:
-        """Gives the variables what `fit` has taken away, if it broke off with it."""
+        """Gives the variables what `fit` has taken away, if it ended with it."""
         found = [*self._model.variables, *self._model.optimizer.variables]
         if all(variable._value is not None for variable in found):
             return

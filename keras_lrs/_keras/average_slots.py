@@ -122,7 +122,7 @@ class AverageSlots:
         if not self.attached:
             self._empty_since = optimizers.iterations(optimizer)
             optimizer.use_ema, optimizer.ema_momentum = True, SLOTS_HOLD_AVERAGE
-            _trace_anew(model)
+            _trace_again(model)
         _slots_so_far[optimizer] = slots
 
     def detach(self) -> None:
@@ -213,12 +213,12 @@ class _Swapping:
     swap: Swap
 
 
-# What was interrupted twice; whoever asks next ends it.
+# Swaps that were interrupted twice. The next caller finishes them.
 _unfinished: weakref.WeakKeyDictionary[Any, _Swapping]
 _unfinished = weakref.WeakKeyDictionary()
 
 
-def _trace_anew(model):
+def _trace_again(model):
     """Lets TensorFlow trace the model's plain step again, which updates the slots now.
 
     One that was traced without them would leave the last averages in them, and Keras's

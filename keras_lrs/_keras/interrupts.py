@@ -30,11 +30,11 @@ class _Waiting:
     def __call__(self, number: int, frame: Any) -> None:
         if self.active and number not in self._arrived:
             self._arrived.append(number)
-        else:  # Whoever asks twice does not want to wait.
+        else:  # A second Ctrl-C does not wait.
             self._before[number](number, frame)
 
     def begin(self) -> None:
-        """Takes the place of the handlers; of those that do nothing in Python, none."""
+        """Replaces the handlers, except those that do nothing in Python."""
         for number in _SIGNALS:
             handler = signal.getsignal(number)
             if isinstance(handler, _Waiting) and not handler.active:
@@ -80,7 +80,7 @@ def finish(function: Callable[[], Any]) -> None:
     """Calls a function to its end: once more if it is interrupted, and then raises.
 
     Args:
-        function: It must be able to go on where it was, or to begin anew.
+        function: It must be able to continue where it was, or to start over.
     """
     with deferred():
         try:
@@ -122,7 +122,7 @@ class Undo:
 
     def close(self) -> None:
         """Undoes everything that has not been; raises the last error there was."""
-        if self._is_closing:  # A function below has called this, which goes on there.
+        if self._is_closing:  # A function below has called this, which continues there.
             return
         with deferred():
             try:

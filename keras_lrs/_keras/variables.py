@@ -70,8 +70,8 @@ def assign(variable: Any, value: Any) -> None:
 class Swap:
     """Swaps the values of pairs of variables, from wherever it is called.
 
-    If it is interrupted, `finish` goes on where it was: one value at a time is held, so
-    that none is lost.
+    If it is interrupted, `finish` continues where it was: one value at a time is held,
+    so that none is lost.
 
     Args:
         ones: Variables, or `StepVariable`s.

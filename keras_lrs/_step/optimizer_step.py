@@ -152,7 +152,7 @@ class OptimizerStep:
         self._known.note_iterations(self.optimizer, self.iterations)
 
     def install(self) -> None:
-        """Takes the place of the optimizer's `apply`; call `uninstall` in any case."""
+        """Replaces the optimizer's `apply`; call `uninstall` in any case."""
         attributes = vars(self.optimizer)
         if attributes.get("apply") is not self._replacement:
             found = {"apply": attributes["apply"]} if "apply" in attributes else {}
@@ -173,7 +173,7 @@ class OptimizerStep:
             put_back(attributes, ["apply"], self._covered)
 
     def install_in_loop(self, undo: interrupts.Undo) -> None:
-        """Takes the place of `apply` until the end, in whatever loop it is called."""
+        """Replaces `apply` until the end, in whatever loop it is called."""
         if self._count is None:
             beside = self.optimizer._iterations
             self._count = anywhere.Count(anywhere.new_count(beside))

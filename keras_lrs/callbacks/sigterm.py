@@ -29,7 +29,7 @@ class Sigterm:
         self._before: Any = None
 
     def begin(self, run: Run) -> None:
-        """Takes the place of the handler until the run ends."""
+        """Replaces the handler until the run ends."""
         self.arrived, self.validating = False, None
         before = interrupts.handler(signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread():

@@ -74,7 +74,7 @@ class SwappingCallback(FitCallback):
     # --- What subclasses say ---
 
     def swap(self, into: bool) -> None:
-        """Gives the model the averages, or its weights; goes on if it is called again.
+        """Gives the model the averages, or its weights; continues if called again.
 
         Args:
             into: Whether the model is to hold the averages.
