@@ -9,7 +9,7 @@ import pathlib
 import sys
 import zipfile
 
-LIMIT = 250_000
+LIMIT = 400_000
 
 
 def check_size(path):
