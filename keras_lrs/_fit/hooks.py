@@ -131,7 +131,9 @@ def _finalizing(run):
         # JAX's `fit` calls it in a `finally`, after writing its state back into the
         # variables; what is put back before is lost.
         def finalize_variable_values(variables):
-            if IS_JAX:
+            # One that was over when it resumed begins when training ends.
+            finished = fit_loop.jax_fit(run.model).get("training_finished", False)
+            if IS_JAX and (run.begun or not finished):
                 run.close()
             if not run.wanted.finalize_averages:
                 finalize(variables)

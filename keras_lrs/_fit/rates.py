@@ -126,6 +126,8 @@ class OwnRates:
         def make(assign):
             def assign_and_take(value):
                 nonlocal said
+                is_read = not self._writes_state and not isinstance(part, OwnRate)
+                before = number(optimizer._learning_rate) if is_read else None
                 result = assign(value)
                 if self._writes_state:
                     return result
@@ -136,7 +138,7 @@ class OwnRates:
                 if isinstance(part, OwnRate):
                     self.take(optimizer, rate)
                     part.change(rate, count(optimizer))
-                elif not said:
+                elif not said and rate != before:  # A loop may write it as it is.
                     said = True
                     warnings.warn(
                         f"The learning rate of `{optimizer.name}` was set to {rate:g}, "

@@ -283,7 +283,8 @@ class ScheduleFree(Wrapper):
                     y + (1.0 / beta - 1.0) * (y - z) for y, z in zip(y, z, strict=True)
                 ]
             x = self._where_trained(x, y)
-        self._change(x, 1.0, held=y)
+        # What the model gets, JAX may donate in its next step.
+        self._change(x, 1.0, held=copies(self._trainable_variables))
 
     def use_training_weights(self) -> None:
         """Puts y back into the model, to continue training.

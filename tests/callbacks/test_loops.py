@@ -269,6 +269,7 @@ def test_a_function_that_was_compiled_before_says_what_to_use():
     assert catalogue.untouched(model)
 
 
+@pytest.mark.filterwarnings("ignore:The learning rate of")  # It writes its state.
 @pytest.mark.skipif(BACKEND != "jax", reason="only there steps have no state")
 def test_a_step_without_state_says_what_to_use():
     model = model_of()
