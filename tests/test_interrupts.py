@@ -13,7 +13,7 @@ import pytest
 
 from keras_lrs import averages, schedules
 from keras_lrs._keras import average_slots, interrupts
-from keras_lrs._keras.variables import Swap
+from keras_lrs._keras.variables import Swap, assign
 from keras_lrs._step.optimizer_step import OptimizerStep
 from keras_lrs.callbacks import HyperparameterScheduler, WeightAveraging
 from tests.programs import load_program
@@ -232,3 +232,11 @@ def test_what_is_undone_is_undone_to_its_end_in_the_other_order():
     undo.callback(failing)
     with pytest.raises(ValueError, match="once"):
         undo.close()
+
+
+@pytest.mark.only("torch")
+def test_a_finalizer_restores_a_number_while_keras_builds_another_model():
+    variable = keras.Variable(1.0)
+    with keras.device("meta"):  # There Keras calls a model without values.
+        assign(variable, 0.5)
+    assert float(variable.value) == 0.5

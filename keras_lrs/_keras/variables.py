@@ -61,7 +61,8 @@ def assign(variable: Any, value: Any) -> None:
         with tf.init_scope():
             target.assign(tf.cast(value, target.dtype))
     elif IS_TORCH:
-        with torch.no_grad():
+        # Keras builds models on a device that holds no values.
+        with torch.no_grad(), keras.device(str(variable._value.device)):
             variable._value.copy_(ops.convert_to_tensor(value))
     else:
         variable._direct_assign(jnp.asarray(value, variable.dtype))
