@@ -132,8 +132,10 @@ def _finalizing(run):
         # variables; what is put back before is lost.
         def finalize_variable_values(variables):
             # One that was over when it resumed begins when training ends.
-            finished = fit_loop.jax_fit(run.model).get("training_finished", False)
-            if IS_JAX and (run.begun or not finished):
+            if IS_JAX and (
+                run.begun
+                or not fit_loop.jax_fit(run.model).get("training_finished", False)
+            ):
                 run.close()
             if not run.wanted.finalize_averages:
                 finalize(variables)

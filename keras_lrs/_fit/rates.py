@@ -126,15 +126,14 @@ class OwnRates:
         def make(assign):
             def assign_and_take(value):
                 nonlocal said
-                is_read = not self._writes_state and not isinstance(part, OwnRate)
-                before = number(optimizer._learning_rate) if is_read else None
-                result = assign(value)
                 if self._writes_state:
-                    return result
+                    return assign(value)
                 try:
+                    before = number(optimizer._learning_rate)
                     rate = number(ops.convert_to_tensor(value))
                 except Exception:  # In a step that is being traced.
-                    return result
+                    return assign(value)
+                result = assign(value)
                 if isinstance(part, OwnRate):
                     self.take(optimizer, rate)
                     part.change(rate, count(optimizer))

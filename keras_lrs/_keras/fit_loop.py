@@ -34,12 +34,10 @@ def callback_list() -> keras.callbacks.CallbackList | None:
 
     Keras tells a callback nothing about the others; its list is the caller.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
+    for frame in _frames_with("self"):
         caller = frame.f_locals.get("self")
         if isinstance(caller, keras.callbacks.CallbackList):
             return caller
-        frame = frame.f_back
     return None
 
 
@@ -81,8 +79,7 @@ def validates_without(shows_average: str) -> bool:
 
     False outside of a `fit`.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
+    for frame in _frames_with("self", "validation_data"):
         found = frame.f_locals
         own = isinstance(found.get("self"), keras.Model)
         if own and frame.f_code.co_name == "fit" and "validation_data" in found:
@@ -91,7 +88,6 @@ def validates_without(shows_average: str) -> bool:
             given = getattr(given, "callbacks", keras.tree.flatten(given or []))
             shown = any(getattr(one, shows_average, False) for one in given)
             return found["validation_data"] is not None and not shown
-        frame = frame.f_back
     return False
 
 
@@ -176,13 +172,11 @@ def is_fitting(model: Any) -> bool:
 
 
 def _frame_of_fit(model):
-    frame = inspect.currentframe()
-    while frame is not None:
+    for frame in _frames_with("self", "epochs", "epoch_iterator"):
         found = frame.f_locals.get("epoch_iterator")
         ours = isinstance(found, epoch_iterator.EpochIterator)
-        if ours and frame.f_locals.get("self") is model and "epochs" in frame.f_locals:
+        if ours and frame.f_locals.get("self") is model:
             return frame
-        frame = frame.f_back
     return None
 
 
@@ -191,13 +185,25 @@ def jax_fit(model: Any) -> dict[str, Any]:
 
     Those that it has, and nothing if it is not this model's `fit` that calls.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
+    for frame in _frames_with("self", "training_finished"):
         found = frame.f_locals
         if "training_finished" in found and found.get("self") is model:
             return found
-        frame = frame.f_back
     return {}
+
+
+def _frames_with(*names):
+    """The calling frames whose functions have such local variables, innermost first.
+
+    No other is asked for its variables: Python would keep what they hold, such as a
+    model that the function deletes, until the function returns.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        code = frame.f_code
+        if {*code.co_varnames, *code.co_cellvars}.issuperset(names):
+            yield frame
+        frame = frame.f_back
 
 
 def leaves(batch: Any) -> list:

@@ -27,6 +27,7 @@ class Sigterm:
         self.arrived = False
         self.validating: Any = None
         self._before: Any = None
+        self._waits = False
 
     def begin(self, run: Run) -> None:
         """Replaces the handler until the run ends."""
@@ -37,7 +38,7 @@ class Sigterm:
         elif before is None:
             _warn("it has a handler that does not come from Python")
         elif before is not signal.SIG_IGN:
-            self._before = before
+            self._before, self._waits = before, True
             run.undo.callback(self._end)
             signal.signal(signal.SIGTERM, self._note)
 
@@ -56,8 +57,15 @@ class Sigterm:
 
     def _end(self):
         """Puts the handler back, which gets a signal that this run did not serve."""
+        self._waits = False
         if interrupts.handler(signal.SIGTERM) == self._note:
-            signal.signal(signal.SIGTERM, self._before)
+            before = self._before
+            # The handler may belong to an earlier run that has ended since.
+            while isinstance(own := getattr(before, "__self__", None), Sigterm):
+                if own._waits:
+                    break
+                before = own._before
+            signal.signal(signal.SIGTERM, before)
         if self.arrived:
             self.arrived = False
             signal.raise_signal(signal.SIGTERM)

@@ -1,5 +1,6 @@
 """SIGTERM ends a run after its last finished step, and the next one resumes there."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -16,6 +17,7 @@ from keras_lrs.callbacks import (
     ResumableTraining,
     WeightAveraging,
 )
+from keras_lrs.callbacks.sigterm import Sigterm
 
 pytestmark = pytest.mark.every_backend
 
@@ -224,3 +226,19 @@ def test_data_that_cannot_be_read_again_resumes_at_an_epoch(tmp_path):
 def test_other_values_of_the_argument_are_refused(tmp_path):
     with pytest.raises(ValueError, match="Argument `on_sigterm` must be one of 'save'"):
         ResumableTraining(tmp_path, on_sigterm="stop")
+
+
+@pytest.mark.only("torch")
+def test_runs_that_end_in_the_order_of_their_beginning_leave_no_handler(tmp_path):
+    class Run:
+        def __init__(self):
+            self.undo = contextlib.ExitStack()
+
+    first, second = Sigterm(), Sigterm()
+    runs = Run(), Run()
+    first.begin(runs[0])
+    second.begin(runs[1])
+    runs[0].undo.close()
+    assert signal.getsignal(signal.SIGTERM) == second._note
+    runs[1].undo.close()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

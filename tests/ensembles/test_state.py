@@ -32,9 +32,14 @@ def lookup():
     return L.StringLookup(output_mode="multi_hot"), TEXTS
 
 
+def bins():
+    pytest.importorskip("tensorflow", reason="Keras adapts it with TensorFlow")
+    return L.Discretization(num_bins=4), X
+
+
 ADAPTED = {
     "Normalization": lambda: (L.Normalization(), X),
-    "Discretization": lambda: (L.Discretization(num_bins=4), X),
+    "Discretization": bins,
     "TextVectorization": text,
     "StringLookup": lookup,
 }
