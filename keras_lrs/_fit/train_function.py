@@ -251,7 +251,7 @@ class TrainFunction:
 
     def _run(self, arguments):
         with contextlib.ExitStack() as stack:
-            for step in self.steps:
+            for step in self._to_install:
                 stack.enter_context(step.installed())
             if IS_JAX:
                 return self._state.run(
@@ -262,6 +262,12 @@ class TrainFunction:
             if IS_TORCH:  # Its executions are of one step, and nothing is retraced.
                 scheduled_variable.set_variables(self.steps)
             return self.function(*arguments)
+
+    @property
+    def _to_install(self):
+        """The steps that the function does not install by itself, as it is traced."""
+        traced = self.function is not self.keras_function
+        return [] if traced and _installs_itself(self.model) else self.steps
 
     def _pass_over(self, skip, arguments):
         """Takes the batches of an execution from the data, and trains on none."""
@@ -366,6 +372,14 @@ def _is_followed(steps):
     return any(part.follows_step for step in steps for part in step.parts)
 
 
+def _installs_itself(model):
+    """Whether a function that is traced anew installs its steps, only for the trace.
+
+    Replicas of a TensorFlow strategy are traced in threads that take turns.
+    """
+    return getattr(model, "_distribute_strategy", None) is None
+
+
 def _traced_anew(model, steps):
     """Makes a train function of its own, to be traced while the steps are installed."""
     plain = model.train_function
@@ -376,13 +390,17 @@ def _traced_anew(model, steps):
         # one model are equal: it would serve the plain step. A new function equals no
         # other.
         def step_with_batch(*arguments):
-            with in_step.with_batch(arguments):
+            with contextlib.ExitStack() as stack:
+                if _installs_itself(model):
+                    for step in steps:
+                        stack.enter_context(step.installed())
+                stack.enter_context(in_step.with_batch(arguments))
                 if scheduled_variable.of(steps):
                     arguments = in_step.before_forward(model, arguments, set_variables)
                 result = train_step(*arguments)
-            if _is_followed(steps):
-                return with_followers(model, steps, arguments[0], result)
-            return result
+                if _is_followed(steps):
+                    return with_followers(model, steps, arguments[0], result)
+                return result
 
         return step_with_batch
 

@@ -164,6 +164,11 @@ class OptimizerStep:
                 del self.optimizer._variables[-len(variables) :]
             put_back(attributes, ["apply"], before)
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether the optimizer's `apply` is the one of this step."""
+        return vars(self.optimizer).get("apply") is self._replacement
+
     @contextlib.contextmanager
     def in_loop(self) -> Iterator[None]:
         """Within it `apply` is the one of this step, in whatever loop it is called."""
