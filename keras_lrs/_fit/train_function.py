@@ -251,7 +251,7 @@ class TrainFunction:
 
     def _run(self, arguments):
         with contextlib.ExitStack() as stack:
-            for step in self._to_install:
+            for step in [one for one in self.steps if not one.installs_itself]:
                 stack.enter_context(step.installed())
             if IS_JAX:
                 return self._state.run(
@@ -262,12 +262,6 @@ class TrainFunction:
             if IS_TORCH:  # Its executions are of one step, and nothing is retraced.
                 scheduled_variable.set_variables(self.steps)
             return self.function(*arguments)
-
-    @property
-    def _to_install(self):
-        """The steps that the function does not install by itself, as it is traced."""
-        traced = self.function is not self.keras_function
-        return [] if traced and _installs_itself(self.model) else self.steps
 
     def _pass_over(self, skip, arguments):
         """Takes the batches of an execution from the data, and trains on none."""
@@ -372,14 +366,6 @@ def _is_followed(steps):
     return any(part.follows_step for step in steps for part in step.parts)
 
 
-def _installs_itself(model):
-    """Whether a function that is traced anew installs its steps, only for the trace.
-
-    Replicas of a TensorFlow strategy are traced in threads that take turns.
-    """
-    return getattr(model, "_distribute_strategy", None) is None
-
-
 def _traced_anew(model, steps):
     """Makes a train function of its own, to be traced while the steps are installed."""
     plain = model.train_function
@@ -391,9 +377,12 @@ def _traced_anew(model, steps):
         # other.
         def step_with_batch(*arguments):
             with contextlib.ExitStack() as stack:
-                if _installs_itself(model):
+                # Replicas are traced in threads that take turns.
+                if getattr(model, "_distribute_strategy", None) is None:
                     for step in steps:
-                        stack.enter_context(step.installed())
+                        step.installs_itself = True
+                        if not step.is_installed:
+                            stack.enter_context(step.installed())
                 stack.enter_context(in_step.with_batch(arguments))
                 if scheduled_variable.of(steps):
                     arguments = in_step.before_forward(model, arguments, set_variables)

@@ -91,6 +91,7 @@ class OptimizerStep:
         iterations: How often `apply` was called, on PyTorch, where the host counts.
         parts: The parts, in the order of the plan.
         used: Whether `apply` has been called.
+        installs_itself: Whether the compiled function installs it when it is traced.
     """
 
     def __init__(self, model: Any, plan: StepPlan):
@@ -98,7 +99,7 @@ class OptimizerStep:
         self.accumulated = optimizers.accumulated(plan.optimizer)
         self.start = StepNumber(model, plan.start, "int")
         self.iterations = 0
-        self.used = False
+        self.used = self.installs_itself = False
         self._known = KnownNumbers()
         self._count: Any = None  # Of the calls in a loop that is not `fit`.
         self.originals = plan.originals
