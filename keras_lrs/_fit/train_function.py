@@ -170,8 +170,7 @@ class TrainFunction:
             return self.executions if each == 1 else None
         return told if self.executions == -(-told // each) else None
 
-    def _forget(self):
-        """Notes that JAX's `fit` has written its state into the variables."""
+    def _forget(self):  # JAX's `fit` has written its state into the variables.
         if IS_JAX:
             self._state.forget()
 
@@ -361,23 +360,20 @@ def _keep(plain, key, function, steps):
     return cache
 
 
-def _is_followed(steps):
-    """Whether a part acts after the whole step."""
+def _is_followed(steps):  # By a part that acts after the whole step.
     return any(part.follows_step for step in steps for part in step.parts)
 
 
 def _traced_anew(model, steps):
     """Makes a train function of its own, to be traced while the steps are installed."""
     plain = model.train_function
-    set_variables = functools.partial(scheduled_variable.set_variables, steps)
+    act = functools.partial(scheduled_variable.set_variables, steps)
 
     def make(train_step):
-        # `jax.jit` keeps its traces by the equality of functions, and bound methods of
-        # one model are equal: it would serve the plain step. A new function equals no
-        # other.
+        # `jax.jit` keeps traces by the equality of functions, and bound methods of one
+        # model are equal: it would serve the plain step. A new function equals none.
         def step_with_batch(*arguments):
             with contextlib.ExitStack() as stack:
-                # Replicas are traced in threads that take turns.
                 if getattr(model, "_distribute_strategy", None) is None:
                     for step in steps:
                         step.installs_itself = True
@@ -385,7 +381,7 @@ def _traced_anew(model, steps):
                             stack.enter_context(step.installed())
                 stack.enter_context(in_step.with_batch(arguments))
                 if scheduled_variable.of(steps):
-                    arguments = in_step.before_forward(model, arguments, set_variables)
+                    arguments = in_step.before_forward(model, arguments, act)
                 result = train_step(*arguments)
                 if _is_followed(steps):
                     return with_followers(model, steps, arguments[0], result)

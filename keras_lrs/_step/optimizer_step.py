@@ -91,7 +91,8 @@ class OptimizerStep:
         iterations: How often `apply` was called, on PyTorch, where the host counts.
         parts: The parts, in the order of the plan.
         used: Whether `apply` has been called.
-        installs_itself: Whether the compiled function installs it when it is traced.
+        installs_itself: Whether the compiled function installs it when it is traced;
+            not on replicas of TensorFlow, whose threads take turns.
     """
 
     def __init__(self, model: Any, plan: StepPlan):
