@@ -1,5 +1,6 @@
 """JAX: the state that `fit` hands from step to step, with our variables in it."""
 
+import contextlib
 import functools
 from typing import Any
 
@@ -104,7 +105,12 @@ class JaxState:
     def _places(self):
         """Our variables, and where they are among the optimizer's while installed."""
         ours = [one for step in self._steps for one in step.step_variables]
-        places = [(self._index(one.variable), one) for one in ours]
+        with contextlib.ExitStack() as stack:
+            for step in self._steps:
+                if not step.is_installed:
+                    stack.callback(step.uninstall)
+                    step.install()
+            places = [(self._index(one.variable), one) for one in ours]
         return sorted(places, key=lambda place: place[0])
 
     def _index(self, variable):

@@ -237,7 +237,7 @@ class TrainFunction:
 
     def _run(self, arguments):
         with contextlib.ExitStack() as stack:
-            for step in self.steps:
+            for step in [one for one in self.steps if not one.installs_itself]:
                 stack.callback(step.uninstall)
                 step.install()
             if IS_JAX:
@@ -357,19 +357,26 @@ def _traced_anew(model, steps):
     """Makes a train function of its own, to be traced while the steps are installed."""
     plain = model.train_function
     set_variables = functools.partial(scheduled_variable.set_variables, steps)
+    alone = getattr(model, "_distribute_strategy", None) is None
+    installs_itself = alone and not IS_TORCH  # PyTorch traces nothing.
 
     def make(train_step):
-        # `jax.jit` keeps its traces by the equality of functions, and bound methods of
-        # one model are equal: it would serve the plain step. A new function equals no
-        # other.
+        # `jax.jit` keeps traces by the equality of functions, and bound methods of one
+        # model are equal: it would serve the plain step. A new function equals none.
         def step_with_batch(*arguments):
-            with in_step.with_batch(arguments):
+            with contextlib.ExitStack() as stack:
+                for step in steps if installs_itself else []:
+                    step.installs_itself = True
+                    if not step.is_installed:
+                        stack.callback(step.uninstall)
+                        step.install()
+                stack.enter_context(in_step.with_batch(arguments))
                 if scheduled_variable.of(steps):
                     arguments = in_step.before_forward(model, arguments, set_variables)
                 result = train_step(*arguments)
-            if _is_followed(steps):
-                return with_followers(model, steps, arguments[0], result)
-            return result
+                if _is_followed(steps):
+                    return with_followers(model, steps, arguments[0], result)
+                return result
 
         return step_with_batch
 

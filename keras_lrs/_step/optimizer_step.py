@@ -92,6 +92,8 @@ class OptimizerStep:
         parts: The parts, in the order of the plan.
         used: Whether `apply` has been called.
         overridden: The names that values of an update stand in for at the moment.
+        installs_itself: Whether the compiled function installs it when it is traced;
+            not on replicas of TensorFlow, whose threads take turns.
     """
 
     def __init__(self, model: Any, plan: StepPlan):
@@ -99,7 +101,7 @@ class OptimizerStep:
         self.accumulated = optimizers.accumulated(plan.optimizer)
         self.start = StepNumber(model, plan.start, "int")
         self.iterations = 0
-        self.used = False
+        self.used = self.installs_itself = False
         self._known = KnownNumbers()
         self._count: Any = None  # Of the calls in a loop that is not `fit`.
         self.originals = plan.originals
@@ -171,6 +173,11 @@ class OptimizerStep:
         put_back(attributes, self.overridden, self.originals)
         if attributes.get("apply") is self._replacement:
             put_back(attributes, ["apply"], self._covered)
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the optimizer's `apply` is the one of this step."""
+        return vars(self.optimizer).get("apply") is self._replacement
 
     def install_in_loop(self, undo: interrupts.Undo) -> None:
         """Replaces `apply` until the end, in whatever loop it is called."""
