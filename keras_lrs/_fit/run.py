@@ -371,9 +371,10 @@ class Run:
         `fit` calls nothing when the data raises, but then its list is dropped.
         """
         self.callback_list = weakref.ref(callback_list)
-        finalizer = weakref.finalize(callback_list, _close, weakref.ref(self))
-        finalizer.atexit = False
-        self.undo.callback(finalizer.detach)
+        for _ in range(2):  # Python drops what interrupts one: the other closes then.
+            finalizer = weakref.finalize(callback_list, _close, weakref.ref(self))
+            finalizer.atexit = False
+            self.undo.callback(finalizer.detach)
 
 
 def _close(reference):
