@@ -238,6 +238,24 @@ def test_what_is_undone_is_undone_to_its_end_in_the_other_order():
         undo.close()
 
 
+@pytest.mark.every_backend
+def test_scopes_that_were_left_open_are_left():
+    def section():
+        with interrupts.undoing():
+            keras.StatelessScope().__enter__()
+            if BACKEND == "torch":
+                torch.no_grad().__enter__()
+            raise KeyboardInterrupt
+
+    if BACKEND == "torch":
+        import torch
+    with pytest.raises(KeyboardInterrupt):
+        section()
+    keras.Variable(1.0).assign(2.0)  # Keras refuses variables in such a scope.
+    if BACKEND == "torch":
+        assert torch.is_grad_enabled()
+
+
 @pytest.mark.only("torch")
 def test_a_finalizer_restores_a_number_while_keras_builds_another_model():
     variable = keras.Variable(1.0)

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from keras_lrs._keras import scopes
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -94,8 +96,12 @@ def finish(function: Callable[[], Any]) -> None:
 
 @contextlib.contextmanager
 def undoing() -> Iterator["Undo"]:
-    """Undoes what was done within it, however that is left."""
+    """Undoes what was done within it, however that is left.
+
+    A `with` that was interrupted as it ended may have left a scope open: that is left.
+    """
     undo = Undo()
+    undo.callback(scopes.set_state, scopes.state())
     try:
         try:
             yield undo

@@ -1,0 +1,26 @@
+"""Scopes of Keras and PyTorch that are open, which an interruption may leave open."""
+
+from typing import Any
+
+from keras.src.backend.common import global_state
+
+from keras_lrs._keras.backend import IS_TORCH
+
+if IS_TORCH:
+    import torch
+
+_STATELESS = "stateless_scope"
+
+
+def state() -> tuple[Any, bool]:
+    """The innermost `keras.StatelessScope`, and whether PyTorch computes gradients."""
+    scope = global_state.get_global_attribute(_STATELESS)
+    return scope, IS_TORCH and torch.is_grad_enabled()
+
+
+def set_state(found: tuple[Any, bool]) -> None:
+    """Leaves the scopes that have been entered since `state` returned this."""
+    scope, computes = found
+    global_state.set_global_attribute(_STATELESS, scope)
+    if IS_TORCH:
+        torch.set_grad_enabled(computes)
