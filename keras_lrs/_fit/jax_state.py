@@ -5,11 +5,10 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
-import keras
 import numpy as np
 from keras import ops
 
-from keras_lrs._keras import fit_loop, interrupts
+from keras_lrs._keras import fit_loop, interrupts, scopes
 from keras_lrs._keras.variables import number
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
 
@@ -31,7 +30,7 @@ def with_followers(model: Any, steps: list, before: tuple, result: tuple) -> tup
         *zip(model.non_trainable_variables, non_trainable, strict=True),
         *zip(variables, optimizer, strict=True),
     ]
-    with keras.StatelessScope(mapping) as scope:
+    with scopes.stateless(mapping) as scope:
         for step in steps:
             for part in step.parts:
                 if part.follows_step:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_lrs._keras import interrupts
 from keras_lrs._keras.models import layers
 
 
@@ -16,11 +17,14 @@ from keras_lrs._keras.models import layers
 def kept(model: Any) -> Iterator[None]:
     """Lets adapted layers be adapted again inside it, and restores them afterwards."""
     found = [(layer, layer.mean, layer.variance) for layer in normalizations(model)]
-    try:
-        yield
-    finally:
+
+    def put_back():
         for layer, mean, variance in found:
             layer.mean, layer.variance = mean, variance
+
+    with interrupts.undoing() as undo:
+        undo.callback(put_back)
+        yield
 
 
 def finalize(model: Any) -> None:

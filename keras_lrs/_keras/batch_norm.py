@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from keras.src.trainers import data_adapters
 
-from keras_lrs._keras import interrupts, random
+from keras_lrs._keras import interrupts, random, scopes
 from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
 from keras_lrs._keras.models import buffer_values, set_buffers
 from keras_lrs._keras.models import layers as layers_of
@@ -106,8 +106,7 @@ def batch_statistics(model: Any, layers: list, call: Callable) -> Iterator:
         return dict(watch.seen)
 
     def stateless_forward(values, x):
-        mapping = zip(model.variables, values, strict=True)
-        with keras.StatelessScope(state_mapping=list(mapping)):
+        with scopes.stateless(zip(model.variables, values, strict=True)):
             return forward(x)
 
     function = forward
@@ -143,7 +142,7 @@ def _restoring(model):
     with interrupts.undoing() as undo:
         undo.callback(set_buffers, model, buffer_values(model))
         undo.callback(random.set_state, random.state())
-        with keras.StatelessScope(), grad:
+        with scopes.stateless(), grad:
             yield
 
 

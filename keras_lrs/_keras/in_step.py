@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_lrs._keras import scopes
 from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
 from keras_lrs._keras.variables import copies, number
 from keras_lrs.schedules import base, numerics
@@ -65,8 +66,8 @@ def before_forward(model: Any, arguments: tuple, act: Any) -> tuple:
             act()
         return arguments
     (trainable, non_trainable, own, metrics), *data = arguments
-    mapping = list(zip(model.optimizer.variables, own, strict=True))
-    with keras.StatelessScope(state_mapping=mapping) as scope:
+    mapping = zip(model.optimizer.variables, own, strict=True)
+    with scopes.stateless(mapping) as scope:
         act()
     new = [scope.get_current_value(one) for one in model.non_trainable_variables]
     non_trainable = [

@@ -1,7 +1,10 @@
 """Scopes of Keras and PyTorch that are open, which an interruption may leave open."""
 
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import keras
 from keras.src.backend.common import global_state
 
 from keras_lrs._keras.backend import IS_TORCH
@@ -10,6 +13,21 @@ if IS_TORCH:
     import torch
 
 _STATELESS = "stateless_scope"
+
+
+@contextlib.contextmanager
+def stateless(mapping: Iterable[tuple[Any, Any]] = ()) -> Iterator[Any]:
+    """`keras.StatelessScope`, which is also left when its end is interrupted.
+
+    Args:
+        mapping: Pairs of a variable and the value that it has within the scope.
+    """
+    found = state()
+    try:
+        with keras.StatelessScope(list(mapping)) as scope:
+            yield scope
+    finally:
+        set_state(found)
 
 
 def state() -> tuple[Any, bool]:

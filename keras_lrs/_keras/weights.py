@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from keras.src.saving import saving_lib
 
-from keras_lrs._keras import adapted, interrupts
+from keras_lrs._keras import adapted, interrupts, scopes
 from keras_lrs._keras.models import layers
 
 
@@ -81,7 +81,7 @@ def copied_weights(model: Any, state: Any = None) -> WeightsCopy:
     if state is not None:
         variables = [*model.trainable_variables, *model.non_trainable_variables]
         values = [value for values in state for value in values]
-        scope = keras.StatelessScope(list(zip(variables, values, strict=True)))
+        scope = scopes.stateless(zip(variables, values, strict=True))
     skipped = {id(one) for one in _not_weights(model)}
     with scope:
         saving_lib._save_state(model, _CopyStore(copy), None, "", skipped)
@@ -102,7 +102,7 @@ def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
     store = saving_lib.H5IOStore(io.BytesIO(content), mode="r")
     skipped = {id(one) for one in _not_weights(model)}
     # In this scope an assignment changes the scope and not the variable.
-    with _loading_modules(model), adapted.kept(model), keras.StatelessScope() as scope:
+    with _loading_modules(model), adapted.kept(model), scopes.stateless() as scope:
         _load(model, store, None, skipped)
     store.close()
     for variable in model.weights:
@@ -136,13 +136,11 @@ def _loading_modules(model):
     """Within it modules of PyTorch load into variables as all other layers do."""
     kind = keras.layers.TorchModuleWrapper
     wrappers = [one for one in layers(model) if isinstance(one, kind)]
-    for wrapper in wrappers:
-        vars(wrapper)["load_own_variables"] = _loader(wrapper)
-    try:
-        yield
-    finally:
+    with interrupts.undoing() as undo:
         for wrapper in wrappers:
-            del vars(wrapper)["load_own_variables"]
+            undo.callback(vars(wrapper).pop, "load_own_variables", None)
+            vars(wrapper)["load_own_variables"] = _loader(wrapper)
+        yield
 
 
 def _loader(wrapper):
@@ -176,7 +174,7 @@ def hand_over(model: Any, clone: Any, values: list) -> None:
     copy, skipped = WeightsCopy(), {id(one) for one in _not_weights(model)}
     assets = saving_lib.DiskIOStore("assets", mode="w")
     try:
-        with keras.StatelessScope(list(zip(model.variables, values, strict=True))):
+        with scopes.stateless(zip(model.variables, values, strict=True)):
             saving_lib._save_state(model, _CopyStore(copy), assets, "", skipped)
         store = saving_lib.H5IOStore(io.BytesIO(copy.content()), mode="r")
         written = saving_lib.DiskIOStore(assets.working_dir, mode="r")

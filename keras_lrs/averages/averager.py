@@ -7,7 +7,14 @@ from typing import Any
 
 import keras
 
-from keras_lrs._keras import anywhere, average_statistics, in_step, interrupts, models
+from keras_lrs._keras import (
+    anywhere,
+    average_statistics,
+    in_step,
+    interrupts,
+    models,
+    scopes,
+)
 from keras_lrs._keras.weights import load_own_weights, save_own_weights
 from keras_lrs._step.averages import Averaging
 from keras_lrs.averages.choice import Choice
@@ -181,7 +188,7 @@ class Averager(keras.layers.Layer):
             *zip(variables, own, strict=True),
             *zip(sources, weights, strict=True),
         ]
-        with keras.StatelessScope(mapping) as scope:
+        with scopes.stateless(mapping) as scope:
             self.update()
         return [scope.get_current_value(variable) for variable in variables]
 
@@ -223,7 +230,7 @@ class Averager(keras.layers.Layer):
             *zip(groups[0], trainable, strict=True),
             *zip(groups[1], non_trainable, strict=True),
         ]
-        with keras.StatelessScope(mapping) as scope:
+        with scopes.stateless(mapping) as scope:
             self.update()
             if copy_to is not None:
                 self.copy_to(copy_to)
