@@ -171,6 +171,8 @@ def surrounded(run: Any, name: str) -> Callable:
             given = (*arguments, *keywords.values())
             for callback in run.callbacks:
                 callback.before_all(name, *given)
+            if name == "on_epoch_end":
+                arguments, keywords = _with_driven(run, *given), {}
             method(*arguments, **keywords)
             for callback in run.callbacks:
                 callback.after_all(name, *given)
@@ -178,3 +180,11 @@ def surrounded(run: Any, name: str) -> Callable:
         return call
 
     return make
+
+
+def _with_driven(run, epoch, logs=None):
+    """The arguments of `on_epoch_end`, with what schedules drive in the logs.
+
+    So all callbacks see it, also those that come before ours in the list.
+    """
+    return epoch, {**(logs or {}), **run.driven_values()}

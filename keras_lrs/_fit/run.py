@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_lrs._fit import checks, hooks, planning, rates
+from keras_lrs._fit.epoch_logs import EpochLogs
 from keras_lrs._fit.loop import Loop
 from keras_lrs._fit.measuring import FirstUpdates
 from keras_lrs._fit.progress import Progress, Resume
@@ -58,6 +59,7 @@ class Run:
         self._chosen: dict[int, dict[str, Any]] = {}
         self.choosing: list[Any] = []
         self._first_epoch: Any = None
+        self.epoch_logs: Any = None  # An `EpochLogs`, once the first epoch begins.
         self._loop: Loop | None = None
         self._train_function: TrainFunction | None = None
         self.undo.callback(self._note_closed)
@@ -120,6 +122,7 @@ class Run:
         if not self.begun:
             checks.check_first(self, epoch)
             self.begun = True
+            self.epoch_logs = EpochLogs(self)
             for callback in self.callbacks:
                 callback.fit_begins(epoch)
             if self.resumes is not None:
@@ -142,6 +145,13 @@ class Run:
                 self._loop.end_epoch()
             self._first_epoch.ends()
             self.progress.note_end_of(epoch)
+
+    def driven_values(self) -> dict[str, float]:
+        """What the epoch's last update used of what callbacks drive and log."""
+        if not self.begun or self.closed:
+            return {}
+        self.end_steps()
+        return self.epoch_logs.driven()
 
     def end_steps(self) -> None:
         """Notes that the variables hold what the last step has left."""

@@ -86,6 +86,9 @@ class FitCallback(keras.callbacks.Callback):
     backs_up = False
     """Whether it comes after our others: it saves, with `saving`, what they are."""
 
+    log = False
+    """Whether the last values of what its parts drive go into the logs of an epoch."""
+
     _handed = False
     """Whether Keras has handed out the model for the run that is to begin."""
 

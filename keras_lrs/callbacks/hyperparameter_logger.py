@@ -21,6 +21,9 @@ _SECONDS = 5.0  # Between two looks at the optimizer within an epoch.
 class HyperparameterLogger(FitCallback):
     """Writes the hyperparameters that were used into the logs of every epoch.
 
+    Callbacks that drive hyperparameters add these to the logs themselves. Use this one
+    for TensorBoard, and for a rate that no callback drives.
+
     The rate, whatever it comes from (a float, a schedule, a `HyperparameterScheduler`,
     times the factor of a `ReduceOnPlateau`), and all other hyperparameters that a
     scheduler drives: the values of the last update of the epoch, not of the next one.
@@ -91,8 +94,7 @@ class HyperparameterLogger(FitCallback):
 
     def fit_begins(self, epoch: int) -> None:
         """Notes where the optimizers are."""
-        self._began = {id(one): self._iterations(one) for one in self._known}
-        self._written = dict(self._began)
+        self._written = dict(self._run.epoch_logs.began)
         self._looked = time.monotonic()
 
     def step_ends(self, logs: Any) -> None:
@@ -102,12 +104,13 @@ class HyperparameterLogger(FitCallback):
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
         """Adds the values of the epoch's last update to its logs."""
-        run, logged = self._run, self._logged()
-        if run.executed and not any(self._has_updated(one) for one, _ in logged):
-            idle.check(run, type(self).__name__, self._began)
+        run, epoch_logs = self._run, self._run.epoch_logs
+        logged = epoch_logs.optimizers(self, beside=True)
+        if run.executed and not any(epoch_logs.has_updated(one) for one, _ in logged):
+            idle.check(run, type(self).__name__, epoch_logs.began)
         for optimizer, suffix in logged:
-            last = np.array([max(self._iterations(optimizer) - 1, 0)])
-            values = self._used(optimizer, suffix, last)
+            last = epoch_logs.last(optimizer)
+            values = epoch_logs.used(optimizer, suffix, last)
             logs.update({tag: value.item() for tag, value in values.items()})
             if self._writer is not None and self.every == "epoch":
                 self._writer.write(last, values)
@@ -130,69 +133,16 @@ class HyperparameterLogger(FitCallback):
         if self._writer is not None:
             self._writer.close()
 
-    def _logged(self):
-        """Pairs of an optimizer and what its tags end with."""
-        run = self._run
-        found = run.chosen(self)
-        is_single = self.optimizers is None and len(found) == 1
-        pairs = [
-            (one, "" if is_single else f"/{label}") for label, one in found.items()
-        ]
-        if self.optimizers is None:
-            pairs += [(one, f"/{label}") for label, one in self._others.items()]
-        # What made no update used no value; if none did, it is the next that would.
-        updated = [(one, suffix) for one, suffix in pairs if self._has_updated(one)]
-        pairs = updated or pairs[: len(found)]
-        if not run.optimizers:
-            return pairs
-        ahead = run.progress.ahead
-        # By its steps the values of variables are told.
-        return pairs + [(ahead, None)] * all(ahead is not one for one, _ in pairs)
-
-    @property
-    def _others(self):
-        """The optimizers that the model holds beside `model.optimizer`."""
-        progress = self._run.progress
-        return {} if progress.main is None else progress.outside
-
-    @property
-    def _known(self):
-        return [*self._run.progress.every, *self._others.values()]
-
-    def _iterations(self, optimizer):
-        return self._run.progress.iterations(optimizer)
-
-    def _has_updated(self, optimizer):
-        """Whether an optimizer has made an update since this `fit` began."""
-        return self._iterations(optimizer) > self._began[id(optimizer)]
-
-    def _used(self, optimizer, suffix, past):
-        """All values of updates after so many iterations, by their tags."""
-        run, values = self._run, {}
-        if suffix is not None:
-            values = _tagged(run.used_values(optimizer, past), suffix)
-        if optimizer is run.progress.ahead:  # Variables are the model's.
-            values |= run.variable_values(past - run.progress.start(optimizer))
-        return values
-
     def _write_steps(self):
         self._looked = time.monotonic()
-        for optimizer, suffix in self._logged():
+        epoch_logs = self._run.epoch_logs
+        for optimizer, suffix in epoch_logs.optimizers(self, beside=True):
             first = self._written[id(optimizer)]
-            end = self._iterations(optimizer)
+            end = self._run.progress.iterations(optimizer)
             past = np.arange(-(-first // self.every) * self.every, end, self.every)
-            values = self._used(optimizer, suffix, past)
+            values = epoch_logs.used(optimizer, suffix, past)
             self._writer.write(past, values)
             self._written[id(optimizer)] = end
-
-
-def _tagged(values, suffix):
-    """Values under names with that of the optimizer, which comes before the group's."""
-    split = {key: key.partition("/") for key in values}
-    return {
-        f"{name}{suffix}{slash}{group}": values[key]
-        for key, (name, slash, group) in split.items()
-    }
 
 
 class _Writer:

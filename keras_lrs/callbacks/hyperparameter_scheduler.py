@@ -72,6 +72,10 @@ class HyperparameterScheduler(FitCallback):
             that accumulates gradients over 4 batches. Lengths in epochs, fractions and
             "the rest" of the run count updates. None is one, or one in as many batches
             as the first update takes; another number is refused after the first epoch.
+        log: Whether to add the values that the last update of an epoch used to the logs
+            of the epoch, of every hyperparameter that is scheduled here, under the keys
+            of `HyperparameterLogger`. `History`, the progress bar, `CSVLogger` and
+            other callbacks see them, wherever they are in the list.
         **schedules: The schedules, or numbers, of other hyperparameters: `momentum`,
             `beta_1`, `weight_decay`, `clipnorm` or any other number that is an argument
             of the optimizer. A `PerVariable` can be that of `weight_decay`, `momentum`,
@@ -128,12 +132,14 @@ class HyperparameterScheduler(FitCallback):
         optimizers: Any = None,
         steps_per_epoch: int | None = None,
         updates_per_batch: float | None = None,
+        log: bool = True,
         **schedules: Any,
     ):
         super().__init__()
         self.steps_per_epoch = lengths.check(steps_per_epoch)
         self.optimizers = chosen.check(optimizers)
         self.updates_per_batch = paces.check(updates_per_batch)
+        self.log = fields.truth("log", log)
         fields.truth("momentum_correction", momentum_correction)
         if momentum_correction and learning_rate is None:
             raise ValueError(

@@ -27,6 +27,7 @@ class OneCycleScheduler(HyperparameterScheduler):
         optimizers: As in `HyperparameterScheduler`.
         steps_per_epoch: As in `HyperparameterScheduler`.
         updates_per_batch: As in `HyperparameterScheduler`.
+        log: As in `HyperparameterScheduler`.
         **one_cycle_arguments: The other arguments of `keras_lrs.schedules.OneCycle`:
             `total_steps` (the whole run), `warmup_fraction`, `div_factor`,
             `final_div_factor`, `shape`, `three_phase`.
@@ -62,6 +63,7 @@ class OneCycleScheduler(HyperparameterScheduler):
         optimizers: Any = None,
         steps_per_epoch: int | None = None,
         updates_per_batch: float | None = None,
+        log: bool = True,
         **one_cycle_arguments: Any,
     ):
         rate = OneCycle(max_learning_rate, **one_cycle_arguments)
@@ -72,6 +74,7 @@ class OneCycleScheduler(HyperparameterScheduler):
             optimizers=optimizers,
             steps_per_epoch=steps_per_epoch,
             updates_per_batch=updates_per_batch,
+            log=log,
         )
 
     def prepare(self, run: Run) -> list[Wanted]:

@@ -84,6 +84,7 @@ class ReduceOnPlateau(FitCallback):
         optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
             or of the model's attribute that holds it) or objects. None is all.
         updates_per_batch: As in `HyperparameterScheduler`.
+        log: As in `HyperparameterScheduler`.
         state_path: The JSON file for the state, here or on S3 and the like.
         verbose: 1 prints a line when the factor changes.
 
@@ -130,12 +131,14 @@ class ReduceOnPlateau(FitCallback):
         restore_best_weights: bool = False,
         optimizers: Any = None,
         updates_per_batch: float | None = None,
+        log: bool = True,
         state_path: str | os.PathLike | None = None,
         verbose: int = 0,
     ):
         super().__init__()
         self.optimizers = chosen.check(optimizers)
         self.updates_per_batch = paces.check(updates_per_batch)
+        self.log = fields.truth("log", log)
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
         # Before training begins, the model's metric is asked.

@@ -39,7 +39,7 @@ class VariableScheduler(FitCallback):
 
     Validation sees the value of the last step, and files that are saved during `fit`
     hold it. After `fit` the variables have the values they had before, however it
-    ended. `HyperparameterLogger` logs the values under the paths of the variables.
+    ended.
 
     Args:
         schedules: Pairs of a variable and its schedule, or a dictionary from paths of
@@ -49,6 +49,8 @@ class VariableScheduler(FitCallback):
             it must be one of `model.non_trainable_variables`.
         steps_per_epoch: As in `HyperparameterScheduler`.
         updates_per_batch: As in `HyperparameterScheduler`.
+        log: Whether to add the values that the last forward pass of an epoch saw to the
+            logs of the epoch, under the paths of the variables.
 
     Raises:
         TypeError: If a schedule is none, or something else than a variable or a path is
@@ -64,7 +66,7 @@ class VariableScheduler(FitCallback):
 
         >>> import keras, numpy as np
         >>> from keras_lrs import Epochs
-        >>> from keras_lrs.callbacks import HyperparameterLogger, VariableScheduler
+        >>> from keras_lrs.callbacks import VariableScheduler
         >>> from keras_lrs.schedules import Constant, Warmup
         >>> class Penalty(keras.layers.Layer):
         ...     def __init__(self):
@@ -86,10 +88,7 @@ class VariableScheduler(FitCallback):
         ...     batch_size=2,
         ...     epochs=2,
         ...     verbose=0,
-        ...     callbacks=[
-        ...         VariableScheduler([(penalty.beta, schedule)]),
-        ...         HyperparameterLogger(),
-        ...     ],
+        ...     callbacks=[VariableScheduler([(penalty.beta, schedule)])],
         ... )
         >>> [round(value, 4) for value in history.history[penalty.beta.path]]
         [0.75, 1.0]
@@ -104,10 +103,12 @@ class VariableScheduler(FitCallback):
         *,
         steps_per_epoch: int | None = None,
         updates_per_batch: float | None = None,
+        log: bool = True,
     ) -> None:
         super().__init__()
         self.steps_per_epoch = lengths.check(steps_per_epoch)
         self.updates_per_batch = paces.check(updates_per_batch)
+        self.log = fields.truth("log", log)
         self.schedules = _checked(schedules)
         self._own: list[tuple[Any, float]] = []
 

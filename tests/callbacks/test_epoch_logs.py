@@ -1,0 +1,142 @@
+"""What schedules drive is in the logs of epochs without a second callback."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+
+import keras_lrs as lrs
+from keras_lrs.callbacks import (
+    HyperparameterLogger,
+    HyperparameterScheduler,
+    OneCycleScheduler,
+    ReduceOnPlateau,
+    VariableScheduler,
+)
+from tests.callbacks import catalogue, references
+from tests.callbacks.test_reduce_on_plateau import At, fit, rates, trail_model
+
+S = lrs.schedules
+SGD = keras.optimizers.SGD
+
+
+def scheduled_fit(optimizer, *callbacks, **arguments):
+    """A fit of 3 epochs of 4 steps: its model and its history."""
+    model = trail_model(optimizer)
+    history = fit(model, list(callbacks), epochs=3, steps=4, **arguments).history
+    return model, history
+
+
+@pytest.mark.every_backend
+def test_the_rate_is_that_of_the_last_weight_change_wherever_the_callback_stands(
+    tmp_path,
+):
+    files = [tmp_path / "before.csv", tmp_path / "after.csv"]
+    before, after = map(keras.callbacks.CSVLogger, files)
+    callback = HyperparameterScheduler(S.CosineAnnealing(0.25))
+    model, history = scheduled_fit(SGD(0.5), before, callback, after, validate=True)
+    used = rates(model)[3::4]
+    np.testing.assert_allclose(history["learning_rate"], used, atol=1e-6)
+    assert set(history) == {"learning_rate", "loss", "val_loss"}
+    for path in files:
+        with open(path, newline="") as file:
+            column = [float(row["learning_rate"]) for row in csv.DictReader(file)]
+        np.testing.assert_allclose(column, used, atol=1e-6)
+
+
+@pytest.mark.every_backend
+def test_a_plateau_logs_the_rate_with_the_factor_that_was_used():
+    """The factor changes at the end of each epoch, for the next one."""
+    model, history = scheduled_fit(0.125, ReduceOnPlateau("loss", 0.5, 1))
+    used = rates(model)[3::4]
+    np.testing.assert_allclose(used, [0.125, 0.125, 0.0625], atol=1e-6)
+    np.testing.assert_allclose(history["learning_rate"], used, atol=1e-6)
+
+
+def test_several_callbacks_log_one_rate():
+    """That of the weight changes: the schedule's times the factor."""
+    callbacks = [
+        HyperparameterScheduler(S.LinearDecay(0.25)),
+        ReduceOnPlateau("loss", 0.5, 1),
+    ]
+    model, history = scheduled_fit(SGD(0.5), *callbacks, HyperparameterLogger())
+    np.testing.assert_allclose(history["learning_rate"], rates(model)[3::4], atol=1e-6)
+    assert set(history) == {"learning_rate", "loss"}
+
+
+def test_both_halves_of_one_cycle_are_logged():
+    cycle = OneCycleScheduler(0.125, warmup_fraction=0.5, shape="linear")
+    _, history = scheduled_fit(SGD(0.5, momentum=0.9), cycle)
+    expected = np.interp([3, 7, 11], [0, 6, 12], [0.95, 0.85, 0.95])
+    np.testing.assert_allclose(history["momentum"], expected, rtol=1e-6)
+    assert set(history) == {"learning_rate", "loss", "momentum"}
+
+
+def test_a_rate_that_nothing_drives_is_not_logged():
+    """A callback may set it after the last update of an epoch."""
+    callback = HyperparameterScheduler(momentum=S.LinearDecay(0.9))
+    _, history = scheduled_fit(SGD(0.5, momentum=0.9), callback)
+    assert set(history) == {"loss", "momentum"}
+    expected = 0.9 * (1 - np.array([3, 7, 11]) / 12)
+    np.testing.assert_allclose(history["momentum"], expected, rtol=1e-6)
+
+
+def test_a_rate_that_is_set_at_the_end_of_an_epoch_is_not_that_of_the_epoch():
+    def double(model):
+        model.optimizer.learning_rate = 0.25
+
+    callbacks = [At(0, double), ReduceOnPlateau("loss", 0.5, 9)]
+    model, history = scheduled_fit(0.125, *callbacks)
+    assert history["learning_rate"] == [0.125, 0.25, 0.25]
+    np.testing.assert_allclose(rates(model)[3::4], [0.125, 0.25, 0.25], atol=1e-6)
+
+
+def test_a_variable_is_logged_with_what_the_forward_pass_saw():
+    model = catalogue.linear_model("VariableScheduler")
+    callback = VariableScheduler({catalogue.SCHEDULED: S.LinearDecay(1.0)})
+    history = references.fit(model, [callback], epochs=2).history
+    assert set(history) == {"loss", catalogue.SCHEDULED}
+    expected = 1 - np.array([9, 19]) / 20
+    np.testing.assert_allclose(history[catalogue.SCHEDULED], expected, rtol=1e-5)
+
+
+def test_groups_are_logged_under_their_patterns():
+    callback = HyperparameterScheduler(
+        S.LinearDecay(0.25), rate_multipliers={"right": 0.5}
+    )
+    model, history = scheduled_fit(SGD(0.5), callback)
+    for key, which in (("learning_rate", "left"), ("learning_rate/right", "right")):
+        np.testing.assert_allclose(history[key], rates(model, which)[3::4], atol=1e-6)
+
+
+def test_a_loop_that_gives_no_logs_has_them_too():
+    model = references.linear_model(SGD(0.01))
+    callbacks = [HyperparameterScheduler(S.LinearDecay(0.01))]
+    hooks = keras.callbacks.CallbackList(
+        callbacks, add_history=True, model=model, epochs=2, steps=2
+    )
+    hooks.on_train_begin()
+    for epoch in range(2):
+        hooks.on_epoch_begin(epoch)
+        for _ in range(2):
+            model.train_on_batch(references.X[:4], references.Y[:4])
+        hooks.on_epoch_end(epoch)
+    hooks.on_train_end()
+    logged = model.history.history["learning_rate"]
+    np.testing.assert_allclose(logged, [0.0075, 0.0025], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda log: HyperparameterScheduler(S.LinearDecay(0.25), log=log),
+        lambda log: OneCycleScheduler(0.25, log=log),
+        lambda log: ReduceOnPlateau("loss", log=log),
+    ],
+)
+def test_nothing_is_logged_where_it_is_not_wanted(make):
+    _, history = scheduled_fit(SGD(0.5, momentum=0.9), make(log=False))
+    assert set(history) == {"loss"}
+    with pytest.raises(TypeError, match="Argument `log` must be True or False"):
+        make(log="batch")
