@@ -11,6 +11,7 @@ from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.momentum_correction import MomentumCorrection
 from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks.base import FitCallback
+from keras_lrs.callbacks.descriptions import described
 from keras_lrs.schedules import fields
 from keras_lrs.schedules.per_variable import PerVariable
 
@@ -173,6 +174,24 @@ class HyperparameterScheduler(FitCallback):
                 else:
                     found[name] = value
         return found
+
+    def describe(self) -> dict[str, str | int | float]:
+        """Describes the schedules, for MLflow, W&B or TensorBoard's hparams.
+
+        Call it after `fit`, or in a callback after the first epoch has begun: then all
+        lengths are steps of the run. Before, they are as given.
+
+        Returns:
+            A flat dictionary: the class of each schedule under the name of its
+            argument, its own arguments under `<name>.<argument>`, the largest value in
+            the run as `<name>.peak`, and `run.epochs`, `run.steps_per_epoch` and
+            `run.steps`. Optimizers are named as in the logs, groups of variables
+            numbered. What is None or not known is left out.
+        """
+        bound = self.bound
+        run: Any = self.run if bound else None
+        found = {} if run is None else run.chosen(self)
+        return described(bound or self.schedules, run, found)
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Says which hyperparameter of which optimizer each schedule drives."""

@@ -12,6 +12,7 @@ from keras_lrs._step import scheduled_variable
 from keras_lrs._step.part import Wanted
 from keras_lrs._step.scheduled_variable import ScheduledVariable
 from keras_lrs.callbacks.base import FitCallback
+from keras_lrs.callbacks.descriptions import described
 from keras_lrs.schedules import fields
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
@@ -119,6 +120,18 @@ class VariableScheduler(FitCallback):
             return {}
         parts = [p for p in self.run.parts(self) if isinstance(p, ScheduledVariable)]
         return {part.variable.path: part.schedule for part in parts}
+
+    def describe(self) -> dict[str, str | int | float]:
+        """Describes the schedules, as `HyperparameterScheduler.describe` does.
+
+        The keys begin with the paths of the variables.
+        """
+        bound = self.bound
+        given = {
+            target if isinstance(target, str) else target.path: schedule
+            for target, schedule in self.schedules
+        }
+        return described(bound or given, self.run if bound else None, {})
 
     def set_model(self, model: Any) -> None:
         """Notes the user's values, before `BackupAndRestore` overwrites them."""
