@@ -14,6 +14,7 @@ from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.descriptions import described
 from keras_lrs.schedules import fields
 from keras_lrs.schedules.per_variable import PerVariable
+from keras_lrs.schedules.sparkline import markup_of
 
 
 class HyperparameterScheduler(FitCallback):
@@ -192,6 +193,10 @@ class HyperparameterScheduler(FitCallback):
         run: Any = self.run if bound else None
         found = {} if run is None else run.chosen(self)
         return described(bound or self.schedules, run, found)
+
+    def _repr_html_(self) -> str:
+        """The schedules and their curves, as the last `fit` bound them."""
+        return markup_of(type(self).__name__, self.bound or self.schedules)
 
     def prepare(self, run: Run) -> list[Wanted]:
         """Says which hyperparameter of which optimizer each schedule drives."""

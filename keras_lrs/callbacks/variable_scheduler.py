@@ -14,6 +14,7 @@ from keras_lrs._step.scheduled_variable import ScheduledVariable
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.descriptions import described
 from keras_lrs.schedules import fields
+from keras_lrs.schedules.sparkline import markup_of
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
@@ -127,11 +128,19 @@ class VariableScheduler(FitCallback):
         The keys begin with the paths of the variables.
         """
         bound = self.bound
-        given = {
+        return described(bound or self._given, self.run if bound else None, {})
+
+    def _repr_html_(self) -> str:
+        """The schedules and their curves, as the last `fit` bound them."""
+        return markup_of(type(self).__name__, self.bound or self._given)
+
+    @property
+    def _given(self):
+        """The schedules as they were given, by the paths of the variables."""
+        return {
             target if isinstance(target, str) else target.path: schedule
             for target, schedule in self.schedules
         }
-        return described(bound or given, self.run if bound else None, {})
 
     def set_model(self, model: Any) -> None:
         """Notes the user's values, before `BackupAndRestore` overwrites them."""

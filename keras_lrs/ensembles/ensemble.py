@@ -1,6 +1,7 @@
 """A single predictor that averages the outputs of several models."""
 
 import dataclasses
+import html
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -96,6 +97,15 @@ class Ensemble:
     def __repr__(self):
         steps = ", ".join(str(member.step) for member in self)
         return f"Ensemble({self.model.name!r}, steps=[{steps}])"
+
+    def _repr_html_(self) -> str:
+        """The table of the members, where a notebook shows an ensemble."""
+        members = self.members
+        names = list(dict.fromkeys(name for member in members for name in member))
+        rows = [[_shown(member.get(name, "")) for name in names] for member in members]
+        body = "".join(_row("td", row) for row in rows)
+        call = f"<code>{html.escape(repr(self))}</code>"
+        return f"{call}<table>{_row('th', names)}{body}</table>"
 
     def _of(self, members):
         return Ensemble(self.model, members, self.activation)
@@ -340,6 +350,16 @@ class Ensemble:
     @property
     def _values(self):
         return [member.values for member in self._members]
+
+
+def _shown(value):
+    """A cell of a table; floats have the digits that tell members apart."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _row(tag, cells):
+    inside = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+    return f"<tr>{inside}</tr>"
 
 
 def _checked_members(members):

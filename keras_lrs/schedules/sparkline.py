@@ -49,6 +49,34 @@ def markup(schedule: Any) -> str:
     )
 
 
+def markup_of(title: str, schedules: dict[str, Any]) -> str:
+    """A title, and each of some named schedules as a notebook shows it.
+
+    Args:
+        title: What they belong to.
+        schedules: Schedules, which may be foreign, or what holds some: a `PerVariable`,
+            or a dictionary.
+    """
+    rows = [
+        f"<tr><td>{html.escape(n)}</td><td>{m}</td></tr>" for n, m in _rows(schedules)
+    ]
+    return f"<b>{html.escape(title)}</b><table>{''.join(rows)}</table>"
+
+
+def _rows(schedules):
+    """Pairs of a name and the markup of its schedule."""
+    for name, value in schedules.items():
+        if hasattr(value, "patterns"):  # A `PerVariable`.
+            value = dict(value.values)
+        if isinstance(value, dict):
+            inside = {f"{name} of {key}": one for key, one in value.items()}
+            yield from _rows(inside)
+        elif hasattr(value, "_repr_html_"):
+            yield name, value._repr_html_()
+        else:
+            yield name, f"<code>{html.escape(repr(value))}</code>"
+
+
 def _drawn(schedule):
     """The schedule to draw, over how many steps, and that in words; 0 for none."""
     if not _is_known(schedule):

@@ -83,7 +83,7 @@ def test_all_is_a_string_or_a_number_under_a_key_that_tools_take():
 
 
 def keras_decay():
-    return keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.5)
+    return keras.optimizers.schedules.ExponentialDecay(0.9, 10, 0.5)
 
 
 def test_a_variable_is_described_under_its_path():
@@ -102,7 +102,7 @@ def test_a_variable_is_described_under_its_path():
 def test_each_of_several_optimizers_is_described():
     several = keras.optimizers.OptimizerMap(
         keras.optimizers.SGD(0.1, name="slow"),
-        {"kernel": keras.optimizers.SGD(0.1, name="fast")},
+        {".*kernel": keras.optimizers.SGD(0.1, name="fast")},
     )
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.MultiOptimizer(several), "mse")
@@ -114,3 +114,29 @@ def test_each_of_several_optimizers_is_described():
         assert found[f"learning_rate/{name}"] == "LinearDecay"
         assert found[f"learning_rate/{name}.decay_steps"] == 20
         assert found[f"learning_rate/{name}.peak"] == pytest.approx(peak)
+
+
+# --- In notebooks ---
+
+
+def test_a_notebook_shows_the_schedules_that_the_fit_has_bound():
+    scheduler = HyperparameterScheduler(
+        S.CosineAnnealing(0.05),
+        momentum=keras_decay(),
+        rate_multipliers={"<k|kernel": 2},
+    )
+    assert "decay_steps=None" in scheduler._repr_html_()
+    references.fit(references.linear_model(sgd()), [scheduler], epochs=2)
+    shown = scheduler._repr_html_()
+    rows = shown.removesuffix("</tr></table>").split("<tr>")[1:]
+    assert scheduler.bound["learning_rate"]._repr_html_() in rows[0]
+    assert "<svg" in rows[0]
+    assert "ExponentialDecay" in rows[1]
+    assert "rate_multipliers of &lt;k|kernel" in rows[2]
+
+
+def test_a_notebook_shows_the_schedules_of_variables():
+    scheduler = VariableScheduler({"a/<b>": S.LinearDecay(2.0, 7)})
+    shown = scheduler._repr_html_()
+    assert "<td>a/&lt;b&gt;</td>" in shown
+    assert S.LinearDecay(2.0, 7)._repr_html_() in shown

@@ -1,5 +1,6 @@
 """An ensemble predicts the mean of its members' outputs; NumPy says what that is."""
 
+import re
 import subprocess
 import sys
 
@@ -351,6 +352,22 @@ class TestMembers:
         assert "steps=[10, 20, 30]" in repr(ensemble)
         with pytest.raises(ValueError, match="`members` must hold a member"):
             ensemble[3:]
+
+    def test_a_notebook_shows_a_table_of_them(self):
+        ensemble = ensemble_of(mlp(), 2)
+        ensemble[1].metrics["<f1>"] = 0.123456  # Of the second alone.
+        shown = ensemble._repr_html_()
+        rows = [
+            re.findall("<t[hd]>(.*?)</t[hd]>", row) for row in shown.split("<tr>")[1:]
+        ]
+        assert rows == [
+            [
+                *("file", "step", "cycle", "complete", "learning_rate", "loss"),
+                "&lt;f1&gt;",
+            ],
+            ["snapshot-0001.weights.h5", "10", "1", "True", "0.01", "1", ""],
+            ["snapshot-0002.weights.h5", "20", "2", "True", "0.01", "0.5", "0.1235"],
+        ]
 
 
 def linear(values):
