@@ -1,11 +1,15 @@
 """Names of other libraries, and misspelt ones: which of ours is meant."""
 
+import pathlib
+import re
+
 import pytest
 
 import keras_lrs as lrs
 from keras_lrs.averages import ExponentialAverage
 from keras_lrs.callbacks import OneCycleScheduler, ReduceOnPlateau, WeightAveraging
 from keras_lrs.optimizers import ScheduleFree
+from keras_lrs.schedules import names
 
 S = lrs.schedules
 
@@ -72,3 +76,17 @@ def test_a_fraction_above_one_is_told_what_it_may_mean():
 def test_what_is_no_schedule_is_told_which_to_make(value, name):
     with pytest.raises(TypeError, match=f"`schedule` must be .*it is `{name}`"):
         S.Warmup(value, 10)
+
+
+def test_the_page_of_names_is_what_errors_say():
+    """Each name that is not ours leads to the one in its row."""
+    page = pathlib.Path(__file__).parents[1] / "docs" / "migration" / "names.md"
+    rows = [
+        [re.findall("`(.*?)`", cell) for cell in line.strip("|").split("|")]
+        for line in page.read_text("utf-8").splitlines()
+        if line.startswith("| `")
+    ]
+    assert len(rows) > 10
+    for (ours,), *others, _ in rows:
+        for name in {name for cell in others for name in cell} - {ours}:
+            assert names.meant(name, [ours]) == ours, (name, ours)

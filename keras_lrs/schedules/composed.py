@@ -34,7 +34,8 @@ class CosineRestarts(Composition):
     `Restarts(CosineAnnealing(initial, end_learning_rate=end), first_decay_steps, ...)`
 
     Use it for a model that is good at any time (at the end of any cycle), and for
-    snapshot ensembles.
+    snapshot ensembles. The end is a rate; the `alpha` of Keras's `CosineDecayRestarts`
+    is a fraction of the initial one.
 
     Args:
         initial_learning_rate: The rate at the beginning of the first cycle, >= 0.
@@ -275,7 +276,8 @@ class OneCycle(Composition):
     `max / div_factor` as slowly as it went up, and from there to the end.
 
     Use it to train fast at rates that would diverge if held. The other half of the
-    policy cycles the momentum the other way.
+    policy cycles the momentum the other way. PyTorch's `OneCycleLR` reaches its peak
+    and its end one step earlier.
 
     Args:
         max_learning_rate: The peak, >= 0.

@@ -111,7 +111,8 @@ class PolynomialDecay(Decay):
     `end + (initial - end) * (1 - (t / decay_steps) ** k) ** power`
 
     Use it when linear decay should spend more (`power < 1`, `k > 1`) or less
-    (`power > 1`) of the run at a high rate; common in segmentation.
+    (`power > 1`) of the run at a high rate; common in segmentation. Without an end rate
+    it ends at 0; Keras's `PolynomialDecay` ends at 1e-4 then.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
@@ -157,14 +158,14 @@ class CosineAnnealing(Decay):
 
     Use it when you would use linear decay and want the most widely tried shape. It is
     computed as a squared sine of the time that remains, so that the last rates are
-    right too.
+    right too. The end is a rate; the `alpha` of Keras's `CosineDecay` is a fraction of
+    the initial one. PyTorch's `CosineAnnealingLR` rises again after `T_max`.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
             rest of the run.
-        end_learning_rate: The rate at step `decay_steps` and ever after, >= 0. An
-            absolute rate, not a fraction of the initial one.
+        end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
         k: The exponent of progress, > 0, at most 1000; larger keeps the rate high for
             longer.
 
