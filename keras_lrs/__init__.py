@@ -15,7 +15,7 @@ from keras_lrs.schedules.durations import Epochs, Fraction, Samples, Tokens
 from keras_lrs.schedules.per_variable import PerVariable
 from keras_lrs.schedules.plotting import plot_schedules
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Epochs",

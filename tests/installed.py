@@ -1,6 +1,6 @@
 """Checks a wheel: its size, or that what is installed trains. Needs no test package.
 
-python tests/installed.py --size dist/keras_lrs-0.1.0-py3-none-any.whl
+python tests/installed.py --size dist/keras_lrs-0.2.0-py3-none-any.whl
 cd elsewhere; KERAS_BACKEND=jax python .../tests/installed.py
 """
 

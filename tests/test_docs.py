@@ -232,3 +232,20 @@ def test_the_phrases_are_found_where_they_stand():
     assert translated("It resumes the training, and\ngoes on with it.") != []
     assert translated("The training data are read anew.") != []
     assert translated("The training data are read again in the training loop.") == []
+
+
+def test_the_changelog_and_the_citation_are_of_this_version():
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    (version, date), *_ = re.findall(
+        r"^## \[([\d.]+)\] - (\S+)$", changelog, re.MULTILINE
+    )
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert version == lrs.__version__
+    assert f"\nversion: {version}\n" in citation
+    assert f"\ndate-released: {date}\n" in citation
+
+
+def test_the_source_distribution_builds_the_site_and_runs_the_commands():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert {"Makefile", "mkdocs.yml", "docs", "tests"} <= set(included)
