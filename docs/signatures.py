@@ -3,9 +3,20 @@
 `serializable` makes a class a dataclass, and a field specifier such as
 `fields.rate(default=0.0)` stands where `dataclasses.field` would be. Griffe knows
 neither; put in its own terms, they give the classes their signatures.
+
+The reference has what users call: a method that overrides one of a base class of ours,
+or of Keras, is a hook that something else calls, and is described with the base class.
 """
 
 import griffe
+
+# What Keras calls; `apply` and `build` are for loops of the user's, too.
+KERAS = {
+    *("set_model", "get_config", "from_config"),
+    *("finalize_variable_values", "save_own_variables", "load_own_variables"),
+}
+# Needed by the package itself only.
+INTERNAL = {"PerVariable.check_paths", "Scheduled.__getattr__"}
 
 
 class Signatures(griffe.Extension):
@@ -20,6 +31,9 @@ class Signatures(griffe.Extension):
                 member.docstring.value = text
             if member.is_class:
                 _make_dataclass(member)
+        for cls in [member for member in _members(pkg) if member.is_class]:
+            for name in _hooks(cls):
+                cls.members[name].docstring = None  # Then it is not shown.
 
 
 def _members(member):
@@ -27,6 +41,17 @@ def _members(member):
     for inner in member.members.values():
         if not inner.is_alias:
             yield from _members(inner)
+
+
+def _hooks(cls):
+    """The methods and properties of a class that something else than a user calls."""
+    above = {name for base in cls.mro() for name in base.members}
+    for name, member in cls.members.items():
+        is_method = member.is_function or "property" in member.labels
+        overrides = name in above or name in KERAS or name.startswith("on_")
+        is_hook = is_method and overrides and not name.startswith("__")
+        if is_hook or f"{cls.name}.{name}" in INTERNAL:
+            yield name
 
 
 def _make_dataclass(cls):

@@ -249,3 +249,20 @@ def test_the_source_distribution_builds_the_site_and_runs_the_commands():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     included = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
     assert {"Makefile", "mkdocs.yml", "docs", "tests"} <= set(included)
+
+
+def test_the_reference_leaves_out_what_users_do_not_call():
+    griffe = pytest.importorskip("griffe")
+    extensions = griffe.load_extensions(str(DOCS / "signatures.py"))
+    package = griffe.load("keras_lrs", search_paths=[ROOT], extensions=extensions)
+    callbacks = package["callbacks"]
+
+    def described(cls):
+        members = callbacks[cls].members.items()
+        return {name for name, one in members if one.docstring and name[0] != "_"}
+
+    assert described("HyperparameterScheduler") == {"bound", "describe"}
+    assert described("ReduceOnPlateau") == {"state"}
+    hooks = {"prepare", "fit_begins", "epoch_ends", "get_state"}
+    assert hooks <= described("FitCallback")
+    assert "set_model" not in described("FitCallback")

@@ -1,5 +1,6 @@
 """The argument `optimizers` of callbacks: the optimizers that a callback acts in."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -7,6 +8,9 @@ import keras
 from keras_lrs._fit.progress import Progress
 from keras_lrs._keras import optimizers
 from keras_lrs.schedules import fields
+
+Optimizers = str | keras.Optimizer | Sequence[str | keras.Optimizer] | None
+"""Optimizers or their names, one or several; None is all."""
 
 _KIND = "be an optimizer, its name, or a list of those"
 

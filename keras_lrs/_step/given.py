@@ -1,6 +1,9 @@
 """What users give to be scheduled: checked, and refused where it would do nothing."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import keras
 
 from keras_lrs._keras import optimizers
 from keras_lrs._step import groups, hyperparameters
@@ -8,6 +11,15 @@ from keras_lrs._step.groups import as_schedule
 from keras_lrs._step.optimizer_step import identity
 from keras_lrs.schedules.open_ended import Constant
 from keras_lrs.schedules.per_variable import PerVariable, pairs_of
+
+Value: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | PerVariable
+"""What a hyperparameter is to be: a number, a schedule, or one of these per group."""
+Values: TypeAlias = Value | Mapping[str, Value]
+"""One for all optimizers, or one for each by its name."""
+Multipliers: TypeAlias = Mapping[
+    str, float | keras.optimizers.schedules.LearningRateSchedule
+]
+"""Numbers or schedules by the patterns of the groups of variables."""
 
 
 def checked(

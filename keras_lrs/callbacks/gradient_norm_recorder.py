@@ -64,7 +64,13 @@ class GradientNormRecorder(FitCallback):
     every_step = True
     _bound = 2**20  # Norms of an optimizer, 16 bytes each.
 
-    def __init__(self, every: int = 1, order: int = 2, *, optimizers: Any = None):
+    def __init__(
+        self,
+        every: int = 1,
+        order: int = 2,
+        *,
+        optimizers: chosen.Optimizers = None,
+    ):
         super().__init__()
         self.optimizers = chosen.check(optimizers)
         self.every = fields.count("every", every, 1)

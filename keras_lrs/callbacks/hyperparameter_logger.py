@@ -75,7 +75,7 @@ class HyperparameterLogger(FitCallback):
         every: str | int = "epoch",
         log_dir: str | os.PathLike | None = None,
         *,
-        optimizers: Any = None,
+        optimizers: chosen.Optimizers = None,
     ):
         super().__init__()
         self.optimizers = chosen.check(optimizers)

@@ -127,15 +127,15 @@ class HyperparameterScheduler(FitCallback):
 
     def __init__(
         self,
-        learning_rate: Any = None,
+        learning_rate: given.Values | None = None,
         *,
-        rate_multipliers: Any = None,
+        rate_multipliers: given.Multipliers | None = None,
         momentum_correction: bool = False,
-        optimizers: Any = None,
+        optimizers: chosen.Optimizers = None,
         steps_per_epoch: int | None = None,
         updates_per_batch: float | None = None,
         log: bool = True,
-        **schedules: Any,
+        **schedules: given.Values,
     ):
         super().__init__()
         self.steps_per_epoch = lengths.check(steps_per_epoch)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from keras_lrs._fit import chosen
 from keras_lrs._fit.run import Run
 from keras_lrs._step import hyperparameters
 from keras_lrs._step.part import Wanted
@@ -60,7 +61,7 @@ class OneCycleScheduler(HyperparameterScheduler):
         max_momentum: float = 0.95,
         *,
         momentum_correction: bool = False,
-        optimizers: Any = None,
+        optimizers: chosen.Optimizers = None,
         steps_per_epoch: int | None = None,
         updates_per_batch: float | None = None,
         log: bool = True,

@@ -76,7 +76,7 @@ class PosthocAveraging(FitCallback):
         sigma_rels: Sequence[float] = (0.05, 0.1),
         every: int = 1,
         *,
-        optimizers: Any = None,
+        optimizers: chosen.Optimizers = None,
     ):
         super().__init__()
         self.optimizers = chosen.check(optimizers)

@@ -129,7 +129,7 @@ class ReduceOnPlateau(FitCallback):
         max_factor: float | None = None,
         min_learning_rate: float = 0.0,
         restore_best_weights: bool = False,
-        optimizers: Any = None,
+        optimizers: chosen.Optimizers = None,
         updates_per_batch: float | None = None,
         log: bool = True,
         state_path: str | os.PathLike | None = None,

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -20,7 +20,7 @@ from keras_lrs._step.part import Wanted
 from keras_lrs.callbacks import cycle_ends
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.ensembles import store
-from keras_lrs.schedules import fields
+from keras_lrs.schedules import durations, fields
 
 _WAITING = 2  # Snapshots in memory, before training waits for the disk.
 
@@ -101,7 +101,9 @@ class SnapshotEnsemble(FitCallback):
         self,
         directory: str | os.PathLike,
         keep_last: int | None = None,
-        schedule: Any = None,
+        schedule: keras.optimizers.schedules.LearningRateSchedule
+        | Sequence[durations.Duration]
+        | None = None,
         partial: str = "drop",
         *,
         restore_last_completed: bool = False,

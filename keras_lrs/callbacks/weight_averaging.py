@@ -124,7 +124,7 @@ class WeightAveraging(SwappingCallback):
         self,
         average: Average | float | None = None,
         start_step: durations.Duration = 0,
-        update_every: Any = 1,
+        update_every: durations.Duration | str = 1,
         at_end: str = "average",
         batch_norm: str = "keep",
         batch_norm_data: Any = None,
@@ -133,7 +133,7 @@ class WeightAveraging(SwappingCallback):
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
         initial: Any = None,
-        optimizers: Any = None,
+        optimizers: chosen.Optimizers = None,
         steps_per_epoch: int | None = None,
         updates_per_batch: float | None = None,
     ):

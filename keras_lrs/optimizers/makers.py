@@ -1,7 +1,5 @@
 """Schedule-free optimizers in one line."""
 
-from typing import Any
-
 import keras
 
 from keras_lrs.optimizers.schedule_free import ScheduleFree
@@ -11,7 +9,7 @@ from keras_lrs.schedules.names import hinted
 
 @hinted
 def ScheduleFreeSGD(  # noqa: N802 - It is called as the optimizers are.
-    learning_rate: Any,
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
     beta: float = 0.9,
     weight_decay: float = 0.0,
     warmup_steps: int = 0,
@@ -50,7 +48,7 @@ def ScheduleFreeSGD(  # noqa: N802 - It is called as the optimizers are.
 
 @hinted
 def ScheduleFreeAdamW(  # noqa: N802 - It is called as the optimizers are.
-    learning_rate: Any,
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
     beta: float = 0.9,
     beta_2: float = 0.999,
     weight_decay: float = 0.0,

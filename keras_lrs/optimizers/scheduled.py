@@ -81,11 +81,11 @@ class Scheduled(Wrapper):
     def __init__(
         self,
         optimizer: keras.optimizers.Optimizer,
-        learning_rate: Any = None,
+        learning_rate: given.Value | None = None,
         *,
-        rate_multipliers: Any = None,
+        rate_multipliers: given.Multipliers | None = None,
         name: str | None = None,
-        **schedules: Any,
+        **schedules: given.Value,
     ):
         check_kind(optimizer, "Scheduled")
         check_new(optimizer)

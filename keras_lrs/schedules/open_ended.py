@@ -3,6 +3,7 @@
 import functools
 import math
 import types
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -437,7 +438,9 @@ class FunctionSchedule(Schedule):
     none of theirs can be saved.
     """
 
-    function: Any = fields.checked(fields.REQUIRED, lambda name, value: value)
+    function: Callable[[Any], Any] = fields.checked(
+        fields.REQUIRED, lambda name, value: value
+    )
 
     def check(self):
         function = self.function

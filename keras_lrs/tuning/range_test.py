@@ -29,7 +29,7 @@ _REFUSED = {
 
 
 def range_test(
-    model: Any,
+    model: keras.Model,
     x: Any,
     y: Any = None,
     *,
