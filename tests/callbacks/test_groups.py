@@ -296,8 +296,24 @@ class TestEveryOptimizer:
         after = model.get_layer("late").get_weights()
         for one, other in zip(before, after, strict=True):
             np.testing.assert_array_equal(one, other)
-        # The averages of its gradients move on.
-        assert not np.array_equal(model.get_layer("early").get_weights()[0], before[0])
+
+    def test_a_frozen_layer_warms_adam_and_normalization(self):
+        def trained(multiplier):
+            model = grouped.network(K.Adam(0.01, name="adam"))
+            multipliers = {"norm/": multiplier, "late/": multiplier}
+            callback = scheduler(rate_multipliers=multipliers)
+            grouped.fit_network(model, [callback], epochs=1)
+            return state(model)
+
+        frozen = trained(0.0)
+        slots = [p for p in frozen if "late_kernel" in p or "norm_gamma" in p]
+        assert len(slots) == 4
+        for path in [*slots, "net/norm/moving_mean", "net/norm/moving_variance"]:
+            assert np.ptp(frozen[path]) > 0.0, path
+        # What the averages hold is what a rate that moves next to nothing leaves.
+        other = trained(1e-9)
+        for path in slots:
+            np.testing.assert_allclose(frozen[path], other[path], 1e-3, 1e-9)
 
     @pytest.mark.parametrize("name", ["SGD", "AdamW", "Muon", "ScheduleFree"])
     def test_variables_without_decay_are_as_without_it(self, name):
