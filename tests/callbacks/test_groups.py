@@ -822,6 +822,18 @@ class TestErrors:
         refused(message, rate_multipliers={"backbone/": 0.1})
         refused("`weight_decay`: the .*'x'", weight_decay=PerVariable({"x": 0.1}))
 
+    def test_a_pattern_of_frozen_variables_says_so(self):
+        model = grouped.network(K.SGD(0.01))
+        model.get_layer("late").trainable = False
+        model.compile(K.SGD(0.01), "mse")
+        message = (
+            "'late/' matches only variables that are not trained, such as "
+            "'net/late/kernel'. Leave it out.*compile the model again.*net/early/kernel"
+        )
+        multipliers = {"late/": 0.1}
+        with pytest.raises(ValueError, match=re.compile(message, re.S)):
+            grouped.fit_network(model, [scheduler(rate_multipliers=multipliers)])
+
     def test_a_pattern_that_is_hidden_says_by_which(self):
         message = (
             "`rate_multipliers`: all that the pattern 'late/kernel' matches is matched "
