@@ -50,7 +50,6 @@ class Averager(keras.layers.Layer):
             averaged, or a list of variables.
         average: A schedule of `keras_lrs.averages`; a number is the decay of an
             `ExponentialAverage`, and None is `ExponentialAverage(0.999)`.
-            None.
         include: A regular expression or a list of them, searched for in the paths of
             the variables (`re.search`): only what is found is averaged. None is all.
         exclude: Likewise: what is found is not averaged.
@@ -65,6 +64,8 @@ class Averager(keras.layers.Layer):
     Attributes:
         sources: The variables that are averaged, in the order of `averages`.
         averages: The variables that hold the averages.
+        updates: The variable that counts updates.
+        variables: `averages`, and last `updates`.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -162,7 +163,8 @@ class Averager(keras.layers.Layer):
         """What `update` does, with values instead of variables: for `jax.jit`.
 
         Args:
-            own: The values of `averager.variables`.
+            own: The values of `averager.variables`: the averages, and last the count
+                of updates.
             weights: The values of `averager.sources`, after the optimizer's step. These
                 are `model.trainable_variables`, unless you chose or averaged
                 statistics.

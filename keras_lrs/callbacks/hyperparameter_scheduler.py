@@ -207,7 +207,9 @@ class HyperparameterScheduler(FitCallback):
                 registry.build_chosen(self, run)
                 of = [one for one, value in assigned if value is each]
                 paths = [path for one in of for path in optimizers.trained_paths(one)]
-                each.check_paths(name, paths)
+                weights = run.model.weights
+                frozen = [one.path for one in weights if not one.trainable]
+                each.check_paths(name, paths, frozen)
                 if name == groups.DECAY:
                     given.check_decay(each, of)
             for optimizer, value in assigned:

@@ -103,10 +103,13 @@ class PerVariable(fields.Configured):
         found = (one for one in self.patterns if re.search(one, path))
         return next(found, None)
 
-    def check_paths(self, name: str, paths: Iterable[str]) -> None:
+    def check_paths(
+        self, name: str, paths: Iterable[str], frozen: Iterable[str] = ()
+    ) -> None:
         """Raises `ValueError` if a pattern decides for none of some paths.
 
-        `name` is that of the argument in the message.
+        `name` is that of the argument in the message, and `frozen` are the paths of
+        variables that are not trained.
         """
         paths = list(paths)
         deciding = {self.pattern_of(path) for path in paths}
@@ -114,11 +117,18 @@ class PerVariable(fields.Configured):
             if pattern in deciding:
                 continue
             matched = [path for path in paths if re.search(pattern, path)]
+            untrained = [path for path in frozen if re.search(pattern, path)]
             if matched:
                 before = ", ".join(sorted({repr(self.pattern_of(p)) for p in matched}))
                 problem = (
                     f"all that the pattern {pattern!r} matches is matched by {before} "
                     "before, and the first match decides. Change their order"
+                )
+            elif untrained:
+                problem = (
+                    f"the pattern {pattern!r} matches only variables that are not "
+                    f"trained, such as {untrained[0]!r}. Leave it out, or set "
+                    "`trainable = True` and compile the model again"
                 )
             else:
                 problem = (

@@ -471,6 +471,8 @@ class TestJax:
 def test_stateless_update_is_update():
     model = small_model()
     averager = A.Averager(model, A.UniformAverage(), every=2)
+    in_order = [*averager.averages, averager.updates]
+    assert list(map(id, averager.variables)) == list(map(id, in_order))
     own = [v.value + 0 for v in averager.variables]
     for step in range(4):
         weights = [keras.ops.array(KERNELS[step]), keras.ops.array(BIASES[step])]

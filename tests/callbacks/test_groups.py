@@ -296,8 +296,24 @@ class TestEveryOptimizer:
         after = model.get_layer("late").get_weights()
         for one, other in zip(before, after, strict=True):
             np.testing.assert_array_equal(one, other)
-        # The averages of its gradients move on.
-        assert not np.array_equal(model.get_layer("early").get_weights()[0], before[0])
+
+    def test_a_frozen_layer_warms_adam_and_normalization(self):
+        def trained(multiplier):
+            model = grouped.network(K.Adam(0.01, name="adam"))
+            multipliers = {"norm/": multiplier, "late/": multiplier}
+            callback = scheduler(rate_multipliers=multipliers)
+            grouped.fit_network(model, [callback], epochs=1)
+            return state(model)
+
+        frozen = trained(0.0)
+        slots = [p for p in frozen if "late_kernel" in p or "norm_gamma" in p]
+        assert len(slots) == 4
+        for path in [*slots, "net/norm/moving_mean", "net/norm/moving_variance"]:
+            assert np.ptp(frozen[path]) > 0.0, path
+        # What the averages hold is what a rate that moves next to nothing leaves.
+        other = trained(1e-9)
+        for path in slots:
+            np.testing.assert_allclose(frozen[path], other[path], 1e-3, 1e-9)
 
     @pytest.mark.parametrize("name", ["SGD", "AdamW", "Muon", "ScheduleFree"])
     def test_variables_without_decay_are_as_without_it(self, name):
@@ -805,6 +821,18 @@ class TestErrors:
         )
         refused(message, rate_multipliers={"backbone/": 0.1})
         refused("`weight_decay`: the .*'x'", weight_decay=PerVariable({"x": 0.1}))
+
+    def test_a_pattern_of_frozen_variables_says_so(self):
+        model = grouped.network(K.SGD(0.01))
+        model.get_layer("late").trainable = False
+        model.compile(K.SGD(0.01), "mse")
+        message = (
+            "'late/' matches only variables that are not trained, such as "
+            "'net/late/kernel'. Leave it out.*compile the model again.*net/early/kernel"
+        )
+        multipliers = {"late/": 0.1}
+        with pytest.raises(ValueError, match=re.compile(message, re.S)):
+            grouped.fit_network(model, [scheduler(rate_multipliers=multipliers)])
 
     def test_a_pattern_that_is_hidden_says_by_which(self):
         message = (

@@ -626,6 +626,28 @@ def test_groups_of_variables_have_rates_of_their_own(name, callbacks):
 
 
 @pytest.mark.every_backend
+def test_saved_groups_keep_the_order_of_their_patterns(tmp_path):
+    # Sorted, ".*" would decide for all.
+    found = []
+    for arguments in (
+        {"rate_multipliers": {"head/": 0.0, ".*": S.LinearDecay(1.0)}},
+        {"learning_rate": lrs.PerVariable({"head/": 0.0, ".*": S.LinearDecay(0.02)})},
+    ):
+        model = two_layers()
+        model.compile(Scheduled(SGD(0.02), **arguments).bind(20), "mse")
+        references.fit(model, epochs=1)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        references.fit(loaded, epochs=1)
+        found.append(loaded.get_weights())
+    rates = S.LinearDecay(0.02, 20).curve(20)
+    expected = kernels(20, rates, np.zeros(20))
+    for weights in found:
+        for one, other in zip(weights, expected, strict=True):
+            assert_close(one, other)
+
+
+@pytest.mark.every_backend
 def test_groups_multiply_a_rate_that_is_not_scheduled():
     multipliers = {"body/": 0.0, "head/": S.LinearDecay(1.0, 10)}
     model = two_layers()

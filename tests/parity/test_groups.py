@@ -14,6 +14,7 @@ import keras_lrs as lrs
 from keras_lrs import PerVariable
 from keras_lrs.callbacks import HyperparameterScheduler
 from tests.callbacks import grouped, references
+from tests.callbacks.recording import Record
 
 S = lrs.schedules
 EPOCHS, STEPS = 5, 50
@@ -22,7 +23,7 @@ ADAM = {"betas": (0.9, 0.95), "eps": 1e-7}
 
 
 def trained_by_torch(make, factors, values):
-    """The weights that groups of torch end with, in float64.
+    """The weights of groups of torch after each step, in float64.
 
     Args:
         make: Makes an optimizer of a list of groups.
@@ -37,22 +38,28 @@ def trained_by_torch(make, factors, values):
     groups = [{"params": [weights[name]], **values[name]} for name in grouped.NAMES]
     optimizer = make(torch.optim, groups)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+    found = []
     for step in range(STEPS):
         for w in weights.values():
             gradient = references.gradient(w.detach().numpy(), step)
             w.grad = torch.from_numpy(gradient)
         optimizer.step()
         scheduler.step()
-    return {name: w.detach().numpy() for name, w in weights.items()}
+        found.append({name: w.detach().numpy().copy() for name, w in weights.items()})
+    return found
 
 
 def assert_same(optimizer, callback, expected):
+    """Asserts that each group has the weights of the peer after each step."""
     model = grouped.linear_models(optimizer)
-    grouped.fit(model, [callback], EPOCHS)
-    for name, found in grouped.weights(model).items():
-        np.testing.assert_allclose(
-            found, expected[name], rtol=0, atol=1e-6, err_msg=name
-        )
+    record = Record()
+    grouped.fit(model, [callback, record], EPOCHS)
+    assert len(record.weights) == len(expected) == STEPS
+    for step, found in enumerate(record.weights):
+        for name, one in zip(grouped.NAMES, found, strict=True):
+            np.testing.assert_allclose(
+                one, expected[step][name], 0, 1e-6, err_msg=f"{name}, step {step}"
+            )
 
 
 def one(step):
@@ -147,7 +154,7 @@ def test_optax_partition():
     labels = dict(zip(grouped.NAMES, transforms, strict=True))
     peer = optax.partition(transforms, labels)
     weights = {name: np.zeros((3, 1), "float32") for name in grouped.NAMES}
-    state = peer.init(weights)
+    state, expected = peer.init(weights), []
     for step in range(STEPS):
         gradients = {
             name: references.gradient(np.asarray(w, np.float64), step).astype("float32")
@@ -155,14 +162,42 @@ def test_optax_partition():
         }
         updates, state = peer.update(gradients, state, weights)
         weights = optax.apply_updates(weights, updates)
+        expected.append(weights)
     assert_same(
         keras.optimizers.SGD(0.005, momentum=0.5),
         HyperparameterScheduler(
             learning_rate=PerVariable({"late": S.LinearDecay(0.05), "head": 0.0}),
             momentum=PerVariable({"late|head": 0.0}),
         ),
-        weights,
+        expected,
     )
+
+
+@pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras has none"
+)
+def test_an_optimizer_for_each_group_of_layers():
+    # The pairs of TF-Addons' `MultiOptimizer`; keras-adamw's `lr_multipliers` are this.
+    rates = {"early": 0.005, "late": 0.02, "head": 0.05}
+    several = keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(
+            keras.optimizers.Adam(rates["head"]),
+            {
+                f"{name}/.*": keras.optimizers.Adam(rates[name])
+                for name in grouped.NAMES
+            },
+        )
+    )
+    model, record = grouped.linear_models(several), Record()
+    grouped.fit(model, [record], EPOCHS)
+    expected = [dict(zip(grouped.NAMES, one, strict=True)) for one in record.weights]
+    multipliers = {"early/": 0.1, "late/": 0.4}
+    for arguments in (
+        {"rate_multipliers": multipliers},
+        {"learning_rate": PerVariable({"early/": 0.005, "late/": 0.02})},
+    ):
+        callback = HyperparameterScheduler(**arguments)
+        assert_same(keras.optimizers.Adam(0.05), callback, expected)
 
 
 # --- timm -----------------------------------------------------------------------------
@@ -248,6 +283,11 @@ def test_fastai_spreads_the_rates_of_a_slice():
         multipliers = lrs.layerwise_decay(model, factor)
         rates = [stop * one for one in reversed(multipliers.values())]
         np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    # `Learner.lr_range` of a slice without a start: a tenth for all but the last group.
+    model = our_transformer(1)
+    decided = PerVariable({"head/": 1.0, ".*": 0.1})
+    values = [dict(decided.values)[decided.pattern_of(v.path)] for v in model.variables]
+    assert values == [0.1] * 4 + [1.0] * 2
 
 
 # --- The guide ------------------------------------------------------------------------

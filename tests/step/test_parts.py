@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import keras_lrs as lrs
+from keras_lrs._keras import in_step
+from keras_lrs._keras.variables import StepVariable
 from keras_lrs.callbacks import (
     FitCallback,
     GradientNormRecorder,
@@ -111,6 +113,45 @@ def test_the_four_phases_follow_each_other(settings):
     one = ["values", ("before", ["momentum"]), "update_step", ("after", "kept")]
     assert watch.seen[:4] == one
     assert len(watch.seen) % 4 == 0
+
+
+class Counted(StepPart):
+    """Adds up the counts that each phase reads, in a variable that is never written."""
+
+    def __init__(self, step):
+        super().__init__(step)
+        self.sums = StepVariable(step.model, np.zeros(3), "float32")
+        self.variables = [self.sums]
+
+    def before(self, update):
+        count = keras.ops.cast(update.iterations, "float32")
+        return count, in_step.values_of(self.step.weights)
+
+    def after(self, update, kept):
+        before, (weights, *_) = kept
+        after = keras.ops.cast(update.iterations, "float32")
+        (now, *_) = in_step.values_of(self.step.weights)
+        moved = keras.ops.cast(keras.ops.any(now != weights), "float32")
+        sums = self.sums.value + keras.ops.stack([before, after, moved])
+        self.sums.variable.assign(sums)
+
+
+class Count(FitCallback):
+    def prepare(self, run):
+        return [Wanted(one, Counted) for one in run.optimizers]
+
+    def fit_ends(self):
+        (part,) = self.run.parts(self)
+        self.sums = part.sums.read().tolist()
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_the_number_of_an_update_is_the_same_before_and_after_it(settings):
+    count = Count()
+    fitted([count], **settings)
+    steps = 4 * references.STEPS
+    assert count.sums == [sum(range(steps)), sum(range(steps)), steps]
 
 
 @pytest.mark.every_backend
