@@ -73,16 +73,21 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# What everything costs, beside the peers: docs/performance.md. Wants a quiet machine.
+# What everything costs, beside the peers: docs/performance.md; what was aimed at:
+# benchmarks/aims.md; and the measurements, to compare releases. Wants a quiet machine
+# for half an hour.
 REPORT ?= docs/performance.md
+AIMS ?= benchmarks/aims.md
+SUMMARIES ?= benchmarks/results
+BENCH = --output $(REPORT) --aims $(AIMS) --summaries $(SUMMARIES) $(ARGS)
 bench: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.peers
-	$(BIN)/python benchmarks/schedules.py --output $(REPORT) $(ARGS)
-	$(BIN)/python benchmarks/ensembles.py --output $(REPORT) $(ARGS)
-	$(BIN)/python benchmarks/steps.py --output $(REPORT) $(ARGS)
-	$(BIN)/python benchmarks/groups.py --output $(REPORT) $(ARGS)
-	$(BIN)/python benchmarks/averaging.py --output $(REPORT) $(ARGS)
-	$(BIN)/python benchmarks/growth.py --output $(REPORT) $(ARGS)
-	$(BIN)/python benchmarks/device.py --output $(REPORT) $(ARGS)
+	$(BIN)/python benchmarks/steps.py $(BENCH)
+	$(BIN)/python benchmarks/groups.py $(BENCH)
+	$(BIN)/python benchmarks/device.py $(BENCH)
+	$(BIN)/python benchmarks/growth.py $(BENCH)
+	$(BIN)/python benchmarks/averaging.py $(BENCH)
+	$(BIN)/python benchmarks/ensembles.py $(BENCH)
+	$(BIN)/python benchmarks/schedules.py $(BENCH)
 
 # Half a day: trainings that are killed, faults of files, and an hour without any. Then
 # interruptions at every line, which take hours on each backend; `lines` alone, and

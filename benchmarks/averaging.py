@@ -16,15 +16,16 @@ import concurrent.futures
 import functools
 import json
 import os
-import pathlib
 import resource
 import statistics
 import subprocess
 import sys
 import time
 
+import intervals
 import numpy as np
-from report import table, write_part
+from intervals import Estimate
+from report import add_outputs, aim_cell, aims_part, publish, table
 
 TITLE = "# Performance of averages"
 PLAIN, AGAIN = "none", "none, again"
@@ -49,7 +50,7 @@ TARGETS = {
     "TensorFlow XLA": (1.1, None, None),
     "PyTorch": (1.2, 1.3, 3.7),
 }
-ROUNDS = {False: 5, True: 2}
+ROUNDS = {False: 7, True: 2}
 STEPS = 4
 BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -229,18 +230,12 @@ def markdown(times, peaks):
                 ratio_cell(found.get(workload, {}), name) for found in times.values()
             ]
             rows.append([name, *cells])
-        index = list(WORKLOADS).index(workload)
-        targets = [TARGETS.get(c, (None,) * 3)[index] for c in times]
-        cells = [
-            "-" if target is None else f"{target:g}: {verdict(found, workload, target)}"
-            for target, found in zip(targets, times.values(), strict=True)
-        ]
-        rows.append(["target of `WeightAveraging`", *cells])
         parts.append(table([workload, *times], rows))
     parts.append(
-        "Medians (minima) of rounds in turn, each the median of 4 steps, less those of "
-        "a model without an average, over the time in which two arrays of the size are "
-        "added in place. The first row shows the noise: a second model without an "
+        "Each cell is what a contender adds to a step, over the time in which this "
+        "machine adds two arrays of the weights' size in place: as much has to be read "
+        "and written. It is the median of rounds in which all took turns, with its "
+        "95 % interval. The first row shows the noise: a second model without an "
         "average."
     )
     parts.append("## Memory, over the size of the weights")
@@ -267,22 +262,36 @@ def excess(found, name):
     ]
 
 
+def estimates(found):
+    """What every contender adds to one workload, over the limit."""
+    names = [name for name in found if name not in (PLAIN, "limit")]
+    return {name: Estimate.of(excess(found, name)) for name in names}
+
+
 def ratio_cell(found, name):
-    if name not in found:
-        return "-"
-    ratios = excess(found, name)
-    least = (min(found[name]) - min(found[PLAIN])) / min(found["limit"])
-    return f"{statistics.median(ratios):.2f} ({least:.2f})"
+    return Estimate.of(excess(found, name)).cell() if name in found else "-"
 
 
-def verdict(times, workload, target):
-    if workload not in times:
-        return "not run"
-    noise = abs(statistics.median(excess(times[workload], AGAIN)))
-    found = statistics.median(excess(times[workload], OURS))
-    if found <= target:
-        return "met"
-    return "met within noise" if found <= target + noise else "not met"
+def aims_of(times):
+    """The aims of `WeightAveraging`, and whether they were met."""
+    rows = [
+        (
+            workload,
+            {
+                name: aim(estimates(found[workload]), TARGETS[name][index])
+                for name, found in times.items()
+                if name in TARGETS and workload in found
+            },
+        )
+        for index, workload in enumerate(WORKLOADS)
+    ]
+    return aims_part(TITLE, list(times), rows)
+
+
+def aim(found, target):
+    if target is None:
+        return ""
+    return aim_cell(found[OURS], target, intervals.noise(found[AGAIN], neutral=0.0))
 
 
 # --- The program ----------------------------------------------------------------------
@@ -304,7 +313,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--output", type=pathlib.Path, help="a file for the tables")
+    add_outputs(parser)
     parser.add_argument("--measure", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args(arguments)
@@ -324,10 +333,15 @@ def main(arguments=None):
         }
         for name in chosen
     }
-    part = markdown(times, peaks)
-    print(part)
-    if arguments.output:
-        write_part(arguments.output, part)
+    found = {
+        "seconds": times,
+        "ratios": {
+            name: {workload: estimates(samples) for workload, samples in of.items()}
+            for name, of in times.items()
+        },
+        "bytes": peaks,
+    }
+    publish(__file__, arguments, markdown(times, peaks), found, aims_of(times))
 
 
 if __name__ == "__main__":

@@ -19,12 +19,14 @@ import importlib.util
 import json
 import pathlib
 import runpy
+import statistics
 import sys
 import tempfile
 
+import intervals
 import steps
-from report import read_results, table, write_part, write_results
-from steps import CONTROL, REFERENCE, Contender, Ratio, Size
+from report import add_outputs, publish, read_results, table, write_results
+from steps import CONTROL, REFERENCE, Contender, Size
 
 TITLE = "# A training step of a ResNet-20"
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
@@ -35,7 +37,7 @@ NETWORK = {"widths": (16, 32, 64), "blocks": 3}
 SHAPE = (32, 32, 3)
 # Images of a batch, and steps of an epoch.
 LENGTHS = {CPU: (32, 4), GPU: (128, 96)}
-SIZES = {False: Size(60.0, 7, 0), True: Size(0.0, 2, 0)}
+SIZES = {False: Size(30.0, 9, 0), True: Size(0.0, 2, 0)}
 
 
 def network(rate):
@@ -49,30 +51,20 @@ def network(rate):
 
 RESNET = "ResNet-20"
 steps.WORKLOADS[RESNET] = network
-
-
-def averaged(lrs, folder):
-    average = lrs.averages.ExponentialAverage(0.999)
-    return [lrs.callbacks.WeightAveraging(average, at_end="raw")]
-
-
 CONTENDERS = [
     Contender(RESNET, REFERENCE),
     Contender(RESNET, CONTROL),
     Contender(
         RESNET,
         "`Warmup(CosineAnnealing)`",
-        rate=lambda keras, lrs: lrs.schedules.Warmup(
-            lrs.schedules.CosineAnnealing(steps.RATE, steps.TOTAL_STEPS),
-            steps.WARMUP_STEPS,
-        ),
+        rate=steps.long_warmup_and_cosine,
     ),
     Contender(
         RESNET,
         "`OneCycleScheduler`: rate and momentum",
         callbacks=steps.one_cycle,
     ),
-    Contender(RESNET, "`WeightAveraging`", callbacks=averaged),
+    Contender(RESNET, "`WeightAveraging`", callbacks=steps.averaged),
 ]
 
 
@@ -134,11 +126,12 @@ def markdown(results):
     return "\n\n".join(
         [
             TITLE,
-            "What `model.fit` takes per step for the network of "
-            "`examples/cifar10_resnet.py`, over that with a constant rate: "
-            "medians of the ratios within a round (ratios of the fastest epochs in "
-            "parentheses). The second row shows the noise. SGD with momentum, batches "
-            f"of {' and '.join(batches)}, images in memory; `benchmarks/device.py`. "
+            "The table shows what `model.fit` takes per step for the network of "
+            "`examples/cifar10_resnet.py`, as a ratio to that with a constant rate. "
+            "Each cell is the median of the ratios within a round, with its 95 % "
+            "interval, and the second row shows the noise. The optimizer is SGD with "
+            f"momentum, batches are of {' and '.join(batches)}, and images are in "
+            "memory. "
             + (f"The GPU: {', '.join(gpus)}." if gpus else "No GPU was at hand."),
             table(*columns(results)),
         ]
@@ -147,7 +140,7 @@ def markdown(results):
 
 def columns(results):
     """The header and the rows, with a column for what was not measured."""
-    header, rows = [""], [[f"**{REFERENCE}, ms**"]]
+    header, rows = [""], [[f"**{REFERENCE}**"]]
     rows += [[each.name] for each in CONTENDERS[1:]]
     for kind in (CPU, GPU):
         of_kind = {key: found for key, found in results.items() if kind_of(key) == kind}
@@ -167,11 +160,10 @@ def kind_of(key):
 
 
 def cells(seconds):
-    reference = [1e3 * value for value in seconds[REFERENCE]]
-    median = sorted(reference)[len(reference) // 2]
-    yield f"{median:.2f} ({min(reference):.2f})"
+    yield f"{1e3 * statistics.median(seconds[REFERENCE]):.3g} ms"
+    found = intervals.ratios(seconds, REFERENCE)
     for each in CONTENDERS[1:]:
-        yield Ratio.of(seconds[each.name], seconds[REFERENCE]).cell(verbose=False)
+        yield found[each.name].cell()
 
 
 # --- The program ----------------------------------------------------------------------
@@ -193,10 +185,12 @@ def main(arguments=None):
         kind = CPU if found["device"] == CPU else GPU
         results[f"{BACKENDS[backend]}, {kind}"] = found
         write_results(arguments.results, results)
-    part = markdown(results)
-    print(part)
-    if arguments.output:
-        write_part(arguments.output, part)
+    ratios = {
+        key: intervals.ratios(found["seconds"], REFERENCE)
+        for key, found in results.items()
+    }
+    found = {"seconds": results, "ratios": ratios}
+    publish(__file__, arguments, markdown(results), found)
 
 
 def parsed_arguments(arguments):
@@ -206,7 +200,7 @@ def parsed_arguments(arguments):
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--results", type=pathlib.Path, help="a file to add them to")
-    parser.add_argument("--output", type=pathlib.Path, help="a file for the table")
+    add_outputs(parser)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

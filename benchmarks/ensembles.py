@@ -21,9 +21,11 @@ import sys
 import tempfile
 import time
 
+import intervals
 import numpy as np
 import steps
-from report import table, write_part
+from intervals import Estimate
+from report import add_outputs, aim_cell, aims_part, aims_table, publish, table
 
 TITLE = "# Ensembles and snapshots"
 MEMBERS = 5
@@ -168,23 +170,24 @@ def markdown(results):
     return "\n\n".join(
         [
             TITLE,
-            f"`Ensemble.predict` with {MEMBERS} members, as a ratio to {MEMBERS} calls "
-            "of `model.predict` and a mean.",
+            f"The table shows what `Ensemble.predict` with {MEMBERS} members takes, as "
+            f"a ratio to {MEMBERS} calls of `model.predict` and a mean.",
             predict_table(results),
-            "Medians of the ratios within a round, and in parentheses the ratio of the "
-            "fastest ones. `again` are five other models of the same kind, which show "
-            "the noise. Batches of 32 in memory: "
+            "Each cell is the median of the ratios within a round, with its 95 % "
+            'interval. The column "again" is of five other models of the same kind and '
+            "shows the noise. Batches of 32 samples are in memory: "
             + ", ".join(
                 f"{count:,} samples ({name})" for name, count in SAMPLES.items()
             )
             + ". PyTorch has one thread. Compilation is not counted.",
-            "Writing a snapshot, and what the machine does at best.",
+            "The next table shows how fast a snapshot is written, and what the machine "
+            "does at best.",
             write_table(results),
-            "Of one snapshot of two layers of 64 MiB. Training waits while it is "
-            "copied; beside it, NumPy copies the same arrays. It is written by a "
-            "thread: laid out as HDF5, written to the disk (`fsync`), hashed and named "
-            "in the manifest, which is on the disk too; beside it, the same bytes are "
-            "written to the same disk. Medians.",
+            "The snapshot is of two layers of 64 MiB. Training waits while it is "
+            "copied; beside it, NumPy copies the same arrays. A thread writes it: it "
+            "lays it out as HDF5, writes it to the disk (`fsync`), hashes it and names "
+            "it in the manifest, which is on the disk too. Beside it, the same bytes "
+            "are written to the same disk. The numbers are medians.",
         ]
     )
 
@@ -193,53 +196,66 @@ def predict_table(results):
     rows = []
     for name in SAMPLES:
         for backend, result in results.items():
-            samples = result["predict"][name]
-            ours = steps.Ratio.of(samples["ensemble"], samples["alone"])
-            control = steps.Ratio.of(samples["again"], samples["alone"])
-            target = TARGETS[backend, name]
-            milliseconds = 1e3 * statistics.median(samples["alone"])
-            rows.append(
-                [
-                    name,
-                    backend,
-                    f"{milliseconds:.0f}",
-                    control.cell(False),
-                    ours.cell(False),
-                    f"{target:g}",
-                    verdict(ours.excess(target), ours.excess(target, control)),
-                ]
-            )
-    header = ["model", "backend", "five, ms", "again", "ensemble", "target", ""]
-    return table(header, rows)
+            found = ratios_of(result)[name]
+            milliseconds = 1e3 * statistics.median(result["predict"][name]["alone"])
+            cells = [found[which].cell() for which in ("again", "ensemble")]
+            rows.append([name, backend, f"{milliseconds:.0f}", *cells])
+    return table(["model", "backend", "five, ms", "again", "ensemble"], rows)
 
 
-def verdict(excess, beyond_noise):
-    if excess <= 0.0:
-        return "met"
-    return "not met" if beyond_noise > 0.0 else "met within noise"
+def ratios_of(result):
+    """Estimates of the ratios to five predictions: by model and contender."""
+    return {
+        name: intervals.ratios(samples, "alone")
+        for name, samples in result["predict"].items()
+    }
 
 
 def write_table(results):
     rows = []
     for backend, result in results.items():
         samples = result["write"]
-        megabytes = samples["bytes"] / 1e6
-        rates = {
-            name: megabytes / statistics.median(samples[name])
+        rates = [
+            samples["bytes"] / 1e6 / statistics.median(samples[name])
             for name in ("copy", "bare copy", "write", "bare write")
-        }
-        ratio = rates["write"] / rates["bare write"]
-        rows.append(
-            [
-                backend,
-                *(f"{rate:.0f}" for rate in rates.values()),
-                f"{ratio:.2f}",
-                f"{DISK_TARGET:g}",
-                verdict(DISK_TARGET - ratio, DISK_TARGET - ratio),
-            ]
+        ]
+        ratio = f"{rates[2] / rates[3]:.2f}"
+        rows.append([backend, *(f"{rate:.0f}" for rate in rates), ratio])
+    return table(["MB/s", "copied", "NumPy", "written", "disk", "ratio"], rows)
+
+
+def aims_of(results):
+    """The aims, and whether they were met."""
+    predict = [
+        (
+            name,
+            {
+                backend: aim_cell(
+                    found["ensemble"],
+                    TARGETS[backend, name],
+                    intervals.noise(found["again"]),
+                )
+                for backend, result in results.items()
+                for found in [ratios_of(result)[name]]
+            },
         )
-    header = ["MB/s", "copied", "NumPy", "written", "disk", "ratio", "target", ""]
-    return table(header, rows)
+        for name in SAMPLES
+    ]
+    write = {
+        backend: aim_cell(slowdown(result["write"]), 1.0 / DISK_TARGET)
+        for backend, result in results.items()
+    }
+    backends = list(results)
+    return "\n\n".join(
+        [
+            aims_part(TITLE, backends, predict),
+            aims_table(backends, [("seconds to write, over those of the disk", write)]),
+        ]
+    )
+
+
+def slowdown(samples):
+    return Estimate.of_ratio(samples["write"], samples["bare write"])
 
 
 # --- The program ----------------------------------------------------------------------
@@ -266,10 +282,9 @@ def main(arguments=None):
         backend: measured_in_a_process(backend, arguments.quick)
         for backend in arguments.backends
     }
-    part = markdown(results)
-    print(part)
-    if arguments.output:
-        write_part(arguments.output, part)
+    ratios = {backend: ratios_of(result) for backend, result in results.items()}
+    found = {"seconds": results, "ratios": ratios}
+    publish(__file__, arguments, markdown(results), found, aims_of(results))
 
 
 def parsed_arguments(arguments):
@@ -277,7 +292,7 @@ def parsed_arguments(arguments):
     known = steps.BACKENDS
     parser.add_argument("--backends", nargs="+", choices=known, default=known)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--output", type=pathlib.Path, help="a file for the tables")
+    add_outputs(parser)
     parser.add_argument("--measure", choices=known, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

@@ -17,9 +17,10 @@ import statistics
 import sys
 import tempfile
 
+import intervals
 import steps
-from report import table, write_part
-from steps import NUM_CLASSES, NUM_FEATURES, RATE, Contender, Ratio, Size
+from report import add_outputs, aim_cell, aims_part, publish, table
+from steps import NUM_CLASSES, NUM_FEATURES, RATE, Contender, Size
 
 TITLE = "# Groups of variables"
 ONE, AGAIN = "one schedule", "one schedule, again"
@@ -30,7 +31,8 @@ MULTI = "Keras's `MultiOptimizer`, 13 AdamWs"
 ROWS = (AGAIN, MULTIPLIERS, DECAYS, RATES, MULTI)
 # To the step with one schedule.
 TARGETS = {"TensorFlow": 1.05, "TensorFlow XLA": 1.05, "JAX": 1.05, "PyTorch": 1.15}
-SIZES = {False: Size(40.0, 9, 0), True: Size(0.0, 3, 0)}
+OURS = (MULTIPLIERS, DECAYS, RATES)
+SIZES = {False: Size(25.0, 15, 0), True: Size(0.0, 3, 0)}
 ADAMW, SEVERAL = "AdamW", "13 of AdamW"
 LAYERS, GROUPS = 21, 13
 
@@ -72,6 +74,7 @@ def several(rate):
 
 
 steps.WORKLOADS.update({ADAMW: adamw, SEVERAL: several})
+steps.SHORTER.update(dict.fromkeys((ADAMW, SEVERAL), steps.SHORTER[steps.ADAMW]))
 
 
 def scheduled(**more):
@@ -140,30 +143,49 @@ def measured(name, size):
 
 def markdown(results):
     """All that is said of it; results by configuration."""
-    lines = [["**one schedule, ms**", *map(milliseconds, results.values())]]
-    lines += [[row, *(cell(found, row) for found in results.values())] for row in ROWS]
-    lines.append(["*target*", *(f"{TARGETS[name]:.2f}" for name in results)])
+    found = by_configuration(results)
+    lines = [["**one schedule**", *map(milliseconds, results.values())]]
+    lines += [[row, *(cell(of, row) for of in found.values())] for row in ROWS]
     return "\n\n".join(
         [
             TITLE,
-            "What `model.fit` takes per step with AdamW, 42 variables and 13 groups, "
-            "as a ratio to the same model with one schedule: medians of the ratios "
-            "within a round (ratios of the fastest epochs in parentheses). On PyTorch "
-            "Keras updates all variables at once; groups make that 13 updates. "
-            "`benchmarks/groups.py`.",
+            "The table shows what `model.fit` takes per step with AdamW, 42 variables "
+            "and 13 groups, as a ratio to the same model with one schedule. The row "
+            f'"{AGAIN}" shows the noise. Each cell is the median of the ratios within '
+            "a round, with its 95 % interval. On PyTorch, Keras updates all variables "
+            "at once; with groups there are 13 updates.",
             table(["", *results], lines),
         ]
     )
 
 
+def by_configuration(results):
+    """Estimates of all ratios: by configuration and name."""
+    return {name: intervals.ratios(found, ONE) for name, found in results.items()}
+
+
 def milliseconds(found):
-    return f"{1e3 * statistics.median(found[ONE]):.3g} ({1e3 * min(found[ONE]):.3g})"
+    return f"{1e3 * statistics.median(found[ONE]):.3g} ms"
 
 
 def cell(found, row):
-    if row not in found:
-        return "not run"
-    return Ratio.of(found[row], found[ONE]).cell(verbose=False)
+    return found[row].cell() if row in found else "not run"
+
+
+def aims_of(results):
+    """The aims of our rows, and whether they were met."""
+    found = by_configuration(results)
+    rows = [
+        (
+            row,
+            {
+                name: aim_cell(of[row], TARGETS[name], intervals.noise(of[AGAIN]))
+                for name, of in found.items()
+            },
+        )
+        for row in OURS
+    ]
+    return aims_part(TITLE, list(results), rows)
 
 
 # --- The program ----------------------------------------------------------------------
@@ -175,27 +197,24 @@ def main(arguments=None):
         "--backends", nargs="+", choices=steps.BACKENDS, default=steps.BACKENDS
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--output", type=pathlib.Path, help="a file for the tables")
+    add_outputs(parser)
     parser.add_argument("--measure", choices=TARGETS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
         print(json.dumps(measured(options.measure, SIZES[options.quick])))
         return
     quick = ["--quick"] * options.quick
-    part = markdown(
-        {
-            name: steps.run(
-                __file__,
-                steps.CONFIGURATIONS[name].backend,
-                ["--measure", name, *quick],
-            )
-            for name in TARGETS
-            if steps.CONFIGURATIONS[name].backend in options.backends
-        }
-    )
-    print(part)
-    if options.output:
-        write_part(options.output, part)
+    results = {
+        name: steps.run(
+            __file__,
+            steps.CONFIGURATIONS[name].backend,
+            ["--measure", name, *quick],
+        )
+        for name in TARGETS
+        if steps.CONFIGURATIONS[name].backend in options.backends
+    }
+    found = {"seconds": results, "ratios": by_configuration(results)}
+    publish(__file__, options, markdown(results), found, aims_of(results))
 
 
 if __name__ == "__main__":

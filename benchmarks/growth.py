@@ -20,11 +20,12 @@ import statistics
 import sys
 import tempfile
 
+import intervals
 import numpy as np
 import steps
 from contenders import boundaries
-from report import read_results, table, write_part, write_results
-from steps import CONTROL, NUM_CLASSES, NUM_FEATURES, REFERENCE, Contender, Ratio, Size
+from report import add_outputs, publish, read_results, table, write_results
+from steps import CONTROL, NUM_CLASSES, NUM_FEATURES, REFERENCE, Contender, Size
 
 TITLE = "# How the cost of a training step grows"
 CONFIGURATIONS = {"TensorFlow": "tensorflow", "JAX": "jax", "PyTorch": "torch"}
@@ -83,11 +84,6 @@ def workload(axis, count):
     return lambda rate: (tensors(1, count), keras.optimizers.SGD(rate, momentum=0.9))
 
 
-def averaged(lrs, folder):
-    average = lrs.averages.ExponentialAverage(0.999)
-    return [lrs.callbacks.WeightAveraging(average, at_end="raw")]
-
-
 def contenders(axis, count, backend):
     """Ways to train, the two with a constant rate first."""
     name = f"{count:,} {axis}"
@@ -112,12 +108,12 @@ def contenders(axis, count, backend):
             *found,
             Contender(name, KERAS_COSINE, rate=steps.keras_cosine),
             Contender(name, SCHEDULER, callbacks=steps.scheduled),
-            Contender(name, AVERAGING, callbacks=averaged),
+            Contender(name, AVERAGING, callbacks=steps.averaged),
         ]
     return [
         *found,
         Contender(name, ONE_CYCLE, callbacks=steps.one_cycle),
-        Contender(name, AVERAGING, callbacks=averaged),
+        Contender(name, AVERAGING, callbacks=steps.averaged),
     ]
 
 
@@ -170,11 +166,11 @@ def markdown(results):
     """All that is said of it; results by configuration."""
     parts = [
         TITLE,
-        "What `model.fit` takes per step, as a ratio to the same model with a constant "
-        "rate: medians of the ratios within a round (ratios of the fastest epochs in "
-        "parentheses), models in turn. The row of the second constant rate shows the "
-        f"noise. Batches of {steps.BATCH_SIZE}, one thread per library, TensorFlow "
-        "without XLA; `benchmarks/growth.py`.",
+        "The tables show what `model.fit` takes per step, as a ratio to the same "
+        "model with a constant rate. Each cell is the median of the ratios within a "
+        "round, with its 95 % interval. The row of the second constant rate shows the "
+        f"noise. Batches have {steps.BATCH_SIZE} samples, each library has one thread, "
+        "and TensorFlow runs without XLA.",
     ]
     for axis, rows in ROWS.items():
         by_name = {name: found.get(axis, {}) for name, found in results.items()}
@@ -182,11 +178,9 @@ def markdown(results):
         header = [axis, *(f"{count:,}" for count in counts)]
         lines = []
         for name, found in by_name.items():
-            by_count = [found.get(str(count)) for count in counts]
-            lines.append(
-                [f"**{name}: {REFERENCE}, ms**", *map(reference_cell, by_count)]
-            )
-            lines += [[row, *(ratio_cell(c, row) for c in by_count)] for row in rows]
+            of_counts = [found.get(str(count)) for count in counts]
+            lines.append([f"**{name}: {REFERENCE}**", *map(reference_cell, of_counts)])
+            lines += [[row, *(ratio_cell(c, row) for c in of_counts)] for row in rows]
         if counts:
             parts += [f"## {axis.capitalize()}", table(header, lines), ABOUT[axis]]
     return "\n\n".join(parts)
@@ -195,16 +189,27 @@ def markdown(results):
 def reference_cell(found):
     if found is None:
         return "not measured"
-    seconds = found[REFERENCE]
-    return f"{1e3 * statistics.median(seconds):.3g} ({1e3 * min(seconds):.3g})"
+    return f"{1e3 * statistics.median(found[REFERENCE]):.3g} ms"
 
 
 def ratio_cell(found, row):
     if found is None:
         return "not measured"
-    if row not in found:
-        return "not run"
-    return Ratio.of(found[row], found[REFERENCE]).cell(verbose=False)
+    return intervals.ratios(found, REFERENCE)[row].cell() if row in found else "not run"
+
+
+def by_count(results):
+    """Estimates of all ratios: by configuration, axis, count and name."""
+    return {
+        name: {
+            axis: {
+                count: intervals.ratios(samples, REFERENCE)
+                for count, samples in counts.items()
+            }
+            for axis, counts in found.items()
+        }
+        for name, found in results.items()
+    }
 
 
 # --- The program ----------------------------------------------------------------------
@@ -226,10 +231,8 @@ def main(arguments=None):
             found = steps.run(__file__, backend, asked)
             results.setdefault(name, {}).setdefault(axis, {}).update(found)
             write_results(arguments.results, results)
-    part = markdown(results)
-    print(part)
-    if arguments.output:
-        write_part(arguments.output, part)
+    found = {"seconds": results, "ratios": by_count(results)}
+    publish(__file__, arguments, markdown(results), found)
 
 
 def parsed_arguments(arguments):
@@ -240,7 +243,7 @@ def parsed_arguments(arguments):
     parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes")
     parser.add_argument("--axes", nargs="+", choices=list(COUNTS), default=list(COUNTS))
     parser.add_argument("--results", type=pathlib.Path, help="a file to add them to")
-    parser.add_argument("--output", type=pathlib.Path, help="a file for the tables")
+    add_outputs(parser)
     parser.add_argument("--measure", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

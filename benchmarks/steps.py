@@ -1,15 +1,16 @@
 """Measures what schedules and callbacks add to a training step, and prints tables.
 
-    python benchmarks/steps.py [--backends tensorflow jax torch] [--quick] [--verbose]
+    python benchmarks/steps.py [--backends tensorflow jax torch] [--quick]
                                [--output docs/performance.md]
 
 Small models are trained by `model.fit`, turn and turn about. They differ in what sets
-the learning rate and in nothing else; the one with a constant rate is the reference.
-Every configuration is measured in a process of its own. The tables are Markdown; they
-replace those in the output, where they come last.
+the learning rate, or averages the weights, and in nothing else; the one with a constant
+rate is the reference. Every configuration is measured in a process of its own. The
+tables are Markdown; they replace those in the output.
 """
 
 import argparse
+import dataclasses
 import gc
 import json
 import math
@@ -22,12 +23,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import intervals
 import numpy as np
 from contenders import boundaries, values
-from report import table, write_part
+from report import add_outputs, aim_cell, aims_part, environment, publish, table
 
 TITLE = "# A training step"
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -36,8 +38,12 @@ NUM_FEATURES, NUM_CLASSES = 64, 10
 RATE = 1e-3
 WARMUP_STEPS, TOTAL_STEPS, CYCLE_STEPS = 500, 100_000, 500
 MANY = 100_000
-NOISE_FLOOR = 1.03  # What two identical models may differ by.
+MOMENTUM = 0.999  # Of averages.
+# Aims: ratios to a constant rate, apart from the noise.
+SCHEDULED = 1.00
+ONE_CYCLE = 1.02
 EVERY_STEP = 1.05  # A scalar per step and hyperparameter, written to a file.
+SMALL_AVERAGE, AVERAGE = 1.05, 1.15  # With 4 variables, and with 42.
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Size:
     fresh: int  # Models whose first fits are timed.
 
 
-SIZES = {False: Size(40.0, 9, 2), True: Size(5.0, 3, 1)}
+SIZES = {False: Size(110.0, 15, 3), True: Size(0.0, 3, 1)}
 NUM_WARMUPS = 2
 SHORT_STEPS = 32  # Of the fits that are timed as a whole.
 LATER_FITS = 4
@@ -87,22 +93,22 @@ LATER_FITS = 4
 # --- What is compared -----------------------------------------------------------------
 
 
-def adam(rate):
+def adam(rate, **options):
     import keras
 
-    return network([128], keras.optimizers.Adam(rate))
+    return network([128], keras.optimizers.Adam(rate, **options))
 
 
-def sgd(rate):
+def sgd(rate, **options):
     import keras
 
-    return network([128], keras.optimizers.SGD(rate, momentum=0.9))
+    return network([128], keras.optimizers.SGD(rate, momentum=0.9, **options))
 
 
-def adamw(rate):
+def adamw(rate, **options):
     import keras
 
-    return network([64] * 20, keras.optimizers.AdamW(rate))
+    return network([64] * 20, keras.optimizers.AdamW(rate, **options))
 
 
 def network(widths, optimizer):
@@ -119,6 +125,8 @@ ADAM = "Adam, 4 variables"
 SGD = "SGD with momentum, 4 variables"
 ADAMW = "AdamW, 42 variables"
 WORKLOADS = {ADAM: adam, SGD: sgd, ADAMW: adamw}
+# By how much shorter an epoch is, so that it takes about as long as with 4 variables.
+SHORTER = {ADAMW: 3}
 REFERENCE, CONTROL = "constant", "constant, again"
 
 
@@ -128,6 +136,10 @@ def constant(keras, lrs):
 
 def no_callbacks(lrs, folder):
     return []
+
+
+def unchanged(optimizer, lrs):
+    return optimizer
 
 
 @dataclass(frozen=True)
@@ -140,14 +152,21 @@ class Contender:
         rate: What the optimizer is given; from `keras.optimizers.schedules` and
             `keras_lrs`.
         callbacks: What `fit` is given; from `keras_lrs` and a folder to write into.
+        options: What else the optimizer is given.
+        wrapped: The optimizer that the model is compiled with; from the one of the
+            workload and `keras_lrs`.
         target: The largest ratio to the constant rate, if it is ours.
+        leads: Whether the row is in the first table.
     """
 
     workload: str
     name: str
     rate: Callable[[Any, Any], Any] = constant
     callbacks: Callable[[Any, pathlib.Path], list] = no_callbacks
+    options: dict[str, Any] = field(default_factory=dict)
+    wrapped: Callable[[Any, Any], Any] = unchanged
     target: float | None = None
+    leads: bool = False
 
 
 def keras_cosine(keras, lrs):
@@ -200,6 +219,37 @@ def reduce_on_plateau(lrs, folder):
     return [lrs.callbacks.ReduceOnPlateau("loss")]
 
 
+def averaged(lrs, folder):
+    average = lrs.averages.ExponentialAverage(MOMENTUM)
+    return [lrs.callbacks.WeightAveraging(average, at_end="raw")]
+
+
+def long_warmup_and_cosine(keras, lrs):
+    """Of a length of its own, for an optimizer that knows no `fit`."""
+    cosine = lrs.schedules.CosineAnnealing(RATE, TOTAL_STEPS)
+    return lrs.schedules.Warmup(cosine, WARMUP_STEPS)
+
+
+def hosted(optimizer, lrs):
+    return lrs.optimizers.Scheduled(optimizer, long_warmup_and_cosine(None, lrs))
+
+
+def separate_averages(lrs, folder):
+    """Lets a model with `use_ema` be trained twice.
+
+    Keras ends a `fit` with weights and averages in the same arrays, which JAX refuses
+    to donate twice. This is undone when the next one begins, before the epoch is timed.
+    """
+    import keras
+
+    class Separate(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            for variable in self.model.optimizer.variables:
+                variable.assign(np.array(keras.ops.convert_to_numpy(variable)))
+
+    return [Separate()]
+
+
 def hand_written(lrs, folder):
     return [hand_written_one_cycle()()]
 
@@ -242,27 +292,45 @@ def hand_written_one_cycle():
     return OneCycle
 
 
-def ours(workload, name, target=NOISE_FLOOR, **how):
+def ours(workload, name, target=SCHEDULED, **how):
     return Contender(workload, name, target=target, **how)
 
 
-CONTENDERS = [
-    Contender(ADAM, REFERENCE),
-    Contender(ADAM, CONTROL),
-    Contender(ADAM, "Keras: cosine with warmup", rate=keras_cosine),
-    Contender(
-        ADAM,
-        "Keras: cosine restarts",
-        rate=lambda keras, lrs: keras.CosineDecayRestarts(RATE, CYCLE_STEPS),
-    ),
-    Contender(ADAM, "Keras: piecewise, 100 boundaries", rate=keras_piecewise),
-    ours(
-        ADAM,
-        "`Warmup(CosineAnnealing)`",
-        rate=lambda keras, lrs: lrs.schedules.Warmup(
-            lrs.schedules.CosineAnnealing(RATE, TOTAL_STEPS), WARMUP_STEPS
+def leading(workload, averaging):
+    """The rows of the first table for one workload; `averaging` is an average's aim."""
+    found = [
+        Contender(workload, REFERENCE),
+        Contender(workload, CONTROL),
+        ours(workload, "`Warmup(CosineAnnealing)`", rate=long_warmup_and_cosine),
+        ours(workload, "`optimizers.Scheduled`", wrapped=hosted),
+        Contender(workload, "Keras: cosine with warmup", rate=keras_cosine),
+        ours(
+            workload,
+            "`HyperparameterScheduler`: `Warmup(CosineAnnealing)`",
+            callbacks=scheduled,
         ),
-    ),
+        ours(
+            workload,
+            "`OneCycleScheduler`: rate and `beta_1`",
+            ONE_CYCLE,
+            callbacks=one_cycle,
+        ),
+        Contender(workload, "hand-written 1cycle", callbacks=hand_written),
+        ours(workload, '`ReduceOnPlateau("loss")`', callbacks=reduce_on_plateau),
+        ours(workload, "`WeightAveraging`", averaging, callbacks=averaged),
+        Contender(
+            workload,
+            "Keras: `use_ema`",
+            callbacks=separate_averages,
+            options={"use_ema": True, "ema_momentum": MOMENTUM},
+        ),
+    ]
+    return [dataclasses.replace(each, leads=True) for each in found]
+
+
+CONTENDERS = [
+    *leading(ADAM, averaging=SMALL_AVERAGE),
+    *leading(ADAMW, averaging=AVERAGE),
     ours(
         ADAM,
         "`CosineRestarts`",
@@ -270,11 +338,17 @@ CONTENDERS = [
             RATE, CYCLE_STEPS, t_mul=2.0
         ),
     ),
+    Contender(
+        ADAM,
+        "Keras: cosine restarts",
+        rate=lambda keras, lrs: keras.CosineDecayRestarts(RATE, CYCLE_STEPS),
+    ),
     ours(
         ADAM,
         "`PiecewiseConstant`, 100 boundaries",
         rate=lambda keras, lrs: piecewise(lrs, 100),
     ),
+    Contender(ADAM, "Keras: piecewise, 100 boundaries", rate=keras_piecewise),
     ours(
         ADAM,
         "`PiecewiseConstant`, 100,000 boundaries",
@@ -282,18 +356,13 @@ CONTENDERS = [
     ),
     ours(
         ADAM,
-        "`HyperparameterScheduler`: `Warmup(CosineAnnealing)`",
-        callbacks=scheduled,
-    ),
-    ours(
-        ADAM,
         "`HyperparameterScheduler`: `PiecewiseConstant`, 100,000 boundaries",
         callbacks=scheduled_piecewise,
     ),
-    ours(ADAM, "`OneCycleScheduler`: rate and `beta_1`", callbacks=one_cycle),
     ours(
         ADAM,
         "`OneCycleScheduler`, `HyperparameterLogger`",
+        ONE_CYCLE,
         callbacks=one_cycle_logged,
     ),
     ours(
@@ -302,8 +371,6 @@ CONTENDERS = [
         callbacks=one_cycle_logged_every_step,
         target=EVERY_STEP,
     ),
-    ours(ADAM, '`ReduceOnPlateau("loss")`', callbacks=reduce_on_plateau),
-    Contender(ADAM, "hand-written 1cycle", callbacks=hand_written),
     Contender(
         ADAM,
         "hand-written 1cycle, logging the rate",
@@ -311,14 +378,11 @@ CONTENDERS = [
     ),
     Contender(SGD, REFERENCE),
     Contender(SGD, CONTROL),
-    ours(SGD, "`OneCycleScheduler`: rate and `momentum`", callbacks=one_cycle),
-    Contender(ADAMW, REFERENCE),
-    Contender(ADAMW, CONTROL),
-    Contender(ADAMW, "Keras: cosine with warmup", rate=keras_cosine),
     ours(
-        ADAMW,
-        "`HyperparameterScheduler`: `Warmup(CosineAnnealing)`",
-        callbacks=scheduled,
+        SGD,
+        "`OneCycleScheduler`: rate and `momentum`",
+        ONE_CYCLE,
+        callbacks=one_cycle,
     ),
 ]
 FITS = [
@@ -352,7 +416,9 @@ class Trainee:
         self.folder = folder
         self.renew_callbacks()
         rate = contender.rate(keras.optimizers.schedules, keras_lrs)
-        self.model, optimizer = WORKLOADS[contender.workload](rate)
+        make = WORKLOADS[contender.workload]
+        self.model, optimizer = make(rate, **contender.options)
+        optimizer = contender.wrapped(optimizer, keras_lrs)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.model.compile(optimizer, loss, **configuration.options)
 
@@ -452,15 +518,15 @@ def step_seconds(configuration, size, contenders, folder, inputs=None):
 
     `inputs` are what `fit` is given, unless the data are those of this program.
     """
+    lengths = [length(configuration, contender.workload) for contender in contenders]
     trainees = [
         Trainee(contender, configuration, folder / str(index))
         for index, contender in enumerate(contenders)
     ]
-    if inputs is None:
-        inputs = data(configuration.steps)
-    for trainee in trainees:
+    made = {steps: inputs or data(steps) for steps in set(lengths)}
+    for trainee, steps in zip(trainees, lengths, strict=True):
         for _ in range(NUM_WARMUPS):
-            trainee.fit(inputs)
+            trainee.fit(made[steps])
     samples = [[] for _ in trainees]
     order = list(range(len(trainees)))
     shuffle = random.Random(0).shuffle
@@ -470,13 +536,20 @@ def step_seconds(configuration, size, contenders, folder, inputs=None):
         shuffle(order)
         gc.collect()
         for index in order:
-            seconds, _ = trainees[index].fit(inputs)
-            samples[index].append(seconds / configuration.steps)
+            seconds, _ = trainees[index].fit(made[lengths[index]])
+            samples[index].append(seconds / lengths[index])
     gc.enable()
     found = {}
     for contender, seconds in zip(contenders, samples, strict=True):
         found.setdefault(contender.workload, {})[contender.name] = seconds
     return found
+
+
+def length(configuration, workload):
+    """The steps of an epoch: whole executions, and at least two to time one."""
+    each = configuration.options.get("steps_per_execution", 1)
+    executions = configuration.steps // each // SHORTER.get(workload, 1)
+    return max(executions, 2) * each
 
 
 def fit_seconds(configuration, size, contenders, folder):
@@ -519,122 +592,112 @@ def run(program, backend, arguments, environment=ONE_THREAD):
 # --- The tables -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """To the reference: the quartiles of all rounds', and that of the minima."""
-
-    low: float
-    median: float
-    high: float
-    minimum: float
-
-    @classmethod
-    def of(cls, samples, reference):
-        """That of paired samples."""
-        quartiles = np.quantile(np.divide(samples, reference), [0.25, 0.5, 0.75])
-        return cls(*quartiles.tolist(), min(samples) / min(reference))
-
-    def cell(self, verbose):
-        """What a table shows of it."""
-        quartiles = f" [{self.low:.2f}-{self.high:.2f}]" * verbose
-        return f"{self.median:.2f}{quartiles} ({self.minimum:.2f})"
-
-    def excess(self, target, control=None):
-        """By how much the median and the minimum are above, less the control's error.
-
-        What is real shows in both.
-        """
-        excess = [self.median - target, self.minimum - target]
-        if control is not None:
-            excess[0] -= abs(control.median - 1.0)
-            excess[1] -= abs(control.minimum - 1.0)
-        return min(excess)
-
-
-def markdown(results, verbose=False, contenders=CONTENDERS):
+def markdown(results, contenders=CONTENDERS):
     """All that is said of training steps; results by configuration."""
-    lengths = sorted({found.steps for found in CONFIGURATIONS.values()})
-    epochs = f"{lengths[0]} to {lengths[-1]} steps"
+    counts = [
+        len(samples[REFERENCE])
+        for result in results.values()
+        for samples in result["steps"].values()
+    ]
+    workloads = {c.workload for c in contenders}
     return "\n\n".join(
         [
             TITLE,
-            "What `model.fit` takes per step, as a ratio to the same model with a "
-            "constant rate.",
-            steps_table(results, verbose, contenders),
-            "Medians of the ratios within a round"
-            + (" [quartiles in brackets]" * verbose)
-            + ", and in parentheses the ratio of the fastest epochs, which other "
-            "programs disturb least. In a round every model is trained for an epoch of "
-            f"{epochs}, in random order; each execution counts as the median one, and "
-            "what callbacks do when the epoch ends is added. A second model with a "
-            "constant rate shows the noise: a target is missed if both the median and "
-            "the minimum are above it by more than this model is off 1.",
-            "Layers are dense: 64-128-10, or 21 of width 64; batches are of 32 and in "
-            "memory; one thread per library. `HyperparameterLogger(every=1)` writes "
-            "two scalars per step. The hand-written callback sets `learning_rate` and "
-            "`beta_1` in `on_train_batch_begin`, as is often seen; in a compiled step "
-            "the `beta_1` half does nothing, and with several steps per execution the "
-            "rate changes once per execution.",
+            "The table shows what `model.fit` takes per step, as a ratio to the same "
+            "model with a constant rate: 1.00 is a schedule that costs nothing. The "
+            'row "constant, again" is a second model with a constant rate. It shows '
+            "the noise: nothing can be told about a row that is no further from 1 than "
+            "this one.",
+            steps_table(results, [c for c in contenders if c.leads]),
+            f"Each cell is the median of {min(counts)} or more rounds, with its 95 % "
+            "interval (bootstrap). In a round, every model is trained for one epoch, "
+            "in random order, and its time is divided by that of the constant rate in "
+            "the same round. Every execution counts as the median one; what callbacks "
+            "do at the end of an epoch is added. An epoch has "
+            f"{described_lengths(workloads)}.",
+            "The layers are dense: 64-128-10 (4 variables), or 21 of width 64 (42 "
+            "variables). Batches of 32 samples are in memory, and each library has one "
+            "thread. `optimizers.Scheduled` needs no `fit`. The hand-written callback "
+            "sets `learning_rate` and `beta_1` in `on_train_batch_begin`, as is often "
+            "seen; in a compiled step the `beta_1` half does nothing, and with several "
+            "steps per execution the rate changes once per execution. "
+            "`WeightAveraging` and `use_ema` keep an exponential average of the "
+            "weights.",
+            environment(),
+            "## More schedules, and logging",
+            steps_table(results, [c for c in contenders if not c.leads]),
+            "These models were trained in the same rounds as those above. "
+            "`HyperparameterLogger(every=1)` writes two scalars per step.",
             "## A call of `fit`",
             fits_table(results),
-            f"Whole calls with {SHORT_STEPS} steps: medians (minima). A new model's "
-            "first one compiles. The later ones have new callbacks with equal "
-            "schedules, and compile nothing; what is longer is the work when `fit` "
-            "begins, such as checking and binding 100,000 boundaries.",
+            f"Each cell is the median time of a whole call with {SHORT_STEPS} steps, "
+            "with the minimum in parentheses. The first call of a new model compiles. "
+            "The later calls have new callbacks with equal schedules and compile "
+            "nothing; what they add is work at the beginning of `fit`, such as "
+            "checking and binding 100,000 boundaries.",
         ]
     )
 
 
-def steps_table(results, verbose, contenders):
-    found = {
+def described_lengths(workloads):
+    """The shortest and the longest epoch, in words."""
+    lengths = [length(c, w) for c in CONFIGURATIONS.values() for w in workloads]
+    return f"{min(lengths)} to {max(lengths)} steps, about a tenth of a second"
+
+
+def steps_table(results, contenders):
+    """Rows of ratios, below the time of the constant rate of each workload."""
+    found = by_configuration(results)
+    rows, seen = [], set()
+    for contender in contenders:
+        workload, name = contender.workload, contender.name
+        if workload not in seen:
+            cells = [
+                microseconds(result["steps"][workload][REFERENCE])
+                for result in results.values()
+            ]
+            rows.append([f"**{workload}: {REFERENCE}**", *cells])
+            seen.add(workload)
+        if name != REFERENCE:
+            cells = [of[workload][name].cell() for of in found.values()]
+            rows.append([name, *cells])
+    return table(["", *results], rows)
+
+
+def by_configuration(results):
+    """Estimates of all ratios: by configuration, workload and name."""
+    return {
         configuration: {
-            workload: {
-                name: Ratio.of(seconds, samples[REFERENCE])
-                for name, seconds in samples.items()
-            }
+            workload: intervals.ratios(samples, REFERENCE)
             for workload, samples in result["steps"].items()
         }
         for configuration, result in results.items()
     }
-    rows = []
-    for contender in contenders:
-        workload, name = contender.workload, contender.name
-        if name == REFERENCE:
-            cells = [
-                microseconds(result["steps"][workload][name])
-                for result in results.values()
-            ]
-            rows.append([f"**{workload}: {REFERENCE}, us**", *cells, "", ""])
-        else:
-            cells = [ratios[workload][name].cell(verbose) for ratios in found.values()]
-            rows.append([name, *cells, *target_cells(contender, found)])
-    counts = [
-        str(len(next(iter(result["steps"].values()))[REFERENCE]))
-        for result in results.values()
+
+
+def aims_of(results, contenders=CONTENDERS):
+    """The aims of our rows, and whether they were met."""
+    found = by_configuration(results)
+    rows = [
+        (
+            f"{contender.workload}: {contender.name}",
+            {
+                configuration: aim_cell(
+                    of[contender.workload][contender.name],
+                    contender.target,
+                    intervals.noise(of[contender.workload][CONTROL]),
+                )
+                for configuration, of in found.items()
+            },
+        )
+        for contender in contenders
+        if contender.target is not None
     ]
-    rows.append(["rounds", *counts, "", ""])
-    return table(["", *results, "target", ""], rows)
+    return aims_part(TITLE, list(results), rows)
 
 
 def microseconds(samples):
-    return f"{1e6 * statistics.median(samples):.0f} ({1e6 * min(samples):.0f})"
-
-
-def target_cells(contender, found):
-    """The target, and where it is missed."""
-    if contender.target is None:
-        return ["", ""]
-    target = contender.target
-    missed, within = [], False
-    for configuration, workloads in found.items():
-        ratio = workloads[contender.workload][contender.name]
-        control = workloads[contender.workload][CONTROL]
-        within |= ratio.excess(target) > 0.0
-        if ratio.excess(target, control) > 0.0:
-            missed.append(configuration)
-    if missed:
-        return [f"{target:g}", f"not met: {', '.join(missed)}"]
-    return [f"{target:g}", "met within noise" if within else "met"]
+    return f"{1e6 * statistics.median(samples):.0f} us"
 
 
 def fits_table(results):
@@ -666,18 +729,15 @@ def main(arguments=None):
         for name, configuration in CONFIGURATIONS.items()
         if configuration.backend in arguments.backends
     }
-    part = markdown(results, arguments.verbose)
-    print(part)
-    if arguments.output:
-        write_part(arguments.output, part)
+    found = {"seconds": results, "ratios": by_configuration(results)}
+    publish(__file__, arguments, markdown(results), found, aims_of(results))
 
 
 def parsed_arguments(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--verbose", action="store_true", help="with quartiles")
-    parser.add_argument("--output", type=pathlib.Path, help="a file for the tables")
+    add_outputs(parser)
     parser.add_argument("--measure", choices=CONFIGURATIONS, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

@@ -1,5 +1,7 @@
 """The benchmarks compare like with like."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,17 @@ import keras_lrs as lrs
 from tests.programs import ROOT, load_program
 
 contenders = load_program("benchmarks/contenders")
+intervals = load_program("benchmarks/intervals")
 report = load_program("benchmarks/report")
+PROGRAMS = (
+    "steps",
+    "groups",
+    "device",
+    "growth",
+    "averaging",
+    "ensembles",
+    "schedules",
+)
 
 ROWS = [row for row in contenders.ROWS if row.keras and not row.too_large]
 
@@ -40,8 +52,84 @@ def test_a_part_of_a_report_replaces_the_one_of_its_title(tmp_path):
         assert path.read_text(encoding="utf-8") == expected
 
 
+def test_what_a_step_costs_comes_first_and_unknown_parts_last(tmp_path):
+    path = tmp_path / "report.md"
+    titles = list(report.ORDER)
+    for title in (titles[2], "# Another", titles[-1], titles[0]):
+        report.write_part(path, title)
+    found = list(report.parts_of(path.read_text(encoding="utf-8")))
+    assert found == [titles[0], titles[2], titles[-1], "# Another"]
+
+
+def test_the_order_of_the_page_is_of_the_programs_that_write_it():
+    programs = [load_program(f"benchmarks/{name}") for name in PROGRAMS]
+    assert [program.TITLE for program in programs] == list(report.ORDER)
+
+
+def test_make_bench_runs_the_programs_that_write_the_page():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"benchmarks/(\w+)\.py \$\(BENCH\)", text)) == PROGRAMS
+
+
 def test_the_report_in_the_repository_has_all_parts():
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    for name in ("averaging", "device", "ensembles", "growth", "steps"):
-        program = load_program(f"benchmarks/{name}")
-        assert f"{program.TITLE}\n" in text
+    for name, title in zip(PROGRAMS, report.ORDER, strict=True):
+        # Groups have not been measured for the page before there were summaries.
+        if name != "groups" or (ROOT / "benchmarks/results/groups.json").exists():
+            assert f"{title}\n" in text
+
+
+# --- Intervals ------------------------------------------------------------------------
+
+
+def test_ninety_five_percent_of_the_intervals_contain_the_median():
+    random = np.random.default_rng(1)
+    samples = random.lognormal(size=(200, 20))
+    found = [intervals.Estimate.of(each.tolist()) for each in samples]
+    inside = [each.low <= 1.0 <= each.high for each in found]
+    assert 0.9 <= np.mean(inside) <= 0.99
+    assert [each.median for each in found] == np.median(samples, axis=1).tolist()
+
+
+def test_ratios_are_those_within_a_round():
+    # Rounds differ by a factor of 9, the two contenders by one of 2.
+    samples = {"plain": [1.0, 3.0, 9.0], "ours": [2.0, 6.0, 18.0]}
+    (estimate,) = intervals.ratios(samples, "plain").values()
+    assert estimate == intervals.Estimate(2.0, 2.0, 2.0, 3)
+    assert estimate.cell() == "2.00 [2.00, 2.00]"
+    assert estimate.cell(1e3, digits=0) == "2000 [2000, 2000]"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (1.02, 1.05, "met"),
+        (0.98, 1.04, "met"),
+        (1.04, 1.06, "undecided"),
+        (1.05, 1.09, "undecided"),
+        (1.06, 1.09, "above"),
+    ],
+)
+def test_a_row_is_above_its_aim_if_its_interval_is_by_more_than_the_noise(
+    low, high, said
+):
+    found = intervals.Estimate((low + high) / 2, low, high, 20)
+    for control in (0.97, 1.03):
+        noise = intervals.noise(intervals.Estimate(control, 0.9, 1.1, 20))
+        assert noise == pytest.approx(0.03)
+        assert intervals.verdict(found, 1.0205, noise) == said
+
+
+def test_summaries_hold_few_numbers_and_all_names():
+    estimate = report.Estimate(1.23456789, 1.0, 2.0, 3)
+    found = report.summarized(
+        {"JAX": {7: [3.0, 1.0, 2.0], "missed": [], "of": estimate, "bytes": 12}}
+    )
+    assert found == {
+        "JAX": {
+            "7": {"median": 2.0, "minimum": 1.0, "rounds": 3},
+            "missed": [],
+            "of": {"median": 1.2346, "low": 1.0, "high": 2.0, "rounds": 3},
+            "bytes": 12,
+        }
+    }

@@ -32,6 +32,9 @@ def test_every_row_is_measured(monkeypatch):
     text = benchmark.markdown({"PyTorch": found})
     for row in benchmark.ROWS:
         assert f"| {row}" in text
+    aims = benchmark.aims_of({"PyTorch": found})
+    for row in benchmark.OURS:
+        assert f"| {row} | " in aims
 
 
 def test_the_model_has_as_many_variables_and_groups_as_it_says():

@@ -187,4 +187,6 @@ def _with_driven(run, epoch, logs=None):
 
     So all callbacks see it, also those that come before ours in the list.
     """
-    return epoch, {**(logs or {}), **run.driven_values()}
+    logs = {} if logs is None else logs
+    logs.update(run.driven_values())
+    return epoch, logs
