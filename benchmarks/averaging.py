@@ -50,7 +50,7 @@ TARGETS = {
     "TensorFlow XLA": (1.1, None, None),
     "PyTorch": (1.2, 1.3, 3.7),
 }
-ROUNDS = {False: 7, True: 2}
+ROUNDS = {False: 5, True: 2}
 STEPS = 4
 BACKENDS = ("tensorflow", "jax", "torch")
 

@@ -32,7 +32,7 @@ CONFIGURATIONS = {"TensorFlow": "tensorflow", "JAX": "jax", "PyTorch": "torch"}
 BOUNDARIES, VARIABLES, PARAMETERS = "boundaries", "variables", "parameters"
 COUNTS = {
     BOUNDARIES: (10, 100, 1_000, 10_000, 100_000),
-    VARIABLES: (10, 100, 1_000),
+    VARIABLES: (10, 100, 300),
     PARAMETERS: (10**5, 10**6, 10**7, 10**8),
 }
 QUICK_COUNTS = {BOUNDARIES: (10, 1_000), VARIABLES: (10,), PARAMETERS: (10**5,)}
@@ -40,7 +40,7 @@ QUICK_COUNTS = {BOUNDARIES: (10, 1_000), VARIABLES: (10,), PARAMETERS: (10**5,)}
 # minutes to compile, or seconds to evaluate.
 MOST_OF_KERAS = {"tensorflow": 1_000, "jax": 1_000, "torch": 10_000}
 STEPS = {"tensorflow": 64, "jax": 64, "torch": 16}
-SIZES = {False: Size(5.0, 5, 0), True: Size(0.0, 2, 0)}
+SIZES = {False: Size(4.0, 5, 0), True: Size(0.0, 2, 0)}
 FLOATS = 100  # In each of many variables.
 
 KERAS_PIECEWISE, PIECEWISE = "Keras's `PiecewiseConstantDecay`", "`PiecewiseConstant`"

@@ -84,7 +84,7 @@ class Size:
     fresh: int  # Models whose first fits are timed.
 
 
-SIZES = {False: Size(110.0, 15, 3), True: Size(0.0, 3, 1)}
+SIZES = {False: Size(80.0, 15, 3), True: Size(0.0, 3, 1)}
 NUM_WARMUPS = 2
 SHORT_STEPS = 32  # Of the fits that are timed as a whole.
 LATER_FITS = 4

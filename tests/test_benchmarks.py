@@ -133,3 +133,52 @@ def test_summaries_hold_few_numbers_and_all_names():
             "bytes": 12,
         }
     }
+
+
+# --- Tables of what all programs would measure ----------------------------------------
+
+
+def test_averages_are_judged_by_what_they_add_over_the_limit():
+    averaging = load_program("benchmarks/averaging")
+    # Twice what the machine needs at least, beside a control that adds nothing.
+    seconds = {averaging.PLAIN: [1.0, 2.0], averaging.AGAIN: [1.0, 2.0]}
+    seconds |= {averaging.OURS: [2.0, 3.0], "limit": [0.5, 0.5]}
+    times = {
+        name: dict.fromkeys(averaging.WORKLOADS, seconds)
+        for name in averaging.CONFIGURATIONS
+    }
+    memory = {averaging.PLAIN: 1e8, averaging.EMA: 3e8, averaging.OURS: 2e8}
+    page = averaging.markdown(times, dict.fromkeys(times, memory))
+    assert f"| {averaging.OURS} | 2.00 [2.00, 2.00] |" in page
+    assert f"| {averaging.OURS} | 1.0 |" in page
+    aims = averaging.aims_of(times)
+    above = "above: 2.00 [2.00, 2.00], aim"
+    assert f"tensor | {above} 1.7 | {above} 1.1 |  | {above} 1.2 |" in aims
+    assert "1 M floats in 200 |  |  |  | met: 2.00 [2.00, 2.00], aim 3.7 |" in aims
+
+
+def test_schedules_are_judged_by_what_they_take_beside_the_loop():
+    schedules = load_program("benchmarks/schedules")
+    ours, theirs = [6e-6, 6e-6, 6e-6], [4e-6, 4e-6, 4e-6]
+    rows = {schedules.CONTROL: dict.fromkeys((schedules.OURS, "again"), [2e-6] * 3)}
+    for row in contenders.ROWS:
+        rows[row.name] = {schedules.OURS: ours}
+        if row.keras and not row.too_large:
+            rows[row.name][schedules.KERAS] = theirs
+    rows["cosine"]["again"] = ours
+    result = {
+        "timings": {schedules.GRAPH: rows},
+        "sizes": {row.name: {schedules.OURS: 7} for row in contenders.ROWS},
+        "accuracy": {
+            "errors": {"some case": {schedules.OURS: 1e-7}},
+            "missed": {schedules.OURS: [], schedules.KERAS: [3_000]},
+        },
+    }
+    imports = {"backend": "jax", "seconds": {schedules.IMPORT: [0.1, 0.1]}}
+    page = schedules.markdown({"tensorflow": result}, imports)
+    assert "| cosine | 4.0 [4.0, 4.0] | 2.0 [2.0, 2.0] |" in page
+    assert "| tensorflow | Keras | 1 of 21 | 3,000 |" in page
+    aims = schedules.aims_of({"tensorflow": result}, imports)
+    assert "| cosine | above: 4.0 [4.0, 4.0], aim 2 |" in aims
+    assert "| piecewise, 10 boundaries | met: 4.0 [4.0, 4.0], aim 15 |" in aims
+    assert "| restarts missed | met: 0, aim 0 |" in aims
