@@ -606,8 +606,8 @@ def markdown(results, contenders=CONTENDERS):
             "The table shows what `model.fit` takes per step, as a ratio to the same "
             "model with a constant rate: 1.00 is a schedule that costs nothing. The "
             'row "constant, again" is a second model with a constant rate. It shows '
-            "the noise: nothing can be told about a row that is no further from 1 than "
-            "this one.",
+            "the noise: a row that is no further from 1 than this one may cost "
+            "nothing.",
             steps_table(results, [c for c in contenders if c.leads]),
             f"Each cell is the median of {min(counts)} or more rounds, with its 95 % "
             "interval (bootstrap). In a round, every model is trained for one epoch, "
