@@ -29,7 +29,8 @@ def check(run: Any, acting: str, before: dict[int, int]) -> None:
         if progress.main is None:
             names = ", ".join(f"`{label}`" for label in progress.labels)
         hint = models.hint_of_others(run.model) or (
-            " The `train_step` of this model updates its weights in another way."
+            " The `train_step` of this model updates its weights in another way, or "
+            "accumulates gradients over more batches than its first epoch has."
         )
         raise RuntimeError(f"`{acting}` acts in {names}, which made no update.{hint}")
     default = optimizers.default_of_map(progress.main)

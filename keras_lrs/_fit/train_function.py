@@ -299,7 +299,8 @@ class TrainFunction:
                     "The training step never called "
                     f"`{name or step.optimizer.name}.apply`: schedules would have no "
                     "effect. A custom `train_step` must update the variables with "
-                    f"`self.{name or 'optimizer'}.apply` or `apply_gradients`." + hint
+                    f"`self.{name or 'optimizer'}.apply` or `apply_gradients`, at "
+                    "least once in the first epoch." + hint
                 )
 
 

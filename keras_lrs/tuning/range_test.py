@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import interrupts, metrics, models
+from keras_lrs._keras import interrupts, metrics, models, optimizers
 from keras_lrs._keras.models import FitSideEffects, TrainingState, built_first
 from keras_lrs._keras.variables import number, write
 from keras_lrs._step.hyperparameters import ReplacedRate
@@ -20,6 +20,9 @@ from keras_lrs.schedules import fields
 from keras_lrs.schedules.decays import BoundedExponentialDecay, LinearDecay
 from keras_lrs.tuning.curve import SMOOTHING, RangeTest, unread
 
+_ENDLESS = 2**30  # Epochs.
+# Batches without an update. A loss scale is halved in each, at most some 250 times.
+_PATIENCE = 1000
 _REFUSED = {
     "callbacks": "their side effects could not be undone",
     "epochs": "the data is repeated as often as `num_steps` needs",
@@ -59,9 +62,14 @@ def range_test(
     `PyDataset` has had its `on_epoch_end`, and threads that prefetch may have drawn
     from global generators.
 
-    Under gradient accumulation a step is a micro-batch. A step whose update a
-    `LossScaleOptimizer` skips does not count. Under a `MirroredStrategy` TensorFlow may
-    take minutes to end any `fit` that stops within an epoch, as this one does.
+    Under gradient accumulation a step is a micro-batch. A batch without an update does
+    not count, be it that a `LossScaleOptimizer` skips it, or that a `train_step` of
+    your own updates once in several batches. If such a `train_step` updates several
+    times in a batch, the rate grows with each, and the curve has the first of each
+    batch. With several optimizers, rates are those of the one that updates most.
+
+    Under a `MirroredStrategy` TensorFlow may take minutes to end any `fit` that stops
+    within an epoch, as this one does.
 
     Args:
         model: A compiled model.
@@ -92,7 +100,8 @@ def range_test(
         The curve, as a `RangeTest`.
 
     Raises:
-        ValueError: If an argument is out of range, if `callbacks` or `epochs` are
+        ValueError: If no update is made in 1000 batches in a row. If an argument is out
+            of range, if `callbacks` or `epochs` are
             given, if `monitor` is no metric of the model, if the model is not compiled
             or has no trainable weight, or if the optimizer takes no rate as large as
             the last.
@@ -157,10 +166,9 @@ def range_test(
                 y,
                 **{
                     **fit_arguments,
-                    # Enough even if each epoch is one batch and half of the updates
-                    # are skipped; validation would come after all of them.
-                    "epochs": 2 * num_steps,
-                    "validation_freq": 2 * num_steps + 1,
+                    # The recorder ends it; validation would come after all of them.
+                    "epochs": _ENDLESS,
+                    "validation_freq": _ENDLESS + 1,
                     "callbacks": [recorder],
                     "verbose": 0,
                 },
@@ -254,7 +262,7 @@ class _LossRecorder(FitCallback):
         self.used: list[float] = []
         self.losses: list[float] = []
         self.average, self.lowest = 0.0, math.inf
-        self.position = self.skipped = self.batches = 0
+        self.position = self.waited = self.batches = 0
         self.once = False  # Whether the data can be read only once.
         self.diverged = False
         self.looks: set[int] = set()  # After how many steps to copy the variables.
@@ -296,14 +304,17 @@ class _LossRecorder(FitCallback):
         loss, rate = number(logs["loss"]), self.rates[self.position]
         before, self.position = self.position, self._run.progress.step()
         if self.position == before and math.isfinite(loss):
-            # A step whose gradients overflowed is not counted, up to a limit.
-            self.skipped += 1
-            self._model.stop_training = self.skipped > len(self.rates)
+            # Gradients have overflowed, or are accumulated, but not forever.
+            self.waited += 1
+            self._model.stop_training = self.waited >= _PATIENCE
+            # Without a loss scale the weights would be NaN by now.
+            self.diverged = self._model.stop_training and self._scales_losses
             return
+        self.waited = 0
         self.used.append(rate)
         self.losses.append(loss)
         self.diverged = self._diverges(loss)
-        if self.position in self.looks:
+        if self.looks.intersection(range(before + 1, self.position + 1)):
             self.copies.append((rate, self._run.read(self._model.variables)))
         over = self.diverged or self.position >= len(self.rates)
         self.progress.update(
@@ -312,6 +323,11 @@ class _LossRecorder(FitCallback):
             finalize=over,
         )
         self._model.stop_training = over
+
+    @property
+    def _scales_losses(self):
+        held = self._run.progress.held
+        return any(optimizers.may_skip(held, one) for one in self._run.optimizers)
 
     def _diverges(self, loss):
         keep = self.smoothing
@@ -344,10 +360,18 @@ class _LossRecorder(FitCallback):
 
     def result(self) -> RangeTest:
         """Returns the curve."""
-        if not self.losses and self.skipped:
+        if self.waited and not self.losses and self._scales_losses:
             raise ValueError(
                 "The optimizer made no update: gradients overflowed in every step, so "
                 "that a `LossScaleOptimizer` skipped it. Lower its `initial_scale`."
+            )
+        if not self.diverged and (
+            self.waited >= _PATIENCE or (self.waited and not self.losses)
+        ):
+            raise ValueError(
+                f"The model's `train_step` made no update in {self.waited} batches in "
+                f"a row, and {self.position} before. Let it call an optimizer that the "
+                "model holds, and give enough data for an update."
             )
         if not self.losses:
             raise ValueError("Argument `x` must hold at least one batch.")

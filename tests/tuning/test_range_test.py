@@ -12,7 +12,7 @@ import keras_lrs as lrs
 from keras_lrs._keras.models import TrainingState
 from keras_lrs._keras.optimizers import leaves, rate_source
 from keras_lrs.tuning import RangeTest, range_test
-from tests.callbacks import references
+from tests.callbacks import references, test_paces
 from tests.ramp import ramp
 
 S = lrs.schedules
@@ -399,6 +399,53 @@ def test_gradient_accumulation_counts_micro_batches():
     test = run_on(references.linear_model(optimizer), max_learning_rate=1e-3)
     assert len(test.losses) == 12
     assert int(optimizer._iterations) == 0
+
+
+@pytest.mark.every_backend
+def test_a_step_that_updates_once_in_four_batches_has_every_rate():
+    model = test_paces.patient(wait=4)
+    test = run_on(model, **LIMITS, num_steps=12, batch_size=4, shuffle=False)
+    rates = 1e-3 * 200.0 ** (np.arange(12) / 11)
+    np.testing.assert_allclose(test.learning_rates, rates, rtol=1e-12)
+    w, expected = np.zeros((3, 1)), []
+    for update, rate in enumerate(rates):
+        first = (4 * update + 3) * 4 % len(X)
+        x, y = X[first : first + 4], Y[first : first + 4]
+        expected.append(np.mean((x @ w - y) ** 2))
+        w = w - rate * references.gradient(w, 4 * update + 3)
+    np.testing.assert_allclose(test.losses, expected, rtol=1e-4)
+
+
+@pytest.mark.every_backend
+def test_more_batches_for_an_update_than_an_epoch_has_are_refused():
+    model = test_paces.patient(wait=4)
+    message = "in the first epoch|more batches than its first epoch has"
+    with pytest.raises(RuntimeError, match=message):
+        run_on(model, batch_size=40)
+
+
+@pytest.mark.only("torch")
+def test_a_step_that_stops_updating_is_refused(monkeypatch):
+    model = test_paces.patient()
+    monkeypatch.setattr(model, "is_due", lambda seen: seen == 3)
+    with pytest.raises(ValueError, match="no update in 1000 batches in a row, and 1 b"):
+        run_on(model, num_steps=2, batch_size=4)
+
+
+@pytest.mark.only("torch")
+def test_a_step_that_updates_twice_in_a_batch_has_a_metric_at_every_point():
+    class Twice(keras.Sequential):
+        def train_step(self, data):
+            super().train_step(data)
+            return super().train_step(data)
+
+    layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+    model = Twice([keras.Input((3,)), layer])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    looks = {"validation_data": (X, Y), "validation_points": 4}
+    test = run_on(model, **looks, num_steps=16, max_learning_rate=1e-3)
+    assert len(test.losses) == 8
+    assert len(test.metrics) == 4
 
 
 # --- What it leaves behind ------------------------------------------------------------
