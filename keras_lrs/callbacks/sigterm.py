@@ -4,6 +4,7 @@ import math
 import signal
 import threading
 import warnings
+import weakref
 from typing import Any, NoReturn
 
 from keras_lrs._fit.run import Run
@@ -28,6 +29,7 @@ class Sigterm:
         self.validating: Any = None
         self._before: Any = None
         self._waits = False
+        self._finalizer: Any = None
 
     def begin(self, run: Run) -> None:
         """Replaces the handler until the run ends."""
@@ -40,6 +42,9 @@ class Sigterm:
         elif before is not signal.SIG_IGN:
             self._before, self._waits = before, True
             run.undo.callback(self._end)
+            # A run that is dropped with its model is not closed.
+            self._finalizer = weakref.finalize(run, self._end)
+            self._finalizer.atexit = False
             signal.signal(signal.SIGTERM, self._note)
 
     def stop(self) -> NoReturn:
@@ -58,6 +63,8 @@ class Sigterm:
     def _end(self):
         """Puts the handler back, which gets a signal that this run did not serve."""
         self._waits = False
+        if self._finalizer is not None:
+            self._finalizer.detach()
         if interrupts.handler(signal.SIGTERM) == self._note:
             before = self._before
             # The handler may belong to an earlier run that has ended since.

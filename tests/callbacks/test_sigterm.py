@@ -235,6 +235,24 @@ def test_other_values_of_the_argument_are_refused(tmp_path):
         ResumableTraining(tmp_path, on_sigterm="stop")
 
 
+def test_a_loop_that_is_dropped_leaves_no_handler(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def begin():
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        callbacks = keras.callbacks.CallbackList(
+            [ResumableTraining(tmp_path, verbose=0)], model=model, epochs=2, steps=1
+        )
+        callbacks.on_train_begin()
+        callbacks.on_epoch_begin(0)
+        assert signal.getsignal(signal.SIGTERM) != before
+
+    begin()
+    gc.collect()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 @pytest.mark.only("torch")
 def test_runs_that_end_in_the_order_of_their_beginning_leave_no_handler(tmp_path):
     class Run:
