@@ -272,7 +272,8 @@ class Run:
             return variables.number(source())
         if self._train_function is None:
             return variables.number(source)
-        return self._train_function.number(source)
+        now = self._train_function.number(source)
+        return self.own_rates.used(optimizer, iterations, now)
 
     def _schedules(self, optimizer):
         """The bound schedules of an optimizer."""
@@ -314,6 +315,7 @@ class Run:
             self.undo,
         )
         progress.read_from(self._train_function)
+        self.own_rates.record(self, self._steps)
         self.own_rates.follow(self._steps, progress.iterations, self.undo)
         self.undo.callback(self._train_function.remove)
         self._train_function.install()
