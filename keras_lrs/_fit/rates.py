@@ -1,5 +1,6 @@
 """Learning rates: those that the user gave, and the schedules that they follow."""
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from keras_lrs._step.groups import RateGroups
 from keras_lrs._step.hosted import HostedGroups, HostedHyperparameter
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.own_rate import OwnRate
+from keras_lrs._step.update import Record
 
 
 class OwnRates:
@@ -27,6 +29,7 @@ class OwnRates:
         self._restored: dict[int, float] = {}
         self._by_hand: set[int] = set()
         self._writes_state = False
+        self._records: dict[int, Record] = {}
 
     def note(self, found: list) -> None:
         """Notes the rates of optimizers that were not seen before."""
@@ -89,8 +92,6 @@ class OwnRates:
             count: The iterations of an optimizer, also within an epoch.
             undo: Where what puts everything back is pushed.
         """
-        if IS_JAX and steps:
-            replace(steps[0].model, "jax_state_sync", self._writing, undo)
         for step in steps:
             source = optimizers.rate_source(step.optimizer)
             driving = [
@@ -105,6 +106,45 @@ class OwnRates:
                 replace(source, "assign", self._taking(driving[0], count), undo)
             elif any(part.scales for part in step.parts):
                 replace(step.optimizer, optimizers.CURRENT_RATE, _reading(step), undo)
+
+    def record(self, run: Any, steps: list) -> None:
+        """Notes what callbacks set between steps, where steps do not set the rate.
+
+        Call it before `follow`.
+        """
+        undo, count = run.undo, run.progress.iterations
+        if IS_JAX:
+            replace(run.model, "jax_state_sync", self._writing, undo)
+        driven = {id(one.optimizer) for one in steps if one.drives_rate}
+        found = [one for one in run.progress.every if id(one) not in driven]
+        for optimizer, source in _variables(found):
+            record = self._records[id(optimizer)] = Record()
+            record.start(number(source))
+            make = self._noting(record, optimizer, source, count)
+            replace(source, "assign", make, undo)
+
+    def _noting(self, record, optimizer, source, count):
+        """Makes an `assign` of a rate's variable, which notes from which update on."""
+
+        def make(assign):
+            def assign_and_note(value):
+                result = assign(value)
+                if not self._writes_state:
+                    with contextlib.suppress(Exception):  # In a step that is traced.
+                        record.note(number(source), count(optimizer))
+                return result
+
+            return assign_and_note
+
+        return make
+
+    def used(self, optimizer: Any, iterations: np.ndarray, now: float) -> Any:
+        """The rates of updates after so many iterations, which a variable held.
+
+        `now` is what it holds; another than was noted last was set within steps.
+        """
+        record = self._records.get(id(optimizer))
+        return now if record is None or record.last != now else record.at(iterations)
 
     def _writing(self, sync):
         """Makes a `jax_state_sync`, by which JAX's `fit` writes what it has trained."""

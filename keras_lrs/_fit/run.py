@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._fit import checks, hooks, planning, rates
+from keras_lrs._fit import checks, exchanged, hooks, planning, rates
 from keras_lrs._fit.epoch_logs import EpochLogs
 from keras_lrs._fit.loop import Loop
 from keras_lrs._fit.measuring import FirstUpdates
@@ -61,6 +61,7 @@ class Run:
         self._first_epoch: Any = None
         self.epoch_logs: Any = None  # An `EpochLogs`, once the first epoch begins.
         self._loop: Loop | None = None
+        self.exchanged: exchanged.Exchanged | None = None
         self._train_function: TrainFunction | None = None
         self.undo.callback(self._note_closed)
         # Before `BackupAndRestore` overwrites them.
@@ -271,7 +272,8 @@ class Run:
             return variables.number(source())
         if self._train_function is None:
             return variables.number(source)
-        return self._train_function.number(source)
+        now = self._train_function.number(source)
+        return self.own_rates.used(optimizer, iterations, now)
 
     def _schedules(self, optimizer):
         """The bound schedules of an optimizer."""
@@ -313,6 +315,7 @@ class Run:
             self.undo,
         )
         progress.read_from(self._train_function)
+        self.own_rates.record(self, self._steps)
         self.own_rates.follow(self._steps, progress.iterations, self.undo)
         self.undo.callback(self._train_function.remove)
         self._train_function.install()
@@ -320,6 +323,8 @@ class Run:
         if progress.in_loop:
             self._loop = self._train_function.loop = Loop(self, self._train_function)
             self._loop.begin()
+        else:
+            self.exchanged = exchanged.Exchanged(self)
         for step in self._steps:
             iterations = optimizers.iterations(step.optimizer)
             driven = "learning_rate" in self._schedules(step.optimizer)

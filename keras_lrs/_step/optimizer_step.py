@@ -261,6 +261,14 @@ class OptimizerStep:
             rate = in_step.evaluate(own, update.iterations)
         return scaled(rate, update.factors)
 
+    @property
+    def drives_rate(self) -> bool:
+        """Whether a part sets or multiplies the learning rate."""
+        return any(
+            part.scales or getattr(part, "name", None) == "learning_rate"
+            for part in self.parts
+        )
+
     def rate_now(self) -> Any:
         """The rate of the next update, outside of an update or in a trace."""
         update = Update(self, [], [])

@@ -130,6 +130,11 @@ class Record:
         self._since.append(iterations)
         self._values.append(value)
 
+    @property
+    def last(self) -> float:
+        """The value of the next update."""
+        return self._values[-1]
+
     def at(self, iterations: np.ndarray) -> np.ndarray:
         """The values that updates after so many iterations have read."""
         index = np.searchsorted(self._since, iterations, side="right") - 1

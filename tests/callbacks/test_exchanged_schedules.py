@@ -57,6 +57,69 @@ def test_an_optimizer_that_is_given_another_schedule_trains_with_it(beside):
         np.testing.assert_allclose([distance, logged], [4 * rate, rate], rtol=1e-5)
 
 
+def exchange_in(hook, function):
+    """A callback that does something in a hook of the second epoch."""
+
+    class Exchange(keras.callbacks.Callback):
+        pass
+
+    def act(self, epoch, logs=None):
+        if epoch == 1:
+            function(self.model)
+
+    setattr(Exchange, hook, act)
+    return Exchange()
+
+
+@pytest.mark.parametrize("hook", ["on_epoch_begin", "on_epoch_end"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda model: model.make_train_function(force=True),
+        lambda model: model.compile(keras.optimizers.SGD(0.5), "mae"),
+    ],
+)
+def test_a_train_function_that_is_exchanged_within_a_run_is_refused(hook, function):
+    model = unit_model(keras.optimizers.SGD(0.01))
+    callbacks = [HyperparameterScheduler(LinearDecay(0.5)), exchange_in(hook, function)]
+    with pytest.raises((RuntimeError, TypeError)) as raised:
+        model.fit(X, Y, 1, epochs=4, verbose=0, callbacks=callbacks)
+    if raised.type is TypeError:  # Keras misses its train function before we can.
+        assert hook == "on_epoch_begin"
+        assert "not callable" in str(raised.value)
+    else:
+        assert "was compiled, or `make_train_function`" in str(raised.value)
+
+
+@pytest.mark.parametrize("hook", ["on_epoch_begin", "on_epoch_end"])
+def test_a_schedule_that_is_exchanged_within_a_run_is_used_or_refused(hook):
+    def exchange(model):
+        model.optimizer.learning_rate = Constant(0.25)
+
+    model = unit_model(keras.optimizers.SGD(Constant(0.5)))
+    callbacks = [HyperparameterLogger(), exchange_in(hook, exchange)]
+    train = lambda: model.fit(X, Y, 4, epochs=4, verbose=0, callbacks=callbacks)  # noqa: E731
+    if keras.backend.backend() != "torch":
+        with pytest.raises(RuntimeError, match="another learning-rate schedule"):
+            train()
+        return
+    logged = train().history["learning_rate"]
+    at = 1 if hook == "on_epoch_begin" else 2
+    assert logged == [0.5] * at + [0.25] * (4 - at)
+    assert model.get_weights()[0].item() == sum(logged)
+
+
+@pytest.mark.only("torch")
+def test_a_schedule_that_is_exchanged_when_all_epochs_are_over_is_for_the_next_fit():
+    def exchange(model):
+        model.compile(keras.optimizers.SGD(Constant(0.25)), "mae")
+
+    model = unit_model(keras.optimizers.SGD(Constant(0.5)))
+    callbacks = [HyperparameterLogger(), exchange_in("on_epoch_end", exchange)]
+    model.fit(X, Y, 4, epochs=2, verbose=0, callbacks=callbacks)
+    assert moved(model, HyperparameterLogger()) == (1.0, 0.25)
+
+
 def test_equal_schedules_of_ours_are_compiled_once():
     traces = []
 

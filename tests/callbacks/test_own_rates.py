@@ -104,6 +104,21 @@ def test_the_factor_multiplies_what_is_set_within_an_epoch():
     np.testing.assert_allclose(used, rates * FACTORS, rtol=1e-5)
 
 
+SET_BETWEEN_BATCHES = {
+    "on_train_batch_begin": 0.5 ** np.arange(1, 13),
+    "on_train_batch_end": 0.5 ** np.arange(12),
+}
+
+
+@pytest.mark.parametrize("hook", SET_BETWEEN_BATCHES)
+def test_the_rate_of_the_last_update_is_logged_and_not_the_one_set_since(hook):
+    model = unit_model(keras.optimizers.SGD(1.0))
+    used, logged = train(model, Setter(hook))
+    rates = SET_BETWEEN_BATCHES[hook].reshape(4, 3)
+    np.testing.assert_allclose(used, rates.mean(1), atol=1e-6)
+    np.testing.assert_allclose(logged, rates[:, -1], rtol=1e-5)
+
+
 def test_rate_multipliers_multiply_what_a_callback_sets():
     model = unit_model(keras.optimizers.SGD(1.0))
     halved = HyperparameterScheduler(rate_multipliers={"kernel": 0.5})

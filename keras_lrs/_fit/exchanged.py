@@ -1,0 +1,48 @@
+"""What callbacks exchange within a run although its compiled step does not notice."""
+
+from typing import Any
+
+import keras
+
+from keras_lrs._keras import optimizers
+from keras_lrs._keras.backend import IS_TORCH
+
+
+class Exchanged:
+    """Raises if a train function or a schedule is not that with which a run began.
+
+    Args:
+        run: The run, whose train function is installed.
+    """
+
+    def __init__(self, run: Any):
+        self._model = run.model
+        self._train_function = run.model.train_function
+        self._sources = [
+            (one, optimizers.rate_source(one)) for one in run.progress.every
+        ]
+
+    def check(self) -> None:
+        """Raises before an epoch, or the logs of one, would not be what they seem."""
+        if self._model.train_function is not self._train_function:
+            raise RuntimeError(
+                "The model was compiled, or `make_train_function` was called, while "
+                "it was trained: the callbacks of this `fit` would have no effect any "
+                "more. End it first (`model.stop_training = True`), and continue "
+                "with another `fit`, of which `initial_epoch` is the next one."
+            )
+        if IS_TORCH or self._model.run_eagerly:  # Nothing is traced there.
+            return
+        for one, before in self._sources:
+            now = optimizers.rate_source(one)
+            if now is not before and (_is_schedule(now) or _is_schedule(before)):
+                raise RuntimeError(
+                    f"`{one.name}` was given another learning-rate schedule while the "
+                    "model was trained: the compiled step still uses the one before. "
+                    "End this `fit` first (`model.stop_training = True`), and continue "
+                    "with another, of which `initial_epoch` is the next one."
+                )
+
+
+def _is_schedule(source):
+    return isinstance(source, keras.optimizers.schedules.LearningRateSchedule)
