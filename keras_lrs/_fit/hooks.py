@@ -169,8 +169,8 @@ def surrounded(run: Any, name: str) -> Callable:
             if name == "on_epoch_begin" and not run.begun:
                 run.own_rates.note_restored(run.progress.every)
             ends = name == "on_train_end"  # The next `fit` may use what is new.
-            if run.exchanged is not None and not run.closed and not ends:
-                run.exchanged.check()
+            if run.unchanged is not None and not run.closed and not ends:
+                run.unchanged.check(name)
             given = (*arguments, *keywords.values())
             for callback in run.callbacks:
                 callback.before_all(name, *given)

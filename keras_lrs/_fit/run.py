@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._fit import checks, exchanged, hooks, planning, rates
+from keras_lrs._fit import checks, hooks, planning, rates, unchanged
 from keras_lrs._fit.epoch_logs import EpochLogs
 from keras_lrs._fit.loop import Loop
 from keras_lrs._fit.measuring import FirstUpdates
@@ -61,7 +61,7 @@ class Run:
         self._first_epoch: Any = None
         self.epoch_logs: Any = None  # An `EpochLogs`, once the first epoch begins.
         self._loop: Loop | None = None
-        self.exchanged: exchanged.Exchanged | None = None
+        self.unchanged: unchanged.Unchanged | None = None
         self._train_function: TrainFunction | None = None
         self.undo.callback(self._note_closed)
         # Before `BackupAndRestore` overwrites them.
@@ -324,7 +324,7 @@ class Run:
             self._loop = self._train_function.loop = Loop(self, self._train_function)
             self._loop.begin()
         else:
-            self.exchanged = exchanged.Exchanged(self)
+            self.unchanged = unchanged.Unchanged(self)
         for step in self._steps:
             iterations = optimizers.iterations(step.optimizer)
             driven = "learning_rate" in self._schedules(step.optimizer)

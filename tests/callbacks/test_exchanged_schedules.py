@@ -91,6 +91,28 @@ def test_a_train_function_that_is_exchanged_within_a_run_is_refused(hook, functi
         assert "was compiled, or `make_train_function`" in str(raised.value)
 
 
+def test_a_train_function_that_calls_ours_may_replace_it():
+    calls = []
+
+    def wrap(model):
+        ours = model.train_function
+
+        def function(*arguments):
+            calls.append(1)
+            return ours(*arguments)
+
+        model.train_function = function
+
+    model = unit_model(keras.optimizers.SGD(0.01))
+    callbacks = [
+        HyperparameterScheduler(LinearDecay(0.5)),
+        exchange_in("on_epoch_begin", wrap),
+    ]
+    logged = model.fit(X, Y, 4, epochs=4, verbose=0, callbacks=callbacks).history
+    assert len(calls) == 3
+    assert model.get_weights()[0].item() == sum(logged["learning_rate"])
+
+
 @pytest.mark.parametrize("hook", ["on_epoch_begin", "on_epoch_end"])
 def test_a_schedule_that_is_exchanged_within_a_run_is_used_or_refused(hook):
     def exchange(model):

@@ -1,4 +1,4 @@
-"""What callbacks exchange within a run although its compiled step does not notice."""
+"""What callbacks may not change within a run, since its compiled step is as it was."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from keras_lrs._keras import optimizers
 from keras_lrs._keras.backend import IS_TORCH
 
 
-class Exchanged:
+class Unchanged:
     """Raises if a train function or a schedule is not that with which a run began.
 
     Args:
@@ -22,13 +22,16 @@ class Exchanged:
             (one, optimizers.rate_source(one)) for one in run.progress.every
         ]
 
-    def check(self) -> None:
+    def check(self, hook: str) -> None:
         """Raises before an epoch, or the logs of one, would not be what they seem."""
-        if self._model.train_function is not self._train_function:
+        ours, found = self._train_function, self._model.train_function
+        # Another may call ours, such as a profiler's.
+        was_missed = hook == "on_epoch_end" and ours.executions == 0
+        if found is not ours and (found is None or was_missed):
             raise RuntimeError(
                 "The model was compiled, or `make_train_function` was called, while "
-                "it was trained: the callbacks of this `fit` would have no effect any "
-                "more. End it first (`model.stop_training = True`), and continue "
+                "it was trained: the callbacks of this `fit` would no longer have an "
+                "effect. End it first (`model.stop_training = True`), and continue "
                 "with another `fit`, of which `initial_epoch` is the next one."
             )
         if IS_TORCH or self._model.run_eagerly:  # Nothing is traced there.
