@@ -10,8 +10,8 @@ import numpy as np
 from keras import ops
 
 from keras_lrs._fit.hooks import replace
-from keras_lrs._keras import interrupts, optimizers
-from keras_lrs._keras.backend import IS_JAX
+from keras_lrs._keras import anywhere, interrupts, optimizers
+from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW
 from keras_lrs._keras.variables import number
 from keras_lrs._step import hosted
 from keras_lrs._step.groups import RateGroups
@@ -161,6 +161,7 @@ class OwnRates:
     def _taking(self, part, count):
         """Makes an `assign` of a rate's variable, which takes the value as the own."""
         optimizer = part.step.optimizer
+        is_hosted = hosted.host_of(optimizer) is not None
         said = False
 
         def make(assign):
@@ -168,11 +169,13 @@ class OwnRates:
                 nonlocal said
                 if self._writes_state:
                     return assign(value)
-                try:
-                    before = number(optimizer._learning_rate)
-                    rate = number(ops.convert_to_tensor(value))
-                except Exception:  # In a step that is being traced.
+                if anywhere.is_traced():
+                    # On JAX, Keras assigns to all variables of an optimizer itself.
+                    if IS_TENSORFLOW and not is_hosted:
+                        _refuse_within_step(optimizer)
                     return assign(value)
+                before = number(optimizer._learning_rate)
+                rate = number(ops.convert_to_tensor(value))
                 result = assign(value)
                 if isinstance(part, OwnRate):
                     self.take(optimizer, rate)
@@ -189,6 +192,15 @@ class OwnRates:
             return assign_and_take
 
         return make
+
+
+def _refuse_within_step(optimizer):
+    raise RuntimeError(
+        "A `train_step` that is compiled sets the learning rate of "
+        f"`{optimizer.name}`, which would have no effect: a callback sets or "
+        "multiplies it in every step. Set it in a callback, or give the schedule to "
+        "`HyperparameterScheduler`."
+    )
 
 
 def followed(steps: list, progress: Any, optimizer: Any) -> list[tuple[int, Any]]:

@@ -206,10 +206,11 @@ class TrainFunction:
                 result = self._pass_over(self.skip, arguments)
                 self.executions += 1
                 return result
-            with contextlib.ExitStack() as stack:
-                if self.loop is not None:
-                    stack.enter_context(self.loop.executing())
+            if self.loop is None:
                 result = self._run(arguments)
+            else:
+                with self.loop.executing():
+                    result = self._run(arguments)
             self.executed = True
             self.executions += 1
             if not self._checked and self.function is not self.keras_function:
@@ -236,19 +237,25 @@ class TrainFunction:
         return result
 
     def _run(self, arguments):
+        found = [step for step in self.steps if not step.installs_itself]
+        if not found:  # As in most executions, on JAX and TensorFlow.
+            return self._execute(arguments)
         with contextlib.ExitStack() as stack:
-            for step in [one for one in self.steps if not one.installs_itself]:
+            for step in found:
                 stack.callback(step.uninstall)
                 step.install()
-            if IS_JAX:
-                return self._state.run(
-                    self.function, arguments, self._fresh_metrics, self._readable
-                )
-            if self._fresh_metrics:
-                self.model.reset_metrics()
-            if IS_TORCH:  # Its executions are of one step, and nothing is retraced.
-                scheduled_variable.set_variables(self.steps)
-            return self.function(*arguments)
+            return self._execute(arguments)
+
+    def _execute(self, arguments):
+        if IS_JAX:
+            return self._state.run(
+                self.function, arguments, self._fresh_metrics, self._readable
+            )
+        if self._fresh_metrics:
+            self.model.reset_metrics()
+        if IS_TORCH:  # Its executions are of one step, and nothing is retraced.
+            scheduled_variable.set_variables(self.steps)
+        return self.function(*arguments)
 
     def _pass_over(self, skip, arguments):
         """Takes the batches of an execution from the data, and trains on none."""

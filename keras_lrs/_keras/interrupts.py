@@ -5,6 +5,8 @@ not wait. So a section must also survive an exception at any of its lines: it sa
 what it is about to do, so that it can be finished by being called again.
 """
 
+# What `signal` wraps: making enums takes longer than all else here.
+import _signal  # type: ignore[import-not-found]
 import contextlib
 import functools
 import signal
@@ -14,7 +16,7 @@ from typing import Any
 
 from keras_lrs._keras import scopes
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
 
 
 class _Waiting:
@@ -38,19 +40,19 @@ class _Waiting:
     def begin(self) -> None:
         """Replaces the handlers, except those that do nothing in Python."""
         for number in _SIGNALS:
-            handler = signal.getsignal(number)
+            handler = _signal.getsignal(number)
             if isinstance(handler, _Waiting) and not handler.active:
                 handler = handler._before[number]  # Its `end` was interrupted.
             if callable(handler) and not isinstance(handler, _Waiting):
                 self._before[number] = handler
-                signal.signal(number, self)
+                _signal.signal(number, self)
 
     def end(self) -> None:
         """Puts the handlers back, and lets them have the signals; once."""
         self.active = False
         for number, handler in self._before.items():
-            if signal.getsignal(number) is self:
-                signal.signal(number, handler)
+            if _signal.getsignal(number) is self:
+                _signal.signal(number, handler)
         while self._arrived:
             signal.raise_signal(self._arrived.pop())
 

@@ -16,7 +16,9 @@ from keras_lrs.schedules import fields
 class Epochs(fields.Configured):
     """A length in epochs, for any argument of a schedule that is a number of steps.
 
-    A schedule that holds one must be bound (`Schedule.bind`) before it is used.
+    A schedule that holds one must be bound (`Schedule.bind`) before it is used. All of
+    them have as many steps as an epoch of the `fit` that binds it, also those before
+    its `initial_epoch`.
 
     Args:
         epochs: The number of epochs, >= 0; parts of an epoch are allowed.

@@ -1,5 +1,7 @@
 """Rates that users set by hand, and rates that read as they were used."""
 
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 import pytest
@@ -203,3 +205,35 @@ def test_rates_that_adafactor_would_not_use_are_refused():
     allowed = HyperparameterScheduler(learning_rate=S.Constant(0.25))
     _, logged = train(model, allowed)
     np.testing.assert_allclose(logged, 0.25, rtol=1e-6)
+
+
+class SettingWithin(keras.Sequential):
+    """A model whose own step sets the rate."""
+
+    def train_step(self, *arguments):
+        self.optimizer.learning_rate.assign(0.25)
+        return super().train_step(*arguments)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        ReduceOnPlateau("loss", 0.5, patience=1, verbose=0),
+        HyperparameterScheduler(learning_rate=S.Constant(0.5)),
+    ],
+)
+def test_a_rate_that_a_step_sets_is_used_or_refused(callback):
+    dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+    model = SettingWithin([keras.Input((1,)), dense])
+    model.compile(keras.optimizers.SGD(1.0), "mae")
+    if keras.backend.backend() == "tensorflow":
+        with pytest.raises(RuntimeError, match="`train_step` that is compiled sets"):
+            train(model, callback, epochs=2)
+        return
+    # On JAX, Keras itself gives the step's optimizer the rate from before.
+    is_told = (
+        keras.backend.backend() == "torch" and type(callback) is HyperparameterScheduler
+    )
+    with warns("set to 0.25, which has no effect") if is_told else nullcontext():
+        rates, logged = train(model, callback, epochs=2)
+    np.testing.assert_allclose(rates, logged, rtol=1e-6)

@@ -140,7 +140,7 @@ def with_own_optimizer(model, path):
     """The model as it is, or with an optimizer of this backend.
 
     A file that was written on PyTorch names the classes that Keras has for PyTorch,
-    whose steps are PyTorch's: `docs/guides/resuming.md` says what to do.
+    whose steps are PyTorch's: `docs/guides/resuming_from_elsewhere.md` says what to do.
     """
     optimizer = model.optimizer
     scale = getattr(optimizer, "initial_scale", None)
