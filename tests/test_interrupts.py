@@ -180,10 +180,17 @@ def test_a_swap_that_is_interrupted_twice_is_ended_by_who_comes_next(monkeypatch
 # --- Signals --------------------------------------------------------------------------
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal: a process in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.only("torch")
-def test_ctrl_c_waits_for_the_end_of_a_section_and_a_second_one_does_not():
+def test_ctrl_c_waits_for_the_end_of_a_section_and_a_second_one_does_not(ctrl_c):
     done = []
-    before = signal.getsignal(signal.SIGINT)
 
     def section(times):
         with interrupts.deferred():
@@ -195,7 +202,7 @@ def test_ctrl_c_waits_for_the_end_of_a_section_and_a_second_one_does_not():
         with pytest.raises(KeyboardInterrupt):
             section(times)
         assert done == finished
-        assert signal.getsignal(signal.SIGINT) is before
+        assert signal.getsignal(signal.SIGINT) is ctrl_c
 
 
 @pytest.mark.only("torch")
