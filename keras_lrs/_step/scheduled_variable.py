@@ -114,7 +114,7 @@ def values_at(
     """
     found = {}
     for part in of(steps):
-        (held,) = read([part.variable])
+        held, *_ = read([part.variable])  # All replicas hold the same.
         values = np.asarray(base.evaluate(part.schedule, np.maximum(at, 0)), np.float64)
         # After `last` if a loss scale has skipped the update that followed.
         near = base.evaluate(part.schedule, np.maximum([last, last + 1], 0))
