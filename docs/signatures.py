@@ -4,8 +4,8 @@
 `fields.rate(default=0.0)` stands where `dataclasses.field` would be. Griffe knows
 neither; put in its own terms, they give the classes their signatures.
 
-The reference has what users call: a method that overrides one of a base class of ours,
-or of Keras, is a hook that something else calls, and is described with the base class.
+The reference has what users call: a method that overrides one of our base classes, or
+of Keras's, is a hook that something else calls, and is described with the base class.
 """
 
 import griffe

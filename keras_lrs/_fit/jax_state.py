@@ -1,6 +1,5 @@
 """JAX: the state that `fit` hands from step to step, with our variables in it."""
 
-import contextlib
 import functools
 from typing import Any
 
@@ -11,6 +10,7 @@ from keras import ops
 from keras_lrs._keras import fit_loop, interrupts, scopes
 from keras_lrs._keras.variables import number
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
+from keras_lrs._step.optimizer_step import installed
 
 
 def with_followers(model: Any, steps: list, before: tuple, result: tuple) -> tuple:
@@ -104,11 +104,7 @@ class JaxState:
     def _places(self):
         """Our variables, and where they are among the optimizer's while installed."""
         ours = [one for step in self._steps for one in step.step_variables]
-        with contextlib.ExitStack() as stack:
-            for step in self._steps:
-                if not step.is_installed:
-                    stack.callback(step.uninstall)
-                    step.install()
+        with installed(self._steps):
             places = [(self._index(one.variable), one) for one in ours]
         return sorted(places, key=lambda place: place[0])
 

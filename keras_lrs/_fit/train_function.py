@@ -22,7 +22,7 @@ from keras_lrs._keras import (
 from keras_lrs._keras.backend import END_OF_DATA, IS_JAX, IS_TENSORFLOW, IS_TORCH
 from keras_lrs._keras.weights import WeightsCopy, copied_weights
 from keras_lrs._step import scheduled_variable
-from keras_lrs._step.optimizer_step import OptimizerStep, StepPlan
+from keras_lrs._step.optimizer_step import OptimizerStep, StepPlan, installed
 from keras_lrs.schedules.identity import identity
 
 if IS_JAX:
@@ -240,10 +240,7 @@ class TrainFunction:
         found = [step for step in self.steps if not step.installs_itself]
         if not found:  # As in most executions, on JAX and TensorFlow.
             return self._execute(arguments)
-        with contextlib.ExitStack() as stack:
-            for step in found:
-                stack.callback(step.uninstall)
-                step.install()
+        with installed(found):
             return self._execute(arguments)
 
     def _execute(self, arguments):
@@ -372,13 +369,12 @@ def _traced_anew(model, steps):
         # `jax.jit` keeps traces by the equality of functions, and bound methods of one
         # model are equal: it would serve the plain step. A new function equals none.
         def step_with_batch(*arguments):
-            with contextlib.ExitStack() as stack:
-                for step in steps if installs_itself else []:
-                    step.installs_itself = True
-                    if not step.is_installed:
-                        stack.callback(step.uninstall)
-                        step.install()
-                stack.enter_context(in_step.with_batch(arguments))
+            for step in steps if installs_itself else []:
+                step.installs_itself = True
+            with (
+                installed(steps if installs_itself else []),
+                in_step.with_batch(arguments),
+            ):
                 if scheduled_variable.of(steps):
                     arguments = in_step.before_forward(model, arguments, set_variables)
                 result = train_step(*arguments)

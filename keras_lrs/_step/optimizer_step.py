@@ -8,7 +8,7 @@ happens while the step is traced. Between steps the optimizer is as the user mad
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -308,6 +308,17 @@ class OptimizerStep:
             else value
             for name, value in found.items()
         }
+
+
+@contextlib.contextmanager
+def installed(steps: Iterable[OptimizerStep]) -> Iterator[None]:
+    """Within it steps are installed; those that were before stay so."""
+    with contextlib.ExitStack() as stack:
+        for step in steps:
+            if not step.is_installed:
+                stack.callback(step.uninstall)
+                step.install()
+        yield
 
 
 def put_back(attributes: dict, names: Iterable[str], originals: dict) -> None:

@@ -101,10 +101,9 @@ def range_test(
 
     Raises:
         ValueError: If no update is made in 1000 batches in a row. If an argument is out
-            of range, if `callbacks` or `epochs` are
-            given, if `monitor` is no metric of the model, if the model is not compiled
-            or has no trainable weight, or if the optimizer takes no rate as large as
-            the last.
+            of range, if `callbacks` or `epochs` are given, if `monitor` is no metric of
+            the model, if the model is not compiled or has no trainable weight, or if
+            the optimizer takes no rate as large as the last.
         TypeError: If an argument has the wrong type or `fit` has no such argument.
 
     Example:
