@@ -193,7 +193,7 @@ PHRASES = {
 }
 # What `make claims` and the benchmarks write; their templates are read by people, too,
 # but a measurement is repeated to change a word of them.
-WRITTEN = {DOCS / "evidence.md", DOCS / "performance.md"}
+WRITTEN = {DOCS / "evidence.md"}
 
 
 def translated(text):
