@@ -104,9 +104,9 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
-    """Nor what a module leaves, such as compiled functions."""
+    """Nor what earlier tests have left; models and graphs are freed while they are hot."""
     if nextitem is None or nextitem.path != item.path:
         if "jax" in sys.modules:  # Which keeps every compiled function.
             sys.modules["jax"].clear_caches()
-        gc.collect()
-        gc.freeze()
+    gc.collect()
+    gc.freeze()

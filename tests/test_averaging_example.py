@@ -9,7 +9,7 @@ import pytest
 
 from tests.programs import load_program
 
-pytestmark = [pytest.mark.only("tensorflow"), pytest.mark.program]
+pytestmark = [pytest.mark.only("torch"), pytest.mark.program]
 
 averaging = load_program("examples/averaging")
 CONSTANT, COSINE, POLYAK = averaging.CONSTANT, averaging.COSINE, averaging.POLYAK

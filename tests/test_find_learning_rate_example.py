@@ -9,7 +9,7 @@ import pytest
 from keras_lrs.tuning import RangeTest
 from tests.programs import load_program
 
-pytestmark = [pytest.mark.only("tensorflow"), pytest.mark.program]
+pytestmark = [pytest.mark.only("torch"), pytest.mark.program]
 
 program = load_program("examples/find_learning_rate")
 READINGS = ["valley", "steepest", "minimum", "slide"]

@@ -9,7 +9,7 @@ import pytest
 
 from tests.programs import load_program
 
-pytestmark = [pytest.mark.only("tensorflow"), pytest.mark.program]
+pytestmark = [pytest.mark.only("torch"), pytest.mark.program]
 
 program = load_program("examples/mean_teacher")
 

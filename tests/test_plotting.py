@@ -252,6 +252,7 @@ def run_python(program):
     return result.stdout.strip().splitlines()[-1]
 
 
+@pytest.mark.only("torch")
 def test_importing_the_package_does_not_import_matplotlib():
     # Keras imports it where it can; here it cannot, and then we could.
     program = """

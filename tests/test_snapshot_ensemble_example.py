@@ -8,7 +8,7 @@ import pytest
 
 from tests.programs import load_program
 
-pytestmark = [pytest.mark.only("tensorflow"), pytest.mark.program]
+pytestmark = [pytest.mark.only("torch"), pytest.mark.program]
 
 example = load_program("examples/snapshot_ensemble")
 load_data = example.load_data

@@ -364,6 +364,7 @@ def test_a_study_may_be_in_the_home_folder(tmp_path, monkeypatch):
         search(0.01, 1e-4, 1.0, storage="")
 
 
+@pytest.mark.only("torch")
 def test_a_study_of_another_sweep_is_refused(tmp_path):
     path = tmp_path / "sweep.db"
     search(0.01, 1e-4, 1.0, storage=path)
@@ -375,6 +376,7 @@ def test_a_study_of_another_sweep_is_refused(tmp_path):
     assert len(other.trials) == 9
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("kind", ["url", "object"])
 def test_any_storage_of_optuna_will_do(tmp_path, kind):
     storage = f"sqlite:///{tmp_path / 'sweep.db'}"
@@ -391,6 +393,7 @@ def test_any_storage_of_optuna_will_do(tmp_path, kind):
         study._storage._backend.engine.dispose()
 
 
+@pytest.mark.only("torch")
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal of POSIX")
 @pytest.mark.parametrize("thread_lives", [True, False])
@@ -415,6 +418,7 @@ def test_a_killed_sweep_goes_on_with_the_point_it_was_killed_at(
     assert sorted(tried) == rates(result)[2:]
 
 
+@pytest.mark.only("torch")
 def test_two_processes_share_a_study_without_repeating_a_trial(tmp_path):
     context = processes.context
     barrier, queue = context.Barrier(2), context.Queue()
@@ -439,6 +443,7 @@ def test_two_processes_share_a_study_without_repeating_a_trial(tmp_path):
     np.testing.assert_allclose([one["learning_rate"] for one in seen], expected)
 
 
+@pytest.mark.only("torch")
 def test_a_busy_database_does_not_end_the_signs_of_life(
     tmp_path, impatient, monkeypatch
 ):
@@ -488,6 +493,7 @@ def test_a_point_that_was_given_to_another_does_not_end_the_sweep(tmp_path):
     assert len(tried) == 5
 
 
+@pytest.mark.only("torch")
 def test_who_was_killed_between_taking_and_beginning_loses_the_point(
     tmp_path, impatient
 ):
@@ -504,6 +510,7 @@ def test_who_was_killed_between_taking_and_beginning_loses_the_point(
     assert [trial.state for trial in result.trials] == ["complete"] * 3
 
 
+@pytest.mark.only("torch")
 def test_who_was_killed_while_filling_a_study_is_stood_in_for(tmp_path, impatient):
     path = tmp_path / "sweep.db"
     point = {"learning_rate": 1e-4}
@@ -733,6 +740,7 @@ def test_the_result_is_shown_in_a_line():
     )
 
 
+@pytest.mark.only("torch")
 def test_importing_the_package_does_not_import_optuna():
     import subprocess
 
