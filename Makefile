@@ -10,7 +10,7 @@ TIMM ?= timm==1.0.31
 PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses=auto
 
 .PHONY: run test test-tensorflow test-jax test-torch test-all test-oldest test-newest \
-	test-nightly fuzz lint format \
+	test-nightly test-browser fuzz lint format \
 	bench reliability lines claims gallery docs package clean
 
 run: $(VENV)/.tensorflow $(VENV)/.examples
@@ -114,6 +114,10 @@ gallery: $(VENV)/.tensorflow $(VENV)/.plot
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
+# Each page of the site in Chromium, which must be on the machine, with chromedriver.
+test-browser: $(VENV)/.docs $(VENV)/.browser $(VENV)/.torch $(VENV)/.test
+	KERAS_BACKEND=torch $(PYTEST) --numprocesses=0 tests/test_browser.py $(ARGS)
+
 # What is published: checked, small, and running outside of this folder.
 package: $(VENV)/.test
 	rm -rf dist
@@ -135,7 +139,7 @@ $(EXTRAS:%=$(VENV)/.%): $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	touch $@
 
-GROUPS := examples test peers storage docs
+GROUPS := examples test peers storage docs browser
 $(GROUPS:%=$(VENV)/.%): $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable . --group "$*"
 	touch $@

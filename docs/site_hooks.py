@@ -10,6 +10,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+VERSION = re.compile(r'^__version__ = "(.+)"', re.MULTILINE)
+
 # A link to a file outside of docs, such as `](../tests/test_laws.py)`.
 LINK = re.compile(r"(\]\((?:\.\./)*)\.\./((?:tests|examples|benchmarks)/[^)#]+)")
 
@@ -21,7 +23,9 @@ BLOCK = re.compile(
 
 
 def on_config(config):
-    """Lists the guides that there are: in the order of mkdocs.yml, then the others."""
+    """Reads the version, and lists the guides: as in mkdocs.yml, then the others."""
+    package = Path(config.config_file_path).parent / "keras_lrs" / "__init__.py"
+    config.extra["release"] = VERSION.search(package.read_text("utf-8"))[1]
     folder = Path(config.docs_dir)
     written = [f"guides/{path.name}" for path in sorted(folder.glob("guides/*.md"))]
     for section in config.nav:
