@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import itertools
 import pathlib
 import pkgutil
 import re
@@ -49,6 +50,14 @@ def prose(page):
 def test_every_link_leads_to_a_file(page):
     for link in re.findall(r"\]\(([^)#\s]+)", prose(page)):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+@pages
+def test_every_row_of_a_table_has_a_cell_for_each_column(page):
+    for above, line in itertools.pairwise(prose(page).splitlines()):
+        if above.startswith("|") and line.startswith("|"):
+            columns = [re.findall(r"(?<!\\)\|", one) for one in (above, line)]
+            assert len(columns[0]) == len(columns[1]), line
 
 
 def headings(page):
