@@ -115,9 +115,15 @@ gallery: $(VENV)/.tensorflow $(VENV)/.plot
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
-# Each page of the site in Chromium, which must be on the machine, with chromedriver.
-test-browser: $(VENV)/.docs $(VENV)/.browser $(VENV)/.torch $(VENV)/.test
-	KERAS_BACKEND=torch $(PYTEST) --numprocesses=0 tests/test_browser.py $(ARGS)
+# Each page of the site in Chromium, which must be on the machine, with chromedriver. What
+# drives it is in a folder of its own: it brings plugins for other tests.
+test-browser: $(VENV)/browser $(VENV)/.docs $(VENV)/.torch $(VENV)/.test
+	PYTHONPATH=$(CURDIR)/$(VENV)/browser KERAS_BACKEND=torch $(PYTEST) --numprocesses=0 \
+		tests/test_browser.py $(ARGS)
+
+$(VENV)/browser: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade --target $@ --group browser
+	touch $@
 
 # What is published: checked, small, and running outside of this folder.
 package: $(VENV)/.test
@@ -140,7 +146,7 @@ $(EXTRAS:%=$(VENV)/.%): $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	touch $@
 
-GROUPS := examples test peers storage docs browser
+GROUPS := examples test peers storage docs
 $(GROUPS:%=$(VENV)/.%): $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable . --group "$*"
 	touch $@
