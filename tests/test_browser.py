@@ -128,7 +128,7 @@ return [...document.querySelectorAll(".md-typeset__scrollwrap")].filter(
 def test_nothing_on_a_page_is_broken_or_too_wide(browser, site, page):
     show(browser, LAPTOP)
     browser.get((site / page).as_uri())
-    assert [entry for entry in browser.get_log("browser")] == []
+    assert list(browser.get_log("browser")) == []
     assert browser.execute_script(BROKEN_IMAGES) == []
     links = [link for link in browser.execute_script(LINKS) if link.startswith("file:")]
     assert len(links) > 20
