@@ -60,14 +60,14 @@ def on_page_markdown(markdown, **arguments):
 
 
 def on_page_content(content, page, **arguments):
-    """Shows doctests without prompts, so that what is copied runs, and narrow tables."""
+    """Shows doctests without prompts, so that they can be pasted, and narrow tables."""
     if page.file.src_uri == "evidence.md":
         _drop_data_sets(page.toc)
     return TABLE.sub(_with_breaks, BLOCK.sub(_without_prompts, content))
 
 
 def _drop_data_sets(headings):
-    """Leaves out what each claim of the evidence repeats, as "On handwritten digits"."""
+    """Leaves out what each claim repeats, such as "On handwritten digits"."""
     for heading in headings:
         heading.children = [each for each in heading.children if each.level < 4]
         _drop_data_sets(heading.children)
