@@ -29,6 +29,8 @@ class Signatures(griffe.Extension):
 
     def on_package(self, *, pkg, **arguments):
         """Rewrites all docstrings and classes of the package."""
+        for module in list(pkg["tuning"].members.values()):
+            _show_function(module)
         for member in _members(pkg):
             if member.docstring:
                 # The name by which Griffe knows a section with doctests.
@@ -41,6 +43,12 @@ class Signatures(griffe.Extension):
         for cls in [member for member in _members(pkg) if member.is_class]:
             for name in _hooks(cls):
                 cls.members[name].docstring = None  # Then it is not shown.
+
+
+def _show_function(module):
+    """Puts a function where Griffe sees the module that has the same name."""
+    if module.is_module and module.name in module.members:
+        module.parent.set_member(module.name, module.members[module.name])
 
 
 def _members(member):

@@ -295,6 +295,8 @@ def test_the_reference_leaves_out_what_users_do_not_call():
     hooks = {"prepare", "fit_begins", "epoch_ends", "get_state"}
     assert hooks <= described("FitCallback")
     assert "set_model" not in described("FitCallback")
+    # The function, not the module of the same name.
+    assert package["tuning"]["sweep"].is_function
     # A class returns an object, which is not said again of each.
     decay = package["schedules"]["LinearDecay"].docstring.value
     assert "\nArgs:\n" in decay
