@@ -144,6 +144,21 @@ def test_the_tables_of_the_comparison_fit_on_a_laptop(browser, site):
     assert browser.execute_script(SCROLLED_TABLES) == []
 
 
+def test_a_scrolled_table_keeps_the_names_of_its_rows(browser, site):
+    show(browser, PHONE)
+    browser.get((site / "comparison.html").as_uri())
+    script = """
+    const table = document.querySelector(".md-typeset__scrollwrap")
+    table.scrollLeft = 200
+    const cell = table.querySelector("td").getBoundingClientRect()
+    return [table.scrollLeft, cell.left, cell.width]
+    """
+    scrolled, left, width = browser.execute_script(script)
+    assert scrolled > 100
+    assert left >= 0
+    assert width < PHONE[0] / 2
+
+
 @pytest.mark.parametrize("size", [LAPTOP, PHONE])
 def test_signatures_are_wrapped(browser, site, size):
     show(browser, size)
