@@ -10,7 +10,7 @@ TIMM ?= timm==1.0.31
 PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses=auto
 
 .PHONY: run test test-tensorflow test-jax test-torch test-all test-oldest test-newest \
-	test-nightly fuzz lint format \
+	test-nightly test-browser fuzz lint format \
 	bench reliability lines claims gallery docs package clean
 
 run: $(VENV)/.tensorflow $(VENV)/.examples
@@ -104,6 +104,7 @@ lines: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.examples
 
 # Every published claim, run and judged: docs/evidence.md. On JAX, the fastest here.
 # Takes more than an hour; `ARGS=--resume` resumes it, `ARGS=--quick` tries it.
+# `ARGS=--publish` only writes the page again, from what was kept.
 claims: $(VENV)/.jax $(VENV)/.examples
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python examples/claims --backend jax $(ARGS)
 
@@ -113,6 +114,16 @@ gallery: $(VENV)/.tensorflow $(VENV)/.plot
 # The site, in the folder `site`; needs no network. Warnings are errors.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+# Each page of the site in Chromium, which must be on the machine, with chromedriver. What
+# drives it is in a folder of its own: it brings plugins for other tests.
+test-browser: $(VENV)/browser $(VENV)/.docs $(VENV)/.torch $(VENV)/.test
+	PYTHONPATH=$(CURDIR)/$(VENV)/browser KERAS_BACKEND=torch $(PYTEST) --numprocesses=0 \
+		tests/test_browser.py $(ARGS)
+
+$(VENV)/browser: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade --target $@ --group browser
+	touch $@
 
 # What is published: checked, small, and running outside of this folder.
 package: $(VENV)/.test

@@ -1,4 +1,4 @@
-"""Draws the gallery: a picture and a section of `index.md` for every schedule.
+"""Draws the gallery: a thumbnail, a picture and a section for every schedule.
 
 Run it after adding a schedule, or after changing one or its docstring:
 
@@ -20,6 +20,11 @@ FOLDER = Path(__file__).parent / "gallery"
 NUM_STEPS = 1000
 # Nothing could be seen of a curve that jumps at every step.
 FEWER_STEPS = {"ChebyshevFractal": 64}
+
+# The size of a thumbnail, which the page scales, and a color for light and dark pages.
+WIDTH, HEIGHT, MARGIN = 120, 60, 4
+SAMPLES = 100
+COLOR = "#5c6bc0"
 
 # Exported bases, from which schedules are made but which are none.
 BASES = {"Schedule", "Decay", "Composition"}
@@ -129,8 +134,26 @@ def num_steps(name: str) -> int:
     return FEWER_STEPS.get(name, NUM_STEPS)
 
 
+def thumbnail(name: str) -> str:
+    """The curve of a class's example as an SVG without axes, from 0 to its maximum."""
+    steps = num_steps(name)
+    rates = example(name).bind(steps).curve(steps)
+    sampled = range(0, steps, max(steps // SAMPLES, 1))
+    points = " ".join(
+        f"{MARGIN + (WIDTH - 2 * MARGIN) * step / sampled[-1]:.1f},"
+        f"{MARGIN + (HEIGHT - 2 * MARGIN) * (1 - rates[step] / max(rates)):.1f}"
+        for step in sampled
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}">\n'
+        f'<polyline points="{points}" fill="none" stroke="{COLOR}" stroke-width="2" '
+        'stroke-linejoin="round"/>\n</svg>\n'
+    )
+
+
 def draw(name: str, folder: Path) -> None:
-    """Saves the picture of a class's example."""
+    """Saves the picture and the thumbnail of a class's example."""
+    (folder / f"{name}.svg").write_text(thumbnail(name), encoding="utf-8")
     figure = lrs.plot_schedules(example(name), num_steps(name))
     figure.legends[0].remove()
     figure.axes[0].set_ylim(bottom=0.0)
@@ -180,9 +203,16 @@ def section(name: str) -> str:
 """
 
 
+def grid(names: list[str]) -> str:
+    """The thumbnails, each of which leads to its section."""
+    links = (f"[![]({name}.svg) {name}](#{name.lower()})" for name in names)
+    return "\n".join(['<div class="gallery" markdown>', "", *links, "", "</div>", ""])
+
+
 def index() -> str:
     """The text of `index.md`."""
-    return "\n".join([INTRODUCTION, *map(section, schedule_names())])
+    names = schedule_names()
+    return "\n".join([INTRODUCTION, grid(names), *map(section, names)])
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,6 +8,8 @@ The reference has what users call: a method that overrides one of our base class
 of Keras's, is a hook that something else calls, and is described with the base class.
 """
 
+import re
+
 import griffe
 
 # What Keras calls; `apply` and `build` are for loops of the user's, too.
@@ -15,6 +17,9 @@ KERAS = {
     *("set_model", "get_config", "from_config"),
     *("finalize_variable_values", "save_own_variables", "load_own_variables"),
 }
+# A call of a class returns an object of it, whatever its docstring says of that.
+RETURNS = re.compile(r"\nReturns:\n(?: .*\n|\n)*")
+
 # Needed by the package itself only.
 INTERNAL = {"PerVariable.check_paths", "Scheduled.__getattr__"}
 
@@ -24,16 +29,26 @@ class Signatures(griffe.Extension):
 
     def on_package(self, *, pkg, **arguments):
         """Rewrites all docstrings and classes of the package."""
+        for module in list(pkg["tuning"].members.values()):
+            _show_function(module)
         for member in _members(pkg):
             if member.docstring:
                 # The name by which Griffe knows a section with doctests.
                 text = member.docstring.value.replace("\nExample:\n", "\nExamples:\n")
-                member.docstring.value = text
+                member.docstring.value = (
+                    RETURNS.sub("\n", text) if member.is_class else text
+                )
             if member.is_class:
                 _make_dataclass(member)
         for cls in [member for member in _members(pkg) if member.is_class]:
             for name in _hooks(cls):
                 cls.members[name].docstring = None  # Then it is not shown.
+
+
+def _show_function(module):
+    """Puts a function where Griffe sees the module that has the same name."""
+    if module.is_module and module.name in module.members:
+        module.parent.set_member(module.name, module.members[module.name])
 
 
 def _members(member):

@@ -10,6 +10,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+VERSION = re.compile(r'^__version__ = "(.+)"', re.MULTILINE)
+
 # A link to a file outside of docs, such as `](../tests/test_laws.py)`.
 LINK = re.compile(r"(\]\((?:\.\./)*)\.\./((?:tests|examples|benchmarks)/[^)#]+)")
 
@@ -19,9 +21,16 @@ BLOCK = re.compile(
     re.DOTALL,
 )
 
+TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
+# Code in a table, or the name of a file; and where it may be broken.
+NAME = re.compile(r'(?<=<code>)[^<]+(?=</code>)|(?<=">)\w+\.py(?=</a>)')
+BREAK = re.compile(r"""([(\[{=/]|\w_|[a-z]\.(?!py))(?=[\w&"'(\[{])""")
+
 
 def on_config(config):
-    """Lists the guides that there are: in the order of mkdocs.yml, then the others."""
+    """Reads the version, and lists the guides: as in mkdocs.yml, then the others."""
+    package = Path(config.config_file_path).parent / "keras_lrs" / "__init__.py"
+    config.extra["release"] = VERSION.search(package.read_text("utf-8"))[1]
     folder = Path(config.docs_dir)
     written = [f"guides/{path.name}" for path in sorted(folder.glob("guides/*.md"))]
     for section in config.nav:
@@ -50,9 +59,23 @@ def on_page_markdown(markdown, **arguments):
     return LINK.sub(r"\1repository/\2", markdown)
 
 
-def on_page_content(content, **arguments):
-    """Shows doctests without prompts, so that what is copied runs."""
-    return BLOCK.sub(_without_prompts, content)
+def on_page_content(content, page, **arguments):
+    """Shows doctests without prompts, so that they can be pasted, and narrow tables."""
+    if page.file.src_uri == "evidence.md":
+        _drop_data_sets(page.toc)
+    return TABLE.sub(_with_breaks, BLOCK.sub(_without_prompts, content))
+
+
+def _drop_data_sets(headings):
+    """Leaves out what each claim repeats, such as "On handwritten digits"."""
+    for heading in headings:
+        heading.children = [each for each in heading.children if each.level < 4]
+        _drop_data_sets(heading.children)
+
+
+def _with_breaks(match):
+    """A table whose cells may be narrower than the names in them."""
+    return NAME.sub(lambda name: BREAK.sub(r"\1<wbr>", name[0]), match[0])
 
 
 def _without_prompts(match):

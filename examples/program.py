@@ -66,7 +66,7 @@ def half_interval(values):
 
 def table(header, rows):
     """A table in Markdown, of columns that are as wide as their widest cell."""
-    cells = [header, *rows]
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * width for width in widths])
     for row in cells:

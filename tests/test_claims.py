@@ -208,6 +208,12 @@ def test_an_interrupted_run_is_taken_up(tmp_path, monkeypatch, capsys, tiny):
     command.main([*arguments, "--seeds", "4", "--resume", "--rows", "the-first"])
     command.main([*arguments, "--rows", "the-first"])
     assert CALLS[4:] == ["common", "first"] * 2
+    # And the page alone, of what was kept, without the jobs.
+    written = output.read_text(encoding="utf-8")
+    output.unlink()
+    command.main([*common, "--work", str(tmp_path / "none"), "--publish"])
+    assert output.read_text(encoding="utf-8") == written
+    assert len(CALLS) == 8
     kept = json.loads((tmp_path / "page" / "tiny_table" / "first.json").read_text())
     assert (kept["seeds"], kept["backend"]) == (2, keras.backend.backend())
     assert (kept["data"], kept["label"]) == ("tiny_table", "tiny table")

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import itertools
 import pathlib
 import pkgutil
 import re
@@ -49,6 +50,14 @@ def prose(page):
 def test_every_link_leads_to_a_file(page):
     for link in re.findall(r"\]\(([^)#\s]+)", prose(page)):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+@pages
+def test_every_row_of_a_table_has_a_cell_for_each_column(page):
+    for above, line in itertools.pairwise(prose(page).splitlines()):
+        if above.startswith("|") and line.startswith("|"):
+            columns = [re.findall(r"(?<!\\)\|", one) for one in (above, line)]
+            assert len(columns[0]) == len(columns[1]), line
 
 
 def headings(page):
@@ -139,18 +148,38 @@ def cells(line):
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
-def test_the_comparison_says_yes_only_with_a_test():
+def comparison_tables():
+    """The heads, the rows, and what is said below, of each table of the comparison."""
     text = (DOCS / "comparison.md").read_text()
-    tables = [line for line in text.splitlines() if line.startswith("| ")]
-    heads = [line for line in tables if line.startswith("| | keras_lrs |")]
-    rows = [cells(line) for line in tables if line not in heads]
-    assert len(heads) == 3
-    assert len(rows) > 50
+    for section in text.split("\n## ")[1:]:
+        lines = [line for line in section.splitlines() if line.startswith("|")]
+        (_, ours, *others), _, *rows = map(cells, lines)
+        assert ours == "keras_lrs"
+        left_out = re.search(r"^Without any of these: (.+)\.$", section, re.MULTILINE)
+        yield others, rows, left_out[1].split(", ") if left_out else []
+
+
+def test_the_comparison_says_yes_only_with_a_test():
+    rows = [row for _, rows, _ in comparison_tables() for row in rows]
+    assert len(rows) > 60
+    assert len({name for name, *_ in rows}) == len(rows)
     said = {"yes", "part", "no", "by hand", "-", "separate model"}
-    for name, ours, *others in rows:
-        assert len(others) == 9, name
-        assert set(others) <= said, name
+    for _, ours, *others in rows:
+        assert set(others) <= said
         assert ours == "no" or re.fullmatch(r"\[(yes|part)\]\(\.\./tests/\S+\)", ours)
+
+
+def test_each_table_of_the_comparison_names_all_libraries():
+    everyone = {
+        *("Keras", "PyTorch", "optax", "timm", "transformers", "fastai", "Composer"),
+        *("TF-Addons", "schedulefree"),
+    }
+    for others, rows, left_out in comparison_tables():
+        assert sorted([*others, *left_out]) == sorted(everyone)
+        assert {len(row) for row in rows} == {len(others) + 2}
+        # A column is there for something.
+        for column in list(zip(*rows, strict=True))[2:]:
+            assert set(column) - {"no", "-"}, others
 
 
 def test_the_front_page_leads_to_what_people_come_for():
@@ -266,3 +295,10 @@ def test_the_reference_leaves_out_what_users_do_not_call():
     hooks = {"prepare", "fit_begins", "epoch_ends", "get_state"}
     assert hooks <= described("FitCallback")
     assert "set_model" not in described("FitCallback")
+    # The function, not the module of the same name.
+    assert package["tuning"]["sweep"].is_function
+    # A class returns an object, which is not said again of each.
+    decay = package["schedules"]["LinearDecay"].docstring.value
+    assert "\nArgs:\n" in decay
+    assert "\nRaises:\n" in decay
+    assert "Returns:" not in decay

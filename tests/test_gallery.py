@@ -1,5 +1,8 @@
 """Tests that the gallery in docs/gallery shows every schedule as it is."""
 
+import re
+
+import keras
 import numpy as np
 import pytest
 
@@ -38,12 +41,29 @@ def test_every_schedule_has_a_small_picture(name):
     assert picture.exists(), REGENERATE
     content = picture.read_bytes()
     assert content.startswith(b"\x89PNG")
-    assert len(content) < 30_000
+    assert len(content) < 20_000
+
+
+@pytest.mark.parametrize("name", gallery.EXAMPLES)
+def test_a_thumbnail_shows_the_curve(name):
+    thumbnail = gallery.FOLDER / f"{name}.svg"
+    assert thumbnail.exists(), REGENERATE
+    content = thumbnail.read_text(encoding="utf-8")
+    assert len(content) < 2_000
+    points = re.search(r'points="(.+?)"', content)[1].split()
+    left, top = np.array([point.split(",") for point in points], "float64").T
+    steps = gallery.num_steps(name)
+    schedule = gallery.example(name).bind(steps)
+    rates = keras.ops.convert_to_numpy(schedule(np.arange(steps)))
+    shown = rates[:: steps // len(points)]
+    np.testing.assert_allclose((56 - top) / 52, shown / rates.max(), atol=2e-3)
+    np.testing.assert_allclose(left, np.linspace(4, 116, len(points)), atol=0.06)
 
 
 def test_no_picture_is_left_of_a_schedule_that_has_gone():
-    pictures = {path.stem for path in gallery.FOLDER.glob("*.png")}
-    assert pictures == set(gallery.EXAMPLES), REGENERATE
+    for suffix in ("png", "svg"):
+        pictures = {path.stem for path in gallery.FOLDER.glob(f"*.{suffix}")}
+        assert pictures == set(gallery.EXAMPLES), REGENERATE
 
 
 def test_the_index_is_up_to_date():
@@ -51,6 +71,8 @@ def test_the_index_is_up_to_date():
     for name in gallery.EXAMPLES:
         assert f"## {name}\n" in written, REGENERATE
         assert f"({name}.png)" in written, REGENERATE
+        link = f"[![]({name}.svg) {name}](#{name.lower()})"
+        assert link in written, REGENERATE
     assert written == gallery.index(), REGENERATE
 
 
@@ -87,5 +109,8 @@ def test_the_program_writes_pictures_and_index(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gallery, "schedule_names", lambda: ["Constant", "REXDecay"])
     gallery.main(["--output", str(tmp_path / "new")])
     names = sorted(path.name for path in (tmp_path / "new").iterdir())
-    assert names == ["Constant.png", "REXDecay.png", "index.md"]
+    assert names == [
+        *("Constant.png", "Constant.svg", "REXDecay.png", "REXDecay.svg"),
+        "index.md",
+    ]
     assert "Wrote 2 pictures" in capsys.readouterr().out

@@ -46,6 +46,9 @@ def main(arguments=None, description=""):
     parser.add_argument("--seeds", type=int, default=regime.SEEDS, help="of everything")
     parser.add_argument("--quick", action="store_true", help="tiny; writes no page")
     parser.add_argument("--resume", action="store_true", help="only what is missing")
+    parser.add_argument(
+        "--publish", action="store_true", help="runs nothing; writes the page again"
+    )
     parser.add_argument("--processes", type=int, default=2, help="side by side")
     parser.add_argument(
         "--output", type=Path, default=page.PAGE, help="the page's path"
@@ -74,7 +77,7 @@ def main(arguments=None, description=""):
             "XLA_FLAGS",
             "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
         )
-    for name in options.data:
+    for name in [] if options.publish else options.data:
         run(chosen, name, options)
     page.publish(options.output)
 

@@ -106,7 +106,11 @@ def judge(results):
         "Lemma 1: the gradient is orthogonal to the weights, and 1/c as long at c "
         "times the weights",
         Fact("cosine", cosine <= ORTHOGONAL, f"at most {cosine:.0e}"),
-        Fact("c |g(c w)| / |g(w)| - 1, c = 8", off <= LONGER, f"at most {off:.0e}"),
+        Fact(
+            "c norm(g(c w)) / norm(g(w)) - 1, c = 8",
+            off <= LONGER,
+            f"at most {off:.0e}",
+        ),
     )
     differences = results["differences"]
     first = results["steps"] // PARTS
