@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(config, items):
     if not config.option.all:
         here = [item for item in here if thinning.runs_on(item, backend)]
     whole = config.option.all or asked or backend == thinning.WHOLE
-    kept = here if whole else thinning.one_of_each(here)
+    kept = here if whole else thinning.thinned(here)
     if len(kept) == len(everything):
         return
     left_out = set(everything).difference(kept)
@@ -104,9 +104,9 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
-    """Nor what earlier tests have left; models and graphs are freed while they are hot."""
-    if nextitem is None or nextitem.path != item.path:
-        if "jax" in sys.modules:  # Which keeps every compiled function.
-            sys.modules["jax"].clear_caches()
+    """Nor what earlier tests have left. Models are freed before they get cold."""
+    is_last = nextitem is None or nextitem.path != item.path
+    if is_last and "jax" in sys.modules:  # Which keeps every compiled function.
+        sys.modules["jax"].clear_caches()
     gc.collect()
     gc.freeze()

@@ -7,7 +7,7 @@ import pytest
 import keras_lrs as lrs
 from tests import compiled
 
-pytestmark = pytest.mark.every_backend
+pytestmark = pytest.mark.every_backend(10)
 
 S = lrs.schedules
 LAST = 2**31 - 2

@@ -21,27 +21,35 @@ def items(*marks, functions=20, parameters=10):
 
 
 def test_one_set_of_parameters_of_each_function_is_kept():
-    kept = thinning.one_of_each(items())
+    kept = thinning.thinned(items())
     assert [thinning.function(item) for item in kept] == [
         f"tests/test_a.py::test_{number}" for number in range(20)
     ]
 
 
 def test_functions_with_the_same_parameters_keep_different_ones():
-    kept = {item.nodeid.partition("[")[2] for item in thinning.one_of_each(items())}
+    kept = {item.nodeid.partition("[")[2] for item in thinning.thinned(items())}
     assert len(kept) > 5
 
 
 def test_the_choice_depends_on_no_order():
-    there = {item.nodeid for item in thinning.one_of_each(items())}
-    back = {item.nodeid for item in thinning.one_of_each(items()[::-1])}
+    there = {item.nodeid for item in thinning.thinned(items())}
+    back = {item.nodeid for item in thinning.thinned(items()[::-1])}
     assert there == back
 
 
 def test_tests_without_parameters_and_those_marked_are_kept_whole():
     plain = [Item("README.md::README.md"), Item("tests/test_a.py::test_a")]
-    marked = items(pytest.mark.every_backend)
-    assert thinning.one_of_each(plain + marked) == plain + marked
+    for mark in (pytest.mark.every_backend, pytest.mark.only("jax")):
+        marked = items(mark)
+        assert thinning.thinned(plain + marked) == plain + marked
+
+
+def test_a_few_sets_of_parameters_are_kept_where_the_marker_says_how_many():
+    few = items(pytest.mark.every_backend(3))
+    kept = [thinning.function(item) for item in thinning.thinned(few)]
+    assert kept == [f"tests/test_a.py::test_{n}" for n in range(20) for _ in range(3)]
+    assert len(thinning.thinned(items(pytest.mark.every_backend(99)))) == 200
 
 
 def test_a_test_of_one_backend_runs_there():

@@ -8,7 +8,7 @@ import keras_lrs as lrs
 from tests import catalogue, compiled
 from tests.ramp import Ramp, ramp
 
-pytestmark = pytest.mark.every_backend
+pytestmark = pytest.mark.every_backend(8)
 
 S = lrs.schedules
 

@@ -1,6 +1,8 @@
 """Which tests, and which of their parameters, run on a backend."""
 
+import collections
 import hashlib
+import math
 
 import pytest
 
@@ -27,20 +29,30 @@ def is_quick(item):
     return not any(map(item.get_closest_marker, ("program", "slow")))
 
 
-def one_of_each(items):
-    """Keeps one set of parameters of each function, and all of `every_backend`.
+def thinned(items):
+    """Keeps one set of parameters of each function that another backend runs whole.
 
-    The choice is by a hash of the name, so it is the same in every run, and functions
-    with the same parameters choose different ones.
+    `every_backend` keeps all of them, `every_backend(3)` three, and `only` all, which
+    no other backend runs. The choice is by a hash of the name, so it is the same in
+    every run, and functions with the same parameters choose different ones.
     """
-
-    def is_whole(item):
-        return item.get_closest_marker("every_backend") is not None
-
-    chosen = {}
+    counts = collections.Counter()
+    kept = set()
     for item in sorted(items, key=_rank):
-        chosen.setdefault(function(item), item)
-    return [item for item in items if is_whole(item) or chosen[function(item)] is item]
+        counts[function(item)] += 1
+        if counts[function(item)] <= _most(item):
+            kept.add(item)
+    return [item for item in items if item in kept]
+
+
+def _most(item):
+    """How many sets of parameters a backend runs of a test that another runs whole."""
+    if item.get_closest_marker("only") is not None:
+        return math.inf
+    marker = item.get_closest_marker("every_backend")
+    if marker is None:
+        return 1
+    return marker.args[0] if marker.args else math.inf
 
 
 def _rank(item):

@@ -28,7 +28,7 @@ SGD = keras.optimizers.SGD
 EPOCHS = 4
 STEPS = EPOCHS * references.STEPS
 
-pytestmark = pytest.mark.every_backend
+pytestmark = pytest.mark.every_backend(2)
 not_on_jax = pytest.mark.skipif(BACKEND == "jax", reason="refused there")
 
 
