@@ -1,4 +1,4 @@
-"""Which updates of an optimizer `WeightAveraging` takes into its average."""
+"""The updates of an optimizer that `WeightAveraging` averages."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from keras_lrs.callbacks.cycle_ends import cycle_ends_of
 def averaging(
     callback: Any, optimizer: Any, schedules: dict[str, Any], begins_late: bool
 ) -> Averaging:
-    """The updates that are averaged, in a run whose length is known where it matters.
+    """Returns the updates that are averaged, in a run whose length is known if needed.
 
     Args:
         callback: The `WeightAveraging`.
         optimizer: One of its optimizers.
-        schedules: Those that are bound to the optimizer, by name.
+        schedules: The schedules that are bound to the optimizer, by name.
         begins_late: Whether the average begins where the run resumes.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If no update is averaged.
     """
     progress = callback.run.progress
     every, start_step = callback.update_every, callback.start_step

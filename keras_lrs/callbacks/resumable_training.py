@@ -36,11 +36,11 @@ class ResumableTraining(SavedOnSigterm):
     the position of the schedules, the metrics of the epoch so far, and the state of the
     callbacks in the list. These are all callbacks of this library, Keras's
     `EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint`, `History` (so `fit` returns
-    the whole history) and the counters of `TensorBoard`. Any other callback is included
-    if it has the methods `get_state()`, which returns a tree of JSON values and arrays,
-    and `set_state(state)`. The last two checkpoints are kept, with their hashes. If the
-    newer one is damaged, the run resumes from the older one. The bytes of a file are
-    assembled in the host's memory, which needs room for the state twice.
+    the whole history) and the counters of `TensorBoard`, and any other callback that
+    has the methods `get_state()`, which returns a tree of JSON values and arrays, and
+    `set_state(state)`. The last two checkpoints are kept, with their hashes. If the
+    newer one is damaged, the run resumes from the older one. Writing a file needs host
+    memory for two copies of the state.
 
     With `every="epoch"` a checkpoint is written at the end of every epoch, after
     validation and all other callbacks. With `every=1000` a checkpoint is written every
@@ -56,11 +56,10 @@ class ResumableTraining(SavedOnSigterm):
 
     The data is resumed as well. If it has the methods `get_state()` and
     `set_state(state)`, or `state_dict()` and `load_state_dict(state)`, these are used.
-    Otherwise its state consists of the random generators and iterators that it holds
-    and of how often a `tf.data.Dataset` was read. The `on_epoch_begin` and
-    `on_epoch_end` of a `PyDataset` are called once more with the random numbers that
-    they drew. The hash of the first batch of the resumed epoch shows whether that was
-    enough.
+    Otherwise the random generators and iterators that it holds are restored, and how
+    often a `tf.data.Dataset` was read. The `on_epoch_begin` and `on_epoch_end` of a
+    `PyDataset` are called again with the random numbers that they drew. The hash of the
+    first batch of the resumed epoch shows whether that was enough.
 
     At the end of an epoch, a run may resume with another batch size. If the number of
     steps per epoch changes, the schedules of a `HyperparameterScheduler` are bound to
@@ -68,9 +67,8 @@ class ResumableTraining(SavedOnSigterm):
     None cover the same part of the run as before, while lengths in steps cover a
     different one. A schedule in the optimizer continues with its `iterations`.
 
-    A program may pass one directory to several `fit`s, one after another. When the
-    program is run again after it was killed, each `fit` resumes from its own
-    checkpoints.
+    A program may pass one directory to several `fit`s, one after another. When it is
+    run again after it was killed, each `fit` resumes from its own checkpoints.
 
     No checkpoint is written when a run stops because its loss is not finite. A warning
     says so, and the earlier checkpoints are kept.
@@ -80,8 +78,7 @@ class ResumableTraining(SavedOnSigterm):
     `append=True`, or it starts over.
 
     Args:
-        directory: The folder of this run only, local or a bucket such as
-            `s3://bucket/run`.
+        directory: The folder of this run only; may be a bucket, `s3://bucket/run`.
         every: `"epoch"`, or a number of steps.
         delete_at_end: Whether a run that completes removes its checkpoints. If not, the
             same call with the same `epochs` does not train again and ends as the run
@@ -91,11 +88,10 @@ class ResumableTraining(SavedOnSigterm):
             compared, and for `"data"` the first batch. `"fit"` accepts the checkpoints
             of another `fit` of a program. The values of variables, such as a rate, are
             those of the checkpoint.
-        on_sigterm: With `"save"`, when the process receives SIGTERM, the current step
-            is finished and saved, the previous handler is called, and `fit` raises
-            `KeyboardInterrupt`. A custom loop ends in the same way, after an epoch,
-            which is saved, or after a batch for which it calls the callbacks. None
-            leaves the signal alone.
+        on_sigterm: `"save"`: when the process receives SIGTERM, the current step is
+            finished and saved, the previous handler is called, and `fit` raises
+            `KeyboardInterrupt`. A custom loop ends likewise after an epoch, or after a
+            batch for which it calls the callbacks. None leaves the signal alone.
         verbose: 1 prints a line when a run resumes.
 
     Attributes:

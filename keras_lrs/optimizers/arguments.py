@@ -1,4 +1,4 @@
-"""The arguments of `ScheduleFree`, and what may be the optimizer inside."""
+"""Checks the arguments of `ScheduleFree`, and the optimizer that it wraps."""
 
 import dataclasses
 import warnings
@@ -24,14 +24,14 @@ class Arguments(fields.Configured):
     average: Average | None = None
 
     def check(self):
-        """Raises `TypeError` for what is no average."""
+        """Raises `TypeError` if `average` is not an average."""
         if self.average is not None and not isinstance(self.average, Average):
             bound = "be one of `keras_lrs.averages` or None"
             fields.refuse("average", bound, self.average, TypeError)
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Raises if an optimizer cannot be the one inside."""
+    """Raises if `ScheduleFree` cannot wrap an optimizer."""
     kind = type(optimizer).__name__
     check_kind(optimizer, "ScheduleFree")
     if isinstance(optimizer, keras.optimizers.Lion):
@@ -52,7 +52,7 @@ def check_optimizer(optimizer: Any) -> None:
 
 
 def check_weights(variables: list) -> None:
-    """Raises if variables that are to be trained are no weights."""
+    """Raises if variables that will be trained are not weights."""
     for variable in variables:
         if getattr(variable, "overwrite_with_gradient", False):
             raise ValueError(
@@ -62,7 +62,7 @@ def check_weights(variables: list) -> None:
 
 
 def warn_of_validation() -> None:
-    """Warns if the `fit` that calls it validates other weights than the average."""
+    """Warns if the enclosing `fit` does not validate the average."""
     if fit_loop.validates_without("shows_average"):
         warnings.warn(
             "This `fit` validates the weights at which `ScheduleFree` takes its "
