@@ -1,4 +1,4 @@
-"""Studies of Optuna as queues of points, which several processes may share."""
+"""Uses Optuna studies as queues of points that several processes may share."""
 
 import datetime
 import time
@@ -68,7 +68,7 @@ class Studies:
     def work(self, study, objective):
         """Tries points until none is left, or until Ctrl-C."""
         ranges = study.user_attrs[_SETTINGS]["ranges"]
-        current: dict[str, Any] = {}  # The attributes of the trial under way.
+        current: dict[str, Any] = {}  # The attributes of the current trial.
 
         def run(trial):
             if _POINT not in trial.user_attrs:  # Another process took the last point.
