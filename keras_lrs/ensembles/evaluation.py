@@ -63,7 +63,7 @@ def evaluate(
         return mean_call(*given, **keywords)
 
     def test_step(method):
-        # JAX caches compiled functions by equality, and bound methods of one model are
+        # JAX caches compiled functions by equality, and a model's bound methods are
         # equal.
         def step(*given, **keywords):
             nonlocal stepping
