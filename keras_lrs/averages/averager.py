@@ -270,8 +270,7 @@ class Averager(keras.layers.Layer):
             yield self
 
     def copy_to(self, model: Any) -> None:
-        """Copies the averages to another model: a teacher, or the generator to be
-        saved.
+        """Copies the averages to another model, such as a teacher.
 
         Weights that are not averaged stay as they are there.
 

@@ -15,8 +15,7 @@ def posthoc_coefficients(
     step: int,
     sigma_rel: float,
 ) -> np.ndarray:
-    """Computes the coefficients that combine stored averages into one that was not
-    kept.
+    """Computes the coefficients that combine stored averages into another one.
 
     Args:
         steps: The number of updates before each snapshot, > 0.

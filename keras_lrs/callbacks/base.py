@@ -22,16 +22,16 @@ class FitCallback(keras.callbacks.Callback):
     disable Keras's asynchronous dispatch.
 
     - `prepare(run)`: training begins. Check what can be checked, and return a list of
-    `Wanted` parts.
+      `Wanted` parts.
     - `fit_begins(epoch)`: the first epoch is about to begin, and other callbacks have
-    restored what they restore.
+      restored what they restore.
     - `epoch_begins(epoch)` and `epoch_ends(epoch, logs)`: like Keras's hooks. Later
-    callbacks see the values that are written into `logs`.
+      callbacks see the values that are written into `logs`.
     - `step_ends(logs)`: an execution of the train function has ended. Called only if
-    the class sets `every_step = True`.
+      the class sets `every_step = True`.
     - `fit_ends()`: called once, however the run ended, and once more if it is
-    interrupted itself. If the run failed, an exception raised here hides the one that
-    ended the run.
+      interrupted itself. If the run failed, an exception raised here hides the one that
+      ended the run.
 
     `self.run` is the run:
 
@@ -40,16 +40,16 @@ class FitCallback(keras.callbacks.Callback):
       of `run.optimizers`, or those that its attribute `optimizers` names.
     - `run.progress`: `iterations(optimizer)`, `step(optimizer)`, `updates(optimizer)`,
       `epochs`, `steps_per_epoch`, and `window()`, to which lengths are bound.
-      - `run.parts(self)`: the live parts that the callback requested.
+    - `run.parts(self)`: the live parts that the callback requested.
     - `run.used_values(optimizer, iterations)`: the hyperparameters that past updates
       used, as a dictionary of float64 arrays.
     - `run.variable_values(steps)`: the values of scheduled variables that forward
       passes saw at steps of the schedules.
     - `run.bind(name, schedule)`: a schedule with its lengths in steps of this run.
     - `run.undo`: `run.undo.callback(function, *arguments)` calls a function when the
-    run ends. Register it before you do what it undoes. If the run is interrupted in
-    between, the function is still called; if it is interrupted itself, it is called
-    again.
+      run ends. Register it before you do what it undoes. If the run is interrupted in
+      between, the function is still called. If the function is interrupted, it is
+      called again.
 
     Example:
         >>> import keras, numpy as np

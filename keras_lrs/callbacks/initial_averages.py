@@ -37,8 +37,7 @@ def check(initial: Any, average: Average) -> None:
 
 
 def values(initial: Any, model: Any) -> dict[int, np.ndarray]:
-    """Returns the arrays with which the averages begin, by the identity of the
-    variable.
+    """Returns the arrays with which averages begin, by the `id` of the variable.
 
     If `initial` is a model whose optimizer holds averages (with `use_ema=True`, or from
     an earlier `fit`), these are used.

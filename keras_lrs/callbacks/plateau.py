@@ -54,8 +54,7 @@ def parsed_records(content: bytes, count: int) -> list[PlateauRecord]:
 def rates_before(
     records: list[PlateauRecord], rates: list[float | None], least: float
 ) -> list[float | None]:
-    """Returns the users' rates, even if the optimizers hold them times an earlier
-    factor.
+    """Returns the users' rates, even if optimizers hold them times a factor.
 
     A model that was saved during the run has the rate that was last used, which a
     factor does not lower below `least`.

@@ -26,8 +26,7 @@ from keras_lrs.schedules import fields
 
 
 class SwappingCallback(FitCallback):
-    """The base class of callbacks that keep the averages in the model except in
-    training.
+    """The base class of callbacks that show averages to all but training.
 
     The averages are swapped in when a test or a prediction begins and when an epoch
     ends, so that the same weights are measured, saved and restored. They are swapped

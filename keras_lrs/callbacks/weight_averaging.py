@@ -28,8 +28,7 @@ from keras_lrs.schedules import durations, fields
 
 
 class WeightAveraging(SwappingCallback):
-    """Averages the weights in the compiled step and shows the average to all but
-    training.
+    """Averages the weights in the compiled step; all but training use the average.
 
     Training follows exactly the trajectory that it would follow without the callback.
     Validation, callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`,

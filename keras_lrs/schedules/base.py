@@ -81,8 +81,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         return self(np.arange(fields.count("num_steps", num_steps, 0)))
 
     def cycle_ends(self, num_steps: int) -> list[int]:
-        """Returns the numbers of completed steps, up to `num_steps`, at which cycles
-        end.
+        """Returns the numbers of completed steps at which cycles end.
 
         Args:
             num_steps: The number of steps to consider, >= 0. A cycle that ends exactly

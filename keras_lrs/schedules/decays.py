@@ -41,8 +41,7 @@ class Decay(Schedule):
         return numerics.where(step > 0, value, self.initial_learning_rate)
 
     def profile(self, progress: Any, remaining: Any) -> Any:
-        """Returns the fraction left; `remaining` is `1 - progress` without its
-        rounding.
+        """Returns the fraction left; `remaining` is a more precise `1 - progress`.
 
         Args:
             progress: The part of `decay_steps` that has passed, in [0, 1].
