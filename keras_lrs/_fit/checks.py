@@ -1,4 +1,4 @@
-"""What can be known when the first epoch is over: whether all optimizers took part."""
+"""Checks after the first epoch, such as whether all optimizers took part."""
 
 import fractions
 from typing import Any
@@ -8,7 +8,7 @@ from keras_lrs._keras import fit_loop, optimizers
 
 
 def check_open(run: Any) -> None:
-    """Raises if something else has ended a run, whose steps are gone."""
+    """Raises if something else has ended the run and removed its steps."""
     if run.closed:
         raise RuntimeError(
             "This run was ended before its epochs were over: by an error that was "
@@ -18,7 +18,7 @@ def check_open(run: Any) -> None:
 
 
 def check_begun(run: Any) -> None:
-    """Raises if an epoch ends that never began."""
+    """Raises if an epoch ends without having begun."""
     if not run.begun:
         raise RuntimeError(
             f"`{type(run.callbacks[0]).__name__}` was told that an epoch ended, and "
@@ -28,7 +28,7 @@ def check_begun(run: Any) -> None:
 
 
 def check_told(run: Any) -> None:
-    """Raises if a loop of the user's has trained, and told of no epoch."""
+    """Raises if a custom loop has trained without calling the hooks of an epoch."""
     made = sum(map(optimizers.iterations, run.optimizers)) - run.joined_at
     if run.progress.in_loop and not run.begun and made > 0:
         raise RuntimeError(
@@ -39,7 +39,7 @@ def check_told(run: Any) -> None:
 
 
 def check_first(run: Any, epoch: int) -> None:
-    """Raises if a loop of the user's does not resume where its callbacks do."""
+    """Raises if a custom loop does not resume where its callbacks do."""
     first = fit_loop.first_epoch(run.model)
     if run.resumes is not None and run.progress.in_loop and epoch != first:
         raise RuntimeError(
@@ -50,7 +50,7 @@ def check_first(run: Any, epoch: int) -> None:
 
 
 class FirstEpoch:
-    """Raises, once, if optimizers did not do in the first epoch what callbacks expect.
+    """Raises once if the first epoch's updates are not what callbacks expect.
 
     Args:
         run: The run, when its first epoch begins.
@@ -85,9 +85,9 @@ class FirstEpoch:
         return optimizers.iterations(optimizer) - self._before[id(optimizer)]
 
     def _check_updates(self, callback):
-        """Raises if an optimizer that a callback has named made no update."""
+        """Raises if an optimizer that a callback names made no update."""
         for label, one in self._run.chosen(callback).items():
-            # A loss scale may be too large for all steps of a short epoch.
+            # The loss scale may be too large in all steps of a short epoch.
             skips = optimizers.may_skip(self._run.progress.held, one)
             if self._made(one) == 0 and not skips:
                 raise RuntimeError(
@@ -96,7 +96,7 @@ class FirstEpoch:
                 )
 
     def _check_pace(self):
-        """Raises if lengths were bound to other numbers of updates than were made."""
+        """Raises if the number of updates is not the one for which lengths were bound."""
         run, progress, paces = self._run, self._run.progress, self._run.progress.paces
         steps = run.batches
         if steps is None:
@@ -111,13 +111,13 @@ class FirstEpoch:
                 before = self._loss_scales[id(one)]
                 most = optimizers.most_skipped(progress.held, one, before, made)
                 expected = min(expected, max(made, expected - most))
-            # Of one update in 4 batches, 10 batches have 2 or 3.
+            # With one update in 4 batches, 10 batches have 2 or 3.
             if abs(made - expected) >= 1:
                 raise RuntimeError(_mismatch(label, made, steps, paces.of(one)))
 
 
 def mismatch(progress: Any, optimizer: Any) -> str:
-    """What to say of an optimizer whose first update was of other lengths."""
+    """Returns the message if an optimizer's first update used other lengths."""
     labels = [label for label, one in _labelled(progress) if one is optimizer]
     pace = progress.paces.of(optimizer)
     return (
@@ -140,13 +140,13 @@ def _mismatch(label, made, steps, pace):
 
 
 def _short(ratio):
-    """A ratio as one would write it."""
+    """Formats a ratio, as a decimal if it is exact."""
     decimal = f"{float(ratio):g}"
     return decimal if fractions.Fraction(decimal) == ratio else str(ratio)
 
 
 def _labelled(progress):
-    """Pairs of a label and an optimizer, of all that callbacks may act in."""
+    """Returns pairs of a label and an optimizer, for all known optimizers."""
     own = zip(progress.labels, progress.optimizers, strict=True)
     return [*own, *progress.outside.items()]
 

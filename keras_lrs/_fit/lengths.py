@@ -1,4 +1,4 @@
-"""The argument `steps_per_epoch` of callbacks, for data that does not tell it."""
+"""The argument `steps_per_epoch` of callbacks, for data of unknown length."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,24 +14,24 @@ HOW_TO_TELL = (
 
 
 def check(given: Any) -> int | None:
-    """The argument, if it may be one; None if it is not given."""
+    """Returns the argument if it is valid; None if it is not given."""
     return None if given is None else fields.count("steps_per_epoch", given, 1)
 
 
 def steps_per_epoch(
     model: Any, params: dict[str, Any], callbacks: Iterable[Any]
 ) -> int | None:
-    """The batches of an epoch of the calling `fit`; None if they are not known.
+    """Returns the batches per epoch of the enclosing `fit`; None if not known.
 
     Args:
         model: The model that is trained.
-        params: What Keras tells callbacks.
-        callbacks: The callbacks of the `fit`, which may have been told.
+        params: The parameters that Keras gives callbacks.
+        callbacks: The callbacks of the `fit`, which may have `steps_per_epoch`.
 
     Raises:
-        ValueError: If a callback was told another number.
+        ValueError: If a callback has a different number.
     """
-    found = params.get("steps") or -1  # None for data of unknown length.
+    found = params.get("steps") or -1  # It is None for data of unknown length.
     found = int(found) if found > 0 else fit_loop.length_of_data(model)
     for callback in callbacks:
         told = getattr(callback, "steps_per_epoch", None)
@@ -45,7 +45,7 @@ def steps_per_epoch(
 
 
 def check_epoch(callback: Any, progress: Any) -> None:
-    """Raises if the first epoch had another number of batches than was told."""
+    """Raises if the first epoch had a different number of batches than given."""
     told = callback.steps_per_epoch
     if told is None or callback.model.stop_training or progress.in_loop:
         return

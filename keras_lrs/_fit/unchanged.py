@@ -1,4 +1,4 @@
-"""What callbacks may not change within a run, since its compiled step is as it was."""
+"""Detects changes during a run that its compiled step would ignore."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from keras_lrs._keras.backend import IS_TORCH
 
 
 class Unchanged:
-    """Raises if a train function or a schedule is not that with which a run began.
+    """Raises if a train function or a schedule was replaced during a run.
 
     Args:
         run: The run, whose train function is installed.
@@ -23,9 +23,9 @@ class Unchanged:
         ]
 
     def check(self, hook: str) -> None:
-        """Raises before an epoch, or the logs of one, would not be what they seem."""
+        """Raises before an epoch or its logs would be wrong."""
         ours, found = self._train_function, self._model.train_function
-        # Another may call ours, such as a profiler's.
+        # Another function, such as a profiler's, may call ours.
         was_missed = hook == "on_epoch_end" and ours.executions == 0
         if found is not ours and (found is None or was_missed):
             raise RuntimeError(
