@@ -96,7 +96,7 @@ class FirstEpoch:
                 )
 
     def _check_pace(self):
-        """Raises if the number of updates is not the one for which lengths were bound."""
+        """Raises if lengths were bound for another number of updates."""
         run, progress, paces = self._run, self._run.progress, self._run.progress.paces
         steps = run.batches
         if steps is None:

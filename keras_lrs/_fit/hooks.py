@@ -26,9 +26,9 @@ def replace(owner: Any, name: str, make: Callable, undo: Any) -> Callable[[], No
         make: A function of the method that returns what replaces it.
         undo: An `ExitStack` or `Undo` that receives the function that undoes it.
 
-        Returns:
-            That function. Calling it again does nothing, and it does not keep the
-            object alive.
+    Returns:
+        That function. Calling it again does nothing, and it does not keep the object
+        alive.
     """
     attributes = vars(owner)
     replacement = make(getattr(owner, name))
