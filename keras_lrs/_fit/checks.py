@@ -13,7 +13,7 @@ def check_open(run: Any) -> None:
         raise RuntimeError(
             "This run was ended before its epochs were over: by an error that was "
             "caught, or by another `fit` of the model. Begin another run with a new "
-            "`CallbackList`, and call no `fit` within it."
+            "`CallbackList`, and do not call `fit` within it."
         )
 
 
@@ -21,9 +21,9 @@ def check_begun(run: Any) -> None:
     """Raises if an epoch ends without having begun."""
     if not run.begun:
         raise RuntimeError(
-            f"`{type(run.callbacks[0]).__name__}` was told that an epoch ended, and "
-            "not that it began. Call `on_epoch_begin(epoch)` of the `CallbackList` "
-            "before its first update."
+            f"`{type(run.callbacks[0]).__name__}`: an epoch ended that had not begun. "
+            "Call `on_epoch_begin(epoch)` of the `CallbackList` before its first "
+            "update."
         )
 
 
@@ -32,8 +32,8 @@ def check_told(run: Any) -> None:
     made = sum(map(optimizers.iterations, run.optimizers)) - run.joined_at
     if run.progress.in_loop and not run.begun and made > 0:
         raise RuntimeError(
-            f"`{type(run.callbacks[0]).__name__}` was told of no epoch, so that "
-            f"{made} updates were made without it. Call `on_epoch_begin(epoch)` and "
+            f"`{type(run.callbacks[0]).__name__}` had no effect on {made} updates, "
+            "because no epoch had begun. Call `on_epoch_begin(epoch)` and "
             "`on_epoch_end(epoch, logs)` of the `CallbackList` in your loop."
         )
 
@@ -43,7 +43,7 @@ def check_first(run: Any, epoch: int) -> None:
     first = fit_loop.first_epoch(run.model)
     if run.resumes is not None and run.progress.in_loop and epoch != first:
         raise RuntimeError(
-            f"This run resumes in epoch {first} (counted from 0), and the loop begins "
+            f"This run resumes in epoch {first} (counted from 0), but the loop begins "
             f"with epoch {epoch}. Begin with the `epoch` of `resumed_from`, which "
             "`ResumableTraining` has after `on_train_begin`."
         )
@@ -91,8 +91,9 @@ class FirstEpoch:
             skips = optimizers.may_skip(self._run.progress.held, one)
             if self._made(one) == 0 and not skips:
                 raise RuntimeError(
-                    f"`{type(callback).__name__}` acts in `{label}`, as its argument "
-                    "`optimizers` says, which made no update in the first epoch."
+                    f"`{type(callback).__name__}` acts in `{label}`, which its "
+                    f"argument `optimizers` names, but `{label}` made no update in the "
+                    "first epoch."
                 )
 
     def _check_pace(self):
@@ -121,9 +122,9 @@ def mismatch(progress: Any, optimizer: Any) -> str:
     labels = [label for label, one in _labelled(progress) if one is optimizer]
     pace = progress.paces.of(optimizer)
     return (
-        f"`{labels[0]}` made its first update after {round(1 / pace)} batches, with "
-        "values that lengths of the run decide, which count its updates. Pass "
-        f"`updates_per_batch={_short(pace)}` to the callbacks that have them."
+        f"`{labels[0]}` made its first update after {round(1 / pace)} batches, but "
+        "lengths that depend on the run were bound for another number of updates. Pass "
+        f"`updates_per_batch={_short(pace)}` to the callbacks that accept it."
     )
 
 
@@ -132,9 +133,9 @@ def _mismatch(label, made, steps, pace):
     ratio = fractions.Fraction(made, steps)
     given = f"updates_per_batch={_short(ratio)}" if made else "updates_per_batch="
     return (
-        f"`{label}` made {made} updates in an epoch of {steps} steps{told}, so that "
-        "lengths of the run, which count its updates, would not end with the run. "
-        f"Pass `{given}` to the callbacks that have them, or give the lengths in "
+        f"`{label}` made {made} updates in an epoch of {steps} steps{told}, so lengths "
+        "that depend on the run, which are counted in updates, would not end with it. "
+        f"Pass `{given}` to the callbacks that accept it, or give the lengths in "
         "updates: `schedule.bind(total_steps)`."
     )
 

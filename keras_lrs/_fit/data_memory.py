@@ -72,12 +72,12 @@ class DataMemory:
             expected = self._first_batches.get(str(epoch))
             if not self._may_differ and _are_others(found, expected):
                 raise ValueError(
-                    f"The first batch of epoch {epoch + 1} is not the one that the "
-                    "interrupted run had: the data has changed, or remembers what is "
-                    "not in the checkpoint. Let it draw its random numbers from "
-                    "generators with a seed that it holds, give it the methods "
-                    "`get_state()` and `set_state(state)`, or pass "
-                    "`ResumableTraining(accept='data')` to train on what it yields."
+                    f"The first batch of epoch {epoch + 1} is not the one in the "
+                    "interrupted run: the data has changed, or has state that is not "
+                    "in the checkpoint. Let the data hold the seeded generators of its "
+                    "random numbers, give it the methods `get_state()` and "
+                    "`set_state(state)`, or pass `ResumableTraining(accept='data')` to "
+                    "train on it anyway."
                 )
             self._first_batches[str(epoch)] = found
             self._list(epoch)

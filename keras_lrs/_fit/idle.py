@@ -38,7 +38,7 @@ def check(run: Any, acting: str, before: dict[int, int]) -> None:
         if progress.main is not None and not one.built and one is not default:
             warnings.warn(
                 f"`{label}` of the model's `{type(progress.main).__name__}` trains no "
-                f"variable: none was given to it, so that `{acting}` has no effect "
-                "there. Look at the patterns of its map, or the function that chooses.",
+                f"variables, so `{acting}` has no effect on it. Check the patterns of "
+                "its map, or the function that chooses.",
                 stacklevel=2,
             )

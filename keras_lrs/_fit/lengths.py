@@ -7,8 +7,8 @@ from keras_lrs._keras import fit_loop
 from keras_lrs.schedules import fields
 
 HOW_TO_TELL = (
-    "Pass `steps_per_epoch=` to `fit`, or, if the data is to be read to its end, to "
-    "the callback; a `tf.data.Dataset` may be told its length by "
+    "Pass `steps_per_epoch=` to `fit`, or, to read the data to its end, to the "
+    "callback. The length of a `tf.data.Dataset` can be set with "
     "`data.apply(tf.data.experimental.assert_cardinality(batches))`"
 )
 
@@ -38,7 +38,7 @@ def steps_per_epoch(
         if told is None:
             continue
         if found is not None and told != found:
-            bound = f"be {found}, as many batches as an epoch has"
+            bound = f"be {found}, the number of batches of an epoch"
             fields.refuse("steps_per_epoch", bound, told)
         found = told
     return found
@@ -53,7 +53,7 @@ def check_epoch(callback: Any, progress: Any) -> None:
     if progress.executions != executions:
         raise RuntimeError(
             f"Argument `steps_per_epoch` of `{type(callback).__name__}` must be the "
-            f"batches of an epoch: this one had {progress.executions} executions of "
-            f"{callback.model.steps_per_execution} each. Received: "
+            f"number of batches of an epoch: this one had {progress.executions} "
+            f"executions of {callback.model.steps_per_execution} each. Received: "
             f"steps_per_epoch={told}"
         )

@@ -10,7 +10,7 @@ from keras_lrs._step import scheduled_variable
 from keras_lrs._step.optimizer_step import OptimizerStep
 
 INSTEAD = (
-    "In a loop of your own use `keras_lrs.optimizers.Scheduled` for schedules, "
+    "In a custom loop use `keras_lrs.optimizers.Scheduled` for schedules, "
     "`keras_lrs.averages.Averager` for averages and `keras_lrs.Plateau` for a factor "
     "that falls."
 )
@@ -106,9 +106,10 @@ class Loop:
         self._check_variables()
         if self._every_step and not self._told_ever:
             raise RuntimeError(
-                f"`{type(self._every_step[0]).__name__}` acts after steps, and this "
-                "loop told of none. Call `on_train_batch_end(batch, logs)` of the "
-                "`CallbackList` after each, or train with `train_on_batch` or `fit`."
+                f"`{type(self._every_step[0]).__name__}` acts after steps, but this "
+                "loop does not report them. Call `on_train_batch_end(batch, logs)` of "
+                "the `CallbackList` after each step, or train with `train_on_batch` or "
+                "`fit`."
             )
 
     def _check(self, step):
@@ -124,10 +125,10 @@ class Loop:
             raise RuntimeError(f"{acts}, which {_NO_UPDATE}{INSTEAD}")
         raise RuntimeError(
             f"{self._named(step)} acts in the optimizer `{step.optimizer.name}`, but "
-            f"of its {made} updates in this epoch {max(made - ours, 0)} were made past "
-            "its step: by a function that was compiled before the first epoch began, "
-            "or without `apply`. Compile it after `on_epoch_begin`, or train with "
-            "`train_on_batch` or `fit`. " + INSTEAD
+            f"of its {made} updates in this epoch {max(made - ours, 0)} bypassed its "
+            "step: they were made by a function that was compiled before the first "
+            "epoch began, or without `apply`. Compile it after `on_epoch_begin`, or "
+            "train with `train_on_batch` or `fit`. " + INSTEAD
         )
 
     def _named(self, step):
@@ -143,7 +144,7 @@ class Loop:
         held = self._run.progress.held
         if now == self._began and not any(optimizers.may_skip(held, o) for o in now):
             kind = type(self._run.callbacks[0]).__name__
-            raise RuntimeError(f"`{kind}` is told of a loop that {_NO_UPDATE}{INSTEAD}")
+            raise RuntimeError(f"`{kind}` is used in a loop that {_NO_UPDATE}{INSTEAD}")
 
     def _check_variables(self):
         """Raises if scheduled variables were never set before forward passes."""

@@ -189,8 +189,8 @@ def bind(
             schedule = base.bind(schedule, progress.window_of_batches())
         else:
             raise ValueError(
-                f"The schedule of `{name}` needs the number of steps per epoch, "
-                f"which this data does not tell. {progress.how_to_tell}; or bind the "
+                f"The schedule of `{name}` needs the number of steps per epoch, which "
+                f"is not known for this data. {progress.how_to_tell}; or bind the "
                 "schedule: `schedule.bind(total_steps, steps_per_epoch)`. Received: "
                 f"{schedule!r}"
             )

@@ -262,9 +262,9 @@ class Progress:
         if self.steps_per_epoch is None:
             if iterations == 0:
                 raise ValueError(
-                    f"Where the schedules are at initial_epoch={epoch} is not known: "
-                    "the data has no known steps per epoch and the optimizer has "
-                    f"made no updates. {self.how_to_tell}."
+                    f"The step of the schedules at initial_epoch={epoch} is not known: "
+                    "the data has no known steps per epoch and the optimizer has made "
+                    f"no updates. {self.how_to_tell}."
                 )
             return 0
         made = epoch * self.steps_per_epoch * self.paces.of(optimizer)
@@ -272,9 +272,9 @@ class Progress:
         outside = any(optimizer is one for one in self.outside.values())
         if outside and start != 0 and iterations > 0:
             raise ValueError(
-                f"Where the schedules are at initial_epoch={epoch} is not known: an "
-                f"optimizer of this model has made {iterations} updates, and not one "
-                "in each of the steps before. Resume with `ResumableTraining`."
+                f"The step of the schedules at initial_epoch={epoch} is not known: an "
+                f"optimizer of this model has made {iterations} updates, which is not "
+                "one in each previous step. Resume with `ResumableTraining`."
             )
         if start < 0 < iterations:
             return 0  # Updates were skipped, or earlier epochs were shorter.
@@ -283,10 +283,10 @@ class Progress:
         per_epoch = self.steps_per_epoch * self.paces.of(optimizer)
         if start > 0 and not before <= start < before + per_epoch:
             raise ValueError(
-                f"Where the schedules are at initial_epoch={epoch} is not known: the "
-                f"optimizer has made {iterations} updates, and {epoch} epochs of this "
-                f"data have {int(made)}. If they were of other data, or came after "
-                "another run, resume with `ResumableTraining`, or give the "
+                f"The step of the schedules at initial_epoch={epoch} is not known: the "
+                f"optimizer has made {iterations} updates, but {epoch} epochs of this "
+                f"data have {int(made)}. If the updates were on other data, or "
+                "followed another run, resume with `ResumableTraining`, or give the "
                 "optimizer a bound schedule, which counts all of its updates."
             )
         return start

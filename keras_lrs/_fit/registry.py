@@ -81,8 +81,8 @@ def begin(callback: Any, model: Any) -> Run:
     callback_list = fit_loop.callback_list()
     if callback_list is None:
         raise RuntimeError(
-            f"`{type(callback).__name__}` takes part in a run by way of a list. Pass "
-            "it to `model.fit(callbacks=[...])`, or to a "
+            f"`{type(callback).__name__}` joins a run through a list of callbacks. "
+            "Pass it to `model.fit(callbacks=[...])`, or to a "
             "`keras.callbacks.CallbackList` whose hooks your loop calls."
         )
     run = vars(model).get(_ATTRIBUTE)
@@ -126,8 +126,8 @@ def _refuse_on_jax(callback, labels):
     raise ValueError(
         f"`{type(callback).__name__}` cannot work with the optimizers "
         f"{', '.join(labels)}: on JAX, `fit` trains with `model.optimizer` alone. "
-        "Compile the model with one `MultiOptimizer`, or train it in a loop of your "
-        "own, with `optimizers.Scheduled`."
+        "Compile the model with one `MultiOptimizer`, or train it in a custom loop, "
+        "with `optimizers.Scheduled`."
     )
 
 
@@ -163,7 +163,7 @@ def build_model(callback: Any, model: Any) -> None:
     # A `call` may take other data than `fit`, if all layers are built.
     if model.variables if error and not unbuilt else model.built and not error:
         return
-    why = f" From the data it cannot be built: {error}" if error else ""
+    why = f" It cannot be built from the data: {error}" if error else ""
     raise ValueError(
         f"{unknown}Build the model before `fit`, by calling it on a batch or giving it "
         f"an `Input`.{why}"
@@ -193,9 +193,9 @@ def check_built(callback: Any, model: Any) -> None:
     found = models.own_optimizers(model)
     if getattr(model, "optimizer", None) is None and not found:
         raise ValueError(
-            f"`{type(callback).__name__}` needs an optimizer, and found none: neither "
-            "`model.optimizer` nor another one among the model's attributes. Compile "
-            "the model with the optimizer that trains it."
+            f"`{type(callback).__name__}` needs an optimizer, but found none in "
+            "`model.optimizer` or the model's other attributes. Compile the model with "
+            "the optimizer that trains it."
         )
     _check_built(callback, found)
 
@@ -205,8 +205,8 @@ def _check_built(callback, found):
         if not optimizer.built:
             raise ValueError(
                 f"`{type(callback).__name__}` needs to know what `{name}` trains. "
-                "Build it before `fit`, by its `build` with the variables that it "
-                f"updates. Received: `{name}` that is not built"
+                "Before `fit`, call its `build` with the variables that it updates. "
+                f"Received: `{name}` that is not built"
             )
 
 

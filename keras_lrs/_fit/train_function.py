@@ -51,7 +51,7 @@ class Skip:
         """Returns the error for data that ends earlier."""
         return ValueError(
             f"The data ended {self.batches} batches before the one at which this run "
-            "resumes. It is not the data that the run began with."
+            "resumes. The run began with different data."
         )
 
 

@@ -29,10 +29,10 @@ class Unchanged:
         was_missed = hook == "on_epoch_end" and ours.executions == 0
         if found is not ours and (found is None or was_missed):
             raise RuntimeError(
-                "The model was compiled, or `make_train_function` was called, while "
-                "it was trained: the callbacks of this `fit` would no longer have an "
-                "effect. End it first (`model.stop_training = True`), and continue "
-                "with another `fit`, of which `initial_epoch` is the next one."
+                "The model was compiled, or `make_train_function` was called, during "
+                "training: the callbacks of this `fit` would no longer have an effect. "
+                "End it first (`model.stop_training = True`), and continue with "
+                "another `fit`, whose `initial_epoch` is the next epoch."
             )
         if IS_TORCH or self._model.run_eagerly:  # Nothing is traced there.
             return
@@ -40,10 +40,10 @@ class Unchanged:
             now = optimizers.rate_source(one)
             if now is not before and (_is_schedule(now) or _is_schedule(before)):
                 raise RuntimeError(
-                    f"`{one.name}` was given another learning-rate schedule while the "
-                    "model was trained: the compiled step still uses the one before. "
-                    "End this `fit` first (`model.stop_training = True`), and continue "
-                    "with another, of which `initial_epoch` is the next one."
+                    f"`{one.name}` was given another learning-rate schedule during "
+                    "training: the compiled step still uses the previous one. End this "
+                    "`fit` first (`model.stop_training = True`), and continue with "
+                    "another, whose `initial_epoch` is the next epoch."
                 )
 
 

@@ -14,8 +14,8 @@ def warn_of_schedule(progress: Any, schedule: Any, done: int = 0) -> None:
     warmup, total = warmup_steps(schedule), progress.total
     if total is not None and warmup > total + done:
         warnings.warn(
-            f"The warmup of {warmup} steps is longer than this run, of {total}: the "
-            "value does not get to its peak. Shorten it "
+            f"The warmup of {warmup} steps is longer than this run of {total}: the "
+            "value does not reach its peak. Shorten it "
             "(`keras_lrs.schedules.Fraction(0.05)` is a length that fits every run). "
             f"Received: {schedule!r}",
             stacklevel=2,
@@ -28,7 +28,7 @@ def warn_of_looks(progress: Any, warmup: int) -> None:
     if total is not None and warmup >= total:
         warnings.warn(
             f"`ReduceOnPlateau` never looks at its metric: its `warmup` of {warmup} "
-            f"steps is not shorter than this run, of {total}.",
+            f"steps is not shorter than this run of {total}.",
             stacklevel=2,
         )
 

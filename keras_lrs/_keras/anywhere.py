@@ -83,7 +83,7 @@ def why_not_known(variables: list) -> str | None:
         unknown = [v.path for v in variables if scope.get_current_value(v) is None]
         if unknown:
             return (
-                "the `keras.StatelessScope` it is called in has no values for "
+                "the current `keras.StatelessScope` has no values for "
                 f"{', '.join(unknown)}"
             )
         return None
@@ -94,8 +94,8 @@ def why_not_known(variables: list) -> str | None:
         if away:
             return (
                 f"JAX's `fit` holds the values of {', '.join(away)} (call "
-                "`model.jax_state_sync()` first), or a step that was given them has "
-                "donated them (assign what it returned first)"
+                "`model.jax_state_sync()` first), or a step has donated their buffers "
+                "(assign what it returned first)"
             )
     return None
 

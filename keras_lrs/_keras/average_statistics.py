@@ -112,8 +112,8 @@ def check_trained(model: Any) -> None:
     for layer in batch_norms(model):
         if not layer.trainable_variables:
             bound = (
-                "be 'keep' with `optimizers`, whose layers are known by the weights "
-                f"that they train: `{layer.path}` has neither a scale nor a center"
+                "be 'keep' with `optimizers`, which assigns layers by the weights that "
+                f"they train: `{layer.path}` has neither a scale nor a center"
             )
             fields.refuse("batch_norm", bound, "average")
 

@@ -128,13 +128,13 @@ class FitData:
             return "is not known"
         adapter = iterator.data_adapter
         if iterator.steps_per_epoch is not None:
-            return "is read on and on with `steps_per_epoch`"
+            return "is read endlessly with `steps_per_epoch`"
         if isinstance(adapter, data_adapters.GeneratorDataAdapter):
             return "is a generator"
         dataset = getattr(adapter, "py_dataset", None)
         if dataset is not None and adapter.enqueuer is not None and adapter.shuffle:
-            return "is shuffled by threads, at moments of their own"
-        reason = "comes in another order, or altered, every time"
+            return "is shuffled by threads, at times that vary"
+        reason = "is ordered or altered differently every time"
         if _is_tf_data(self._data):
             # Reading a `tf.data.Dataset` would reshuffle it.
             return reason if _is_drawn_anew(self._data) else None

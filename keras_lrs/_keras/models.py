@@ -272,8 +272,8 @@ def _fresh(label, optimizer):
         return type(optimizer).from_config(optimizer.get_config())
     except Exception as error:  # A user's class may raise anything.
         raise ValueError(
-            f"The state of `{label}` could not be restored, since it is not built and "
-            "not recreated from its config. Build it before, by its `build` with the "
+            f"The state of `{label}` could not be restored, because it is not built "
+            "and cannot be recreated from its config. Call its `build` first, with the "
             "variables that it updates."
         ) from error
 

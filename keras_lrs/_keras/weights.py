@@ -155,8 +155,8 @@ def _loader(wrapper):
         for name, buffer in buffers.items():
             if not np.array_equal(buffer, store[name][...]):
                 raise ValueError(
-                    f"`{name}` of the module in `{wrapper.name}` is a buffer, which is "
-                    "no variable of the model. Load the file by `model.load_weights`."
+                    f"`{name}` of the module in `{wrapper.name}` is a buffer, not a "
+                    "variable of the model. Load the file with `model.load_weights`."
                 )
 
     return load_own_variables

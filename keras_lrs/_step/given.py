@@ -62,9 +62,9 @@ def check_decay(value: PerVariable, found: list) -> None:
         kinds = ", ".join(f"`{type(one).__name__}`" for one in found)
         raise ValueError(
             f"Argument `weight_decay` would change nothing: {kinds} has no weight "
-            "decay that variables could be left out of. Construct the optimizer with "
-            "`weight_decay=`, or give the other variables theirs with a last pattern "
-            f"'.*'. Received: weight_decay={value!r}"
+            "decay to exclude variables from. Construct the optimizer with "
+            "`weight_decay=`, or give the other variables a weight decay with a last "
+            f"pattern '.*'. Received: weight_decay={value!r}"
         )
     acting = {
         value.pattern_of(variable.path)
@@ -76,6 +76,6 @@ def check_decay(value: PerVariable, found: list) -> None:
         if pattern not in acting and one != zero:
             raise ValueError(
                 "Argument `weight_decay` would change nothing for the pattern "
-                f"{pattern!r}: `exclude_from_weight_decay` leaves out all variables "
-                f"that it finds. Received: weight_decay={value!r}"
+                f"{pattern!r}: `exclude_from_weight_decay` excludes all variables that "
+                f"it matches. Received: weight_decay={value!r}"
             )

@@ -69,9 +69,9 @@ class GradientNorms(StepPart):
         updates = np.arange(-(-first // self.every) * self.every, end, self.every)
         if len(updates) > self.size and not IS_TORCH:
             raise RuntimeError(
-                f"{len(updates)} gradient norms were to be kept since the last look, "
-                f"and there is room for {self.size}: some batches had many more "
-                "updates than the first. Record fewer with `every`."
+                f"{len(updates)} gradient norms would have to be kept, but there is "
+                f"room for {self.size}: some batches had many more updates than the "
+                "first. Record fewer with `every`."
             )
         if IS_TORCH:
             norms = [self.seen[update] for update in updates.tolist()]

@@ -346,8 +346,8 @@ def check_constant_ratios(together: list[Wanted]) -> None:
             raise ValueError(
                 "Argument `momentum_correction` rescales the whole velocity by one "
                 "ratio of rates, so groups of variables must have constant multiples "
-                "of one rate: numbers in `rate_multipliers`. Received: a schedule or a "
-                f"rate of its own for the pattern {(changing or [groups[0][0]])[0]!r}"
+                "of one rate: numbers in `rate_multipliers`. Received: a separate "
+                f"schedule or rate for the pattern {(changing or [groups[0][0]])[0]!r}"
             )
 
 
@@ -367,8 +367,8 @@ def check_groupable(optimizer: Any, name: str) -> None:
         )
     if name in corrected(optimizer):
         raise ValueError(
-            f"Argument `{name}` of `{kind}` cannot be a `PerVariable`: its bias "
-            "correction is one for all variables. Give it one schedule."
+            f"Argument `{name}` of `{kind}` cannot be a `PerVariable`: all variables "
+            "have the same bias correction. Give it one schedule."
         )
     hyperparameters.check_name(optimizer, name)
     if name not in _GROUPED:

@@ -56,7 +56,7 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
     if name == "learning_rate" and not isinstance(source, keras.Variable):
         raise ValueError(
             f"Argument `learning_rate` cannot be scheduled: the optimizer `{kind}` "
-            "holds a schedule or a function already. Construct it with a float, which "
+            "already holds a schedule or a function. Construct it with a float, which "
             f"the schedule replaces. Received: {source!r}"
         )
     available = names(optimizer)
@@ -64,9 +64,9 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
         found = meant(name, available)
         hint = "" if found is None else f"Use `{found}`. "
         raise ValueError(
-            f"Argument `{name}` is not a hyperparameter of `{kind}`. "
-            f"{hint}It has: {', '.join(available)}. For a number of "
-            "the model, such as the weight of a loss term, there is `VariableScheduler`"
+            f"Argument `{name}` is not a hyperparameter of `{kind}`. {hint}It has: "
+            f"{', '.join(available)}. For a number of the model, such as the weight of "
+            "a loss term, use `VariableScheduler`"
         )
     if optimizers.is_taken_over(optimizer) and is_momentum(name):
         raise ValueError(
@@ -90,7 +90,7 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
         if other != name and given:
             raise ValueError(
                 f"Argument `{name}` cannot be scheduled beside `{other}` of `{kind}`: "
-                "an optimizer clips in one way. Received: "
+                "an optimizer clips in only one way. Received: "
                 f"{other}={getattr(optimizer, other)}"
             )
 
@@ -111,8 +111,8 @@ def as_schedule(name: str, value: Any, given: Any) -> Any:
     schedule = keras.optimizers.schedules.LearningRateSchedule
     if not isinstance(value, (schedule, PerVariable)):
         bound = (
-            "be a `LearningRateSchedule` or a number; for a function of the step it is "
-            "`FunctionSchedule`, for groups of variables `PerVariable`"
+            "be a `LearningRateSchedule` or a number; use `FunctionSchedule` for a "
+            "function of the step, and `PerVariable` for groups of variables"
         )
         fields.refuse(name, bound, given, TypeError)
     return value

@@ -78,7 +78,7 @@ class Checkpoints(Folder[Checkpoint]):
                 continue
             if errors:
                 warnings.warn(
-                    f"{errors[0]} Training resumes from the checkpoint before it.",
+                    f"{errors[0]} Training resumes from the previous checkpoint.",
                     stacklevel=4,
                 )
             return checkpoint, state
@@ -144,10 +144,12 @@ def of_fit(
 def _tell(directory, began, updates):
     """Warns that checkpoints belong to a fit that this process has not seen."""
     warnings.warn(
-        f"The checkpoints in `{directory}` are of a fit that began after {began} "
-        f"updates. They are kept for it, and not taken up by this one, which begins "
-        f"after {updates}."
-        + ("" if began > updates else " `accept='fit'` takes them up nevertheless."),
+        f"The checkpoints in `{directory}` are from a `fit` that began after {began} "
+        f"updates. They are kept for it, and this `fit`, which begins after {updates}, "
+        "does not use them."
+        + (
+            "" if began > updates else " With `accept='fit'` it would resume from them."
+        ),
         stacklevel=5,
     )
 

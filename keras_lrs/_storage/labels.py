@@ -36,12 +36,12 @@ def read(content: bytes) -> dict[str, Any]:
     """
     content, text = parted(content)
     if text is None:
-        raise ValueError("it has no label: it is cut off, or of version 0.1.0")
+        raise ValueError("it has no label: it is truncated, or from version 0.1.0")
     try:
         label = json.loads(text)
         sha256 = label.pop("sha256")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError("its label is damaged") from error
     if sha256 != hashlib.sha256(content).hexdigest():
-        raise ValueError("it is damaged: its sha256 is not the one in its label")
+        raise ValueError("it is damaged: its sha256 does not match its label")
     return label

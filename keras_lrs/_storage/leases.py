@@ -86,8 +86,8 @@ class Lease(Lock):
             self._is_lost = True
             raise ValueError(
                 f"`{self.path.parent}` has been taken over by {locks.holder(written)}, "
-                f"since this run had not renewed its lease for {TERM:g} seconds. This "
-                "run ends, so that only one writes there."
+                f"because this run had not renewed its lease for {TERM:g} seconds. "
+                "This run ends, so that only one writes there."
             )
 
     def _leave(self, *held):
@@ -103,8 +103,9 @@ class Lease(Lock):
         if first:
             was = locks.holder([*first.values()][-1])
             warnings.warn(
-                f"`{self.path.parent}` is in use by {was}, or was so when that ended. "
-                f"This run waits for up to {TERM:g} seconds to see which.",
+                f"`{self.path.parent}` is in use by {was}, or that process ended "
+                f"without releasing it. This run waits for up to {TERM:g} seconds to "
+                "find out.",
                 stacklevel=6,
             )
         end = time.monotonic() + TERM

@@ -51,7 +51,7 @@ class Lock:
         if self._is_lost:
             raise ValueError(
                 f"`{self.path.parent}` has been taken over by a later run in this "
-                "process. Give each run a directory of its own."
+                "process. Give each run its own directory."
             )
         if self._release is not None:
             self._check()
@@ -139,7 +139,7 @@ def _flock(handle, path):
     except OSError as error:
         warnings.warn(
             f"The filesystem of `{path.parent}` cannot lock files ({error.strerror}), "
-            "so nothing keeps a second run from writing there, too.",
+            "so nothing prevents a second run from writing there at the same time.",
             stacklevel=2,
         )
         return False
@@ -179,8 +179,8 @@ def refusal(path: Any, written: bytes) -> ValueError:
     """Makes the error for a lock that another process holds."""
     return ValueError(
         "Argument `directory` must be written by one run at a time. Received: "
-        f"directory={str(path.parent)!r}, which {holder(written)} is writing. Give "
-        "each run a directory of its own, or end the other one."
+        f"directory={str(path.parent)!r}, to which {holder(written)} is writing. Give "
+        "each run its own directory, or end the other run."
     )
 
 

@@ -33,8 +33,8 @@ class DamagedError(ValueError):
 
     def __init__(self, path: Path):
         super().__init__(
-            f"`{path}` is damaged: its sha256 is not the one in it. Remove it, and it "
-            "is rebuilt from the files that it lists."
+            f"`{path}` is damaged: its sha256 does not match. Remove it, and it is "
+            "rebuilt from the files that it lists."
         )
         self.path = path
 
@@ -119,8 +119,8 @@ class Folder(Generic[R]):
         content = read(manifest)
         if not {self.listed_as, *self.noted} <= content.keys():
             raise ValueError(
-                f"`{manifest}` lists no {self.listed_as}: it is the manifest "
-                "of another callback. Give each a directory of its own."
+                f"`{manifest}` lists no {self.listed_as}: it is the manifest of "
+                "another callback. Give each its own directory."
             )
         if not isinstance(content[self.listed_as], list):
             raise ValueError(f"`{manifest}` has {self.listed_as} of another kind.")
@@ -353,7 +353,7 @@ def read(path: Path) -> dict[str, Any]:
         raise DamagedError(path)
     if content.get("format") != FORMAT:
         raise ValueError(
-            f"`{path}` has the format {content.get('format')}, written by keras_lrs "
+            f"`{path}` has format {content.get('format')}, written by keras_lrs "
             f"{content.get('keras_lrs')}. This version, {_version()}, reads format "
             f"{FORMAT}."
         )

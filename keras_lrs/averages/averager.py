@@ -227,8 +227,8 @@ class Averager(keras.layers.Layer):
         if any(id(variable) not in known for variable in self.variables):
             raise ValueError(
                 "Argument `model` must track the averager. Set it as an attribute in "
-                "the `__init__` of a subclass; a model that is built, such as a "
-                "`Sequential`, does not track what is set on it. Received: "
+                "the `__init__` of a subclass; a built model, such as a `Sequential`, "
+                "does not track attributes that are set later. Received: "
                 f"model={model.name!r}"
             )
         mapping = [
@@ -258,8 +258,8 @@ class Averager(keras.layers.Layer):
         self._check_out("averaged")
         if anywhere.in_scope() or anywhere.is_traced():
             raise RuntimeError(
-                "`Averager.averaged` swaps variables, which works between steps only. "
-                "Within a compiled one, give a teacher the averages by `copy_to`."
+                "`Averager.averaged` swaps variables, which works only between steps. "
+                "In a compiled step, give a teacher the averages with `copy_to`."
             )
         self._check_known("averaged", self.sources)
         with interrupts.undoing() as undo:
@@ -309,8 +309,8 @@ class Averager(keras.layers.Layer):
         reason = anywhere.why_not_known([*variables, *self.variables])
         if reason is not None:
             raise RuntimeError(
-                f"`Averager.{method}` cannot work here: {reason}. In a loop of your "
-                "own on JAX use `stateless_update`; in a `train_step`, `update_state`."
+                f"`Averager.{method}` cannot work here: {reason}. In a custom loop on "
+                "JAX use `stateless_update`; in a `train_step`, `update_state`."
             )
 
 

@@ -98,8 +98,7 @@ def recalibrate_batch_norm(
         data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
     if steps is None and _is_endless(data):
         raise ValueError(
-            "Argument `steps` must be given for data without an end. Received: "
-            f"data={data!r}"
+            f"Argument `steps` must be given for infinite data. Received: data={data!r}"
         )
     moments = [_Moments() for _ in layers]
     empty = True
@@ -125,9 +124,8 @@ def _call_of(model, call_fn):
     if call_fn is None:
         if not models.can_be_called(model):
             raise ValueError(
-                f"`{type(model).__name__}` has no `call`: pass "
-                "`call_fn=lambda model, x, training: ...`, which runs it as its "
-                "training does."
+                f"`{type(model).__name__}` has no `call`: pass `call_fn=lambda model, "
+                "x, training: ...`, which calls it as in training."
             )
         return model
     parameters = inspect.signature(call_fn).parameters.values()

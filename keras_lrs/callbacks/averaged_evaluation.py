@@ -70,8 +70,8 @@ class AveragedEvaluation(SwappingCallback):
         self._optimizers = _schedule_free(run.model)
         if not self._optimizers:
             raise ValueError(
-                "`AveragedEvaluation` needs `keras_lrs.optimizers.ScheduleFree`; for "
-                "other optimizers it is `WeightAveraging`. Received: "
+                "`AveragedEvaluation` needs `keras_lrs.optimizers.ScheduleFree`; use "
+                "`WeightAveraging` for other optimizers. Received: "
                 f"`{type(run.model.optimizer).__name__}`"
             )
         build_optimizer(self, run.model)

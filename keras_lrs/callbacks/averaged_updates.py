@@ -31,7 +31,7 @@ def averaging(
         total = progress.total // accumulated
         if first >= total > 0:
             raise ValueError(
-                "Argument `start_step` must be before the run ends: it has "
+                "Argument `start_step` must be before the end of the run, which has "
                 f"{total} updates. Received: start_step={start_step!r}"
             )
     if every not in ("epoch", "cycle"):
@@ -46,7 +46,7 @@ def averaging(
     ends = sorted({step // accumulated for step in steps} - set(range(first + 1)))
     if not ends:
         raise ValueError(
-            f"Argument `update_every` must be met in the run: no {every} ends "
-            f"after {first} updates. Received: update_every={every!r}"
+            f"Argument `update_every` must occur in the run: no {every} ends after "
+            f"{first} updates. Received: update_every={every!r}"
         )
     return Averaging(callback.average, ends=tuple(ends))

@@ -154,8 +154,8 @@ class FitCallback(keras.callbacks.Callback):
     def _run(self):
         if self.run is None:
             raise RuntimeError(
-                f"`{type(self).__name__}` was not told that training begins. Pass it "
-                "to `model.fit(callbacks=[...])`."
+                f"`{type(self).__name__}` has not joined a run. Pass it to "
+                "`model.fit(callbacks=[...])`."
             )
         return self.run
 

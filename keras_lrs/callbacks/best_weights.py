@@ -49,13 +49,13 @@ def check(run: Run) -> None:
         if isinstance(other, (SwappingCallback, keras.callbacks.SwapEMAWeights)):
             raise ValueError(
                 "`ReduceOnPlateau(restore_best_weights=True)` cannot work beside "
-                f"`{type(other).__name__}`, whose averages would not return with the "
-                "weights."
+                f"`{type(other).__name__}`, whose averages would not be restored with "
+                "the weights."
             )
     theirs = getattr(keras.optimizers, "ScheduleFreeAdamW", ())
     for one in run.optimizers:
         if optimizers.is_taken_over(one) or isinstance(one, theirs):
             raise ValueError(
                 "`ReduceOnPlateau(restore_best_weights=True)` cannot work with "
-                "`ScheduleFree`, which keeps other weights beside the model's."
+                "`ScheduleFree`, which keeps other weights besides the model's."
             )

@@ -148,13 +148,13 @@ def find(run: Run, schedule: Any) -> CycleEnds:
         received = ", ".join(repr(candidate) for _, _, candidate in candidates)
         raise ValueError(
             "`SnapshotEnsemble` needs a schedule with cycles, such as "
-            "`CosineRestarts`; or say where they end: `schedule=[Epochs(10), "
+            "`CosineRestarts`. Or pass where cycles end: `schedule=[Epochs(10), "
             f"Epochs(20)]`. Received: learning_rate={received}"
         )
     if len({(ends.start, ends.after(ends.start)) for ends in found}) > 1:
         raise ValueError(
             "The optimizers' cycles end at different steps. Pass `schedule=` to "
-            "`SnapshotEnsemble`, which takes one snapshot of all."
+            "`SnapshotEnsemble`, which takes one snapshot of the whole model."
         )
     return found[0]
 

@@ -32,10 +32,9 @@ class EpochAverages:
         """Tells the parts of the step how many epochs have been averaged."""
         if self.taken is None:
             raise ValueError(
-                "Argument `start_step` must be in `Epochs` or a `Fraction` where a run "
-                "resumes with data that has no known steps per epoch: which "
-                "epochs have been averaged is not known otherwise. Received: "
-                f"start_step={self._start!r}"
+                "Argument `start_step` must be `Epochs` or a `Fraction` to resume with "
+                "data that has no known steps per epoch: otherwise it is not known "
+                f"which epochs have been averaged. Received: start_step={self._start!r}"
             )
         self._tell(parts)
 

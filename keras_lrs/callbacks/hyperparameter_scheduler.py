@@ -243,7 +243,7 @@ def _assigned(name, given, by_name):
     if unknown or not given:
         raise ValueError(
             f"Argument `{name}` must map names of optimizers to schedules. The "
-            f"optimizers are: {', '.join(by_name)}. For groups of variables it is "
+            f"optimizers are: {', '.join(by_name)}. For groups of variables use "
             f"`PerVariable`. Received: {name}={given!r}"
         )
     return [(by_name[key], schedule) for key, schedule in given.items()]

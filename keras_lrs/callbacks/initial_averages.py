@@ -30,7 +30,7 @@ def check(initial: Any, average: Average) -> None:
         fields.path("initial", initial)
     if float(average.weight(0)) == 1.0:
         bound = (
-            "keep a share of `initial` in its first update, which for example "
+            "keep a share of `initial` in its first update, as "
             "`ExponentialAverage(0.999, debias=False)` does"
         )
         fields.refuse("average", bound, average)

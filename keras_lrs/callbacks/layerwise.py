@@ -80,10 +80,10 @@ def layerwise_decay(
             other = decided.pattern_of(path)
             if other is None or result[other] != factor ** depths[key]:
                 raise ValueError(
-                    f"Argument `model`: the variable {path!r} cannot be "
-                    f"distinguished from those of another block, which {other!r} finds "
-                    "as well. Give layers different names, or `blocks` that tell them "
-                    "apart, such as '(^|/)head/'."
+                    f"Argument `model`: the variable {path!r} cannot be distinguished "
+                    f"from those of another block, which {other!r} also matches. Give "
+                    "layers different names, or `blocks` that distinguish them, such "
+                    "as '(^|/)head/'."
                 )
     return result
 
@@ -161,8 +161,8 @@ def _by_patterns(model: Any, patterns: tuple[str, ...]) -> _Blocks:
         index, match = next(((i, m) for i, m in matches if m), (0, None))
         if match is None:
             raise ValueError(
-                f"Argument `blocks` must have a pattern for every trainable variable. "
-                f"None is found in {path!r}. Received: blocks={list(patterns)!r}"
+                "Argument `blocks` must have a pattern for every trainable variable. "
+                f"None matches {path!r}. Received: blocks={list(patterns)!r}"
             )
         numbers = [int(text) for text in match.groups("") if text.isdigit()]
         number = numbers[0] if numbers else -1

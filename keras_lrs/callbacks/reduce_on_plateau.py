@@ -168,7 +168,7 @@ class ReduceOnPlateau(FitCallback):
         self.best_weights: BestWeights | None = None
         if fields.truth("restore_best_weights", restore_best_weights):
             if self.every_step:
-                bound = "be False where looks are between steps of an epoch"
+                bound = "be False if `every` is not 'epoch'"
                 fields.refuse("restore_best_weights", bound, True)
             self.best_weights = BestWeights()
         self.monitor = monitor
@@ -366,7 +366,7 @@ class ReduceOnPlateau(FitCallback):
         if self._run.begun and not self._seen:
             warnings.warn(
                 f"`ReduceOnPlateau` never saw `{self.monitor}`: the run had no "
-                "validation, or was over before the first look.",
+                "validation, or ended before the first check.",
                 stacklevel=2,
             )
 

@@ -213,9 +213,10 @@ class ResumableTraining(SavedOnSigterm):
             run.resume(Resume(self._set_states_of_ours, starts))
         if reason is not None and self._within_epochs:
             warnings.warn(
-                f"`ResumableTraining(every={self.every})` saves this run at the "
-                f"ends of epochs only: the data {reason}, so it cannot resume "
-                "within one, and may have other batches than without a break.",
+                f"`ResumableTraining(every={self.every})` saves this run only at the "
+                f"ends of epochs: the data {reason}, so the run cannot resume within "
+                "an epoch, and its batches may differ from those of an uninterrupted "
+                "run.",
                 stacklevel=2,
             )
             self._within_epochs = False
@@ -385,8 +386,8 @@ class ResumableTraining(SavedOnSigterm):
         """Keeps the last checkpoint from before the run diverged."""
         warnings.warn(
             f"The run stopped in epoch {epoch} with a loss that is not finite: no "
-            f"checkpoint is written, and what `{self.directory}` holds of before is "
-            "kept. The same call resumes from there. To start over, remove the folder.",
+            f"checkpoint is written, and those in `{self.directory}` are kept. The "
+            "same call resumes from the last. To start over, remove the folder.",
             stacklevel=2,
         )
         self._diverged = True

@@ -111,11 +111,11 @@ def check(
             refuse(
                 f"hold checkpoints of this {name}, or none",
                 f" of another: {difference}",
-                f". `ResumableTraining(accept={name!r})` resumes the run with it.",
+                f". `ResumableTraining(accept={name!r})` resumes the run anyway.",
             )
     steps = run.progress.steps_per_epoch
     if found["batch"] and found["steps"] != steps:
-        bound = "hold checkpoints of as many steps per epoch, or none"
+        bound = "hold checkpoints with the same number of steps per epoch, or none"
         refuse(bound, f" of {found['steps']}, for {steps}")
     if found["batch"] and reason is not None:
         bound = "hold a checkpoint of an epoch's end, or none"
@@ -191,7 +191,7 @@ def matched(run: Run, states: list) -> list[tuple[Any, dict[str, Any]]]:
     if left:
         names = ", ".join(f"`{name}`" for name, _ in left)
         warnings.warn(
-            f"This run resumes without callbacks that it had: {names}.",
+            f"This run resumes without callbacks of the interrupted run: {names}.",
             stacklevel=3,
         )
     return found

@@ -38,7 +38,7 @@ class Sigterm:
         self.arrived, self.validating = False, None
         before = interrupts.handler(signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread():
-            _warn("`fit` is not called in the main thread, which alone is told of it")
+            _warn("only the main thread receives it, and `fit` is called in another")
         elif before is None:
             _warn("it has a handler that does not come from Python")
         elif before is not signal.SIG_IGN:
@@ -82,8 +82,8 @@ class Sigterm:
 
 def _warn(reason):
     warnings.warn(
-        f"`ResumableTraining(on_sigterm='save')` cannot save this run on SIGTERM: "
-        f"{reason}. Pass on_sigterm=None, and save the run in your own way.",
+        "`ResumableTraining(on_sigterm='save')` cannot save this run on SIGTERM: "
+        f"{reason}. Pass on_sigterm=None, and save the run in another way.",
         stacklevel=6,
     )
 
@@ -190,9 +190,9 @@ class SavedOnSigterm(FitCallback):
             self.save(self._epoch, batch, self._names)
         else:
             warnings.warn(
-                f"SIGTERM ended this run within an epoch. The data {reason}, so that "
-                "it will resume at the end of the epoch before. If it has other "
-                "batches then, pass `ResumableTraining(accept='data')`.",
+                f"SIGTERM ended this run within an epoch. The data {reason}, so the "
+                "run will resume at the end of the previous epoch. If the data then "
+                "has other batches, pass `ResumableTraining(accept='data')`.",
                 stacklevel=2,
             )
         self.sigterm.stop()

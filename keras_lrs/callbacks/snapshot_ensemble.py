@@ -215,9 +215,9 @@ class SnapshotEnsemble(FitCallback):
                 after = before + min(steps, per_epoch - done + done % steps)
                 raise ValueError(
                     f"A cycle ends after {end - self._ends.start} steps, within an "
-                    f"execution of `steps_per_execution={steps}`, which shows only its "
-                    f"last step. End the cycle after {before} or {after} steps, or "
-                    "compile the model with `steps_per_execution=1`."
+                    f"execution of `steps_per_execution={steps}`, of which only the "
+                    f"last step is visible. End the cycle after {before} or {after} "
+                    "steps, or compile the model with `steps_per_execution=1`."
                 )
 
     @contextlib.contextmanager
@@ -258,8 +258,8 @@ class SnapshotEnsemble(FitCallback):
         return (
             f"A cycle ended after {self._next - self._ends.start} updates, within an "
             "execution of several (`steps_per_execution`, or a `train_step` that makes "
-            "more than one), and no weights of that step are left. Choose lengths that "
-            "fall on the ends of executions."
+            "more than one), so the weights of that step are lost. Choose cycles that "
+            "end with an execution."
         )
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
@@ -337,8 +337,8 @@ class SnapshotEnsemble(FitCallback):
             self._take(count, logs, complete=False)
         if self._store is not None and not self._store.records:
             warnings.warn(
-                "`SnapshotEnsemble` took no snapshot: the run was over before the "
-                f"first cycle, which ends after {self._next - self._ends.start} steps.",
+                "`SnapshotEnsemble` took no snapshot: the run ended before the first "
+                f"cycle did, after {self._next - self._ends.start} steps.",
                 stacklevel=2,
             )
         if self.restore_last_completed:

@@ -138,9 +138,9 @@ class SwappingCallback(FitCallback):
         if not self.holds(model):
             raise ValueError(
                 f"`{type(self).__name__}` has no average of the weights of "
-                f"`{model.name}`: neither its optimizer holds one, nor has this "
-                "callback taken one in a `fit` after which they were trained no more. "
-                "A model that holds the average needs no callback."
+                f"`{model.name}`: its optimizer holds none, and this callback has "
+                "taken none since they were last trained. A model that already holds "
+                "the average needs no callback."
             )
 
     # --- Swapping in and out ---

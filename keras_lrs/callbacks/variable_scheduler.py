@@ -200,9 +200,9 @@ def _checked(schedules):
         _check_target(target)
         if not isinstance(schedule, Schedule):
             bound = (
-                "give every variable a `LearningRateSchedule`; for a number it is "
-                "`keras_lrs.schedules.Constant`, for a function of the step "
-                "`FunctionSchedule`"
+                "give every variable a `LearningRateSchedule`; use "
+                "`keras_lrs.schedules.Constant` for a number, and `FunctionSchedule` "
+                "for a function of the step"
             )
             fields.refuse("schedules", bound, schedule, TypeError)
     return pairs
@@ -219,8 +219,8 @@ def _check_target(target):
         return
     if not isinstance(target, keras.Variable):
         bound = (
-            "name variables, by themselves or their paths: a number is a constant of "
-            f"the compiled step. {_HOLD_IT}"
+            "hold variables or their paths: a number is a constant of the compiled "
+            f"step. {_HOLD_IT}"
         )
         fields.refuse("schedules", bound, target, TypeError)
     _check_variable(target)
@@ -264,10 +264,7 @@ def _found(model, target):
         fields.refuse("schedules", bound, variable.path)
     for optimizer in models.all_optimizers(model):
         if any(variable is one for one in optimizer.variables):
-            bound = (
-                "name no variable of the optimizer, which `HyperparameterScheduler` "
-                "is for"
-            )
+            bound = "not name variables of the optimizer: use `HyperparameterScheduler`"
             fields.refuse("schedules", bound, variable.path)
     if not models.can_set(model, variable):
         bound = (

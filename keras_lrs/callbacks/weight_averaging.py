@@ -145,8 +145,8 @@ class WeightAveraging(SwappingCallback):
         self.updates_per_batch = paces.check(updates_per_batch)
         if self.optimizers is not None and batch_norm == "recalibrate":
             bound = (
-                "be 'keep' or 'average' with `optimizers`: data that passes through "
-                "the whole model would recalibrate the statistics of its other networks"
+                "be 'keep' or 'average' with `optimizers`: the data would also "
+                "recalibrate the statistics of the other networks in the model"
             )
             fields.refuse("batch_norm", bound, batch_norm)
         average = as_average(average)
@@ -196,8 +196,8 @@ class WeightAveraging(SwappingCallback):
         if len(set(trained)) < len(trained):
             raise ValueError(
                 f"`{type(self).__name__}` cannot average weights that two optimizers "
-                "train: each has averages of its own. Let each optimizer train "
-                "other weights."
+                "train: each has its own averages. Let each optimizer train different "
+                "weights."
             )
         for one in self._slots:
             one.attach(run.model)

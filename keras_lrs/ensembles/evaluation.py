@@ -94,7 +94,7 @@ def evaluate(
     if not called:
         raise RuntimeError(
             f"`Ensemble.evaluate` cannot evaluate by {described(model, methods)}, "
-            "which does not call the model itself (`self(x)`), so that the members "
-            "take no part. Measure what `predict` returns."
+            "which does not call the model itself (`self(x)`), so the members would "
+            "have no effect. Evaluate what `predict` returns."
         )
     return found

@@ -96,8 +96,9 @@ class Runner:
         if self.activation is not None:
             raise ValueError(
                 "`Ensemble.evaluate` with an `activation` cannot tell whether "
-                f"{evaluation.described(self.model, own)} takes what comes after it. "
-                "Load the ensemble without, or measure what `predict` returns."
+                f"{evaluation.described(self.model, own)} expects outputs after it. "
+                "Load the ensemble without `activation`, or evaluate what `predict` "
+                "returns."
             )
         call = self.model.call
         if predict.has_modules(self.model):
@@ -143,7 +144,7 @@ class Runner:
     def _predict_in_turn(self, x, indices, arguments):
         """Calls `model.predict` with the weights of one member after the other."""
         if isinstance(x, Iterator):
-            bound = "be data that can be gone through once per member, for this model"
+            bound = "be data that can be read once per member, for this model"
             fields.refuse("x", bound, x, TypeError)
         outputs = self._one_by_one(indices, lambda: self.model.predict(x, **arguments))
         return [tree.map_structure(self._activated, found) for found in outputs]
@@ -358,10 +359,10 @@ def mean_dtype(dtype: Any) -> str:
     name = keras.backend.standardize_dtype(dtype)
     if "float" not in name:
         raise ValueError(
-            f"An output of the model is of type {name}, as the numbers of classes are, "
-            "and the mean of such numbers says nothing. Make the ensemble of a model "
-            "that ends with probabilities or scores, or ask `predict_members` for the "
-            "outputs of each member."
+            f"An output of the model is of type {name}, as for class indices, whose "
+            "mean is meaningless. Make the ensemble of a model that ends with "
+            "probabilities or scores, or call `predict_members` for the outputs of "
+            "each member."
         )
     return "float64" if name == "float64" else "float32"
 

@@ -62,8 +62,8 @@ def load(
     store = Store(directory)
     if not store.records and not store.manifest.exists():
         raise FileNotFoundError(
-            f"There is no `{store.manifest}`: no `SnapshotEnsemble` has begun to write "
-            "to this directory."
+            f"There is no `{store.manifest}`: no `SnapshotEnsemble` has written to "
+            "this directory."
         )
     fields.model("model", model)
     while True:
@@ -84,14 +84,14 @@ def load(
     for reason in left_out:
         warnings.warn(f"A member is left out. {reason}", stacklevel=2)
     if not members:
-        raise ValueError(f"None of the members in `{store.directory}` is whole.")
+        raise ValueError(f"All members in `{store.directory}` are damaged.")
     return Ensemble(model, members, activation)
 
 
 def _members(store, model, strict):
     """Returns the undamaged members, and the errors of those left out."""
     if not store.records:
-        raise ValueError(f"`{store.manifest}` names no member: no cycle was over yet.")
+        raise ValueError(f"`{store.manifest}` names no member: no cycle has ended yet.")
     _check_shapes(store, model)
     members: list[Member] = []
     left_out: list[ValueError] = []

@@ -71,7 +71,7 @@ def measure(metric: Any) -> Callable[[Any, np.ndarray], float]:
             return float(np.mean(ops.convert_to_numpy(kind(y, outputs))))
         except Exception as error:  # A user's function may raise anything.
             raise ValueError(
-                "Argument `metric` must be one for these targets and outputs. "
+                "Argument `metric` must be a metric for these targets and outputs. "
                 f"Received: metric={metric!r}, {type(error).__name__}: {error}"
             ) from error
 

@@ -181,8 +181,8 @@ class Scheduled(Wrapper):
     def learning_rate(self, learning_rate: Any) -> None:
         raise ValueError(
             "Argument `learning_rate` of `Scheduled` cannot be set: its step sets the "
-            "rate. Set `rate_factor`, by which it is multiplied. "
-            f"Received: learning_rate={learning_rate!r}"
+            "rate. Set `rate_factor`, which multiplies it. Received: "
+            f"learning_rate={learning_rate!r}"
         )
 
     def __getattr__(self, name: str) -> Any:

@@ -85,7 +85,7 @@ class Wrapper(keras.optimizers.Optimizer):
         if len(own) != len(self._variables):
             warnings.warn(
                 f"Skipping the state of the optimizer '{self.name}': it has "
-                f"{len(self._variables)} variables, the saved one {len(own)}.",
+                f"{len(self._variables)} variables, and the saved one has {len(own)}.",
                 stacklevel=3,
             )
             return False
@@ -107,13 +107,13 @@ def check_kind(optimizer: Any, wrapper: str) -> None:
         cure = f"One `{kind}` is enough: give it all arguments"
     else:
         cure = (
-            "`ScheduleFree` and `Scheduled` do not work together. The optimizer inside "
-            "of `ScheduleFree` may hold a schedule of its rate, and in `fit` "
-            "`HyperparameterScheduler` drives its hyperparameters"
+            "`ScheduleFree` and `Scheduled` do not work together. The optimizer in "
+            "`ScheduleFree` may hold a schedule of its rate, and in `fit` "
+            "`HyperparameterScheduler` schedules its hyperparameters"
         )
     raise ValueError(
-        f"Argument `optimizer` must be one that updates variables itself. {cure}. "
-        f"Received: optimizer={kind}"
+        "Argument `optimizer` must be an optimizer that updates variables itself. "
+        f"{cure}. Received: optimizer={kind}"
     )
 
 

@@ -277,7 +277,7 @@ def _check_schedule(name, value):
         if fields.is_number(value):
             bound += "; for a number it is `Constant`"
         elif callable(value):
-            bound += "; for a function of the step it is `FunctionSchedule`"
+            bound += "; use `FunctionSchedule` for a function of the step"
         fields.refuse(name, bound, value, TypeError)
     return value
 
@@ -344,7 +344,7 @@ class Composition(Schedule):
         if own and not cls.calculates:
             raise TypeError(
                 f"`{cls.__name__}` must not define `{min(own)}`, which is lost when "
-                "what it is made of is bound: set `calculates = True`, or make it a "
+                "its lengths are bound: set `calculates = True`, or make it a "
                 "`Schedule`."
             )
 
@@ -396,7 +396,7 @@ class Composition(Schedule):
                 f"Argument `{name}` must be a number of steps, because "
                 f"`{type(self).__name__}.compose` calculates with it. Received: "
                 f"{name}={value}. Set `calculates = True` in the class to have lengths "
-                "bound before it is asked."
+                "bound before it is called."
             ) from error
 
     def _named(self, bound):

@@ -252,7 +252,7 @@ class Restarts(Schedule):
             kind = next(name for name in _OF_DATA if f"{name}(" in repr(found))
             raise ValueError(
                 f"Argument `schedule` must not hold `{kind}` where it calculates with "
-                "lengths that only a cycle gives. Use a number of steps or a "
+                "lengths that depend on a cycle. Use a number of steps or a "
                 f"`Fraction`. Received: schedule={schedule!r}"
             ) from error
 
@@ -307,9 +307,8 @@ def _half_up(x: decimal.Decimal) -> int:
 
 def _refuse_restarts(name, schedule):
     raise ValueError(
-        "Argument `schedule` must not restart itself inside `Restarts` whose "
-        f"cycles may differ in length. Received: schedule={name}(...) inside "
-        f"{schedule!r}"
+        "Argument `schedule` must not have restarts inside `Restarts` whose cycles may "
+        f"differ in length. Received: schedule={name}(...) inside {schedule!r}"
     )
 
 

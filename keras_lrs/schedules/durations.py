@@ -297,8 +297,8 @@ class Window:
             raise ValueError(
                 f"The {unit} of a step must be known to bind {duration}: pass "
                 f"`{kind.__name__}({_size(duration)}, per_step=...)`, or "
-                f"`{unit}_per_step=` to `bind`. In `fit`, the data or the model does "
-                f"not tell it. Received: per_step=None"
+                f"`{unit}_per_step=` to `bind`. In `fit`, it is not known from the "
+                "data or the model. Received: per_step=None"
             )
         return per_step
 
@@ -389,9 +389,9 @@ class Window:
             count = math.floor(self.total / every)
         if count > _MOST_POSITIONS:
             raise ValueError(
-                f"{duration!r} is {float(every):g} steps, and {count} such positions "
-                f"in a run are too many: at most {_MOST_POSITIONS} may fall between "
-                "steps. Give a whole number of steps."
+                f"{duration!r} is {float(every):g} steps, and a run has {count} such "
+                f"positions: at most {_MOST_POSITIONS} may fall between steps. Give a "
+                "whole number of steps."
             )
         return None, tuple(k * every for k in range(1, count + 1))
 

@@ -137,7 +137,7 @@ def _check_decay(weight_decay, rates, momentum, form):
         step = int(np.argmax(bad))
         raise ValueError(
             f"Argument `weight_decay` times the rate must be {bound} = {limit:.6g} for "
-            f"form={form!r}: beyond, no run without weight decay is the same. "
+            f"form={form!r}: beyond it, no run without weight decay is equivalent. "
             f"Received: weight_decay={weight_decay!r}, {rates[step]:.6g} at step {step}"
         )
 
@@ -160,9 +160,9 @@ def _check_overflow(log_rates, log_growth, start_step):
     raise ValueError(
         f"The learning rate is too large for a float32 from step {start_step + first} "
         f"on. Train in stages: for `num_steps={start_step + stop}` first; then divide "
-        "the weights and their velocities by "
-        f"{math.exp(log_growth[stop]):.9g}, which leaves the function as it is, and "
-        f"continue with `start_step={start_step + stop}`."
+        f"the weights and their velocities by {math.exp(log_growth[stop]):.9g}, which "
+        "does not change the function, and continue with "
+        f"`start_step={start_step + stop}`."
     )
 
 

@@ -160,7 +160,7 @@ def path(name: str, value: Any) -> pathlib.Path:
     if url is not None and url[1].lower() == "file":
         text = urllib.request.url2pathname(urllib.parse.urlparse(text).path)
     elif url is not None:
-        refuse(name, f"be a path on this machine: {_instead(url[1])}", text)
+        refuse(name, f"be a local path: {_instead(url[1])}", text)
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError as error:
@@ -179,12 +179,12 @@ def any_path(name: str, value: Any) -> Any:
     inside = text[url.end() :].strip("/")
     if protocol not in remote.PACKAGES:
         known = ", ".join(f"`{key}://`" for key in remote.PACKAGES)
-        bound = f"be a path on this machine or begin with one of {known}"
+        bound = f"be a local path or begin with one of {known}"
         refuse(name, f"{bound}: {_instead(url[1])}", text)
     if (package := remote.missing(protocol)) is not None:
         bound = (
-            f"be a path on this machine, since `{package}` is not installed, which "
-            f'reaches the `{protocol}` storage: pip install "keras-lrs[remote]"'
+            f"be a local path, because `{package}`, which `{protocol}` storage needs, "
+            f'is not installed: pip install "keras-lrs[remote]"'
         )
         refuse(name, bound, text)
     if not inside or "\0" in inside:
@@ -194,7 +194,7 @@ def any_path(name: str, value: Any) -> Any:
 
 def _instead(protocol):
     return (
-        f"mount the `{protocol}` storage, or write to a folder here and copy it there"
+        f"mount the `{protocol}` storage, or write to a local folder and copy it there"
     )
 
 
@@ -350,7 +350,7 @@ class Configured:
         if "__init__" in vars(cls):
             raise TypeError(
                 f"`{cls.__name__}` must not define `__init__`: make it a frozen "
-                "dataclass, whose fields are what is compared and saved."
+                "dataclass, whose fields are compared and saved."
             )
 
     def __post_init__(self):

@@ -121,8 +121,9 @@ class PerVariable(fields.Configured):
             if matched:
                 before = ", ".join(sorted({repr(self.pattern_of(p)) for p in matched}))
                 problem = (
-                    f"all that the pattern {pattern!r} matches is matched by {before} "
-                    "before, and the first match decides. Change their order"
+                    f"all variables that the pattern {pattern!r} matches are matched "
+                    f"by {before} before it, and the first match decides. Change their "
+                    "order"
                 )
             elif untrained:
                 problem = (
@@ -132,8 +133,8 @@ class PerVariable(fields.Configured):
                 )
             else:
                 problem = (
-                    f"the pattern {pattern!r} matches no trainable variable. A pattern "
-                    "is searched for in the variable's path"
+                    f"the pattern {pattern!r} matches no trainable variable. Patterns "
+                    "are searched for in the paths of variables"
                 )
             shown = "\n".join(f"  {path}" for path in paths)
             raise ValueError(f"Argument `{name}`: {problem}. The paths are:\n{shown}")

@@ -80,7 +80,7 @@ def refined_from_gradient_norms(
     later[-1] = 0.0
     rates = weights * later
     if not rates.max() > 0.0:
-        bound = f"differ less for `power={power:g}`: all weights but one vanish"
+        bound = f"differ less for `power={power:g}`: all weights but one are 0"
         fields.refuse("norms", bound, given.tolist())
     rates = peak * rates / rates.max()
     positions = np.linspace(0, steps - 1, len(rates))

@@ -180,8 +180,8 @@ class RangeTest:
     def _bounds(self):
         if self.metrics is None or self.metric_learning_rates is None:
             raise ValueError(
-                'Argument `method` must be another one than "bounds", which reads the '
-                "curve of a metric: give `range_test` the argument `validation_data`"
+                'Argument `method` must not be "bounds" without the curve of a metric: '
+                "give `range_test` the argument `validation_data`"
             )
         mode = metrics.direction(self.monitor) if self.mode == "auto" else self.mode
         sign = 1.0 if mode == "max" else -1.0

@@ -55,9 +55,9 @@ class Objective:
         said = metrics.direction(self.monitor, model)
         if said != self.mode:
             self.refusal = ValueError(
-                f"Argument `mode` must be {said!r} for {self.monitor!r}, as the metric "
-                "that the model is compiled with says. Received: mode='auto', of which "
-                f"the name makes {self.mode!r}"
+                f"Argument `mode` must be {said!r} for {self.monitor!r}, because of "
+                "the metric that the model is compiled with. Received: mode='auto', "
+                f"which the name resolves to {self.mode!r}"
             )
             raise self.refusal
 
@@ -92,8 +92,8 @@ class Objective:
         if reporter.value is None:
             logged = ", ".join(sorted(reporter.logged)) or "nothing"
             self.refusal = ValueError(
-                f"Argument `monitor` must be what `fit` logs. It logs {logged}. "
-                f"Received: monitor={self.monitor!r}"
+                "Argument `monitor` must be a metric that `fit` logs. It logs "
+                f"{logged}. Received: monitor={self.monitor!r}"
             )
             raise self.refusal
         return reporter.value
@@ -106,7 +106,7 @@ def _accepted(argument, function, names, *first):
     try:
         signature = inspect.signature(function)
     except ValueError:  # Raised for some classes that are written in C.
-        fields.refuse(argument, "be a function that shows its arguments", function)
+        fields.refuse(argument, "be a function with a known signature", function)
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds:
         return tuple(names)

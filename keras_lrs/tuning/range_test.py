@@ -370,8 +370,8 @@ class _LossRecorder(FitCallback):
         ):
             raise ValueError(
                 f"The model's `train_step` made no update in {self.waited} batches in "
-                f"a row, and {self.position} before. Let it call an optimizer that the "
-                "model holds, and give enough data for an update."
+                f"a row, after {self.position} updates. Let it call an optimizer that "
+                "the model holds, and give enough data for an update."
             )
         if not self.losses:
             raise ValueError("Argument `x` must hold at least one batch.")

@@ -191,9 +191,9 @@ def remarks(result: Sweep) -> Iterator[str]:
         yield _why_none(result.trials)
     for name, end in result.at_edge.items():
         yield (
-            f"The best `{name}` lies at the {end} edge of what was tried: a better one "
-            f"may lie beyond. Search further {_BEYOND[end]}, or let the range extend "
-            "itself (`extend=True`)."
+            f"The best `{name}` lies at the {end} edge of the values that were tried: "
+            f"a better one may lie beyond. Search further {_BEYOND[end]}, or let the "
+            "range extend itself (`extend=True`)."
         )
 
 

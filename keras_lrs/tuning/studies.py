@@ -53,7 +53,7 @@ class Studies:
         for key, value in settings.items():
             if found.get(key) != value:
                 raise ValueError(
-                    f"Argument `name` must be another one: the study {name!r} in this "
+                    f"Argument `name` must be a new name: the study {name!r} in this "
                     f"storage has {key}={found.get(key)}. Received: {key}={value}"
                 )
         return study

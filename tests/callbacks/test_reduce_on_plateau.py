@@ -757,7 +757,7 @@ def test_a_training_without_any_look_says_so():
 def test_a_fit_that_has_not_begun_is_named():
     plateau = ReduceOnPlateau("loss")
     plateau.set_model(trail_model())
-    with pytest.raises(RuntimeError, match="`ReduceOnPlateau` was not told"):
+    with pytest.raises(RuntimeError, match="`ReduceOnPlateau` has not joined"):
         plateau.on_epoch_end(0, {"loss": 1.0})
 
 
