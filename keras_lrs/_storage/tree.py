@@ -11,7 +11,7 @@ import json
 import zipfile
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (Registers `bfloat16` and the like with NumPy.)
+import ml_dtypes  # noqa: F401  (Registers `bfloat16` and similar types with NumPy.)
 import numpy as np
 
 _ARRAY, _SCALAR, _BYTES, _ITEMS = "__array__", "__scalar__", "__bytes__", "__items__"
