@@ -208,10 +208,10 @@ def _refuse_keras_callbacks(callback, siblings):
     for other in siblings:
         if isinstance(other, theirs):
             raise ValueError(
-                f"`{type(callback).__name__}` cannot work beside Keras's "
+                f"`{type(callback).__name__}` cannot work together with Keras's "
                 f"`{type(other).__name__}`: both set the learning rate. Use "
-                "`keras_lrs.callbacks.ReduceOnPlateau` and "
-                "`HyperparameterScheduler`, which work together."
+                "`keras_lrs.callbacks.ReduceOnPlateau` and `HyperparameterScheduler` "
+                "instead."
             )
 
 

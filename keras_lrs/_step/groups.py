@@ -85,8 +85,8 @@ class Groups(StepPart):
         ]
         if len({one.compiled[0] for one in together}) > 1:  # type: ignore[index]
             raise ValueError(
-                "Argument `rate_multipliers` cannot be given beside a `PerVariable` of "
-                "`learning_rate`: multiply its schedules, with "
+                "Argument `rate_multipliers` cannot be given together with a "
+                "`PerVariable` of `learning_rate`: multiply its schedules, with "
                 "`keras_lrs.schedules.Scaled`, or give `learning_rate` one schedule."
             )
         check_constant_ratios([wanted, *beside])

@@ -89,8 +89,8 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
         given = getattr(optimizer, other) is not None or other in beside
         if other != name and given:
             raise ValueError(
-                f"Argument `{name}` cannot be scheduled beside `{other}` of `{kind}`: "
-                "an optimizer clips in only one way. Received: "
+                f"Argument `{name}` cannot be scheduled together with `{other}` of "
+                f"`{kind}`: an optimizer clips in only one way. Received: "
                 f"{other}={getattr(optimizer, other)}"
             )
 

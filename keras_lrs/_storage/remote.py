@@ -158,7 +158,7 @@ class RemotePath:
         """Does nothing, because there are no folders."""
 
     def check_writable(self) -> None:
-        """Raises `OSError` if no object can be written beside this one."""
+        """Raises `OSError` if no object can be written next to this one."""
         probe = self.parent / f".{self.name}.{secrets.token_hex(4)}"
         probe.put(b"")
         probe.unlink(missing_ok=True)

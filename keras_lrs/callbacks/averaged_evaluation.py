@@ -31,8 +31,8 @@ class AveragedEvaluation(SwappingCallback):
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range. Before the first step: if the model
-            is not built, if no optimizer is a `ScheduleFree`, or beside another
-            callback that swaps weights.
+            is not built, if no optimizer is a `ScheduleFree`, or if the list has
+            another callback that swaps weights.
 
     Example:
         >>> import keras, numpy as np

@@ -48,9 +48,9 @@ def check(run: Run) -> None:
     for other in run.siblings:
         if isinstance(other, (SwappingCallback, keras.callbacks.SwapEMAWeights)):
             raise ValueError(
-                "`ReduceOnPlateau(restore_best_weights=True)` cannot work beside "
-                f"`{type(other).__name__}`, whose averages would not be restored with "
-                "the weights."
+                "`ReduceOnPlateau(restore_best_weights=True)` cannot work together "
+                f"with `{type(other).__name__}`, whose averages would not be restored "
+                "with the weights."
             )
     theirs = getattr(keras.optimizers, "ScheduleFreeAdamW", ())
     for one in run.optimizers:

@@ -51,7 +51,7 @@ class ReduceOnPlateau(FitCallback):
 
     A run that resumes (`initial_epoch`, `BackupAndRestore`) continues with the factor,
     the best value, the looks waited and the cooldown. They are written to `state_path`,
-    by default beside the files of a `BackupAndRestore` in the list. Give `state_path`
+    by default next to the files of a `BackupAndRestore` in the list. Give `state_path`
     if you resume from saved models. In a custom loop, `keras_lrs.Plateau` applies the
     same rule.
 

@@ -106,8 +106,8 @@ class ResumableTraining(SavedOnSigterm):
             to another model, optimizer, loss or backend or are all damaged, or if the
             last checkpoint was written within an epoch that had a different number of
             steps or whose data cannot be read again. At the first batch of the resumed
-            epoch: if its shape is the same but its content is not. Also beside Keras's
-            `BackupAndRestore`, another `ResumableTraining`, or
+            epoch: if its shape is the same but its content is not. Also if the list has
+            Keras's `BackupAndRestore`, another `ResumableTraining`, or
             `SwapEMAWeights(swap_on_epoch)`.
         TypeError: If an argument has the wrong type.
         OSError: If a checkpoint cannot be written, or, before the first step, if the

@@ -166,7 +166,7 @@ def check_siblings(callback: Any, run: Run) -> None:
             swaps and other.swap_on_epoch
         ):
             raise ValueError(
-                f"`{_name(callback)}` cannot work beside `{_name(other)}`."
+                f"`{_name(callback)}` cannot work together with `{_name(other)}`."
                 + (" Use `WeightAveraging` instead of it." if swaps else "")
             )
 

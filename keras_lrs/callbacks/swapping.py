@@ -195,7 +195,7 @@ class SwappingCallback(FitCallback):
                 other, (SwappingCallback, keras.callbacks.SwapEMAWeights)
             ):
                 raise ValueError(
-                    f"`{type(self).__name__}` cannot work beside "
+                    f"`{type(self).__name__}` cannot work together with "
                     f"`{type(other).__name__}`: both swap the model's weights."
                 )
         self._home = run.model
@@ -331,13 +331,13 @@ class LeftAverage:
 
 
 def refuse_backups(callback: SwappingCallback, run: Run) -> None:
-    """Raises beside `BackupAndRestore`, where the average of statistics is lost."""
+    """Raises if `BackupAndRestore`, which loses averaged statistics, is in the list."""
     for other in run.siblings:
         if isinstance(other, keras.callbacks.BackupAndRestore):
             raise ValueError(
-                f"`{type(callback).__name__}(batch_norm='average')` cannot work beside "
-                "`BackupAndRestore`, which does not back these averages up. Use "
-                "`ResumableTraining` instead of it."
+                f"`{type(callback).__name__}(batch_norm='average')` cannot work "
+                "together with `BackupAndRestore`, which does not back these averages "
+                "up. Use `ResumableTraining` instead of it."
             )
 
 

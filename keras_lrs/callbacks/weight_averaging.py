@@ -95,8 +95,8 @@ class WeightAveraging(SwappingCallback):
             is not built (TensorFlow builds a model without an `Input` in the first
             step), if the optimizer averages the weights itself (`use_ema=True`), if an
             expression matches nothing, if `initial` has other weights, if no update
-            would be averaged, if lengths need steps per epoch that are not known, or
-            beside another callback that swaps weights.
+            would be averaged, if lengths need steps per epoch that are not known, or if
+            the list has another callback that swaps weights.
 
     Example:
         >>> import keras, numpy as np

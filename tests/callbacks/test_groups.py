@@ -885,7 +885,7 @@ class TestErrors:
         refused("`ScheduleFree`.* Use `rate_multipliers`", free, learning_rate=each)
 
     def test_both_kinds_of_rates(self):
-        message = "`rate_multipliers` cannot be given beside a `PerVariable`"
+        message = "`rate_multipliers` cannot be given together with a `PerVariable`"
         each, multipliers = PerVariable({"late": 0.5}), {"early": 0.1}
         refused(message, learning_rate=each, rate_multipliers=multipliers)
         all_of_them = PerVariable({"late": 0.5, ".*": 0.1})
@@ -927,7 +927,7 @@ class TestErrors:
 
     def test_a_callback_of_keras_that_sets_the_rate(self):
         theirs = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)
-        message = "cannot work beside Keras's `LearningRateScheduler`"
+        message = "cannot work together with Keras's `LearningRateScheduler`"
         refused(message, beside=[theirs], rate_multipliers={"late": 0.5})
 
     def test_a_model_that_is_not_built(self):

@@ -1314,7 +1314,7 @@ def test_where_the_best_weights_cannot_come_back_is_told(every):
         return
     model = references.linear_model(keras.optimizers.SGD(0.02))
     average = lrs.callbacks.WeightAveraging()
-    with pytest.raises(ValueError, match="cannot work beside `WeightAveraging`"):
+    with pytest.raises(ValueError, match="cannot work together with `WeightAveraging`"):
         references.fit(model, [average, returning()])
     model = references.linear_model(lrs.optimizers.ScheduleFreeSGD(0.02))
     with pytest.raises(ValueError, match="cannot work with `ScheduleFree`"):

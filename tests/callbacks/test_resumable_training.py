@@ -701,11 +701,14 @@ def test_options_are_given_by_name():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda: keras.callbacks.BackupAndRestore("d"), "beside `BackupAndRestore`"),
-        (lambda: ResumableTraining("d"), "beside `ResumableTraining`"),
+        (
+            lambda: keras.callbacks.BackupAndRestore("d"),
+            "together with `BackupAndRestore`",
+        ),
+        (lambda: ResumableTraining("d"), "together with `ResumableTraining`"),
         (
             lambda: keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
-            "beside `SwapEMAWeights`. Use `WeightAveraging`",
+            "together with `SwapEMAWeights`. Use `WeightAveraging`",
         ),
     ],
 )
