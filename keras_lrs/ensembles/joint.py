@@ -95,10 +95,10 @@ class Runner:
         """Lets the model evaluate itself, with the mean instead of its outputs."""
         if self.activation is not None:
             raise ValueError(
-                "`Ensemble.evaluate` with an `activation` cannot tell whether "
-                f"{evaluation.described(self.model, own)} expects outputs after it. "
-                "Load the ensemble without `activation`, or evaluate what `predict` "
-                "returns."
+                "`Ensemble.evaluate` with an `activation` cannot know whether "
+                f"{evaluation.described(self.model, own)} expects the outputs before "
+                "or after it. Load the ensemble without `activation`, or evaluate what "
+                "`predict` returns."
             )
         call = self.model.call
         if predict.has_modules(self.model):

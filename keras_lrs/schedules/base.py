@@ -275,7 +275,7 @@ def _check_schedule(name, value):
     if not isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
         bound = "be a `LearningRateSchedule`"
         if fields.is_number(value):
-            bound += "; for a number it is `Constant`"
+            bound += "; use `Constant` for a number"
         elif callable(value):
             bound += "; use `FunctionSchedule` for a function of the step"
         fields.refuse(name, bound, value, TypeError)
