@@ -161,7 +161,7 @@ def test_parts_of_a_step_are_rounded_before_the_cycle_is_known(
 def refused(error, inner, t_mul):
     """By the name of an argument, and only for one of two reasons."""
     assert "Argument `schedule` must not" in str(error), error
-    if "restart itself" in str(error):
+    if "have restarts" in str(error):
         assert isinstance(inner, S.Restarts)
         assert t_mul > 1.0
     else:

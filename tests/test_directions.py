@@ -124,7 +124,7 @@ def test_sweeps_ask_the_model_where_the_name_says_nothing():
     assert sweep("loss") == "min"
     with pytest.raises(ValueError, match="neither the metric nor its name"):
         sweep("mine", Contrary("mine", None))
-    with pytest.raises(ValueError, match="of which the name makes 'max'"):
+    with pytest.raises(ValueError, match="which the name resolves to 'max'"):
         sweep("accuracy", Contrary("accuracy", "down"))
 
 

@@ -219,6 +219,15 @@ PHRASES = {
     r"in Python's eyes\b": "say what Python does",
     r"when things go otherwise\b": "Troubleshooting",
     r"no row\b": "Without an equivalent",
+    r"(?:take|takes|took|taken) up\b(?! (?:memory|space))": "use, or resume from",
+    r"(?:bring|brings|brought) along\b": "include, or come with",
+    r"(?:is|are|was|were|been) told\b": "is passed, or is known",
+    r"(?:may|can|could|to) be had\b": "is available",
+    r"loops? of (?:your|our) own\b": "a custom loop",
+    r"drop-in for\b": "a drop-in replacement for",
+    r"None is all\b": "None means all",
+    r"and the like\b": "and similar, or name them",
+    r"on and on\b": "endlessly",
 }
 # What `make claims` and the benchmarks write; their templates are read by people, too,
 # but a measurement is repeated to change a word of them.
@@ -260,6 +269,8 @@ def test_no_docstring_comment_or_message_reads_as_a_translation():
 def test_the_phrases_are_found_where_they_stand():
     assert translated("It resumes the training, and\ngoes on with it.") != []
     assert translated("The training data are read anew.") != []
+    assert translated("The callback is told of each step.") != []
+    assert translated("The copies take up memory.") == []
     assert translated("The training data are read again in the training loop.") == []
 
 

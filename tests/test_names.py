@@ -74,7 +74,7 @@ def test_a_fraction_above_one_is_told_what_it_may_mean():
     ("value", "name"), [(1.0, "Constant"), (lambda step: 1.0, "FunctionSchedule")]
 )
 def test_what_is_no_schedule_is_told_which_to_make(value, name):
-    with pytest.raises(TypeError, match=f"`schedule` must be .*it is `{name}`"):
+    with pytest.raises(TypeError, match=f"`schedule` must be .*use `{name}`"):
         S.Warmup(value, 10)
 
 

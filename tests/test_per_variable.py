@@ -194,7 +194,7 @@ class TestLayerwiseDecay:
             ({"blocks": []}, ValueError, "`blocks` must be a list of regular"),
             ({"blocks": [1]}, TypeError, "`blocks` must be a list of regular"),
             ({"blocks": ["("]}, ValueError, "`blocks` must be a list of regular"),
-            ({"blocks": ["block"]}, ValueError, r"None is found in 'vit-b/embed"),
+            ({"blocks": ["block"]}, ValueError, r"None matches 'vit-b/embed"),
             (
                 {"blocks": [r"/(?:block_(\d+)|[a-z])"]},
                 ValueError,

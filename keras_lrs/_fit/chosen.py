@@ -10,13 +10,13 @@ from keras_lrs._keras import optimizers
 from keras_lrs.schedules import fields
 
 Optimizers = str | keras.Optimizer | Sequence[str | keras.Optimizer] | None
-"""Optimizers or their names, one or several; None is all."""
+"""Optimizers or their names, one or several; None means all."""
 
 _KIND = "be an optimizer, its name, or a list of those"
 
 
 def check(given: Any) -> tuple | None:
-    """The argument as a tuple of names and optimizers; None if it is not given."""
+    """Returns the argument as a tuple of names and optimizers; None if not given."""
     if given is None:
         return None
     if isinstance(given, (str, keras.Optimizer)):
@@ -31,10 +31,10 @@ def check(given: Any) -> tuple | None:
 
 
 def find(progress: Progress, given: tuple, strict: bool = True) -> dict[str, Any]:
-    """The optimizers that update the variables of those given, by their labels.
+    """Returns the optimizers that update variables for those given, by their labels.
 
     Raises:
-        ValueError: If the model holds none such, and `strict`.
+        ValueError: If the model holds no such optimizer, and `strict`.
     """
     known = progress.known
     found: set[int] = set()

@@ -10,7 +10,7 @@ from keras_lrs._step.scheduled_variable import ScheduledVariable
 
 
 class EpochLogs:
-    """Tells what the updates of a run used, by the keys of logs.
+    """Collects the values that the updates of a run used, by the keys of logs.
 
     Args:
         run: The run, whose first epoch is about to begin.
@@ -20,11 +20,11 @@ class EpochLogs:
         self._run = run
         known = [*run.progress.every, *self.others.values()]
         self.began = {id(one): run.progress.iterations(one) for one in known}
-        """The iterations of the optimizers when the run began, by their identity."""
+        """The iterations of the optimizers when the run began, by their `id`s."""
 
     @property
     def others(self) -> dict[str, Any]:
-        """The optimizers that the model holds beside `model.optimizer`."""
+        """The optimizers that the model holds besides `model.optimizer`."""
         progress = self._run.progress
         return {} if progress.main is None else progress.outside
 
@@ -34,11 +34,11 @@ class EpochLogs:
         return iterations > self.began[id(optimizer)]
 
     def optimizers(self, callback: Any, beside: bool) -> list[tuple[Any, str | None]]:
-        """Pairs of an optimizer and what its keys end with; None if it has no keys.
+        """Returns pairs of an optimizer and the suffix of its keys; None for no keys.
 
         Args:
-            callback: Whose optimizers they are.
-            beside: Whether those beside `model.optimizer` are meant as well, unless the
+            callback: The callback that acts in the optimizers.
+            beside: Whether to include optimizers besides `model.optimizer`, unless the
                 callback names its optimizers.
         """
         run = self._run
@@ -49,35 +49,36 @@ class EpochLogs:
         ]
         if beside and callback.optimizers is None:
             pairs += [(one, f"/{label}") for label, one in self.others.items()]
-        # What made no update used no value; if none did, it is the next that would.
+        # An optimizer without updates used no value. If none has any, the next values
+        # count.
         updated = [(one, suffix) for one, suffix in pairs if self.has_updated(one)]
         pairs = updated or pairs[: len(found)]
         if not run.optimizers:
             return pairs
         ahead = run.progress.ahead
-        # By its steps the values of variables are told.
+        # Its steps determine the values of variables.
         return pairs + [(ahead, None)] * all(ahead is not one for one, _ in pairs)
 
     def last(self, optimizer: Any) -> np.ndarray:
-        """The iterations before the last update of an optimizer."""
+        """Returns the iterations before the last update of an optimizer."""
         return np.array([max(self._run.progress.iterations(optimizer) - 1, 0)])
 
     def used(
         self, optimizer: Any, suffix: str | None, past: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """All values of updates after so many iterations, by their keys."""
+        """Returns all values of updates after the iterations `past`, by their keys."""
         run, values = self._run, {}
         if suffix is not None:
             values = _suffixed(run.used_values(optimizer, past), suffix)
-        if optimizer is run.progress.ahead:  # Variables are the model's.
+        if optimizer is run.progress.ahead:  # Variables belong to the model.
             values |= run.variable_values(past - run.progress.start(optimizer))
         return values
 
     def driven(self) -> dict[str, float]:
-        """The last values of what callbacks drive whose `log` is true, by their keys.
+        """Returns the last values that callbacks with `log=True` drive, by their keys.
 
-        A rate that nothing drives is left out: the optimizer's variable may hold
-        another one by now than that of the last update.
+        A rate that nothing drives is left out, because the optimizer's variable may
+        have changed since the last update.
         """
         logs: dict[str, float] = {}
         for callback in self._run.callbacks:
@@ -93,7 +94,7 @@ class EpochLogs:
 
 
 def _suffixed(values, suffix):
-    """Values under names with that of the optimizer, which comes before the group's."""
+    """Adds the optimizer's suffix to the names of values, before that of the group."""
     split = {key: key.partition("/") for key in values}
     return {
         f"{name}{suffix}{slash}{group}": values[key]
@@ -102,7 +103,7 @@ def _suffixed(values, suffix):
 
 
 def _names(parts):
-    """What parts drive: hyperparameters, and the paths of variables."""
+    """Returns what parts drive: hyperparameters, and the paths of variables."""
     names = set()
     for part in parts:
         if part.scales:

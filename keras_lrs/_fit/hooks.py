@@ -1,4 +1,4 @@
-"""Methods that are replaced on an object, and the hooks of a fit's callback list."""
+"""Replaces methods of objects, such as the hooks of a fit's callback list."""
 
 import functools
 import weakref
@@ -8,9 +8,9 @@ from typing import Any
 from keras_lrs._keras import fit_loop, interrupts
 from keras_lrs._keras.backend import IS_JAX
 
-# Around these hooks callbacks are told `before_all` and `after_all`.
+# `before_all` and `after_all` of callbacks are called around these hooks.
 OUTER = ("on_epoch_begin", "on_epoch_end", "on_train_end")
-# What `fit` and `evaluate` call during a run.
+# The hooks that `fit` and `evaluate` call during a run.
 _GUARDED = (
     *("on_epoch_begin", "on_epoch_end", "on_train_batch_begin", "on_train_batch_end"),
     *("on_test_begin", "on_test_end", "on_train_end"),
@@ -24,10 +24,11 @@ def replace(owner: Any, name: str, make: Callable, undo: Any) -> Callable[[], No
         owner: The object.
         name: The name of the method.
         make: A function of the method that returns what replaces it.
-        undo: An `ExitStack` or `Undo` that gets the function which undoes it.
+        undo: An `ExitStack` or `Undo` that receives the function that undoes it.
 
     Returns:
-        That function; calling it again does nothing. It does not keep the object alive.
+        That function. Calling it again does nothing, and it does not keep the object
+        alive.
     """
     attributes = vars(owner)
     replacement = make(getattr(owner, name))
@@ -64,7 +65,7 @@ def guard(run: Any, callback_list: Any) -> None:
     if run.model.optimizer is not None:  # Keras finalizes no other optimizers.
         name = "finalize_variable_values"
         replace(run.model.optimizer, name, _finalizing(run), run.undo)
-    # Keras keeps it for the next epoch's validation, and its data with it.
+    # Keras keeps this and its data for the next epoch's validation.
     run.undo.callback(vars(run.model).pop, "_eval_epoch_iterator", None)
     if callback_list is None:
         return
@@ -72,11 +73,11 @@ def guard(run: Any, callback_list: Any) -> None:
     vars(callback_list).pop("on_train_end", None)
     for name in _GUARDED:
         if name in OUTER:
-            # JAX's `fit` has closed the run by then, so this hook is left, and undone
-            # when it is called.
+            # JAX's `fit` has already closed the run by then, so this hook stays and is
+            # undone when it is called.
             undo = run.undo
             if name == "on_train_end" and run.progress.in_loop:
-                undo = interrupts.Undo()  # Where it is left, it says what is wrong.
+                undo = interrupts.Undo()  # If it stays, it explains the error.
             elif name == "on_train_end" and IS_JAX:
                 undo = _UnlessFinished(run)
             replace(callback_list, name, surrounded(run, name), undo)
@@ -85,7 +86,7 @@ def guard(run: Any, callback_list: Any) -> None:
 
 
 class _UnlessFinished:
-    """Undoes something when a run is closed, unless its `fit` got to the end."""
+    """Undoes something when a run is closed, unless its `fit` has finished."""
 
     def __init__(self, run):
         self._run = run
@@ -101,13 +102,13 @@ class _UnlessFinished:
 
 
 def surround_batches(run: Any, callback_list: Any) -> None:
-    """Tells callbacks `after_all` of the ends of batches, too."""
+    """Calls `after_all` of callbacks after batches as well."""
     name = "on_train_batch_end"
     replace(callback_list, name, surrounded(run, name), run.undo)
 
 
 def pass_over_batches(run: Any, callback_list: Any, passing: Callable) -> None:
-    """Tells no callback of batches as long as `passing()` is true."""
+    """Calls no callback for batches as long as `passing()` is true."""
 
     def begin(batch, logs=None):
         if not passing():
@@ -129,9 +130,9 @@ def pass_over_batches(run: Any, callback_list: Any, passing: Callable) -> None:
 def _finalizing(run):
     def make(finalize):
         # JAX's `fit` calls it in a `finally`, after writing its state back into the
-        # variables; what is put back before is lost.
+        # variables. Anything restored earlier would be lost.
         def finalize_variable_values(variables):
-            # One that was over when it resumed begins when training ends.
+            # A run that was over when it resumed begins when training ends.
             if IS_JAX and (
                 run.begun
                 or not fit_loop.jax_fit(run.model).get("training_finished", False)
@@ -160,7 +161,7 @@ def _closing(run):
 
 
 def surrounded(run: Any, name: str) -> Callable:
-    """Makes a hook that tells our callbacks before and after all others."""
+    """Makes a hook that calls our callbacks before and after all others."""
 
     def make(method):
         def call(*arguments, **keywords):
@@ -168,7 +169,7 @@ def surrounded(run: Any, name: str) -> Callable:
                 run.training_ends()
             if name == "on_epoch_begin" and not run.begun:
                 run.own_rates.note_restored(run.progress.every)
-            ends = name == "on_train_end"  # The next `fit` may use what is new.
+            ends = name == "on_train_end"  # The next `fit` may use the changes.
             if run.unchanged is not None and not run.closed and not ends:
                 run.unchanged.check(name)
             given = (*arguments, *keywords.values())
@@ -186,9 +187,9 @@ def surrounded(run: Any, name: str) -> Callable:
 
 
 def _with_driven(run, epoch, logs=None):
-    """The arguments of `on_epoch_end`, with what schedules drive in the logs.
+    """Returns the arguments of `on_epoch_end`, with scheduled values in the logs.
 
-    So all callbacks see it, also those that come before ours in the list.
+    So all callbacks see these values, even those before ours in the list.
     """
     logs = {} if logs is None else logs
     logs.update(run.driven_values())

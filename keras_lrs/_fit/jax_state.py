@@ -1,4 +1,4 @@
-"""JAX: the state that `fit` hands from step to step, with our variables in it."""
+"""On JAX, the state that `fit` passes from step to step, with our variables."""
 
 import functools
 from typing import Any
@@ -14,12 +14,12 @@ from keras_lrs._step.optimizer_step import installed
 
 
 def with_followers(model: Any, steps: list, before: tuple, result: tuple) -> tuple:
-    """What a `train_step` returns, after the parts that follow the whole step.
+    """Runs the parts that follow the whole step on the result of a `train_step`.
 
     Args:
         model: The model.
         steps: The steps of its optimizers, installed.
-        before: The state that the step was given.
+        before: The state before the step.
         result: The logs and the new state.
     """
     logs, (trainable, non_trainable, optimizer, metrics) = result
@@ -40,10 +40,10 @@ def with_followers(model: Any, steps: list, before: tuple, result: tuple) -> tup
 
 
 class JaxState:
-    """What a train function knows of the state between the steps of an epoch.
+    """The state between the steps of an epoch, as the train function knows it.
 
-    There the values are not in the variables: `fit` has taken them away, and writes
-    them back at the end of the epoch.
+    During an epoch, the variables do not hold their values. `fit` has taken them, and
+    writes them back at the end of the epoch.
     """
 
     def __init__(self, model: Any, steps: list):
@@ -54,7 +54,7 @@ class JaxState:
         self.forget()
 
     def epoch_begins(self) -> None:
-        """Makes `fit` forget the last state: what changes now is to stay changed."""
+        """Makes `fit` forget the last state, so that changes made now are kept."""
         self.forget()
         vars(self._model)["_jax_state"] = None
 
@@ -75,7 +75,7 @@ class JaxState:
         """
         (*weights, variables, metrics), iterator = arguments
         if fresh_metrics:
-            # `fit` has reset them before the first step; each step donates its own.
+            # `fit` reset them before the first step; each step donates its own.
             if self._fresh_metrics is None:
                 self._fresh_metrics = [np.array(metric) for metric in metrics]
             metrics = [jnp.array(metric) for metric in self._fresh_metrics]
@@ -83,12 +83,12 @@ class JaxState:
         for index, ours in self._places:
             variables.insert(index, ours.array)
         with interrupts.deferred():
-            # From here on the values are in the result alone.
+            # From here on only the result holds the values.
             self._result = function((*weights, variables, metrics), iterator)
             return self._taken(kept)
 
     def _taken(self, kept=False):
-        """Takes our variables out of a result, and gives `fit` the others at once."""
+        """Takes our variables out of a result, and passes the others to `fit`."""
         logs, (*weights, variables, metrics) = self._result
         variables = list(variables)
         for index, ours in reversed(self._places):
@@ -102,7 +102,7 @@ class JaxState:
 
     @functools.cached_property
     def _places(self):
-        """Our variables, and where they are among the optimizer's while installed."""
+        """Our variables, and their places among the optimizer's while installed."""
         ours = [one for step in self._steps for one in step.step_variables]
         with installed(self._steps):
             places = [(self._index(one.variable), one) for one in ours]
@@ -117,21 +117,21 @@ class JaxState:
 
     @property
     def is_known(self) -> bool:
-        """Whether the values are here and not in the variables."""
+        """Whether the values are here instead of in the variables."""
         return self._optimizer is not None
 
     def holds(self, variable: Any) -> bool:
-        """Whether a variable is one of those that `fit` has taken the values of."""
+        """Whether `fit` has taken the value of a variable."""
         return any(one is variable for one in self._model.optimizer.variables)
 
     def number(self, variable: Any) -> float:
-        """The value of an optimizer's variable without dimensions."""
+        """Returns the value of an optimizer's variable of shape ()."""
         index = self._index(variable)
-        # That of an optimizer that `fit` does not train with is in the variable.
+        # An optimizer that `fit` does not use keeps its value in the variable.
         return number(variable) if index is None else self._optimizer[index].item()
 
     def read(self, variables: list) -> list[np.ndarray]:
-        """Copies of what variables of the model, optimizer or metrics hold."""
+        """Returns copies of values of variables of the model, optimizer or metrics."""
         model, (trainable, non_trainable) = self._model, self._weights
         values = {
             id(variable): array
@@ -143,8 +143,8 @@ class JaxState:
             )
             for variable, array in zip(variables, arrays, strict=True)
         }
-        # Copies: the next step is given these arrays, and overwrites them. Those of
-        # optimizers that `fit` does not train with are in the variables.
+        # Copy them, because the next step gets these arrays and overwrites them.
+        # Optimizers that `fit` does not use keep their values in the variables.
         found = [values.get(id(variable), variable) for variable in variables]
         return [np.array(ops.convert_to_numpy(value)) for value in found]
 
@@ -155,24 +155,24 @@ class JaxState:
     # --- When a step is interrupted ---
 
     def _hand_over(self, state):
-        """Gives `fit` the state of a step that it may not get to see.
+        """Gives `fit` the state of a step that may never return.
 
-        It has taken the variables' values away, and puts back in its `finally` what it
+        `fit` has taken the variables' values, and in its `finally` it restores what it
         finds here.
         """
         names = ("trainable", "non_trainable", "optimizer", "metrics")
-        # Past Keras's tracking, which would wrap it in every step.
+        # Bypasses Keras's tracking, which would wrap it in every step.
         vars(self._model)["_jax_state"] = {
             f"{name}_variables": values
             for name, values in zip(names, state, strict=True)
         }
 
     def broke_off(self, state: Any) -> None:
-        """Gives `fit` the newest state that there is, if an execution fails.
+        """Gives `fit` the newest state if an execution fails.
 
         Args:
-            state: What the execution was given. While it is being traced nothing of it
-                has been donated yet.
+            state: The state before the execution. While it is traced, nothing of it has
+                been donated yet.
         """
         if self._result is not None:
             self._taken()
@@ -180,11 +180,11 @@ class JaxState:
             self._hand_over(state)
 
     def ends(self) -> None:
-        """Notes that an execution is over, and `fit` sees its state."""
+        """Notes that an execution is over and that `fit` has its state."""
         self._result = None
 
     def take_back(self) -> None:
-        """Gives the variables what `fit` has taken away, if it ended with it."""
+        """Restores the variables' values if `fit` ended without doing so."""
         found = [*self._model.variables, *self._model.optimizer.variables]
         if all(variable._value is not None for variable in found):
             return
@@ -196,5 +196,5 @@ class JaxState:
 
 
 def _is_there(state):
-    """Whether no step has been given the arrays of a state."""
+    """Whether no step has taken the arrays of a state."""
     return not any(array.is_deleted() for part in state for array in part)

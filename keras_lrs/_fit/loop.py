@@ -1,4 +1,4 @@
-"""A training loop that is not `fit`, and what of its updates our steps have seen."""
+"""A custom training loop, and the updates in it that our steps have seen."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from keras_lrs._step import scheduled_variable
 from keras_lrs._step.optimizer_step import OptimizerStep
 
 INSTEAD = (
-    "In a loop of your own use `keras_lrs.optimizers.Scheduled` for schedules, "
+    "In a custom loop use `keras_lrs.optimizers.Scheduled` for schedules, "
     "`keras_lrs.averages.Averager` for averages and `keras_lrs.Plateau` for a factor "
     "that falls."
 )
@@ -19,12 +19,13 @@ _NO_UPDATE = "made no update in its first epoch: none was seen in the variables.
 
 
 class Loop:
-    """A loop of the user's that tells a `keras.callbacks.CallbackList` of its epochs.
+    """A custom loop that calls the hooks of a `keras.callbacks.CallbackList`.
 
     It may call `train_on_batch`, which runs the train function of the run, or `apply`
-    of an optimizer. So the steps are installed from the first epoch to the end, and
-    not for each execution only. What they have not seen is an error at the end of the
-    epoch: a function that was compiled before the run began leaves them out.
+    of an optimizer. So the steps are installed from the first epoch to the end, instead
+    of for each execution. Updates that they have not seen raise an error at the end of
+    the epoch, because a function that was compiled before the run began leaves them
+    out.
 
     Args:
         run: The run.
@@ -62,9 +63,9 @@ class Loop:
         return [one for one in self._run.callbacks if one.every_step]
 
     def _telling(self, method):
-        """Makes the hook of a batch that tells callbacks of a step.
+        """Makes the hook of a batch that calls callbacks after a step.
 
-        They have been told already, if it was the train function that made it.
+        If the train function made the step, they have already been called.
         """
 
         def on_train_batch_end(batch, logs=None):
@@ -86,10 +87,10 @@ class Loop:
             self._executed[id(step)] += self._iterations(step) - count
         self._told = self._told_ever = True
 
-    # --- Whether all updates were ours ---
+    # --- Checking that all updates were ours ---
 
     def begin_epoch(self) -> None:
-        """Counts from here."""
+        """Starts to count the updates of the epoch."""
         self._seen = {
             id(step): (self._iterations(step), self._ours(step)) for step in self._steps
         }
@@ -105,9 +106,10 @@ class Loop:
         self._check_variables()
         if self._every_step and not self._told_ever:
             raise RuntimeError(
-                f"`{type(self._every_step[0]).__name__}` acts after steps, and this "
-                "loop told of none. Call `on_train_batch_end(batch, logs)` of the "
-                "`CallbackList` after each, or train with `train_on_batch` or `fit`."
+                f"`{type(self._every_step[0]).__name__}` acts after steps, but this "
+                "loop does not report them. Call `on_train_batch_end(batch, logs)` of "
+                "the `CallbackList` after each step, or train with `train_on_batch` or "
+                "`fit`."
             )
 
     def _check(self, step):
@@ -123,10 +125,10 @@ class Loop:
             raise RuntimeError(f"{acts}, which {_NO_UPDATE}{INSTEAD}")
         raise RuntimeError(
             f"{self._named(step)} acts in the optimizer `{step.optimizer.name}`, but "
-            f"of its {made} updates in this epoch {max(made - ours, 0)} were made past "
-            "its step: by a function that was compiled before the first epoch began, "
-            "or without `apply`. Compile it after `on_epoch_begin`, or train with "
-            "`train_on_batch` or `fit`. " + INSTEAD
+            f"of its {made} updates in this epoch {max(made - ours, 0)} bypassed its "
+            "step: they were made by a function that was compiled before the first "
+            "epoch began, or without `apply`. Compile it after `on_epoch_begin`, or "
+            "train with `train_on_batch` or `fit`. " + INSTEAD
         )
 
     def _named(self, step):
@@ -137,15 +139,15 @@ class Loop:
         return f"`{type(ours).__name__}`"
 
     def _check_any(self):
-        """Raises if the loop trained in no variable, as JAX's functions may."""
+        """Raises if the loop changed no variable, as with JAX's stateless functions."""
         now = {one: self._train_function.iterations(one) for one in self._began}
         held = self._run.progress.held
         if now == self._began and not any(optimizers.may_skip(held, o) for o in now):
             kind = type(self._run.callbacks[0]).__name__
-            raise RuntimeError(f"`{kind}` is told of a loop that {_NO_UPDATE}{INSTEAD}")
+            raise RuntimeError(f"`{kind}` is used in a loop that {_NO_UPDATE}{INSTEAD}")
 
     def _check_variables(self):
-        """Raises if variables that schedules set before forward passes were not."""
+        """Raises if scheduled variables were never set before forward passes."""
         function = self._train_function
         parts = scheduled_variable.of(function.steps)
         if parts and not function.executed:
@@ -159,5 +161,5 @@ class Loop:
         return self._train_function.iterations(step.optimizer)
 
     def _ours(self, step):
-        """How many updates have gone through a step."""
+        """Returns how many updates have gone through a step."""
         return step.applied + self._executed[id(step)]

@@ -1,4 +1,4 @@
-"""Optimizers that update once in several batches, as the first update shows."""
+"""Measures from the first update how many batches an optimizer's update takes."""
 
 import fractions
 from typing import Any
@@ -7,12 +7,12 @@ from keras_lrs._keras import optimizers
 
 
 class FirstUpdates:
-    """Waits for the first update of each optimizer that has lengths of the run.
+    """Waits for the first update of each optimizer with lengths of the run.
 
-    Nobody knows before how many batches an update has, in a `train_step` that
-    accumulates gradients itself. The first update is at the beginning of every length,
-    so the right lengths can take their place right after it. What a later update shows
-    is too late for that, and refused at the end of the epoch.
+    If a `train_step` accumulates gradients itself, the number of batches per update is
+    not known in advance. The first update is at the beginning of every length, so the
+    lengths can be corrected right after it. A later update would be too late, and
+    raises an error at the end of the epoch.
 
     Args:
         run: The run, whose lengths are bound.
@@ -22,7 +22,7 @@ class FirstUpdates:
         self._run = run
         self._batches = 0
         paces, held = run.progress.paces, run.progress.held
-        # Of an execution of several steps only the last is seen.
+        # Of an execution of several steps, only the last is visible.
         is_seen = run.model.steps_per_execution == 1 and not run.progress.in_loop
         self._before = {
             one: optimizers.iterations(one)
@@ -36,11 +36,11 @@ class FirstUpdates:
 
     @property
     def are_awaited(self) -> bool:
-        """Whether there is one that has made no update yet."""
+        """Whether an optimizer has not made its first update yet."""
         return bool(self._before)
 
     def step_ends(self, logs: Any) -> None:
-        """Looks at those that are waited for; there, it waits for the device."""
+        """Checks the awaited optimizers, which waits for the device."""
         if not self._before:
             return
         self._batches += 1

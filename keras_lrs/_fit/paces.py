@@ -1,4 +1,4 @@
-"""How many updates an optimizer makes for a batch of the data."""
+"""The number of updates that an optimizer makes per batch of data."""
 
 import contextlib
 import fractions
@@ -14,13 +14,13 @@ Ratio = int | fractions.Fraction
 
 
 class Trained(NamedTuple):
-    """What an optimizer has done in a run, up to the end of an epoch."""
+    """The work of an optimizer in a run, up to the end of an epoch."""
 
     start: int
-    """Its iterations at step 0 of the schedules."""
+    """The optimizer's iterations at step 0 of the schedules."""
     iterations: int
     epoch: int
-    """How many epochs were over."""
+    """The number of epochs that were over."""
     pace: Ratio
 
 
@@ -28,9 +28,9 @@ _trained: weakref.WeakKeyDictionary[Any, Trained] = weakref.WeakKeyDictionary()
 
 
 def trained(optimizer: Any, epoch: int) -> Trained | None:
-    """What an optimizer did in the run of this process that ended before an epoch.
+    """Returns an optimizer's work in a run of this process that ended before an epoch.
 
-    None if there was none, or if it has been trained or loaded since.
+    None if there was no such run, or if the optimizer has been trained or loaded since.
     """
     found = _trained.get(optimizer)
     if found is None or found.epoch != epoch:
@@ -39,55 +39,55 @@ def trained(optimizer: Any, epoch: int) -> Trained | None:
 
 
 def note(optimizer: Any, trained: Trained) -> None:
-    """Notes what an optimizer has done, for a `fit` that resumes."""
+    """Notes the work of an optimizer, for a `fit` that resumes."""
     _trained[optimizer] = trained
 
 
 def check(given: Any) -> Ratio | None:
-    """The argument `updates_per_batch` of callbacks; None if it is not given."""
+    """Returns the argument `updates_per_batch` as a ratio; None if not given."""
     if given is None:
         return None
     is_number = isinstance(given, numbers.Real) and not isinstance(given, bool)
     if not is_number or not 0 < given < float("inf"):
         kind = ValueError if is_number else TypeError
         fields.refuse("updates_per_batch", "be a number > 0", given, kind)
-    # A third as a float is a third.
+    # A float of 1/3 becomes exactly one third.
     return fractions.Fraction(given).limit_denominator(10_000)
 
 
 class Paces:
-    """The updates that the optimizers of a run make for a batch: 1, if nobody says."""
+    """The updates per batch of the optimizers of a run, 1 by default."""
 
     def __init__(self) -> None:
         self._told: dict[int, Ratio] = {}
         self._from: dict[int, str] = {}
         self._current: Any = None
         self.bound: set[int] = set()
-        """The optimizers that have lengths that the length of the run decides."""
+        """The optimizers with lengths that depend on the length of the run."""
         self.fixed: set[int] = set()
-        """Those of them for which callbacks have calculated with them already."""
+        """The optimizers among them whose lengths callbacks have already used."""
         self.bound_ahead = False
-        """Whether variables have such lengths, which follow the leading optimizer."""
+        """Whether variables have such lengths, which follow the fastest optimizer."""
         self._planning = False
 
     def of(self, optimizer: Any) -> Ratio:
-        """The updates of an optimizer for a batch."""
+        """Returns the updates of an optimizer per batch."""
         return self._told.get(id(optimizer), 1)
 
     def is_told(self, optimizer: Any) -> bool:
-        """Whether they are known, and not only supposed."""
+        """Whether the updates per batch are known, and not only assumed."""
         return id(optimizer) in self._told
 
     def tell(self, optimizer: Any, pace: Ratio) -> None:
-        """Notes what was found out about an optimizer."""
+        """Notes the pace of an optimizer."""
         self._told.setdefault(id(optimizer), pace)
 
     def saved(self, every: list) -> list[str | None]:
-        """What is known of the optimizers of a run, as JSON."""
+        """Returns the known paces of a run's optimizers, as JSON."""
         return [str(self.of(one)) if self.is_told(one) else None for one in every]
 
     def load(self, every: list, saved: list[str | None] | None) -> None:
-        """Takes what was saved, where nobody says otherwise."""
+        """Takes saved paces, unless others are given."""
         for optimizer, pace in zip(every, saved or [], strict=False):
             if pace is not None:
                 self.tell(optimizer, fractions.Fraction(pace))
@@ -106,7 +106,7 @@ class Paces:
 
     @contextlib.contextmanager
     def within(self, optimizer: Any, planning: bool = False) -> Iterator[None]:
-        """Within it lengths are those of an optimizer.
+        """Uses the pace of an optimizer for all lengths within the block.
 
         `planning` says whether they are bound for its step, and may be bound again.
         """
@@ -118,7 +118,7 @@ class Paces:
             self._current, self._planning = before
 
     def bind(self, optimizer: Any) -> Ratio:
-        """The updates of an optimizer for a batch, which decide a length."""
+        """Returns the updates of an optimizer per batch, which decide a length."""
         self.bound.add(id(optimizer))
         self.bound_ahead |= self._planning and self._current is None
         if not self._planning:
@@ -126,7 +126,7 @@ class Paces:
         return self.of(optimizer)
 
     def current(self, every: list) -> Any:
-        """The optimizer whose lengths are asked for; the fastest, if nobody says."""
+        """Returns the optimizer whose pace is used; the fastest by default."""
         if self._current is not None:
             return self._current
         return max(every, key=self.of, default=None)

@@ -1,4 +1,4 @@
-"""What the steps of a run's optimizers are to do: parts wanted, checked and bound."""
+"""Plans the steps of a run's optimizers: collects, checks and binds parts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ from keras_lrs.schedules.open_ended import Constant
 
 
 def check_wanted(run: Any, callback: Any, wanted: Any) -> None:
-    """Raises if what a callback wants is no part of the steps of this run."""
+    """Raises if a callback's request is not valid in this run."""
     kind = type(callback).__name__
     if not isinstance(wanted, Wanted):
         raise TypeError(
@@ -38,11 +38,11 @@ def check_wanted(run: Any, callback: Any, wanted: Any) -> None:
 
 
 class WantedParts:
-    """The parts that callbacks want, and the plans that are made of them.
+    """The parts that callbacks want, from which plans are made.
 
     Args:
-        progress: Where the run is.
-        own_rates: The learning rates that the user gave.
+        progress: The position of the run.
+        own_rates: The learning rates that the user set.
     """
 
     def __init__(self, progress: Progress, own_rates: OwnRates):
@@ -50,7 +50,7 @@ class WantedParts:
         self._wanted: list[tuple[Any, Wanted]] = []
 
     def add(self, callback: Any, wanted: Wanted, siblings: list) -> None:
-        """Adds what a callback wants, if it can be had beside the rest."""
+        """Adds a callback's request if it is compatible with the others."""
         same = self._of(wanted.optimizer)
         wanted.kind.check(callback, wanted, [other for _, other in same])
         if wanted.slot == "learning_rate" or wanted.kind.scales:
@@ -64,7 +64,7 @@ class WantedParts:
 
     @property
     def finalize_averages(self) -> bool:
-        """Whether they, and not Keras, finalize the averages of `model.optimizer`."""
+        """Whether parts finalize the averages of `model.optimizer`, not Keras."""
         main = self._progress.main
         own = [] if main is None else optimizers.leaves(main)
         return any(
@@ -74,26 +74,27 @@ class WantedParts:
         )
 
     def _of(self, optimizer):
-        """What is wanted of an optimizer, also by the one that brings schedules."""
+        """Returns the requests for an optimizer, including those of its host."""
         found = [(c, w) for c, w in self._wanted if w.optimizer is optimizer]
         return hosted.wanted_by_host(optimizer) + found
 
     def plan(self, run: Any, optimizer: Any) -> StepPlan:
-        """What the step of an optimizer is to do."""
+        """Makes the plan of an optimizer's step."""
         wanted = self._of(optimizer)
         if not any(one.slot == "learning_rate" for _, one in wanted):
-            # Nothing binds the optimizer's own: said before anything evaluates it.
+            # Nothing binds the optimizer's own schedule, so check it before it is
+            # evaluated.
             own = optimizers.rate_source(optimizer)
             base.check_bound(own)
             if run is not None:
                 done = optimizers.iterations(optimizer)
                 warmups.warn_of_schedule(self._progress, own, done)
-        # Schedules first: others may depend on them.
+        # Schedules come first, because other parts may depend on them.
         wanted.sort(key=lambda pair: not issubclass(pair[1].kind, Hyperparameter))
         schedules: dict[str, Any] = {}
         parts = []
         for callback, one in wanted:
-            # A variable counts the steps of the optimizer that is ahead.
+            # A variable counts the steps of the optimizer with the most.
             paced = None if one.kind is ScheduledVariable else optimizer
             with self._progress.paces.within(paced, planning=True):
                 given = one.compiled
@@ -109,7 +110,7 @@ class WantedParts:
         return StepPlan(optimizer, tuple(parts), self._progress.start(optimizer))
 
     def _check_cap(self, optimizer, schedule):
-        """Raises if an optimizer would use a lower rate than that of a schedule."""
+        """Raises if an optimizer would use a lower rate than its schedule has."""
         progress = self._progress
         num_steps = progress.total or 10_000
         steps, rates = hyperparameters.sampled(schedule, num_steps - 1)
@@ -127,13 +128,13 @@ class WantedParts:
             )
 
     def _completing(self, optimizer, schedules, parts):
-        """The parts that others need: the rate to be scaled, the bias correction."""
+        """Returns parts that others need: the scaled rate, the bias correction."""
         found = []
         host = hosted.host_of(optimizer)
         own = self._own_rates.get(optimizer) if host is None else host.own_rate
         scaled = own is not None and any(part.kind.scales for part in parts)
         if scaled and "learning_rate" not in schedules:
-            # That of a host is a number for all its life.
+            # A host's rate never changes.
             rate = ("learning_rate", Constant(own))
             found.append(
                 PlannedPart(OwnRate, (), {"rate": own})
@@ -153,14 +154,14 @@ class WantedParts:
             if betas:
                 found.append(PlannedPart(kind, (betas, first), {}))
         if any(issubclass(part.kind, Groups) for part in parts):
-            found.append(PlannedPart(GroupedUpdate, (), {}))  # After all others.
+            found.append(PlannedPart(GroupedUpdate, (), {}))  # It must be the last.
         return found
 
     def _first(self, optimizer):
-        """The schedules' step in the first update of this fit."""
+        """Returns the schedules' step in the first update of this fit."""
         accumulated = optimizers.accumulated(optimizer)
         start = self._progress.start(optimizer)
-        # The micro-batches of an earlier fit are made up to the number accumulated.
+        # Micro-batches that remain from an earlier fit are completed first.
         begun = max(start, 0) % accumulated
         return max(-start, 0) + accumulated - 1 - begun
 
@@ -171,16 +172,16 @@ def bind(
     schedule: Any,
     check: Callable[[str, Any, int], None] = hyperparameters.check_values,
 ) -> Any:
-    """A schedule of a hyperparameter, with all lengths in steps of this run.
+    """Returns a schedule of a hyperparameter with all lengths in steps of this run.
 
-    `check(name, schedule, num_steps)` refuses values that are out of range.
+    `check(name, schedule, num_steps)` raises an error if a value is out of range.
 
     Raises:
         ValueError: If the number of steps is needed and not known, or if a value
             leaves the range of the hyperparameter.
     """
     known = progress.steps_per_epoch is not None
-    # One without open lengths, such as a long table, need not be gone through.
+    # A schedule without open lengths, such as a long table, needs no binding.
     if base.is_open(schedule):
         if known:
             schedule = base.bind(schedule, progress.window())
@@ -188,8 +189,8 @@ def bind(
             schedule = base.bind(schedule, progress.window_of_batches())
         else:
             raise ValueError(
-                f"The schedule of `{name}` needs the number of steps per epoch, "
-                f"which this data does not tell. {progress.how_to_tell}; or bind the "
+                f"The schedule of `{name}` needs the number of steps per epoch, which "
+                f"is not known for this data. {progress.how_to_tell}; or bind the "
                 "schedule: `schedule.bind(total_steps, steps_per_epoch)`. Received: "
                 f"{schedule!r}"
             )
@@ -207,10 +208,10 @@ def _refuse_keras_callbacks(callback, siblings):
     for other in siblings:
         if isinstance(other, theirs):
             raise ValueError(
-                f"`{type(callback).__name__}` cannot work beside Keras's "
+                f"`{type(callback).__name__}` cannot work together with Keras's "
                 f"`{type(other).__name__}`: both set the learning rate. Use "
-                "`keras_lrs.callbacks.ReduceOnPlateau` and "
-                "`HyperparameterScheduler`, which work together."
+                "`keras_lrs.callbacks.ReduceOnPlateau` and `HyperparameterScheduler` "
+                "instead."
             )
 
 

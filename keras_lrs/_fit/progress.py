@@ -1,4 +1,4 @@
-"""`Progress`: where a run is, with one word for each way of counting."""
+"""`Progress`: the position of a run, with one word for each way of counting."""
 
 import dataclasses
 import fractions
@@ -13,12 +13,12 @@ from keras_lrs.schedules import durations
 
 @dataclasses.dataclass
 class Resume:
-    """Where an interrupted run is taken up.
+    """The position at which an interrupted run resumes.
 
     Args:
-        set_states: Gives our callbacks the states that they had.
-        starts: Where the optimizers' schedules are at step 0; None if that follows from
-            the epoch.
+        set_states: Restores the states of our callbacks.
+        starts: The iterations at which the optimizers' schedules are at step 0; None if
+            the epoch determines them.
     """
 
     set_states: Callable[[], None]
@@ -26,18 +26,18 @@ class Resume:
 
 
 class Progress:
-    """Where a run of `fit` is.
+    """The position of a run of `fit`.
 
     Three numbers count an optimizer's work:
 
-    - `iterations`: calls of its `apply`, micro-batches included, in all its life. Keras
-      keeps this number in a variable, `_iterations`.
-    - `step`: the step that schedules are evaluated at: the iterations of this run. A
-      run that resumes in a later epoch begins at a later step.
-    - `updates`: the same, but with all micro-batches of an update as one.
+    - `iterations`: all calls of its `apply` since it was created, including
+      micro-batches. Keras keeps this number in a variable, `_iterations`.
+    - `step`: the step at which schedules are evaluated, which is the iterations of this
+      run. A run that resumes in a later epoch begins at a later step.
+    - `updates`: the same, but all micro-batches of an update count as one.
 
-    Each is told for one optimizer. Without one it is that of the optimizer that is
-    ahead: others may make fewer updates.
+    Each number belongs to one optimizer. If none is given, it is that of the optimizer
+    with the most.
     """
 
     def __init__(self, model: Any):
@@ -53,7 +53,7 @@ class Progress:
         self.epochs = 0
         self.steps_per_epoch: int | None = None
         self.in_loop = False
-        """Whether the caller is no `fit`, but a loop of the user's."""
+        """Whether the caller is a custom loop instead of `fit`."""
 
     # --- Which optimizers there are ---
 
@@ -66,7 +66,8 @@ class Progress:
     def optimizers(self) -> list:
         """The optimizers that update the model's variables.
 
-        Those of `model.optimizer`; if it is None, those that the model holds otherwise.
+        These are those of `model.optimizer` or, if it is None, those in the model's
+        attributes.
         """
         if self.main is not None:
             return optimizers.leaves(self.main)
@@ -74,26 +75,26 @@ class Progress:
 
     @property
     def labels(self) -> list[str]:
-        """A name for each of the optimizers: its own, or where the model holds it."""
+        """A name for each of the optimizers: its own, or the model's attribute."""
         if self.main is not None:
             return optimizers.labels(self.optimizers)
         return list(self.outside)
 
     @property
     def roots(self) -> dict[str, Any]:
-        """What the model holds beside `model.optimizer`, wrappers not taken apart."""
+        """The optimizers besides `model.optimizer`, with wrappers as one."""
         if self._own is None:
             self._own = models.own_optimizers(self._model)
         return self._own
 
     @property
     def held(self) -> list:
-        """All that the model holds, wrappers not taken apart."""
+        """All optimizers that the model holds, with wrappers as one."""
         return [*([] if self.main is None else [self.main]), *self.roots.values()]
 
     @property
     def outside(self) -> dict[str, Any]:
-        """The optimizers beside `model.optimizer`, by their labels."""
+        """The optimizers besides `model.optimizer`, by their labels."""
         return {
             name if len(leaves) == 1 else f"{name}/{label}": leaf
             for name, one in self.roots.items()
@@ -117,13 +118,13 @@ class Progress:
 
     @property
     def every(self) -> list:
-        """The optimizers, and those beside them that callbacks have named."""
+        """The optimizers, and others that callbacks have named."""
         joined = {id(one) for one in self._joined}
         others = self.outside.values() if joined else ()
         return [*self.optimizers, *(one for one in others if id(one) in joined)]
 
     def join(self, found: list) -> None:
-        """Takes optimizers beside `model.optimizer` in, which a callback has named."""
+        """Adds optimizers besides `model.optimizer` that a callback has named."""
         if self.main is not None:
             own = {id(one) for one in self.optimizers}
             self._joined += [one for one in found if id(one) not in own]
@@ -131,7 +132,7 @@ class Progress:
     # --- How long the run is ---
 
     def set_length(self, params: dict[str, Any], callbacks: list) -> None:
-        """Takes the length from the `fit` that calls, or what the user has told."""
+        """Takes the length from the enclosing `fit`, or from the user."""
         found = fit_loop.length(self._model)
         if found is not None:
             params = {"epochs": found[0], "steps": found[1]}
@@ -140,7 +141,7 @@ class Progress:
         self.steps_per_epoch = steps if self.epochs or not self.in_loop else None
 
     def window(self) -> durations.Window:
-        """What lengths are measured by; raises if the data's length is not known."""
+        """Returns the window of the run; raises if the data's length is not known."""
         steps = self.steps_per_epoch
         if steps is None:
             raise ValueError(
@@ -153,7 +154,7 @@ class Progress:
 
     @property
     def total(self) -> int | None:
-        """The steps of the whole run, which no length depends on; None if unknown."""
+        """The steps of the whole run, without noting a dependence; None if unknown."""
         if self.steps_per_epoch is None:
             return None
         return self._total(self.paces.current(self.every))
@@ -165,7 +166,7 @@ class Progress:
 
     @property
     def how_to_tell(self) -> str:
-        """How a user tells the length of a run that is not known."""
+        """The advice on how to give the length of a run that is not known."""
         if self.in_loop:
             return "Pass `epochs=` and `steps=` to the `CallbackList` of your loop"
         return lengths.HOW_TO_TELL
@@ -179,17 +180,17 @@ class Progress:
         return [int(durations.half_up(end)) for end in ends if end >= 1]
 
     def window_of_batches(self) -> durations.Window:
-        """What measures samples and tokens, also in a run of unknown length."""
+        """Returns a window for samples and tokens, even in a run of unknown length."""
         return durations.CycleWindow(None, None, batch=self._batch)
 
     def length(self, duration: durations.Duration) -> int:
-        """The steps of a duration from the beginning of the run."""
+        """Returns the steps of a duration from the beginning of the run."""
         if isinstance(duration, (int, *durations.OF_BATCHES)):
             return self.window_of_batches().length(duration)
         return self.window().length(duration)
 
     def _batch(self, kind):
-        """How many samples or tokens a step has; None if it is not known."""
+        """Returns the samples or tokens per step; None if they are not known."""
         samples = fit_loop.batch_size(self._model)
         if samples is None:
             return None
@@ -200,7 +201,7 @@ class Progress:
         tokens = models.tokens_per_sample(self._model)
         return None if tokens is None else samples * tokens
 
-    # --- Where it began ---
+    # --- The beginning of the run ---
 
     def register(self) -> None:
         """Notes the iterations before `BackupAndRestore` restores others."""
@@ -212,7 +213,7 @@ class Progress:
 
         Args:
             epoch: The epoch with which the run begins.
-            starts: The iterations at step 0, if they do not follow from the epoch.
+            starts: The iterations at step 0; None if the epoch determines them.
         """
         self._begun_at = {id(one): optimizers.iterations(one) for one in self.every}
         if starts is None:
@@ -224,7 +225,7 @@ class Progress:
         self._first_epoch = epoch
 
     def _note_other_lengths(self, optimizer, epoch, start):
-        """Notes by how much the epochs before were longer than those to come."""
+        """Notes by how much the past epochs were longer than the next ones."""
         if self.steps_per_epoch is None or epoch == 0:
             return
         made = self._begun_at[id(optimizer)] - start
@@ -233,7 +234,7 @@ class Progress:
             self._extra[id(optimizer)] = extra
 
     def tell_pace(self, optimizer: Any, pace: Ratio) -> None:
-        """Takes what the first update of an optimizer has shown."""
+        """Takes the pace that the first update of an optimizer has shown."""
         self.paces.tell(optimizer, pace)
         if self._extra.pop(id(optimizer), None) is not None:
             self._note_other_lengths(
@@ -261,9 +262,9 @@ class Progress:
         if self.steps_per_epoch is None:
             if iterations == 0:
                 raise ValueError(
-                    f"Where the schedules are at initial_epoch={epoch} is not known: "
-                    "the data has no known steps per epoch and the optimizer has "
-                    f"made no updates. {self.how_to_tell}."
+                    f"The step of the schedules at initial_epoch={epoch} is not known: "
+                    "the data has no known steps per epoch and the optimizer has made "
+                    f"no updates. {self.how_to_tell}."
                 )
             return 0
         made = epoch * self.steps_per_epoch * self.paces.of(optimizer)
@@ -271,36 +272,36 @@ class Progress:
         outside = any(optimizer is one for one in self.outside.values())
         if outside and start != 0 and iterations > 0:
             raise ValueError(
-                f"Where the schedules are at initial_epoch={epoch} is not known: an "
-                f"optimizer of this model has made {iterations} updates, and not one "
-                "in each of the steps before. Resume with `ResumableTraining`."
+                f"The step of the schedules at initial_epoch={epoch} is not known: an "
+                f"optimizer of this model has made {iterations} updates, which is not "
+                "one in each previous step. Resume with `ResumableTraining`."
             )
         if start < 0 < iterations:
-            return 0  # Updates were skipped, or the epochs before were shorter.
-        # A backup within an epoch, which is repeated, came after more.
+            return 0  # Updates were skipped, or earlier epochs were shorter.
+        # A backup within an epoch, which is repeated, has more iterations.
         before = self._registered.get(id(optimizer), 0)
         per_epoch = self.steps_per_epoch * self.paces.of(optimizer)
         if start > 0 and not before <= start < before + per_epoch:
             raise ValueError(
-                f"Where the schedules are at initial_epoch={epoch} is not known: the "
-                f"optimizer has made {iterations} updates, and {epoch} epochs of this "
-                f"data have {int(made)}. If they were of other data, or came after "
-                "another run, resume with `ResumableTraining`, or give the "
+                f"The step of the schedules at initial_epoch={epoch} is not known: the "
+                f"optimizer has made {iterations} updates, but {epoch} epochs of this "
+                f"data have {int(made)}. If the updates were on other data, or "
+                "followed another run, resume with `ResumableTraining`, or give the "
                 "optimizer a bound schedule, which counts all of its updates."
             )
         return start
 
     def start(self, optimizer: Any) -> int:
-        """The optimizer's iterations at which the schedules are at their step 0.
+        """Returns the optimizer's iterations at which schedules are at their step 0.
 
-        It is negative where a run resumes without the optimizer's count.
+        It is negative if a run resumes without the optimizer's count.
         """
         return self._starts[id(optimizer)]
 
-    # --- Where it is ---
+    # --- The current position ---
 
     def iterations(self, optimizer: Any = None) -> int:
-        """How often `apply` was called, also within an epoch."""
+        """Returns how often `apply` was called, even within an epoch."""
         if optimizer is None:
             return max(self.iterations(one) for one in self.optimizers)
         if self._train_function is None:
@@ -314,17 +315,17 @@ class Progress:
 
     @property
     def ahead(self) -> Any:
-        """The optimizer that is ahead; the first of those that are."""
+        """The optimizer with the most steps, and the first of several."""
         return max(self.optimizers, key=self.step)
 
     def step(self, optimizer: Any = None) -> int:
-        """The step of the schedules in the next iteration."""
+        """Returns the step of the schedules in the next iteration."""
         if optimizer is None:
             return max(self.step(one) for one in self.optimizers)
         return self.iterations(optimizer) - self.start(optimizer)
 
     def updates(self, optimizer: Any = None) -> int:
-        """How many updates this run has made, each of all its micro-batches."""
+        """Returns how many updates this run has made, of all their micro-batches."""
         if optimizer is None:
             return max(self.updates(one) for one in self.optimizers)
         accumulated = optimizers.accumulated(optimizer)
@@ -333,5 +334,5 @@ class Progress:
 
 
 def _whole(ratio):
-    """A ratio; an int, if it is one."""
+    """Returns a ratio, as an int if it is one."""
     return int(ratio) if ratio == int(ratio) else ratio

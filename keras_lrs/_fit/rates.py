@@ -1,4 +1,4 @@
-"""Learning rates: those that the user gave, and the schedules that they follow."""
+"""The learning rates that the user set, and the schedules that they follow."""
 
 import contextlib
 import warnings
@@ -22,7 +22,7 @@ from keras_lrs._step.update import Record
 
 
 class OwnRates:
-    """The rate of each optimizer before schedules drove it, where it is a number."""
+    """The rate of each optimizer before schedules drove it, if it is a number."""
 
     def __init__(self) -> None:
         self._rates: dict[int, float] = {}
@@ -32,35 +32,35 @@ class OwnRates:
         self._records: dict[int, Record] = {}
 
     def note(self, found: list) -> None:
-        """Notes the rates of optimizers that were not seen before."""
+        """Notes the rates of optimizers that are new."""
         for optimizer, source in _variables(found):
             self._rates.setdefault(id(optimizer), number(source))
 
     def get(self, optimizer: Any) -> float | None:
-        """An optimizer's rate; None for one with a schedule."""
+        """Returns an optimizer's rate; None if it has a schedule."""
         return self._rates.get(id(optimizer))
 
     def set(self, optimizer: Any, rate: float) -> None:
-        """Corrects what was noted, which was a scheduled rate from a file."""
+        """Corrects a rate that was noted from a file but had been scheduled."""
         self._rates[id(optimizer)] = rate
 
     def restore(self, optimizer: Any) -> None:
-        """Gives an optimizer its rate back."""
+        """Restores an optimizer's rate."""
         rate = self.get(optimizer)
         if rate is not None:
             optimizers.set_rate(optimizer, rate)
 
-    # --- What the user's callbacks set ---
+    # --- Rates that the user's callbacks set ---
 
     def note_restored(self, found: list) -> None:
-        """Notes what is there when all that is restored has been.
+        """Notes the rates once everything has been restored.
 
-        From here on, until the run follows the variables, another rate was set by hand.
+        If a rate differs before the run follows the variables, it was set by hand.
         """
         self._restored = {id(one): number(rate) for one, rate in _variables(found)}
 
     def begin(self, found: list, resumes: bool) -> None:
-        """Takes up what callbacks have set since the run was made.
+        """Takes the rates that callbacks have set since the run was made.
 
         Args:
             found: The optimizers.
@@ -73,13 +73,13 @@ class OwnRates:
                 self.take(optimizer, number(source))
 
     def take(self, optimizer: Any, rate: float | None) -> None:
-        """Takes a rate that was set by hand; None is none."""
+        """Takes a rate that was set by hand, unless it is None."""
         if rate is not None:
             self.set(optimizer, rate)
             self._by_hand.add(id(optimizer))
 
     def set_by_hand(self, found: list) -> list[float | None]:
-        """The rates of optimizers that were set during this run; None if not."""
+        """Returns the rates of optimizers that were set during this run, else None."""
         return [self.get(one) if id(one) in self._by_hand else None for one in found]
 
     def follow(
@@ -89,8 +89,8 @@ class OwnRates:
 
         Args:
             steps: The steps of a run.
-            count: The iterations of an optimizer, also within an epoch.
-            undo: Where what puts everything back is pushed.
+            count: Returns the iterations of an optimizer, even within an epoch.
+            undo: Receives the functions that restore everything.
         """
         for step in steps:
             source = optimizers.rate_source(step.optimizer)
@@ -99,7 +99,7 @@ class OwnRates:
                 for part in step.parts
                 if isinstance(part, Hyperparameter) and part.name == "learning_rate"
             ]
-            # One that brings its schedules along reads as the rate last used.
+            # An optimizer with hosted schedules shows the rate last used.
             if driving and hosted.host_of(step.optimizer) is None:
                 undo.callback(self.restore, step.optimizer)
             if driving and isinstance(source, keras.Variable):
@@ -108,7 +108,7 @@ class OwnRates:
                 replace(step.optimizer, optimizers.CURRENT_RATE, _reading(step), undo)
 
     def record(self, run: Any, steps: list) -> None:
-        """Notes what callbacks set between steps, where steps do not set the rate.
+        """Records the rates that callbacks set between steps, if steps do not set them.
 
         Call it before `follow`.
         """
@@ -124,13 +124,13 @@ class OwnRates:
             replace(source, "assign", make, undo)
 
     def _noting(self, record, optimizer, source, count):
-        """Makes an `assign` of a rate's variable, which notes from which update on."""
+        """Makes an `assign` of a rate's variable that records each change."""
 
         def make(assign):
             def assign_and_note(value):
                 result = assign(value)
                 if not self._writes_state:
-                    with contextlib.suppress(Exception):  # In a step that is traced.
+                    with contextlib.suppress(Exception):  # In a traced step.
                         record.note(number(source), count(optimizer))
                 return result
 
@@ -139,15 +139,15 @@ class OwnRates:
         return make
 
     def used(self, optimizer: Any, iterations: np.ndarray, now: float) -> Any:
-        """The rates of updates after so many iterations, which a variable held.
+        """Returns the rates that a variable held for updates after `iterations`.
 
-        `now` is what it holds; another than was noted last was set within steps.
+        `now` is its current value. If it differs from the last record, steps set it.
         """
         record = self._records.get(id(optimizer))
         return now if record is None or record.last != now else record.at(iterations)
 
     def _writing(self, sync):
-        """Makes a `jax_state_sync`, by which JAX's `fit` writes what it has trained."""
+        """Makes a `jax_state_sync`, with which JAX's `fit` writes its trained state."""
 
         def sync_and_note():
             self._writes_state = True
@@ -159,7 +159,7 @@ class OwnRates:
         return sync_and_note
 
     def _taking(self, part, count):
-        """Makes an `assign` of a rate's variable, which takes the value as the own."""
+        """Makes an `assign` of a rate's variable that takes the value as own rate."""
         optimizer = part.step.optimizer
         is_hosted = hosted.host_of(optimizer) is not None
         said = False
@@ -180,7 +180,7 @@ class OwnRates:
                 if isinstance(part, OwnRate):
                     self.take(optimizer, rate)
                     part.change(rate, count(optimizer))
-                elif not said and rate != before:  # A loop may write it as it is.
+                elif not said and rate != before:  # A loop may write it unchanged.
                     said = True
                     warnings.warn(
                         f"The learning rate of `{optimizer.name}` was set to {rate:g}, "
@@ -204,11 +204,11 @@ def _refuse_within_step(optimizer):
 
 
 def followed(steps: list, progress: Any, optimizer: Any) -> list[tuple[int, Any]]:
-    """The schedules that an optimizer's rates follow, the main one first.
+    """Returns the schedules that an optimizer's rates follow, the main one first.
 
-    Each comes with the iterations at which it is at its step 0: a schedule of the
-    optimizer's own, or one that `Scheduled` brings along, counts all of them. The main
-    one is None if the rate is a float; the others are those of groups of variables.
+    Each comes with the iterations at which it is at its step 0. The optimizer's own
+    schedule, or a schedule that `Scheduled` hosts, counts all iterations. The main
+    schedule is None if the rate is a float. The others belong to groups of variables.
     """
     source = optimizers.rate_source(optimizer)
     main = (0, None if isinstance(source, keras.Variable) else source)
@@ -224,7 +224,7 @@ def followed(steps: list, progress: Any, optimizer: Any) -> list[tuple[int, Any]
 
 
 def last_used(run: Any, found: list) -> list[float]:
-    """The rates of the last updates of some optimizers, those of groups as well."""
+    """Returns the rates of optimizers' last updates, including those of groups."""
     rates = []
     for one in found:
         last = np.array([max(run.progress.iterations(one) - 1, 0)])
@@ -234,12 +234,12 @@ def last_used(run: Any, found: list) -> list[float]:
 
 
 def _reading(step):
-    """Makes what an optimizer with a schedule reads as: the rate times the factors."""
+    """Makes the method that returns a schedule's rate times the factors."""
     optimizer, own = step.optimizer, optimizers.rate_source(step.optimizer)
 
     def make(current):
         def scaled():
-            # In an update the step has put the rate there.
+            # During an update the step has set the rate.
             if optimizers.rate_source(optimizer) is not own:
                 return current()
             return ops.convert_to_tensor(step.rate_now())
@@ -250,7 +250,7 @@ def _reading(step):
 
 
 def _variables(found):
-    """Pairs of an optimizer and the variable of its rate, where it has one."""
+    """Yields pairs of an optimizer and the variable of its rate, if it has one."""
     for optimizer in found:
         source = optimizers.rate_source(optimizer)
         if isinstance(source, keras.Variable):

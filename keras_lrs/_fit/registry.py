@@ -1,4 +1,4 @@
-"""Finding the run that a callback belongs to, from the hooks that Keras calls."""
+"""Finds the run to which a callback belongs, from the hooks that Keras calls."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from keras_lrs._keras.backend import IS_JAX
 from keras_lrs._step import hosted
 from keras_lrs.schedules import fields
 
-_ATTRIBUTE = "_keras_lrs_run"  # In the model's `__dict__`, past Keras's tracking.
+_ATTRIBUTE = "_keras_lrs_run"  # In the model's `__dict__`: Keras must not track it.
 
 
 def register(callback: Any, model: Any) -> None:
-    """Finds or makes the run, when Keras hands a callback its model.
+    """Finds or makes the run when Keras gives a callback its model.
 
-    Keras also does so for `evaluate` and `predict`, within a fit or outside; then
-    nothing comes of it. Here callbacks are put in the order that they need.
+    Keras also does so for `evaluate` and `predict`, within a fit or outside, and then
+    this has no effect. It also puts callbacks into the order that they need.
     """
     attributes = vars(model)
     run = attributes.get(_ATTRIBUTE)
@@ -49,9 +49,9 @@ def _new_run(model, callback_list=None):
 
 
 def _reorder(callback, callbacks):
-    """Moves a callback forward, to the beginning or before what backs the run up.
+    """Moves a callback to the beginning, or before callbacks that back the run up.
 
-    What it writes of an epoch must be there before the backup of the epoch is.
+    It must write its results of an epoch before the epoch is backed up.
     """
     at = callbacks.index(callback)
     for index, other in enumerate(callbacks[:at]):
@@ -61,7 +61,7 @@ def _reorder(callback, callbacks):
 
 
 def backs_up(callback: Any) -> bool:
-    """Whether a callback saves the run, to resume it."""
+    """Whether a callback saves the run in order to resume it."""
     keras_own = isinstance(callback, keras.callbacks.BackupAndRestore)
     return keras_own or getattr(callback, "backs_up", False)
 
@@ -81,12 +81,12 @@ def begin(callback: Any, model: Any) -> Run:
     callback_list = fit_loop.callback_list()
     if callback_list is None:
         raise RuntimeError(
-            f"`{type(callback).__name__}` takes part in a run by way of a list. Pass "
-            "it to `model.fit(callbacks=[...])`, or to a "
+            f"`{type(callback).__name__}` joins a run through a list of callbacks. "
+            "Pass it to `model.fit(callbacks=[...])`, or to a "
             "`keras.callbacks.CallbackList` whose hooks your loop calls."
         )
     run = vars(model).get(_ATTRIBUTE)
-    # An interrupted run, or that of another list.
+    # It is an interrupted run, or that of another list.
     if run is not None and (run.begun or run.callback_list() is not callback_list):
         run.close()
         run = None
@@ -100,8 +100,8 @@ def begin(callback: Any, model: Any) -> Run:
             check_built(callback, model)
         run.own_rates.note(run.optimizers)
     elif not run.optimizers or any(map(hosted.has_groups, run.optimizers)):
-        # A `MultiOptimizer` that chooses by a function knows none before it is built,
-        # and patterns are of variables.
+        # A `MultiOptimizer` that chooses by a function has no optimizers before it is
+        # built, and patterns need variables.
         build_optimizer(callback, model)
         run.own_rates.note(run.optimizers)
     if (given := chosen.check(callback.optimizers)) is not None:
@@ -116,7 +116,7 @@ def begin(callback: Any, model: Any) -> Run:
 
 
 def break_off(model: Any) -> None:
-    """Ends the run of a model whose beginning has failed."""
+    """Ends the run of a model that failed to begin."""
     run = vars(model).get(_ATTRIBUTE)
     if run is not None and not run.begun:
         run.close()
@@ -126,8 +126,8 @@ def _refuse_on_jax(callback, labels):
     raise ValueError(
         f"`{type(callback).__name__}` cannot work with the optimizers "
         f"{', '.join(labels)}: on JAX, `fit` trains with `model.optimizer` alone. "
-        "Compile the model with one `MultiOptimizer`, or train it in a loop of your "
-        "own, with `optimizers.Scheduled`."
+        "Compile the model with one `MultiOptimizer`, or train it in a custom loop, "
+        "with `optimizers.Scheduled`."
     )
 
 
@@ -141,7 +141,7 @@ def build_optimizer(callback: Any, model: Any) -> None:
 def build_main(callback: Any, model: Any) -> None:
     """Builds a model, and its `optimizer` if it has one, before the first step does."""
     build_model(callback, model)
-    # Before `compile` there is none.
+    # Before `compile` there is no optimizer.
     if getattr(model, "optimizer", None) is not None:
         optimizers.build(model)
 
@@ -160,10 +160,10 @@ def build_model(callback: Any, model: Any) -> None:
         )
     error = fit_loop.build(model)
     unbuilt = models.unbuilt_layers(model)
-    # A `call` may take other data than `fit` does, with layers that are built.
+    # A `call` may take other data than `fit`, if all layers are built.
     if model.variables if error and not unbuilt else model.built and not error:
         return
-    why = f" From the data it cannot be built: {error}" if error else ""
+    why = f" It cannot be built from the data: {error}" if error else ""
     raise ValueError(
         f"{unknown}Build the model before `fit`, by calling it on a batch or giving it "
         f"an `Input`.{why}"
@@ -171,7 +171,7 @@ def build_model(callback: Any, model: Any) -> None:
 
 
 def build_chosen(callback: Any, run: Run) -> None:
-    """Builds the optimizer, if a callback acts in it; others must have been built."""
+    """Builds the optimizer if a callback acts in it; others must have been built."""
     if callback.optimizers is None:
         build_optimizer(callback, run.model)
         return
@@ -182,20 +182,20 @@ def build_chosen(callback: Any, run: Run) -> None:
 
 
 def build_as_before(callback: Any, model: Any, found: dict[str, Any]) -> None:
-    """Builds the optimizers in a model's attributes that a checkpoint holds built."""
+    """Builds the optimizers in a model's attributes that were built in a checkpoint."""
     models.build_others(model, found.get("trained", {}))
     if len(found.get("shapes", ())) > len(models.state_variables(model)):
         check_built(callback, model)
 
 
 def check_built(callback: Any, model: Any) -> None:
-    """Raises if it is not known what the optimizers in a model's attributes train."""
+    """Raises if it is not known which variables a model's own optimizers train."""
     found = models.own_optimizers(model)
     if getattr(model, "optimizer", None) is None and not found:
         raise ValueError(
-            f"`{type(callback).__name__}` needs an optimizer, and found none: neither "
-            "`model.optimizer` nor another one among the model's attributes. Compile "
-            "the model with the optimizer that trains it."
+            f"`{type(callback).__name__}` needs an optimizer, but found none in "
+            "`model.optimizer` or the model's other attributes. Compile the model with "
+            "the optimizer that trains it."
         )
     _check_built(callback, found)
 
@@ -205,13 +205,13 @@ def _check_built(callback, found):
         if not optimizer.built:
             raise ValueError(
                 f"`{type(callback).__name__}` needs to know what `{name}` trains. "
-                "Build it before `fit`, by its `build` with the variables that it "
-                f"updates. Received: `{name}` that is not built"
+                "Before `fit`, call its `build` with the variables that it updates. "
+                f"Received: `{name}` that is not built"
             )
 
 
 def build_to_average(callback: Any, run: Run) -> None:
-    """Builds the optimizer, whose weights are to be averaged, before the first step."""
+    """Builds the optimizer whose weights will be averaged, before the first step."""
     build_chosen(callback, run)
     if any(map(optimizers.is_taken_over, run.chosen(callback).values())):
         raise ValueError(

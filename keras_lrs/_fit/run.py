@@ -1,4 +1,4 @@
-"""`Run`: one run of `model.fit`, as the callbacks of this package share it."""
+"""`Run`: one run of `model.fit`, which the callbacks of this package share."""
 
 import weakref
 from collections.abc import Callable
@@ -23,18 +23,18 @@ from keras_lrs.schedules import base
 
 
 class Run:
-    """What our callbacks do to one run of `model.fit`, and how it is undone.
+    """Everything that our callbacks do to one run of `model.fit`, and how to undo it.
 
-    `register` finds or makes it when Keras hands callbacks their model. When training
-    begins they `join` with the parts that they want. At the first epoch's beginning
-    schedules are bound and the parts are installed: only there it is known which epoch
-    it is, and `BackupAndRestore` has restored what it restores.
+    `register` finds or makes the run when Keras gives callbacks their model. When
+    training begins, callbacks `join` with the parts that they want. When the first
+    epoch begins, schedules are bound and the parts are installed. Only then is the
+    number of the epoch known, and `BackupAndRestore` has restored its backup.
 
     Attributes:
         model: The model that is trained.
-        progress: Where the run is.
-        own_rates: The learning rates that the user gave.
-        undo: What is to be undone when the run ends or is interrupted.
+        progress: The position of the run.
+        own_rates: The learning rates that the user set.
+        undo: The functions that undo everything when the run ends or is interrupted.
         callbacks: Our callbacks that take part, in their order.
         callback_list: A function that returns Keras's list of callbacks, if it exists.
         begun: Whether the first epoch has begun.
@@ -59,7 +59,7 @@ class Run:
         self._chosen: dict[int, dict[str, Any]] = {}
         self.choosing: list[Any] = []
         self._first_epoch: Any = None
-        self.epoch_logs: Any = None  # An `EpochLogs`, once the first epoch begins.
+        self.epoch_logs: Any = None  # An `EpochLogs` once the first epoch begins.
         self._loop: Loop | None = None
         self.unchanged: unchanged.Unchanged | None = None
         self._train_function: TrainFunction | None = None
@@ -75,11 +75,11 @@ class Run:
 
     @property
     def siblings(self) -> list:
-        """All callbacks in the list that was passed to `fit`, Keras's too."""
+        """All callbacks in the list that was passed to `fit`, including Keras's."""
         return getattr(self.callback_list(), "callbacks", [])
 
     def chosen(self, callback: Any) -> dict[str, Any]:
-        """The optimizers that a callback acts in, by their labels."""
+        """Returns the optimizers that a callback acts in, by their labels."""
         found = self._chosen.get(id(callback))
         if found is None:
             found = dict(zip(self.progress.labels, self.optimizers, strict=True))
@@ -88,14 +88,14 @@ class Run:
     # --- Joining ---
 
     def choose(self, callback: Any, found: dict[str, Any]) -> None:
-        """Notes which optimizers a callback has named."""
+        """Notes the optimizers that a callback has named."""
         self._chosen[id(callback)] = found
         self.choosing.append(callback)
         self.progress.join(list(found.values()))
         self.own_rates.note(list(found.values()))
 
     def join(self, callback: Any) -> None:
-        """Adds a callback, and the parts that it wants."""
+        """Adds a callback and the parts that it wants."""
         if not self.callbacks:
             hooks.guard(self, self.callback_list())
         if callback not in self.callbacks:
@@ -112,13 +112,13 @@ class Run:
             self.wanted.add(callback, wanted, self.siblings)
 
     def resume(self, resume: Resume) -> None:
-        """Takes up an interrupted run where it was, when the first epoch begins."""
+        """Resumes an interrupted run when the first epoch begins."""
         self.resumes = resume
 
     # --- Epochs and steps ---
 
     def begin_epoch(self, epoch: int) -> None:
-        """Binds and installs when the first epoch begins."""
+        """Binds schedules and installs parts when the first epoch begins."""
         checks.check_open(self)
         if not self.begun:
             checks.check_first(self, epoch)
@@ -137,7 +137,7 @@ class Run:
             callback.epoch_begins(epoch)
 
     def end_epoch(self, epoch: int) -> None:
-        """Notes that the variables hold what they should."""
+        """Notes that the variables hold their values."""
         checks.check_open(self)
         checks.check_begun(self)
         self.end_steps()
@@ -148,33 +148,33 @@ class Run:
             self.progress.note_end_of(epoch)
 
     def driven_values(self) -> dict[str, float]:
-        """What the epoch's last update used of what callbacks drive and log."""
+        """Returns the logged values that the epoch's last update used."""
         if not self.begun or self.closed:
             return {}
         self.end_steps()
         return self.epoch_logs.driven()
 
     def end_steps(self) -> None:
-        """Notes that the variables hold what the last step has left."""
+        """Notes that the variables hold the values of the last step."""
         if self._train_function is not None:
             self._train_function.end_epoch()
 
     @property
     def executed(self) -> bool:
-        """Whether a step of this run has been made; loops do not always tell."""
+        """Whether a step of this run has been made, which is not known of loops."""
         function: Any = self._train_function
         return function.executed or self._loop is not None
 
     @property
     def batches(self) -> int | None:
-        """The batches of the epoch; None if it was cut short, or they are not known."""
+        """The batches of the epoch; None if it was cut short or they are not known."""
         function: Any = self._train_function
         if self.resumes is not None or self.model.stop_training:
             return None
         return function.batches(self.progress.steps_per_epoch)
 
     def training_ends(self) -> None:
-        """Takes up a run that was killed when all its epochs were over."""
+        """Resumes a run that was killed after its last epoch."""
         callback_list: Any = self.callback_list()
         vars(callback_list).pop("on_train_end", None)
         epoch = fit_loop.first_epoch(self.model)
@@ -183,13 +183,13 @@ class Run:
             hooks.surrounded(self, "on_epoch_begin")(self.begin_epoch)(epoch)
 
     def surround_batches(self) -> None:
-        """Tells callbacks `after_all` of the ends of batches, too."""
+        """Calls `after_all` of callbacks after batches as well."""
         hooks.surround_batches(self, self.callback_list())
 
     def pass_over(self, skip: Skip) -> None:
-        """Takes batches of the first epoch from the data, and trains on none of them.
+        """Takes batches of the first epoch from the data without training on them.
 
-        No callback is told of them.
+        No callback is called for them.
         """
         train_function: Any = self._train_function
         train_function.skip = skip
@@ -198,17 +198,17 @@ class Run:
         )
 
     def watch_first_batch(self, note: Callable[[Any], None]) -> None:
-        """Calls a function with the next batch, before the model is trained on it."""
+        """Calls a function with the next batch before the model is trained on it."""
         train_function: Any = self._train_function
         train_function.first_batch = note
 
-    # --- What callbacks may ask while training ---
+    # --- What callbacks may read during training ---
 
     def parts(self, callback: Any) -> list[Any]:
-        """The living parts that a callback wanted, optimizer by optimizer.
+        """Returns the live parts of a callback, optimizer by optimizer.
 
-        Ask for them when they are needed: a part belongs to a compiled step, which a
-        later fit may share.
+        Get them when they are needed, because a part belongs to a compiled step, which
+        a later fit may share.
         """
         return [
             part
@@ -218,32 +218,32 @@ class Run:
         ]
 
     def read(self, found: list) -> list[np.ndarray]:
-        """Copies of what variables of the model hold, also within an epoch."""
+        """Returns copies of the values of variables, even within an epoch."""
         if self._train_function is None:
             return variables.read(found)
         return self._train_function.read(found)
 
     def copied_weights(self) -> WeightsCopy:
-        """Copies all weights into the host's memory, also within an epoch."""
+        """Copies all weights into the host's memory, even within an epoch."""
         if self._train_function is None:
             return copied_weights(self.model)
         return self._train_function.copied_weights()
 
     def rate_schedules(self, optimizer: Any) -> list[tuple[int, Any]]:
-        """The schedules that an optimizer's rates follow, the main one first.
+        """Returns the schedules that an optimizer's rates follow, the main one first.
 
-        Each comes with the iterations at which it is at its step 0. The main one is
-        None if the rate is a float; the others are those of groups of variables.
+        Each comes with the iterations at which it is at its step 0. The main schedule
+        is None if the rate is a float. The others belong to groups of variables.
         """
         return rates.followed(self._steps, self.progress, optimizer)
 
     def used_values(
         self, optimizer: Any, iterations: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """The values that updates after so many iterations used, by name.
+        """Returns the values that updates after `iterations` used, by name.
 
-        Always the rate; of the others, what a schedule drives. Those of groups of
-        variables are `"<name>/<pattern>"`.
+        They include the rate, and all other hyperparameters that a schedule drives. The
+        values of groups of variables are named `"<name>/<pattern>"`.
         """
         own = np.asarray(self._own_rate(optimizer, iterations), np.float64)
         own = np.broadcast_to(own, iterations.shape)
@@ -253,10 +253,10 @@ class Run:
         return {"learning_rate": optimizers.capped(optimizer, own, iterations)}
 
     def variable_values(self, steps: np.ndarray) -> dict[str, np.ndarray]:
-        """The values of scheduled variables that forward passes saw, by path.
+        """Returns the values of scheduled variables that forward passes saw, by path.
 
-        Where a step of the model makes several updates, this is known of the last one
-        only: others are left out.
+        If a step of the model makes several updates, they are known only for the last
+        one, and the others are left out.
 
         Args:
             steps: The steps of the schedules, as `progress.step()` counts them.
@@ -276,7 +276,7 @@ class Run:
         return self.own_rates.used(optimizer, iterations, now)
 
     def _schedules(self, optimizer):
-        """The bound schedules of an optimizer."""
+        """Returns the bound schedules of an optimizer."""
         return {
             part.name: part.schedule
             for step in self._steps
@@ -329,7 +329,7 @@ class Run:
             iterations = optimizers.iterations(step.optimizer)
             driven = "learning_rate" in self._schedules(step.optimizer)
             if driven and iterations > step.start.host:
-                # What it would read in a run that was not interrupted.
+                # It shows the rate that it would show in an uninterrupted run.
                 used = self.used_values(step.optimizer, np.array([iterations - 1]))
                 optimizers.set_rate(step.optimizer, used["learning_rate"].item())
 
@@ -339,10 +339,10 @@ class Run:
         return [plan for plan in plans if plan.parts]
 
     def bind_anew(self, optimizer: Any) -> None:
-        """Binds lengths again, after the first update of an optimizer has shown them.
+        """Binds lengths again, after an optimizer's first update has shown its pace.
 
         Raises:
-            RuntimeError: If it would have been another update with them.
+            RuntimeError: If that update would have been different with these lengths.
         """
         function: Any = self._train_function
         last = self.progress.step(optimizer) - 1
@@ -355,9 +355,9 @@ class Run:
         schedule: Any,
         check: Callable[[str, Any, int], None] = hyperparameters.check_values,
     ) -> Any:
-        """A schedule of a hyperparameter, with all lengths in steps of this run.
+        """Returns a schedule of a hyperparameter with all lengths in steps of this run.
 
-        `check(name, schedule, num_steps)` refuses values that are out of range.
+        `check(name, schedule, num_steps)` raises an error if a value is out of range.
 
         Raises:
             ValueError: If the number of steps is needed and not known, or if a value
@@ -368,25 +368,25 @@ class Run:
     # --- Ending ---
 
     def is_over(self, callback_list: Any = None) -> bool:
-        """Whether the model has begun another run, or never began this one."""
+        """Whether the model has begun another run, or never began this run."""
         if callback_list is not None and not self.begun:
             return self.callback_list() is not callback_list
         return self._history is not getattr(self.model, "history", None)
 
     def close(self) -> None:
-        """Undoes everything; does nothing the second time."""
+        """Undoes everything; does nothing if called again."""
         self.undo.close()
 
     def _note_closed(self):
         self.closed = True
 
     def belong_to(self, callback_list: Any) -> None:
-        """Closes the run when nobody keeps this list of callbacks any more.
+        """Closes the run when this list of callbacks is garbage-collected.
 
-        `fit` calls nothing when the data raises, but then its list is dropped.
+        If the data raises an error, `fit` calls no hook, but drops its list.
         """
         self.callback_list = weakref.ref(callback_list)
-        for _ in range(2):  # Python drops what interrupts one: the other closes then.
+        for _ in range(2):  # Python drops an interruption of one; the other closes.
             finalizer = weakref.finalize(callback_list, _close, weakref.ref(self))
             finalizer.atexit = False
             self.undo.callback(finalizer.detach)

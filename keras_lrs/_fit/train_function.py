@@ -1,4 +1,4 @@
-"""The function that stands in for a model's train function during a run."""
+"""The function that replaces a model's train function during a run."""
 
 import contextlib
 import dataclasses
@@ -28,18 +28,18 @@ from keras_lrs.schedules.identity import identity
 if IS_JAX:
     from keras_lrs._fit.jax_state import JaxState, with_followers
 
-_MOST_KEPT = 8  # Compiled functions beside the plain one.
+_MOST_KEPT = 8  # Compiled functions besides the plain one.
 
 
 @dataclasses.dataclass
 class Skip:
-    """Batches of an epoch that a resumed run has trained on before.
+    """Batches of an epoch on which a resumed run has already trained.
 
     Args:
-        batches: How many are still to be taken from the data.
-        metrics: The values of the metrics' variables after them.
-        logs: What the step after them would have returned, but for the values.
-        over: Called when the last one has been taken.
+        batches: The number of batches still to be taken from the data.
+        metrics: The values of the metrics' variables after these batches.
+        logs: The keys that their last step would have returned, with any values.
+        over: Called when the last batch has been taken.
     """
 
     batches: int
@@ -48,10 +48,10 @@ class Skip:
     over: Callable[[], None]
 
     def failed(self) -> ValueError:
-        """What to raise when the data is over first."""
+        """Returns the error for data that ends earlier."""
         return ValueError(
             f"The data ended {self.batches} batches before the one at which this run "
-            "resumes. It is not the data that the run began with."
+            "resumes. The run began with different data."
         )
 
 
@@ -60,11 +60,11 @@ class TrainFunction:
 
     Args:
         model: The model.
-        plans: What the steps of its optimizers are to do.
+        plans: The plans of its optimizers' steps.
         after_execution: Functions of the logs, called after every execution.
         readable: Whether variables may be read within an epoch.
         fresh_metrics: Whether the metrics start over in every execution.
-        undo: The stack that puts everything back if the run is interrupted.
+        undo: The stack that restores everything if the run is interrupted.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class TrainFunction:
         self.plans = plans
         self.function, self.steps = compiled(model, plans)
         self.skip: Skip | None = None
-        self.loop: Any = None  # A `Loop`, where the caller is not `fit`.
+        self.loop: Any = None  # A `Loop` if the caller is not `fit`.
         self.first_batch: Callable[[Any], None] | None = None
         self._after_execution = after_execution
         self._readable, self._fresh_metrics = readable, fresh_metrics
         self._undo = undo
-        # Keras gives a model a new one in every fit: it tells whether this one is over.
+        # Keras gives a model a new one in every fit, so it tells whether this is over.
         self._history = getattr(model, "history", None)
         self.executed = self._checked = False
-        self.executions = 0  # Of this epoch.
+        self.executions = 0  # In this epoch.
         self._state: Any = JaxState(model, self.steps) if IS_JAX else None
 
     # --- Installing ---
@@ -102,8 +102,8 @@ class TrainFunction:
         """Continues with other lengths in the same steps, which are traced again.
 
         Returns:
-            Whether the only update of the optimizer so far would have been the same
-            with them; its step was `last`.
+            Whether the only update of the optimizer so far, at step `last`, would have
+            been the same with these lengths.
         """
         same = True
         for step, old, new in zip(self.steps, self.plans, plans, strict=True):
@@ -119,7 +119,7 @@ class TrainFunction:
         return same
 
     def remove(self) -> None:
-        """Gives the model its own back."""
+        """Gives the model its own train function back."""
         for step in self.steps:
             step.uninstall()
         if IS_JAX and self._history is getattr(self.model, "history", None):
@@ -133,7 +133,7 @@ class TrainFunction:
     # --- Epochs ---
 
     def begin_epoch(self) -> None:
-        """Counts from what the variables hold."""
+        """Starts counting from the values of the variables."""
         if IS_JAX:
             self._state.epoch_begins()
         self.executions = 0
@@ -141,17 +141,17 @@ class TrainFunction:
             step.iterations = optimizers.iterations(step.optimizer)
 
     def end_epoch(self) -> None:
-        """Checks, once, that the parts of the steps took effect."""
+        """Checks once that the parts of the steps took effect."""
         self._forget()
-        if self.skip is not None:  # PyTorch's loop has found the end of the data.
+        if self.skip is not None:  # PyTorch's loop reached the end of the data.
             raise self.skip.failed()
         if not self._checked and self.executed:
             self._check()
 
     def batches(self, told: int | None) -> int | None:
-        """The batches of the epoch; None if it had fewer than its data has told."""
+        """Returns the batches of the epoch; None if it had fewer than expected."""
         each = self.model.steps_per_execution
-        if self.loop is not None:  # It need not execute this function.
+        if self.loop is not None:  # A loop may not execute this function.
             return told
         if told is None:
             return self.executions if each == 1 else None
@@ -162,24 +162,24 @@ class TrainFunction:
         if IS_JAX:
             self._state.forget()
 
-    # --- Reading, also within an epoch ---
+    # --- Reading, even within an epoch ---
 
     @property
     def _in_variables(self):
         return not IS_JAX or not self._state.is_known
 
     def iterations(self, optimizer: Any) -> int:
-        """How often an optimizer's `apply` was called."""
+        """Returns how often an optimizer's `apply` was called."""
         return int(self.number(optimizer._iterations))
 
     def number(self, variable: Any) -> float:
-        """The value of an optimizer's variable without dimensions."""
+        """Returns the value of an optimizer's variable of shape ()."""
         if self._in_variables or not self._state.holds(variable):
             return variables.number(variable)
         return self._state.number(variable)
 
     def read(self, found: list) -> list[np.ndarray]:
-        """Copies of what variables hold."""
+        """Returns copies of the values of variables."""
         return variables.read(found) if self._in_variables else self._state.read(found)
 
     def copied_weights(self) -> WeightsCopy:
@@ -191,9 +191,10 @@ class TrainFunction:
     # --- Executions ---
 
     def __call__(self, *arguments: Any) -> Any:
-        """Runs one execution: a step, or several."""
+        """Runs one execution of one or several steps."""
         if self._history is not getattr(self.model, "history", None):
-            # This run was interrupted outside of a step; the next has no `FitCallback`.
+            # This run was interrupted outside of a step, and the next has no
+            # `FitCallback`.
             self._undo.close()
             return self.keras_function(*arguments)
         try:
@@ -223,22 +224,22 @@ class TrainFunction:
         except END_OF_DATA:
             raise
         except BaseException:
-            for step in self.steps:  # Before `fit` gives variables values.
+            for step in self.steps:  # Before `fit` assigns values to variables.
                 step.uninstall()
             if IS_JAX:
                 self._state.broke_off(arguments[0])
             if IS_JAX and self.loop is not None:
                 self.model.jax_state_sync()
             if not IS_JAX or self.loop is not None:
-                self._undo.close()  # Elsewhere `finalize_variable_values` follows.
+                self._undo.close()  # Otherwise `finalize_variable_values` follows.
             raise
-        if self.loop is not None:  # Its variables hold their values between steps.
+        if self.loop is not None:  # There, variables hold their values between steps.
             self._forget()
         return result
 
     def _run(self, arguments):
         found = [step for step in self.steps if not step.installs_itself]
-        if not found:  # As in most executions, on JAX and TensorFlow.
+        if not found:  # The usual case on JAX and TensorFlow.
             return self._execute(arguments)
         with installed(found):
             return self._execute(arguments)
@@ -250,19 +251,19 @@ class TrainFunction:
             )
         if self._fresh_metrics:
             self.model.reset_metrics()
-        if IS_TORCH:  # Its executions are of one step, and nothing is retraced.
+        if IS_TORCH:  # Executions have one step, and nothing is traced.
             scheduled_variable.set_variables(self.steps)
         return self.function(*arguments)
 
     def _pass_over(self, skip, arguments):
-        """Takes the batches of an execution from the data, and trains on none."""
+        """Takes the batches of an execution from the data without training on them."""
         wanted = min(self.model.steps_per_execution, skip.batches)
         if IS_TORCH:
             skip.batches -= wanted
         else:
             iterator = arguments[-1]
             if IS_TENSORFLOW and not models.is_built(self.model, metrics=True):
-                # What variables metrics have is known when they have seen a batch.
+                # The variables of metrics exist only after a batch.
                 models.build_from(self.model, iterator.element_spec)
             for _ in range(wanted):
                 try:
@@ -294,7 +295,7 @@ class TrainFunction:
         traced = self.function is not self.keras_function
         for step in self.steps:
             # A wrapper may have skipped the first update, unless both branches were
-            # traced, and may have no variables for this optimizer.
+            # traced. It may also have no variables for this optimizer.
             own = step.optimizer is self.model.optimizer
             if not step.used and (own or (traced and step.optimizer.built)):
                 name = models.attribute_of(self.model, step.optimizer)
@@ -312,18 +313,19 @@ class TrainFunction:
 
 
 def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep]]:
-    """Returns a train function traced with the parts, and the steps they belong to.
+    """Returns a train function traced with the parts, and the steps of these parts.
 
-    Both are kept beside the plain train function: fits with equal plans and equal
-    schedules of the optimizers' own share one compilation, and `compile`, which drops
-    the plain one, drops them.
+    Both are kept with the plain train function. Fits share one compilation if their
+    plans and the optimizers' own schedules are equal. `compile` drops the plain
+    function, and these with it.
     """
     plain = model.train_function
     cache = getattr(plain, "keras_lrs_compiled", {})
     key = own, _ = _key(model, plans)
     if key not in cache:
         steps = [OptimizerStep(model, plan) for plan in plans]
-        # What surrounds a step is in the new function; an execution may be many steps.
+        # Only the new function contains what surrounds a step; an execution may have
+        # many.
         surrounded = _is_followed(steps) or scheduled_variable.of(steps)
         eager = model.run_eagerly and not surrounded
         is_plain = IS_TORCH or eager or not (plans or own)
@@ -336,15 +338,15 @@ def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep
 
 
 def _key(model, plans):
-    """What fits must have in common to share a compilation; ask for it once."""
-    # Keras keeps its trace when an optimizer is given another schedule.
+    """Returns what fits must have in common to share a compilation; call it once."""
+    # Keras keeps its trace even if an optimizer gets another schedule.
     sources = map(optimizers.rate_source, models.updating(model))
     own = [identity(one) for one in sources if not isinstance(one, keras.Variable)]
     return tuple(own), tuple(plan.key for plan in plans)
 
 
 def _keep(plain, key, function, steps):
-    """Keeps a function and its steps beside the plain one; returns all that are."""
+    """Keeps a function and its steps with the plain one; returns all that are kept."""
     cache = getattr(plain, "keras_lrs_compiled", {})
     others = [(k, kept) for k, kept in cache.items() if kept[1] is not steps]
     cache = {**dict(others[1 - _MOST_KEPT :]), key: (function, steps)}
@@ -359,15 +361,16 @@ def _is_followed(steps):
 
 
 def _traced_anew(model, steps):
-    """Makes a train function of its own, to be traced while the steps are installed."""
+    """Makes a separate train function that is traced while the steps are installed."""
     plain = model.train_function
     set_variables = functools.partial(scheduled_variable.set_variables, steps)
     alone = getattr(model, "_distribute_strategy", None) is None
     installs_itself = alone and not IS_TORCH  # PyTorch traces nothing.
 
     def make(train_step):
-        # `jax.jit` keeps traces by the equality of functions, and bound methods of one
-        # model are equal: it would serve the plain step. A new function equals none.
+        # `jax.jit` caches traces by the equality of functions, and bound methods of one
+        # model are equal, so it would use the plain step. A new function equals no
+        # other.
         def step_with_batch(*arguments):
             for step in steps if installs_itself else []:
                 step.installs_itself = True

@@ -1,4 +1,4 @@
-"""What callbacks may not change within a run, since its compiled step is as it was."""
+"""Detects changes during a run that its compiled step would ignore."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from keras_lrs._keras.backend import IS_TORCH
 
 
 class Unchanged:
-    """Raises if a train function or a schedule is not that with which a run began.
+    """Raises if a train function or a schedule was replaced during a run.
 
     Args:
         run: The run, whose train function is installed.
@@ -23,16 +23,16 @@ class Unchanged:
         ]
 
     def check(self, hook: str) -> None:
-        """Raises before an epoch, or the logs of one, would not be what they seem."""
+        """Raises before an epoch or its logs would be wrong."""
         ours, found = self._train_function, self._model.train_function
-        # Another may call ours, such as a profiler's.
+        # Another function, such as a profiler's, may call ours.
         was_missed = hook == "on_epoch_end" and ours.executions == 0
         if found is not ours and (found is None or was_missed):
             raise RuntimeError(
-                "The model was compiled, or `make_train_function` was called, while "
-                "it was trained: the callbacks of this `fit` would no longer have an "
-                "effect. End it first (`model.stop_training = True`), and continue "
-                "with another `fit`, of which `initial_epoch` is the next one."
+                "The model was compiled, or `make_train_function` was called, during "
+                "training: the callbacks of this `fit` would no longer have an effect. "
+                "End it first (`model.stop_training = True`), and continue with "
+                "another `fit`, whose `initial_epoch` is the next epoch."
             )
         if IS_TORCH or self._model.run_eagerly:  # Nothing is traced there.
             return
@@ -40,10 +40,10 @@ class Unchanged:
             now = optimizers.rate_source(one)
             if now is not before and (_is_schedule(now) or _is_schedule(before)):
                 raise RuntimeError(
-                    f"`{one.name}` was given another learning-rate schedule while the "
-                    "model was trained: the compiled step still uses the one before. "
-                    "End this `fit` first (`model.stop_training = True`), and continue "
-                    "with another, of which `initial_epoch` is the next one."
+                    f"`{one.name}` was given another learning-rate schedule during "
+                    "training: the compiled step still uses the previous one. End this "
+                    "`fit` first (`model.stop_training = True`), and continue with "
+                    "another, whose `initial_epoch` is the next epoch."
                 )
 
 

@@ -1,4 +1,4 @@
-"""What layers learn by `adapt`, and keep beside their variables."""
+"""The state that layers get from `adapt` and keep outside of variables."""
 
 import contextlib
 import pathlib
@@ -15,7 +15,7 @@ from keras_lrs._keras.models import layers
 
 @contextlib.contextmanager
 def kept(model: Any) -> Iterator[None]:
-    """Lets adapted layers be adapted again inside it, and restores them afterwards."""
+    """Lets adapted layers change within the block, and restores them afterwards."""
     found = [(layer, layer.mean, layer.variance) for layer in normalizations(model)]
 
     def put_back():
@@ -28,16 +28,16 @@ def kept(model: Any) -> Iterator[None]:
 
 
 def finalize(model: Any) -> None:
-    """Lets adapted layers take up the values that their variables have.
+    """Makes adapted layers use the current values of their variables.
 
-    A `Normalization` calls with tensors that it has made of its variables.
+    A `Normalization` uses tensors that it has made from its variables.
     """
     for layer in normalizations(model):
         layer.finalize_state()
 
 
 def normalizations(model: Any) -> list:
-    """The layers of `Normalization` that are adapted."""
+    """Returns the `Normalization` layers that are adapted."""
     return [
         layer
         for layer in layers(model)
@@ -48,7 +48,7 @@ def normalizations(model: Any) -> list:
 
 
 def read(model: Any) -> list[dict[str, Any]]:
-    """What adapted layers know that is in no variable: vocabularies and boundaries.
+    """Reads the state of adapted layers outside of variables, such as vocabularies.
 
     Returns:
         A tree of numbers and arrays for each layer that may have such a state.
@@ -57,15 +57,12 @@ def read(model: Any) -> list[dict[str, Any]]:
 
 
 def write(model: Any, found: list[dict[str, Any]] | None) -> None:
-    """Gives adapted layers what `read` returned, if it was kept.
-
-    And what their variables say.
-    """
+    """Gives adapted layers the values of their variables, and what `read` returned."""
     finalize(model)
     if found is None:
         return
     for layer, given in zip(_layers_with_more(model), found, strict=True):
-        # Not again: a new table would be unknown to what is compiled.
+        # Only if it differs, because compiled functions would not know a new table.
         if given and not _is_equal(_state(layer), given):
             _set_state(layer, given)
 

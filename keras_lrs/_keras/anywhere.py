@@ -1,4 +1,4 @@
-"""Variables that a loop of any kind updates: eagerly, in a graph, or in a scope."""
+"""Variables that any loop can update: eagerly, in a graph, or in a scope."""
 
 import contextlib
 from typing import Any
@@ -24,7 +24,7 @@ def is_float(variable: Any) -> bool:
 
 
 def new_average(variable: Any) -> Any:
-    """A variable for the average of another, with a copy of its value."""
+    """Makes a variable for the average of another, with a copy of its value."""
     with _strategy_scope(variable):
         average = keras.Variable(
             "zeros",
@@ -41,7 +41,7 @@ def new_average(variable: Any) -> Any:
 
 
 def new_count(beside: Any) -> Any:
-    """A variable for a number of updates, where another one is."""
+    """Makes a variable for a number of updates, on the device of another one."""
     with _strategy_scope(beside):
         return keras.Variable(
             "zeros",
@@ -55,35 +55,35 @@ def new_count(beside: Any) -> Any:
 
 
 def _strategy_scope(variable):
-    """Variables go to where the ones are that they belong to."""
+    """Returns the scope that places a new variable with the one it belongs to."""
     if IS_TENSORFLOW and isinstance(variable._value, tf.distribute.DistributedValues):
         return variable._value.distribute_strategy.scope()
     return contextlib.nullcontext()
 
 
-# --- Where a call comes from ---
+# --- The context of a call ---
 
 
 def in_scope() -> bool:
-    """Whether assignments change a `keras.StatelessScope` and no variable."""
+    """Whether assignments change a `keras.StatelessScope` instead of variables."""
     return stateless_scope.in_stateless_scope()
 
 
 def is_traced() -> bool:
-    """Whether what is computed now becomes part of a compiled function."""
+    """Whether computations now become part of a compiled function."""
     if IS_TENSORFLOW:
         return not tf.executing_eagerly()
     return IS_JAX and isinstance(jnp.zeros(()) + 0.0, jax.core.Tracer)
 
 
 def why_not_known(variables: list) -> str | None:
-    """Why a call that comes from here would miss variables or lose their values."""
+    """Returns why a call in this context would miss variables or lose their values."""
     scope = stateless_scope.get_stateless_scope()
     if scope is not None:
         unknown = [v.path for v in variables if scope.get_current_value(v) is None]
         if unknown:
             return (
-                "the `keras.StatelessScope` it is called in has no values for "
+                "the current `keras.StatelessScope` has no values for "
                 f"{', '.join(unknown)}"
             )
         return None
@@ -94,8 +94,8 @@ def why_not_known(variables: list) -> str | None:
         if away:
             return (
                 f"JAX's `fit` holds the values of {', '.join(away)} (call "
-                "`model.jax_state_sync()` first), or a step that was given them has "
-                "donated them (assign what it returned first)"
+                "`model.jax_state_sync()` first), or a step has donated their buffers "
+                "(assign what it returned first)"
             )
     return None
 
@@ -108,9 +108,9 @@ def _is_gone(value):
 
 
 class Count:
-    """A count in a variable, which PyTorch also keeps on the host.
+    """A count in a variable; on PyTorch the host keeps it too.
 
-    There, reading the variable would wait for the device.
+    On PyTorch, reading the variable would wait for the device.
     """
 
     def __init__(self, variable: Any):
@@ -120,16 +120,16 @@ class Count:
 
     @property
     def value(self) -> Any:
-        """The count: a Python number on PyTorch, else a tensor."""
+        """The count: a Python number on PyTorch, and a tensor on other backends."""
         if in_scope() or not IS_TORCH:
             value = self.variable.value
             return tf.identity(value) if IS_TENSORFLOW else value
-        if self._seen != self._identity:  # It has been loaded, or assigned.
+        if self._seen != self._identity:  # It was loaded or assigned.
             self._host, self._seen = int(number(self.variable)), self._identity
         return self._host
 
     def raise_by_one(self) -> None:
-        """Counts."""
+        """Adds one to the count."""
         if in_scope() or not IS_TORCH:
             self.variable.assign(self.variable.value + 1)
             return
@@ -139,7 +139,7 @@ class Count:
 
     @property
     def _identity(self):
-        """Changes whenever somebody changes the variable's value in its place."""
+        """A value that changes whenever the variable's value is changed in place."""
         tensor = self.variable._value
         return id(tensor), tensor._version
 
@@ -158,16 +158,16 @@ def interpolate(pairs: list[tuple[Any, Any]], share: Any, always: bool) -> None:
         moved = old + ops.cast(share, old.dtype) * (
             ops.cast(weight.value, old.dtype) - old
         )
-        # What is not finite and not averaged must leave nothing behind.
+        # A weight that is not averaged must have no effect, even if it is not finite.
         average.assign(moved if always else ops.where(share > 0.0, moved, old))
 
 
 def hand_over(sources: list, targets: list) -> None:
-    """Gives variables the values of others, in buffers of their own."""
+    """Gives variables the values of others, in separate buffers."""
     if in_scope() or (IS_JAX and is_traced()):
         for source, target in zip(sources, targets, strict=True):
             value = keras.ops.cast(source.value, target.dtype)
-            # JAX may hand one buffer out twice, and the next step donates both.
+            # JAX may return one buffer twice, and the next step donates both.
             target.assign(jnp.copy(value) if IS_JAX else value)
     elif IS_TENSORFLOW and (is_traced() or tf.distribute.has_strategy()):
         in_step.cast_copy(targets, sources)
@@ -177,7 +177,7 @@ def hand_over(sources: list, targets: list) -> None:
 
 
 def held(variables: list) -> list[tuple[Any, Any]]:
-    """What holds the values of variables, and copies that stay on the device."""
+    """Returns the holders of variables' values, and copies that stay on the device."""
     found = []
     for holder in holders(variables):
         value = holder._value if isinstance(holder, keras.Variable) else holder

@@ -1,10 +1,11 @@
-"""Averages of an optimizer's weights, in the variables that Keras's `use_ema` has.
+"""Averages of an optimizer's weights, in the variables of Keras's `use_ema`.
 
-Variables that an optimizer's config does not announce make `load_model` skip the state
-of the whole optimizer, with no more than a warning. So the averages are kept where
-`use_ema=True` announces them. There they are saved, loaded and resumed with the model.
+If an optimizer has variables that its config does not announce, `load_model` skips the
+state of the whole optimizer with only a warning. So the averages are kept in the
+variables that `use_ema=True` announces. There they are saved, loaded and resumed with
+the model.
 
-`ema_momentum` says what the slots hold. Nothing else that Keras saves can say it:
+`ema_momentum` says what the slots hold, because nothing else that Keras saves can:
 
 - `SLOTS_HOLD_AVERAGE`: the model has the weights that are trained, the slots the
   averages.
@@ -40,8 +41,9 @@ _slots_so_far = weakref.WeakKeyDictionary()
 class AverageSlots:
     """The averages of one optimizer's weights.
 
-    Averages of weights of less than 32 bits are kept in float32: they would stall. What
-    is not chosen has a slot, too, since Keras loads no optimizer with fewer.
+    Averages of weights of less than 32 bits are kept in float32, because they would
+    stall otherwise. Weights that are not chosen also have a slot, because Keras cannot
+    load an optimizer with fewer slots.
     """
 
     def __init__(self, optimizer: Any, choice: Choice = EVERYTHING):
@@ -53,7 +55,7 @@ class AverageSlots:
 
     @property
     def attached(self) -> bool:
-        """Whether they are among the optimizer's variables, maybe from a file."""
+        """Whether the averages are among the optimizer's variables."""
         optimizer = self.optimizer
         known = (SLOTS_HOLD_AVERAGE, MODEL_HOLDS_AVERAGE)
         return optimizer.use_ema and optimizer.ema_momentum in known
@@ -67,7 +69,7 @@ class AverageSlots:
 
     @property
     def known(self) -> bool:
-        """Whether they have been loaded, if they were empty when they were attached."""
+        """Whether the averages hold values, computed or loaded from a file."""
         return self._empty_since != optimizers.iterations(self.optimizer)
 
     @property
@@ -86,7 +88,7 @@ class AverageSlots:
         ]
 
     def attach(self, model: Any) -> None:
-        """Makes room for them among the variables of a built optimizer."""
+        """Adds the averages to the variables of a built optimizer."""
         before, self._attached_again = self._slots_as_they_are(), lambda: None
         try:
             self._attach(model)
@@ -97,7 +99,7 @@ class AverageSlots:
     def _attach(self, model):
         optimizer = self.optimizer
         weights = optimizers.trained(optimizer)
-        # What a file was loaded into has the types of the weights.
+        # Slots that were loaded from a file have the types of the weights.
         loaded = (
             list(optimizer._model_variables_moving_average)
             if self.attached
@@ -114,10 +116,10 @@ class AverageSlots:
         known = [slot for slot in slots if slot is not None]
         gone = {id(slot) for slot in (*known, *loaded)}
         others = [v for v in optimizer.variables if id(v) not in gone]
-        # Where `build` puts them: before all other slots.
+        # In the order of `build`: before all other slots.
         first = 1 + isinstance(optimizers.rate_source(optimizer), Variable)
         optimizers.set_variables(optimizer, [*others[:first], *known, *others[first:]])
-        # Past Keras's tracking, as in its `build`.
+        # Bypasses Keras's tracking, as in its `build`.
         vars(optimizer)["_model_variables_moving_average"] = slots
         if not self.attached:
             self._empty_since = optimizers.iterations(optimizer)
@@ -137,11 +139,11 @@ class AverageSlots:
         optimizer.use_ema, optimizer.ema_momentum = False, 0.99
 
     def attach_again(self) -> None:
-        """Undoes `detach`, if it was called or interrupted."""
+        """Undoes `detach` if it was called or interrupted."""
         interrupts.finish(self._attached_again)
 
     def _slots_as_they_are(self):
-        """A function that makes the optimizer what it is now."""
+        """Returns a function that restores the optimizer's current slots."""
         optimizer = self.optimizer
         attributes, name = vars(optimizer), "_model_variables_moving_average"
         slots = {name: attributes[name]} if name in attributes else {}
@@ -163,7 +165,7 @@ class AverageSlots:
             give(weight, average)
 
     def swap(self) -> None:
-        """Swaps weights and averages; the weights come back bit for bit."""
+        """Swaps weights and averages; the weights are restored bit for bit."""
         interrupts.finish(self._swap)
 
     def _swap(self):
@@ -186,11 +188,11 @@ class AverageSlots:
         into = self.optimizer.ema_momentum != MODEL_HOLDS_AVERAGE
         narrow = self._narrow
         if into:
-            # What is not averaged is seen as it is, and comes back with the rest.
+            # Weights that are not averaged are swapped with equal values.
             for weight, average in pairs:
                 if not self.choice(weight):
                     give(weight, average)
-            # What the type of the weight cannot hold of an average.
+            # Averages that the type of the weight would round.
             rounded = [a for weight, a in pairs if weight.dtype != a.dtype]
             narrow = list(zip(rounded, read(rounded), strict=True))
         weights = [weight for weight, _ in pairs]
@@ -200,12 +202,12 @@ class AverageSlots:
 
 @dataclasses.dataclass
 class _Swapping:
-    """A swap that is under way.
+    """A swap in progress.
 
     Args:
-        into: Whether the model is to hold the averages.
+        into: Whether the model will hold the averages.
         narrow: Pairs of an average of a weight of less than 32 bits, and its value.
-        swap: What is done.
+        swap: The swap of the values.
     """
 
     into: bool
@@ -219,10 +221,10 @@ _unfinished = weakref.WeakKeyDictionary()
 
 
 def _trace_again(model):
-    """Lets TensorFlow trace the model's plain step again, which updates the slots now.
+    """Makes TensorFlow trace the model's plain step again, with the slots.
 
-    One that was traced without them would leave the last averages in them, and Keras's
-    `fit` would overwrite the weights with these at its end.
+    A step that was traced without them would leave the last averages in them, and
+    Keras's `fit` would overwrite the weights with these at its end.
     """
     plain = model.train_function
     if not IS_TENSORFLOW or plain is None:
@@ -234,12 +236,12 @@ def _trace_again(model):
 
 
 def average_dtype(weight: Any) -> str:
-    """The type of an average of a weight, of at least 32 bits."""
+    """Returns the type of an average of a weight, which has at least 32 bits."""
     return weight.dtype if weight.dtype in ("float32", "float64") else "float32"
 
 
 def _new_slot(model, optimizer, weight, old):
-    """An average: the old one, if there is one, in a type that is wide enough."""
+    """Makes a slot, with the value of the old one, if any, in a wide enough type."""
     if optimizers.is_overwritten(weight):
         return None
     with strategy_scope(model):

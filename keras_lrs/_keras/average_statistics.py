@@ -1,7 +1,7 @@
 """Averages of the statistics of batch normalization.
 
-An optimizer has no slots for them. They are kept for as long as the model lives, since
-compiled steps hold on to them, and no file has them.
+An optimizer has no slots for them. They are kept as long as the model lives, because
+compiled steps hold them. No file contains them.
 """
 
 import weakref
@@ -28,11 +28,11 @@ class AverageStatistics:
     """The averages of a model's moving means and variances.
 
     Attributes:
-        statistics: The model's variables, those that are averaged.
+        statistics: The model's variables that are averaged.
         averages: A `StepVariable` for each of them.
-        swapped: Whether the model holds the averages, and these the statistics.
-        known_at: The iterations of the optimizer at which they were right; None if they
-            hold nothing.
+        swapped: Whether the model holds the averages, and `averages` the statistics.
+        known_at: The iterations of the optimizer at which the averages were right; None
+            if they hold nothing.
     """
 
     def __init__(self, model: Any, chosen: list):
@@ -60,7 +60,7 @@ class AverageStatistics:
                 give(variable, average.variable)
 
     def read(self) -> list[np.ndarray]:
-        """Copies of the averages."""
+        """Returns copies of the averages."""
         return [average.read() for average in self.averages]
 
     def write(self, values: list[np.ndarray]) -> None:
@@ -69,7 +69,7 @@ class AverageStatistics:
             average.write(value)
 
     def swap(self) -> None:
-        """Swaps statistics and averages; both come back bit for bit."""
+        """Swaps statistics and averages; both are restored bit for bit."""
         interrupts.finish(self._swap)
 
     def _swap(self):
@@ -89,14 +89,14 @@ class AverageStatistics:
         self._swapping = None
 
     def forget(self) -> None:
-        """Leaves the model what it holds."""
+        """Forgets the averages; the model keeps what it holds."""
         self.swapped, self.known_at, self._rounded = False, None, None
 
 
 def statistics(layer: Any, choice: Choice = EVERYTHING) -> list:
-    """The moving means and variances in a model or layer that training changes.
+    """Returns the moving means and variances of a model or layer that training changes.
 
-    Those of a batch normalization of which no variable is chosen are left out.
+    It leaves out layers none of whose variables is chosen.
     """
     return [
         variable
@@ -108,18 +108,18 @@ def statistics(layer: Any, choice: Choice = EVERYTHING) -> list:
 
 
 def check_trained(model: Any) -> None:
-    """Raises if a layer has statistics, and no weights that an optimizer trains."""
+    """Raises if a layer has statistics but no weights that an optimizer trains."""
     for layer in batch_norms(model):
         if not layer.trainable_variables:
             bound = (
-                "be 'keep' with `optimizers`, whose layers are known by the weights "
-                f"that they train: `{layer.path}` has neither a scale nor a center"
+                "be 'keep' with `optimizers`, which assigns layers by the weights that "
+                f"they train: `{layer.path}` has neither a scale nor a center"
             )
             fields.refuse("batch_norm", bound, "average")
 
 
 def of(model: Any, choice: Choice = EVERYTHING) -> AverageStatistics:
-    """The averages of a model: the same ones, unless others are asked for."""
+    """Returns the averages of a model, the same ones for the same choice."""
     found = _so_far.get(model)
     chosen = statistics(model, choice)
     if found is None or list(map(id, found.statistics)) != list(map(id, chosen)):

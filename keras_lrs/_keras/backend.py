@@ -1,4 +1,4 @@
-"""Which backend Keras runs on."""
+"""The backend on which Keras runs."""
 
 import keras
 
@@ -11,5 +11,5 @@ END_OF_DATA: tuple[type[BaseException], ...] = (StopIteration,)
 if IS_TENSORFLOW:
     import tensorflow as tf
 
-    # How a TensorFlow iterator says inside a graph that it has no more batches.
+    # Inside a graph, a TensorFlow iterator raises this after its last batch.
     END_OF_DATA += (tf.errors.OutOfRangeError,)

@@ -1,4 +1,4 @@
-"""A pass over data in which batch normalization alone trains."""
+"""A pass over data in which only batch normalization trains."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ elif IS_TORCH:
 
 
 def batch_norms(model: Any) -> list:
-    """The layers of batch normalization that are not frozen, however deep."""
+    """Returns all batch-normalization layers that are not frozen, even nested ones."""
     return [
         layer
         for layer in layers_of(model)
@@ -35,7 +35,7 @@ def batch_norms(model: Any) -> list:
 
 
 def inputs(data: Any, batch_size: int | None, steps: int | None) -> Iterator:
-    """The inputs of a model, batch by batch, from whatever `fit` takes."""
+    """Yields the inputs of a model, batch by batch, from any data that `fit` takes."""
     adapter = data_adapters.get_data_adapter(data, batch_size=batch_size)
     adapter.on_epoch_begin()
     try:
@@ -47,7 +47,7 @@ def inputs(data: Any, batch_size: int | None, steps: int | None) -> Iterator:
 
 
 def torch_batch_norms(model: Any) -> list:
-    """PyTorch's own layers of batch normalization, in the modules of a model."""
+    """Returns PyTorch's own batch-normalization layers in the modules of a model."""
     if not IS_TORCH:
         return []
     kind = torch.nn.modules.batchnorm._BatchNorm
@@ -62,7 +62,7 @@ def torch_batch_norms(model: Any) -> list:
 
 
 def set_statistics(layer: Any, mean: Any, variance: Any, count: Any) -> None:
-    """Sets the statistics of a layer, or of a module of PyTorch.
+    """Sets the statistics of a layer or of a PyTorch module.
 
     Args:
         layer: One of `batch_norms` or `torch_batch_norms`.
@@ -84,11 +84,11 @@ def set_statistics(layer: Any, mean: Any, variance: Any, count: Any) -> None:
 
 @contextlib.contextmanager
 def batch_statistics(model: Any, layers: list, call: Callable) -> Iterator:
-    """Gives a function that runs a model and returns what its layers saw.
+    """Yields a function that runs a model and returns moments of layers' inputs.
 
-    For a batch of inputs it returns, by a layer's index, a list of what `_moments`
-    gives for every call of the layer in which `fit` updates its statistics. All layers
-    are as they were when the block is left.
+    For a batch of inputs it returns, by a layer's index, a list of the `_moments` of
+    every call of the layer in which `fit` updates its statistics. When the block ends,
+    all layers are as they were before.
 
     Args:
         model: The model.
@@ -137,7 +137,7 @@ def batch_statistics(model: Any, layers: list, call: Callable) -> Iterator:
 
 @contextlib.contextmanager
 def _restoring(model):
-    """Within it a forward pass leaves nothing behind."""
+    """Makes a forward pass within the block leave no trace."""
     grad: Any = torch.no_grad() if IS_TORCH else contextlib.nullcontext()
     with interrupts.undoing() as undo:
         undo.callback(set_buffers, model, buffer_values(model))
@@ -147,12 +147,12 @@ def _restoring(model):
 
 
 class _Watch:
-    """Watches the calls of layers of batch normalization while it is installed.
+    """Watches the calls of batch-normalization layers while it is installed.
 
     Attributes:
-        seen: What the layers saw in the last forward pass.
-        trained: Of each layer, which of its calls are in training mode if the model is;
-            None as long as that is not known.
+        seen: The moments of the layers' inputs in the last forward pass.
+        trained: For each layer, which of its calls are in training mode if the model
+            is; None as long as this is not known.
     """
 
     def __init__(self, layers: list):
@@ -183,12 +183,12 @@ class _Watch:
         self.trained = noted
 
     def begin(self) -> None:
-        """A forward pass begins."""
+        """Begins a forward pass."""
         self.seen = {}
         self._calls = [0] * len(self._layers)
 
     def _trains(self, index, training):
-        """Whether a call is to be in training mode, which only these are."""
+        """Whether a call must be in training mode."""
         if self._noted is not None:
             self._noted[index].append(bool(training))
             return training
@@ -200,7 +200,7 @@ class _Watch:
         call = layer.call
 
         def watched_call(inputs, *arguments, **keywords):
-            # Not told, it is called outside of a layer that passes it on.
+            # Without the argument, no outer layer passes it on.
             given = keywords.get("training")
             training = self._trains(index, given is None or given)
             if training and self._noted is None:
@@ -218,10 +218,12 @@ class _Watch:
 
 
 def _moments(inputs, axis, mask):
-    """A point near the mean over all axes but one; by how much the mean is above it.
+    """Returns the moments of inputs over all axes but one.
 
-    Then the mean squared distance from the point, and the number of elements. Keras's
-    own variance is `E[x^2] - E[x]^2` on PyTorch, of which far from 0 little is left.
+    The first is a point near the mean, and the second is the mean minus the point. It
+    also returns the mean squared distance from the point, and the number of elements.
+    On PyTorch, Keras's own variance is `E[x^2] - E[x]^2`, which loses precision far
+    from 0.
     """
     shape = ops.shape(inputs)
     others = [i for i in range(len(shape)) if i != axis % len(shape)]

@@ -1,4 +1,4 @@
-"""What a model, its optimizers and its loss are: their configurations, compared."""
+"""Compares the configurations of models, their optimizers and their losses."""
 
 import contextlib
 import hashlib
@@ -14,23 +14,23 @@ from keras.src.utils import module_utils
 from keras_lrs._keras import models, optimizers, variables
 
 PARTS = ("model", "optimizer", "loss")
-_LONGEST = 500_000  # Characters: checkpoints hold it.
-# Where it came from, what it is called, and what has no effect once it is built. The
-# rate is a variable, and compared as one; seeds are resumed.
+_LONGEST = 500_000  # Characters, which checkpoints hold.
+# Origins, names, and entries without effect once a layer is built. The rate is compared
+# as a variable, and seeds are resumed.
 _LEFT_OUT = {
     *("module", "registered_name", "name", "shared_object_id", "seed"),
     *("build_config", "compile_config", "build_input_shape"),
-    # What `adapt` sets, which is resumed.
+    # `adapt` sets these, and they are resumed.
     *("bin_boundaries", "vocabulary", "vocabulary_size", "idf_weights"),
     *("mean", "variance"),
 }
 
 
 def of(model: Any) -> dict[str, str]:
-    """The configurations of a model's parts, as JSON.
+    """Returns the configurations of a model's parts, as JSON.
 
-    Two models that differ in a name only, or in the size of a batch, have the same.
-    Functions are identified by their names.
+    They are equal for models that differ only in names or in the batch size. Functions
+    are identified by their names.
     """
     with warnings.catch_warnings(), _without_importing_tensorflow():
         # Keras warns that functions without a name cannot be loaded.
@@ -49,7 +49,7 @@ def of(model: Any) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _without_importing_tensorflow():
-    """Keras asks for it to serialize, which takes seconds, and half a gigabyte."""
+    """Keeps Keras from importing TensorFlow, half a gigabyte, to serialize."""
     if "tensorflow" in sys.modules:
         yield
         return
@@ -61,14 +61,14 @@ def _without_importing_tensorflow():
 
 
 def _shortened(text):
-    """A configuration, or its hash if it holds a vocabulary or the like."""
+    """Returns a configuration, or its hash if it is long, as with a vocabulary."""
     if len(text) <= _LONGEST:
         return text
     return json.dumps(hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
 
 
 def rates(model: Any) -> list[float | None]:
-    """The rates of the optimizers, one by one; None where a schedule gives them."""
+    """Returns the rate of each optimizer; None if it has a schedule."""
     return [
         variables.number(variable) if variable is not None else None
         for variable in rate_variables(model)
@@ -76,7 +76,7 @@ def rates(model: Any) -> list[float | None]:
 
 
 def rate_variables(model: Any) -> list:
-    """The variables of the rates of the optimizers; None where there is a schedule."""
+    """Returns the variable of each optimizer's rate; None if it has a schedule."""
     sources = [
         optimizers.rate_source(leaf)
         for one in _optimizers(model).values()
@@ -86,7 +86,7 @@ def rate_variables(model: Any) -> list:
 
 
 def difference(name: str, found: str, expected: str) -> str | None:
-    """Where two configurations differ first, and how; None if they do not."""
+    """Returns the first difference between two configurations; None if none."""
     if found == expected:
         return None
     return _difference(name, json.loads(found), json.loads(expected))
@@ -94,7 +94,7 @@ def difference(name: str, found: str, expected: str) -> str | None:
 
 def _difference(path, found, expected):
     if isinstance(found, dict) and isinstance(expected, dict):
-        # The class first: it says more than what follows from it.
+        # The class comes first, because other differences follow from it.
         keys = sorted(found.keys() | expected.keys(), key=lambda k: (k != "class", k))
         pairs = [(f"{path}.{k}", found.get(k), expected.get(k)) for k in keys]
     elif isinstance(found, list) and isinstance(expected, list):
@@ -121,7 +121,7 @@ def _optimizers(model):
 
 
 def _of_layer(layer):
-    """The class of a layer, and its configuration without those of layers inside."""
+    """Returns a layer's class, and its configuration without those of inner layers."""
     config = _config(layer)
     names: dict[str, int] = {}
     inner = config.get("layers") if isinstance(config, dict) else None
@@ -153,7 +153,7 @@ def _config(one) -> dict:
 
 
 def _plain(value: Any, names: Any = ()) -> Any:
-    """A configuration as JSON, without what makes no difference."""
+    """Returns a configuration as JSON, without entries that do not matter."""
     if isinstance(value, dict):
         kind = str(value.get("class_name", ""))
         if "DTypePolicy" in kind:
@@ -165,7 +165,7 @@ def _plain(value: Any, names: Any = ()) -> Any:
         }
         if found.get("batch_shape"):
             found["batch_shape"] = found["batch_shape"][1:]
-        # The code of a function without a name holds the number of its line.
+        # The code of a lambda contains its line number.
         is_code = kind == "__lambda__" or list(found) == ["value"]
         return "<lambda>" if is_code else found
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The first batch that an execution of the train function is about to take."""
+"""Reads the first batch that an execution of the train function will take."""
 
 import itertools
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from keras_lrs._keras.backend import END_OF_DATA, IS_JAX, IS_TORCH
 
 
 def noted(arguments: tuple, steps: int, note: Callable[[Any], None]) -> tuple:
-    """Calls a function with it.
+    """Calls a function with the first batch.
 
     Args:
-        arguments: What the train function is called with.
+        arguments: The arguments of the train function.
         steps: How many batches the execution may take.
         note: The function.
 
     Returns:
-        The arguments to call it with instead.
+        The arguments to pass to the train function instead.
     """
     if IS_TORCH:
         note(arguments[0][0])
@@ -35,7 +35,7 @@ def _noted_of_tensorflow(iterator, steps, note):
     from tensorflow.raw_ops import TensorDataset
 
     if not isinstance(iterator, iterator_ops.OwnedIterator):
-        return iterator  # Of replicas: a batch has a part for each.
+        return iterator  # With replicas, a batch has a part for each.
     spec = iterator.element_spec
     taken: Any = None
     for step in range(steps):
@@ -47,8 +47,8 @@ def _noted_of_tensorflow(iterator, steps, note):
             break
         if step == 0:
             note(batch)
-        # With the shapes of the iterator, not those of the batch: for others the
-        # train function would be retraced.
+        # Use the shapes of the iterator, because with those of the batch the train
+        # function would be retraced.
         variant = TensorDataset(
             components=structure.to_tensor_list(spec, batch),
             output_shapes=structure.get_flat_tensor_shapes(spec),

@@ -1,4 +1,4 @@
-"""The data of a `fit`, and what it remembers from epoch to epoch."""
+"""The data of a `fit`, and its state from epoch to epoch."""
 
 import hashlib
 from collections.abc import Callable
@@ -18,10 +18,10 @@ _EVENTS = ("on_epoch_begin", "on_epoch_end")
 class FitData:
     """The data of the `fit` that is calling the callbacks.
 
-    What it remembers is the state of the generators and iterators that it holds. A
-    `PyDataset` may also change itself when an epoch begins or ends, unless it has a
-    protocol for its state. How, nobody knows; but it does so again if it is told of the
-    same epochs with the same random numbers.
+    Its state consists of the generators and iterators that it holds. A `PyDataset`
+    without methods for its state may also change itself when an epoch begins or ends.
+    This change is repeated by calling its hooks for the same epochs with the same
+    random numbers.
     """
 
     def __init__(self, model: Any):
@@ -41,7 +41,7 @@ class FitData:
             self._count(adapter)
 
     def sample(self) -> Any:
-        """A digest of some rows of arrays, which tells which data it is.
+        """Returns a digest of some rows of arrays, which identifies the data.
 
         None for other data, which would have to be read.
         """
@@ -51,10 +51,10 @@ class FitData:
         arrays = leaves(adapter._inputs)
         return digest([array[:: max(len(array) // 16, 1)] for array in arrays])
 
-    # --- What it remembers ---
+    # --- The state of the data ---
 
     def state(self) -> dict[str, Any]:
-        """A tree of numbers, strings and arrays."""
+        """Returns the state as a tree of numbers, strings and arrays."""
         return {
             "objects": self._stateful.state(),
             "events": list(self._events),
@@ -62,13 +62,13 @@ class FitData:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Puts it into the state that other such data had, perhaps in another process.
+        """Gives the data the state of equal data, perhaps from another process.
 
-        Draws random numbers: set the state of the global generators afterwards.
+        It draws random numbers, so set the state of the global generators afterwards.
         """
         objects = state["objects"]
         if not self._stateful.fits(objects):
-            return  # Other data; its first batch tells whether it matters.
+            return  # The data differs; its first batch shows whether this matters.
         for name, globally, own in state["events"]:
             if not _overrides(self._data, name):
                 return
@@ -82,11 +82,11 @@ class FitData:
         if _is_tf_data(self._data):
             dataset = self._iterator.data_adapter._dataset
             for _ in range(state["read"] - self._read):
-                iter(dataset)  # Draws the next order, and reads nothing.
+                iter(dataset)  # Draws the next order without reading.
             self._read = state["read"]
 
     def _count(self, adapter):
-        """Counts how often a `tf.data.Dataset` is read: each time has its order."""
+        """Counts how often a `tf.data.Dataset` is read, which decides its order."""
         if not IS_TENSORFLOW:
             adapter._dataset = _Counted(adapter._dataset, self._is_read)
             return
@@ -102,7 +102,7 @@ class FitData:
         self._read += 1
 
     def _record(self, adapter, name):
-        """Notes every time that the data is told of an epoch, and what it drew."""
+        """Records every call of a hook of the data, and the random numbers drawn."""
         method = getattr(adapter, name)
 
         def call():
@@ -118,23 +118,23 @@ class FitData:
     # --- Whether it can be read again ---
 
     def why_not_read_again(self) -> str | None:
-        """Why its batches cannot be read again in the same order.
+        """Returns why its batches cannot be read again in the same order.
 
-        None if an epoch, begun with the same states, has the same batches: the first
-        one is read twice, and what it was drawn with is put back.
+        None if an epoch with the same initial state has the same batches. To find out,
+        the first batch is read twice, and the state is restored.
         """
         iterator = self._iterator
         if iterator is None:
             return "is not known"
         adapter = iterator.data_adapter
         if iterator.steps_per_epoch is not None:
-            return "is read on and on with `steps_per_epoch`"
+            return "is read endlessly with `steps_per_epoch`"
         if isinstance(adapter, data_adapters.GeneratorDataAdapter):
             return "is a generator"
         dataset = getattr(adapter, "py_dataset", None)
         if dataset is not None and adapter.enqueuer is not None and adapter.shuffle:
-            return "is shuffled by threads, at moments of their own"
-        reason = "comes in another order, or altered, every time"
+            return "is shuffled by threads, at times that vary"
+        reason = "is ordered or altered differently every time"
         if _is_tf_data(self._data):
             # Reading a `tf.data.Dataset` would reshuffle it.
             return reason if _is_drawn_anew(self._data) else None
@@ -149,13 +149,13 @@ class FitData:
             random.set_state(state)
             self._stateful.set_state(own)
         kept.put_back()
-        if dataset is not None:  # It may count what it reads.
+        if dataset is not None:  # It may count its batches.
             vars(dataset).update(attributes)
         if digests[0] == digests[1]:
             return None
         arrays = isinstance(adapter, data_adapters.ArrayDataAdapter)
         if arrays and IS_TENSORFLOW and state["tensorflow"]["seed"] is None:
-            # TensorFlow draws a new seed for each order that it shuffles arrays in.
+            # TensorFlow draws a new seed whenever it shuffles arrays.
             reason += (
                 " (unless you call `keras.utils.set_random_seed(...)` before `fit`)"
             )
@@ -163,7 +163,7 @@ class FitData:
 
 
 def _overrides(data, name):
-    """Whether data does something of its own when an epoch begins or ends."""
+    """Whether data overrides a hook of an epoch."""
     if not isinstance(data, keras.utils.PyDataset):
         return False
     return getattr(type(data), name) is not getattr(keras.utils.PyDataset, name, None)
@@ -174,7 +174,7 @@ def _is_tf_data(data):
 
 
 class _Counted:
-    """A `tf.data.Dataset` that tells when it is read."""
+    """A `tf.data.Dataset` that calls a function when it is read."""
 
     def __init__(self, dataset: Any, is_read: Callable[[], None]):
         self._dataset, self._is_read = dataset, is_read
@@ -188,11 +188,11 @@ class _Counted:
 
 
 def _is_drawn_anew(dataset):
-    """Whether a `tf.data.Dataset` is other, or in another order, each time."""
+    """Whether a `tf.data.Dataset` or its order changes each time."""
     pending = [dataset]
     while pending:
         one = pending.pop()
-        # None stands for True.
+        # None means True.
         if getattr(one, "_reshuffle_each_iteration", False) is not False:
             return True
         for function in one._functions():
@@ -212,9 +212,9 @@ _RANDOM = {
 
 
 def digest(batch: Any) -> list[str] | None:
-    """The shapes and types of what a batch holds, and a hash of its bits.
+    """Returns the shapes and types of a batch's content, and a hash of its bits.
 
-    None if its values are not all in this process.
+    None if this process does not have all values.
     """
     described, hashed = [], hashlib.blake2b(digest_size=8)
     for leaf in leaves(batch):
@@ -222,7 +222,7 @@ def digest(batch: Any) -> list[str] | None:
             return None
         array = array_of(leaf)
         described.append(f"{array.dtype}{list(array.shape)}")
-        # Of Python's objects, such as TensorFlow's strings, the bytes are addresses.
+        # The bytes of Python objects, such as TensorFlow's strings, are addresses.
         content = repr(array.tolist()).encode() if array.dtype.hasobject else array
         hashed.update(content if isinstance(content, bytes) else content.tobytes())
     return [" ".join(described), hashed.hexdigest()]

@@ -1,4 +1,4 @@
-"""What surrounds the calls of a `fit`: its callbacks, its data, where it begins."""
+"""Finds the enclosing `fit`: its callbacks, its data, and where it begins."""
 
 import inspect
 from typing import Any
@@ -12,9 +12,9 @@ from keras_lrs._keras import models, random
 from keras_lrs._keras.backend import IS_TENSORFLOW
 from keras_lrs._keras.stateful import Stateful
 
-_ENDLESS = 2**48  # Of data that is repeated, Grain says that it has `sys.maxsize`.
+_ENDLESS = 2**48  # For data that repeats, Grain returns the length `sys.maxsize`.
 
-# What Keras's callbacks remember from epoch to epoch; some of it is private.
+# Attributes that Keras's callbacks keep from epoch to epoch; some are private.
 _REMEMBERED: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: (
         *("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
@@ -30,9 +30,9 @@ _REMEMBERED: dict[type, tuple[str, ...]] = {
 
 
 def callback_list() -> keras.callbacks.CallbackList | None:
-    """The list of callbacks that is handing out the model, asked in `set_model`.
+    """Returns the list of callbacks that is calling `set_model`.
 
-    Keras tells a callback nothing about the others; its list is the caller.
+    Keras tells a callback nothing about the others, but its list is the caller.
     """
     for frame in _frames_with("self"):
         caller = frame.f_locals.get("self")
@@ -42,10 +42,10 @@ def callback_list() -> keras.callbacks.CallbackList | None:
 
 
 def length(model: Any) -> tuple[int, int | None] | None:
-    """The epochs of the calling `fit` of a model, and their steps if that is known.
+    """Returns the epochs of a model's enclosing `fit`, and their steps if known.
 
-    None where no `fit` is calling. A list of callbacks that serves again has those of
-    an earlier `fit`.
+    None if no `fit` is calling. A list of callbacks that is used again has the numbers
+    of an earlier `fit`.
     """
     frame = _frame_of_fit(model)
     if frame is None:
@@ -54,7 +54,7 @@ def length(model: Any) -> tuple[int, int | None] | None:
 
 
 def remembered(callback: Any) -> dict[str, Any] | None:
-    """What a callback remembers; None if it is not known to remember anything."""
+    """Returns the state of a callback; None if no state of it is known."""
     if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
         return callback.get_state()
     for kind, names in _REMEMBERED.items():
@@ -65,17 +65,17 @@ def remembered(callback: Any) -> dict[str, Any] | None:
 
 
 def begin_at(model: Any, epoch: int | None) -> None:
-    """Lets the `fit` that calls `on_train_begin` begin with an epoch; None: its own."""
+    """Makes `fit` begin with an epoch, in `on_train_begin`; None means its own."""
     model._initial_epoch = epoch
 
 
 def first_epoch(model: Any) -> int:
-    """The epoch that a callback has let `fit` begin at; 0 if none has."""
+    """Returns the epoch with which a callback makes `fit` begin; 0 by default."""
     return model._initial_epoch or 0
 
 
 def validates_without(shows_average: str) -> bool:
-    """Whether the calling `fit` validates, and no callback has such an attribute.
+    """Whether the enclosing `fit` validates, and no callback has such an attribute.
 
     False outside of a `fit`.
     """
@@ -84,7 +84,7 @@ def validates_without(shows_average: str) -> bool:
         own = isinstance(found.get("self"), keras.Model)
         if own and frame.f_code.co_name == "fit" and "validation_data" in found:
             given = found.get("callbacks")
-            # Before `fit` makes a list of Keras's of it, it is what the user gave.
+            # Before `fit` makes a `CallbackList` of it, it is the user's argument.
             given = getattr(given, "callbacks", keras.tree.flatten(given or []))
             shown = any(getattr(one, shows_average, False) for one in given)
             return found["validation_data"] is not None and not shown
@@ -92,29 +92,29 @@ def validates_without(shows_average: str) -> bool:
 
 
 def build(model: Any) -> Exception | None:
-    """Builds a model from the data of the calling `fit`, as Keras does.
+    """Builds a model from the data of the enclosing `fit`, as Keras does.
 
     TensorFlow's `fit` would build it in the first step. On JAX and PyTorch, and under a
-    strategy on TensorFlow, `fit` has built it before it calls any callback.
+    strategy on TensorFlow, `fit` has already built it before it calls any callback.
 
     Returns:
-        Why the model cannot be built from the data, if that is so.
+        The error if the model cannot be built from the data, or None.
     """
     iterator = _epoch_iterator(model)
     if not IS_TENSORFLOW or iterator is None:
         return None
     try:
-        # None of the data is used up.
+        # No data is consumed.
         models.build_from(model, iterator._get_iterator().element_spec)
-    except Exception as error:  # The model's `call` raises anything.
+    except Exception as error:  # The model's `call` may raise anything.
         return error
     return None
 
 
 def length_of_data(model: Any) -> int | None:
-    """The batches that the data of the calling `fit` says it has, if Keras cannot tell.
+    """Returns the number of batches that the data reports, if Keras does not know it.
 
-    Keras does not ask datasets of Grain; those that end know their length.
+    Keras does not ask Grain's datasets, but finite ones know their length.
     """
     iterator = _epoch_iterator(model)
     dataset = getattr(getattr(iterator, "data_adapter", None), "_dataset", None)
@@ -126,9 +126,9 @@ def length_of_data(model: Any) -> int | None:
 
 
 def batch_size(model: Any) -> int | None:
-    """The samples in a full batch of a model's `fit`, of all replicas together.
+    """Returns the samples in a full batch of a model's `fit`, over all replicas.
 
-    None if the data does not tell: a generator, or a dataset whose batches may differ.
+    None if it is not known: for a generator, or a dataset whose batches may differ.
     """
     iterator = _epoch_iterator(model)
     if iterator is None:
@@ -145,7 +145,7 @@ def batch_size(model: Any) -> int | None:
         try:
             size = adapter.batch_size
         except (AttributeError, IndexError, ValueError):
-            # A dataset that is distributed already, or one of scalars.
+            # The dataset is already distributed, or consists of scalars.
             size = None
     return None if size is None else int(size)
 
@@ -156,9 +156,9 @@ def _epoch_iterator(model):
 
 
 def iterator_and_data(model: Any) -> tuple[Any, Any]:
-    """The `EpochIterator` of the enclosing `fit` of a model, and the `x` it was given.
+    """Returns the `EpochIterator` of a model's enclosing `fit`, and its argument `x`.
 
-    None where a loop of the user's is calling.
+    Both are None in a custom loop.
     """
     frame = _frame_of_fit(model)
     if frame is None:
@@ -167,7 +167,7 @@ def iterator_and_data(model: Any) -> tuple[Any, Any]:
 
 
 def is_fitting(model: Any) -> bool:
-    """Whether `fit` of a model is calling, and no loop of the user's."""
+    """Whether a model's `fit` is calling, and not a custom loop."""
     return _frame_of_fit(model) is not None
 
 
@@ -181,9 +181,9 @@ def _frame_of_fit(model):
 
 
 def jax_fit(model: Any) -> dict[str, Any]:
-    """The local variables of the `fit` of a model that is calling, on JAX.
+    """Returns the local variables of a model's enclosing `fit` on JAX.
 
-    Those that it has, and nothing if it is not this model's `fit` that calls.
+    The result is empty if this model's `fit` is not calling.
     """
     for frame in _frames_with("self", "training_finished"):
         found = frame.f_locals
@@ -193,10 +193,10 @@ def jax_fit(model: Any) -> dict[str, Any]:
 
 
 def _frames_with(*names):
-    """The calling frames whose functions have such local variables, innermost first.
+    """Yields the calling frames whose functions have such variables, innermost first.
 
-    No other is asked for its variables: Python would keep what they hold, such as a
-    model that the function deletes, until the function returns.
+    It does not access the variables of other frames, because Python would then keep
+    their values, such as a model that the function deletes, until the function returns.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -207,12 +207,12 @@ def _frames_with(*names):
 
 
 def leaves(batch: Any) -> list:
-    """The tensors or arrays in a batch."""
+    """Returns the tensors or arrays in a batch."""
     return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
 
 
 def array_of(leaf: Any) -> np.ndarray:
-    """What a part of a batch holds."""
+    """Returns the array in a part of a batch."""
     # A strategy's batch has a part for each replica.
     parts = getattr(leaf, "values", None) if IS_TENSORFLOW else None
     if isinstance(parts, tuple):

@@ -15,14 +15,14 @@ elif IS_TORCH:
 
 
 def _is_not_zero(self, other):
-    """Answers `momentum != 0` and `clipnorm > 0`, asked in Python: it is used."""
+    """Makes `momentum != 0` and `clipnorm > 0` true in Python, so that it is used."""
     return True if isinstance(other, (int, float)) and other == 0 else NotImplemented
 
 
 class _TracedHyperparameter:
     """Wraps a scheduled value so that `if momentum != 0` stays true in the optimizer.
 
-    It converts to a tensor by itself.
+    It converts to a tensor automatically.
     """
 
     def __init__(self, tensor):
@@ -99,9 +99,9 @@ def rate_of(optimizer: Any, rate: Any) -> Any:
 
 
 def repeatable(optimizer: Any) -> Callable[[], None]:
-    """What undoes, between calls of an update, what it must do once for all variables.
+    """Returns a function that undoes what only one call of several updates may do.
 
-    Nadam multiplies the product of its momenta.
+    Nadam multiplies the product of its momenta in every call.
     """
     product = getattr(optimizer, "_u_product", None)
     if product is None:

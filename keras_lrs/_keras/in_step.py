@@ -1,4 +1,4 @@
-"""Values and variables inside a training step, which may be a trace of it."""
+"""Values and variables inside a training step or its trace."""
 
 import contextlib
 import contextvars
@@ -25,13 +25,13 @@ elif IS_TORCH:
 
 # --- Order ---
 
-# Where its data ends, a TensorFlow graph still runs what does not depend on the data.
+# When data ends, a TensorFlow graph still runs what does not depend on it.
 _batch: contextvars.ContextVar[list] = contextvars.ContextVar("keras_lrs_batch")
 
 
 @contextlib.contextmanager
 def with_batch(data: Any) -> Iterator[None]:
-    """Notes the tensors of a batch, for `after_batch` within it."""
+    """Notes the tensors of a batch, for `after_batch` within the block."""
     flat = tf.nest.flatten(data, expand_composites=True) if IS_TENSORFLOW else []
     token = _batch.set([one for one in flat if tf.is_tensor(one)])
     try:
@@ -41,12 +41,12 @@ def with_batch(data: Any) -> Iterator[None]:
 
 
 def after_batch(gradients: Any) -> contextlib.AbstractContextManager:
-    """Makes a TensorFlow graph run what is inside only when it has a batch.
+    """Makes a TensorFlow graph run the block only when it has a batch.
 
-    It also waits for the last gradient, which is computed first: reading variables
-    earlier than backpropagation begins only makes the forward pass slower. Where the
-    batch is not known it waits for all gradients, of which one depends on the batch;
-    then no update overlaps with backpropagation.
+    The block also waits for the last gradient, which is computed first, because reading
+    variables before backpropagation only slows the forward pass. If the batch is not
+    known, the block waits for all gradients, because at least one depends on the batch.
+    Then no update overlaps with backpropagation.
     """
     if not IS_TENSORFLOW or tf.executing_eagerly():
         return contextlib.nullcontext()
@@ -57,9 +57,9 @@ def after_batch(gradients: Any) -> contextlib.AbstractContextManager:
 
 
 def before_forward(model: Any, arguments: tuple, act: Any) -> tuple:
-    """Calls `act()`, which sets variables; returns the arguments of `train_step` then.
+    """Calls `act()`, which sets variables, and returns the new `train_step` arguments.
 
-    On JAX a step gets the values of all variables, and reads those of no other.
+    On JAX a step receives the values of all variables, and reads only these.
     """
     if not IS_JAX:
         with after_batch(()):
@@ -78,7 +78,7 @@ def before_forward(model: Any, arguments: tuple, act: Any) -> tuple:
 
 
 def outside_of_graph() -> contextlib.AbstractContextManager:
-    """Within it TensorFlow computes at once, also while a function is traced."""
+    """Makes TensorFlow compute eagerly within the block, even in a trace."""
     traced = IS_TENSORFLOW and not tf.executing_eagerly()
     # The replicas of a strategy create variables together.
     if not traced or tf.distribute.has_strategy():
@@ -87,14 +87,14 @@ def outside_of_graph() -> contextlib.AbstractContextManager:
 
 
 def unconverted(function: Any) -> Any:
-    """A function that compilers of a user's step call and do not rewrite."""
+    """Returns a function that compilers of a user's step call without rewriting it."""
     if IS_TENSORFLOW:
         return tf.autograph.experimental.do_not_convert(function)
     return uncompiled(function)
 
 
 def uncompiled(function: Any) -> Any:
-    """A function that PyTorch's compiler leaves alone: it asks for numbers."""
+    """Returns a function that PyTorch's compiler skips, because it reads numbers."""
     return torch.compiler.disable(function) if IS_TORCH else function
 
 
@@ -102,7 +102,7 @@ def uncompiled(function: Any) -> Any:
 
 
 def evaluate(schedule: Any, step: Any) -> Any:
-    """The value of any schedule: a float for an int, a tensor for a tensor."""
+    """Returns the value of any schedule: a float for an int, a tensor for a tensor."""
     if isinstance(step, int):
         return base.evaluate(schedule, max(step, 0))
     step = numerics.to_steps(step)
@@ -110,26 +110,26 @@ def evaluate(schedule: Any, step: Any) -> Any:
 
 
 def value_of(variable: Any) -> Any:
-    """A number as it is now: a Python number on PyTorch, else a tensor."""
+    """Returns the current number: a Python number on PyTorch, else a tensor."""
     if IS_TORCH:
         return number(variable)
     value = variable.value if isinstance(variable, keras.Variable) else variable
-    # On TensorFlow the value is the variable, which a later assignment changes.
+    # On TensorFlow the value is the variable itself, which later assignments change.
     return tf.identity(value) if IS_TENSORFLOW else value
 
 
 def iterations(optimizer: Any) -> Any:
-    """How often `apply` was called before, micro-batches included."""
+    """Returns how often `apply` was called before, including micro-batches."""
     return value_of(optimizer._iterations)
 
 
 def values_of(variables: list) -> list:
-    """The values of variables as they are now."""
+    """Returns the current values of variables."""
     return _values(variables) if IS_JAX else copies(variables)
 
 
 def power(beta: Any, exponent: Any) -> Any:
-    """A beta to the power of a count, rounded as Keras rounds it."""
+    """Returns a beta to the power of a count, rounded like Keras."""
     if isinstance(beta, float) and isinstance(exponent, int):
         return float(np.float32(beta) ** np.float32(exponent))
     dtype = numerics.float_dtype()
@@ -137,7 +137,7 @@ def power(beta: Any, exponent: Any) -> Any:
 
 
 def ratio(value: Any, variable: Any, known: Any) -> Any:
-    """A value over that of a variable; 1 where the variable has none that is known."""
+    """Returns a value divided by a variable's; 1 if the variable's is not known."""
     if IS_TORCH:
         previous = variable.value
         return torch.where(previous > 0.0, value / previous, 1.0) if known else 1.0
@@ -147,8 +147,8 @@ def ratio(value: Any, variable: Any, known: Any) -> Any:
 
 
 def norm(tensors: list, order: int) -> Any:
-    """The norm over all entries of tensors, of order 1 or 2, in float32."""
-    # The squares of 16 bits would overflow.
+    """Returns the norm of order 1 or 2 over all entries of tensors, in float32."""
+    # Squares of 16-bit values would overflow.
     tensors = [ops.cast(tensor, "float32") for tensor in tensors]
     if IS_TORCH:
         return torch.nn.utils.get_total_norm(tensors, order).detach()
@@ -158,19 +158,19 @@ def norm(tensors: list, order: int) -> Any:
 
 
 def stacked(norms: list) -> np.ndarray:
-    """Norms that were kept as tensors, on the host."""
+    """Returns norms that were kept as tensors, on the host."""
     return ops.convert_to_numpy(ops.stack(norms)) if norms else np.zeros(0)
 
 
 def dense(gradients: list) -> list:
-    """Gradients without sparse ones, which embeddings have and may name a row twice."""
+    """Returns dense gradients, because those of embeddings may repeat a row."""
     if IS_TENSORFLOW:
         return [tf.convert_to_tensor(gradient) for gradient in gradients]
     return [ops.convert_to_tensor(gradient, sparse=False) for gradient in gradients]
 
 
 def sum_of_replicas(tensors: list) -> list:
-    """The sums of tensors over the replicas of a TensorFlow strategy."""
+    """Returns the sums of tensors over the replicas of a TensorFlow strategy."""
     if not IS_TENSORFLOW or tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return tensors
     context = tf.distribute.get_replica_context()
@@ -183,15 +183,15 @@ def sum_of_replicas(tensors: list) -> list:
 def assign(variable: Any, value: Any) -> None:
     """Sets a variable to a number."""
     if IS_TORCH:
-        # Filling waits for nothing; a tensor made of a number is copied to the GPU.
+        # Filling does not wait, but a tensor made from a number is copied to the GPU.
         with torch.no_grad():
             variable.value.fill_(value)
-    else:  # Not a run's replacement of `assign`, which is for the calls of users.
+    else:  # Bypasses a run's `assign`, which is for users' calls.
         type(variable).assign(variable, value)
 
 
 def set_variable(variable: Any, value: Any) -> None:
-    """Sets a variable of a model, also one that replicas may not assign to."""
+    """Sets a variable of a model, even if replicas may not assign to it."""
     if IS_TORCH:
         assign(variable, value)
     else:
@@ -216,7 +216,8 @@ def scale(variables: list, factor: Any) -> None:
 def interpolate(pairs: list[tuple[Any, Any]], share: Any, always: bool) -> None:
     """Moves averages by a share of their distance towards the weights.
 
-    `a + c (w - a)`: with `(1 - c) a + c w`, the error of `1 - c` would add up.
+    It computes `a + c (w - a)`, because with `(1 - c) a + c w` the error of `1 - c`
+    would accumulate.
 
     Args:
         pairs: Weights and their averages.
@@ -284,8 +285,8 @@ def cast_copy(targets: list, sources: list) -> None:
 def move(variables: list, *moves: tuple[Any, Any, Any]) -> None:
     """Adds `factor * (end - start)` to variables, for each of some moves.
 
-    A move is a factor and lists of ends and starts, of variables or tensors; a number
-    stands for a list of it.
+    A move consists of a factor and lists of ends and starts, which are variables or
+    tensors. A number stands for a list that repeats it.
     """
     if not variables:
         return
@@ -323,7 +324,7 @@ def _assigned(target, source):
 
 
 def _on_each_replica(function, variables, *lists):
-    """Calls `function(variable, *entries)`; on the replicas of a strategy, too."""
+    """Calls `function(variable, *entries)`, on each replica of a strategy if any."""
     columns = [_values(one) for one in lists]
     if IS_TENSORFLOW and tf.distribute.has_strategy():
         extended, plain = tf.distribute.get_strategy().extended, function

@@ -1,11 +1,11 @@
-"""Ctrl-C and SIGTERM in the middle of what must not be left half done.
+"""Handles Ctrl-C and SIGTERM within sections that must not be left half done.
 
-In the main thread the signals wait until such a section is over. A second Ctrl-C does
-not wait. So a section must also survive an exception at any of its lines: it says first
-what it is about to do, so that it can be finished by being called again.
+In the main thread the signals wait until such a section is over, but a second Ctrl-C
+does not wait. So a section must also survive an exception at any of its lines. It first
+records what it is about to do, so that calling it again finishes it.
 """
 
-# What `signal` wraps: making enums takes longer than all else here.
+# Plain ints, because making `signal`'s enums takes longer than everything else here.
 import _signal  # type: ignore[import-not-found]
 import contextlib
 import functools
@@ -20,7 +20,7 @@ _SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
 
 
 class _Waiting:
-    """A handler that keeps signals until the handlers from before are back.
+    """A handler that keeps signals until the previous handlers are back.
 
     Attributes:
         active: Whether signals wait.
@@ -48,7 +48,7 @@ class _Waiting:
                 _signal.signal(number, self)
 
     def end(self) -> None:
-        """Puts the handlers back, and lets them have the signals; once."""
+        """Puts the handlers back, and passes them the signals once."""
         self.active = False
         for number, handler in self._before.items():
             if _signal.getsignal(number) is self:
@@ -58,14 +58,14 @@ class _Waiting:
 
 
 def handler(number: int) -> Any:
-    """The handler of a signal, also while the signal waits."""
+    """Returns the handler of a signal, even while the signal waits."""
     found = signal.getsignal(number)
     return found._before[number] if isinstance(found, _Waiting) else found
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Within it SIGINT and SIGTERM wait, if it is in the main thread."""
+    """Makes SIGINT and SIGTERM wait until the block ends, in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -81,10 +81,10 @@ def deferred() -> Iterator[None]:
 
 
 def finish(function: Callable[[], Any]) -> None:
-    """Calls a function to its end: once more if it is interrupted, and then raises.
+    """Calls a function to its end; calls it again if it is interrupted, then raises.
 
     Args:
-        function: It must be able to continue where it was, or to start over.
+        function: A function that can continue where it stopped, or start over.
     """
     with deferred():
         try:
@@ -98,9 +98,10 @@ def finish(function: Callable[[], Any]) -> None:
 
 @contextlib.contextmanager
 def undoing() -> Iterator["Undo"]:
-    """Undoes what was done within it, however that is left.
+    """Undoes what was done within the block, however the block ends.
 
-    A `with` that was interrupted as it ended may have left a scope open: that is left.
+    A `with` that was interrupted at its end may have left a scope open, which is closed
+    too.
     """
     undo = Undo()
     undo.callback(scopes.set_state, scopes.state())
@@ -114,9 +115,9 @@ def undoing() -> Iterator["Undo"]:
 
 
 class Undo:
-    """What is to be undone, the last first: each thing to its end, whatever happens.
+    """A stack of functions that undo things; each is completed, whatever happens.
 
-    Like `contextlib.ExitStack`, but a function that is interrupted is called again.
+    It is like `contextlib.ExitStack`, but calls a function again if it is interrupted.
     """
 
     def __init__(self) -> None:
@@ -125,12 +126,12 @@ class Undo:
         self._is_closing = False
 
     def callback(self, function: Callable, *arguments: Any) -> None:
-        """Adds a function that undoes something, before or when it is done."""
+        """Adds a function that undoes something; call it before or while doing it."""
         self._functions.append(functools.partial(function, *arguments))
 
     def close(self) -> None:
-        """Undoes everything that has not been; raises the last error there was."""
-        if self._is_closing:  # A function below has called this, which continues there.
+        """Undoes everything that is left; raises the last error if there was one."""
+        if self._is_closing:  # Called by a function below, where closing continues.
             return
         with deferred():
             try:

@@ -1,4 +1,4 @@
-"""Numbers in variables that PyTorch's host knows without reading them."""
+"""Numbers in variables that the host knows on PyTorch without reading them."""
 
 from typing import Any
 
@@ -8,15 +8,17 @@ import numpy as np
 from keras_lrs._keras import in_step
 from keras_lrs._keras.backend import IS_TORCH
 
-_EXACT = ("float32", "float64", "int32", "int64")  # NumPy rounds to them as PyTorch.
+_EXACT = ("float32", "float64", "int32", "int64")  # NumPy rounds to these like PyTorch.
 
 
 class KnownNumbers:
-    """Reads and writes numbers in a step; on PyTorch it reads none that it wrote.
+    """Reads and writes numbers in a step; on PyTorch it does not read what it wrote.
 
-    There reading a variable waits for the GPU. A number is known as long as its tensor
-    has the version that it was noted with: whatever else writes to it is noticed, but
-    for compiled code. So this is for variables that only eager code writes to.
+    On PyTorch, reading a variable waits for the GPU. A number is known as long as its
+    tensor still has the version with which it was noted. Other writes change the
+    version, except those of compiled code, so use this only for variables that eager
+    code writes.
+
     On other backends numbers are tensors of the graph.
     """
 
@@ -24,7 +26,7 @@ class KnownNumbers:
         self._known: dict[int, tuple[Any, int, float]] = {}
 
     def value_of(self, variable: Any) -> Any:
-        """A number as it is now: a Python number on PyTorch, else a tensor."""
+        """Returns the current number: a Python number on PyTorch, else a tensor."""
         if not IS_TORCH or not isinstance(variable, keras.Variable):
             return in_step.value_of(variable)
         tensor = variable.value
@@ -35,7 +37,7 @@ class KnownNumbers:
         return number
 
     def iterations(self, optimizer: Any) -> Any:
-        """How often `apply` was called before, micro-batches included."""
+        """Returns how often `apply` was called before, including micro-batches."""
         return self.value_of(optimizer._iterations)
 
     def note_iterations(self, optimizer: Any, number: Any) -> None:
@@ -48,11 +50,11 @@ class KnownNumbers:
         self.note(variable, value)
 
     def note(self, variable: Any, number: Any) -> None:
-        """Notes what a variable holds now, on PyTorch."""
+        """Notes the current value of a variable, on PyTorch."""
         self._known.pop(id(variable), None)
         if not IS_TORCH or variable.dtype not in _EXACT:
             return
         tensor = variable.value
-        if not tensor.is_inference():  # Those have no version.
+        if not tensor.is_inference():  # Inference tensors have no version.
             rounded = np.dtype(variable.dtype).type(number).item()
             self._known[id(variable)] = tensor, tensor._version, rounded

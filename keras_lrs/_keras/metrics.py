@@ -1,11 +1,11 @@
-"""Tells whether a metric is better when it is larger, where `mode` is `"auto"`."""
+"""Decides whether a metric is better when it is larger, for `mode="auto"`."""
 
 import re
 from typing import Any
 
 import keras
 
-# Words of names: what they measure rises, or falls, when a model gets better.
+# Words in names of metrics that rise, or fall, when a model gets better.
 _RISING = {
     *("acc", "accuracy", "ap", "auc", "auprc", "auroc", "bertscore", "bleu", "cider"),
     *("concordance", "correlation", "coverage", "dice", "elbo", "explained", "f05"),
@@ -29,12 +29,12 @@ _NEGATING = {"neg", "negative", "inverse", "minus"}
 
 
 def direction(monitor: str, model: Any = None, metric: Any = None) -> str:
-    """`"max"` if a metric is better when it is larger, or `"min"`.
+    """Returns `"max"` if a metric is better when it is larger, and `"min"` otherwise.
 
     Args:
-        monitor: The name of the metric, as it is in the logs.
+        monitor: The name of the metric in the logs.
         model: The compiled model, whose metric of this name is asked first.
-        metric: The metric itself, or a loss, where it is known.
+        metric: The metric itself, or a loss, if it is known.
 
     Raises:
         ValueError: If neither the metric nor its name tells.
@@ -49,12 +49,12 @@ def direction(monitor: str, model: Any = None, metric: Any = None) -> str:
 
 
 def told(monitor: str, model: Any = None, metric: Any = None) -> str | None:
-    """As `direction`, but None if neither the metric nor its name tells."""
+    """Returns the `direction`; None if neither the metric nor its name tells."""
     return _of_metric(metric) or _of_model(monitor, model) or of_name(monitor)
 
 
 def _of_metric(metric):
-    """What a metric of Keras says of itself; None if it says nothing."""
+    """Returns the direction that a Keras metric declares; None if it has none."""
     if isinstance(metric, keras.losses.Loss):
         return "min"
     said = getattr(metric, "_direction", None)
@@ -62,7 +62,7 @@ def _of_metric(metric):
 
 
 def of_name(monitor: str) -> str | None:
-    """What the last word of a name says of which it is known; None if none is."""
+    """Returns the direction by the last telling word of a name; None without one."""
     # `valMeanIoU` as `val_mean_io_u`, which is also how Keras spells it.
     edges = "(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
     name = re.sub(edges, "_", monitor).lower()
@@ -83,27 +83,27 @@ def is_logged(monitor: str, model: Any) -> bool:
 
 
 def _of_model(monitor, model):
-    """What the metric says that a model logs under a name; None if none says."""
+    """Returns the direction of the metric that a model logs under a name, or None."""
     said = {_of_metric(metric) for metric in _of_that_name(monitor, model)}
     return said.pop() if len(said) == 1 else None
 
 
 def _of_that_name(monitor, model):
-    """The metrics of a compiled model that may be logged under a name."""
+    """Returns the metrics of a compiled model that may be logged under a name."""
     name = monitor.removeprefix("val_")
-    plain = re.sub(r"_[0-9]+$", "", name)  # Keras numbers those of one name.
+    plain = re.sub(r"_[0-9]+$", "", name)  # Keras numbers metrics with the same name.
     return [one for one, names in _logged(model) if {name, plain} & names]
 
 
 def _logged(model):
-    """Pairs of a metric of a compiled model and the names it may have in the logs."""
+    """Yields pairs of a compiled model's metric and its possible names in the logs."""
     compiled = getattr(model, "_compile_metrics", None)
     for metric in getattr(model, "metrics", ()):
         if metric is not compiled:
             yield metric, {metric.name}
     if compiled is None:
         return
-    # On TensorFlow the first step builds them; what the user gave is known before.
+    # On TensorFlow the first step builds them, but the user's arguments are known.
     config = model._compile_config.config
     given = keras.tree.flatten([config["metrics"], config["weighted_metrics"]])
     outputs = [f"{name}_" for name in compiled.output_names or ()]
@@ -114,5 +114,5 @@ def _logged(model):
 
 
 def _name(metric):
-    """What Keras calls a metric or a function that it was given."""
+    """Returns Keras's name of a metric or a function."""
     return getattr(metric, "name", None) or getattr(metric, "__name__", "")

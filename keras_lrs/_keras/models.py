@@ -1,4 +1,4 @@
-"""Models: their layers, what `fit` changes on them, and the state of a training run."""
+"""Functions for models: layers, side effects of `fit`, and the state of a run."""
 
 import contextlib
 import itertools
@@ -18,7 +18,7 @@ if IS_JAX:
 elif IS_TORCH:
     import torch
 
-# What `fit` sets on a model, besides variables.
+# The attributes that `fit` sets on a model.
 _ATTRIBUTES = (
     "history",
     "stop_training",
@@ -32,15 +32,15 @@ _ATTRIBUTES = (
 
 
 def layers(model: Any) -> list:
-    """All layers of a model, also those inside others."""
+    """Returns all layers of a model, including nested ones."""
     return list(model._flatten_layers())
 
 
 def own_optimizers(model: Any) -> dict[str, Any]:
-    """The optimizers that a model holds beside `model.optimizer`, by where they are.
+    """Returns a model's optimizers besides `model.optimizer`, by the attribute.
 
-    They are found where Keras's saving finds them: among the attributes of the model
-    and of its layers, also in lists, tuples and dictionaries, nested ones too.
+    They are found where Keras's saving finds them: in the attributes of the model and
+    of its layers, even in nested lists, tuples and dictionaries.
     """
     found: dict[str, Any] = {}
     main = getattr(model, "optimizer", None)
@@ -48,7 +48,7 @@ def own_optimizers(model: Any) -> dict[str, Any]:
     for layer in layers(model):
         prefix = "" if layer is model else f"{layer.name}/"
         for name, value in list(vars(layer).items()):
-            if name.startswith("_self_"):  # Where TensorFlow notes them once more.
+            if name.startswith("_self_"):  # TensorFlow keeps them here again.
                 continue
             for label, one in _optimizers_in(name, value):
                 if id(one) not in seen:
@@ -58,34 +58,34 @@ def own_optimizers(model: Any) -> dict[str, Any]:
 
 
 def _free(label, taken):
-    """A label that is not taken, such as that of a layer with another's name."""
+    """Returns a label that is not taken, for layers with equal names."""
     labels = itertools.chain([label], (f"{label}_{i}" for i in itertools.count(1)))
     return next(one for one in labels if one not in taken)
 
 
 def main_optimizers(model: Any) -> dict[str, Any]:
-    """The optimizers that train a model, wrappers as one, by where they are.
+    """Returns the optimizers that train a model, by attribute; a wrapper is one.
 
-    That is `model.optimizer`; or, if it is None, those that the model holds otherwise.
+    This is `model.optimizer` or, if it is None, the optimizers in other attributes.
     """
     main = getattr(model, "optimizer", None)
     return own_optimizers(model) if main is None else {"optimizer": main}
 
 
 def updating(model: Any) -> list:
-    """The optimizers that update the variables of a model, inside all wrappers."""
+    """Returns the optimizers that update a model's variables, inside all wrappers."""
     found = main_optimizers(model).values()
     return [leaf for one in found for leaf in optimizers.leaves(one)]
 
 
 def all_optimizers(model: Any) -> list:
-    """The optimizers that train a model: wrappers, and those inside."""
+    """Returns the optimizers that train a model: wrappers, and those inside."""
     found = main_optimizers(model).values()
     return [one for outer in found for one in optimizers.within(outer)]
 
 
 def attribute_of(model: Any, optimizer: Any) -> str | None:
-    """Where a model holds an optimizer; None for one inside of `model.optimizer`."""
+    """Returns the attribute that holds an optimizer; None if `model.optimizer` does."""
     for name, one in own_optimizers(model).items():
         if any(optimizer is inner for inner in optimizers.within(one)):
             return name
@@ -93,7 +93,7 @@ def attribute_of(model: Any, optimizer: Any) -> str | None:
 
 
 def hint_of_others(model: Any) -> str:
-    """What to do if `model.optimizer` is not the one that trains; empty if it is."""
+    """Returns advice in case another optimizer than `model.optimizer` trains."""
     names = ", ".join(f"`{name}`" for name in own_optimizers(model))
     if not names or model.optimizer is None:
         return ""
@@ -104,7 +104,7 @@ def hint_of_others(model: Any) -> str:
 
 
 def _optimizers_in(name, value, above=()):
-    """Pairs of a label and an optimizer that an attribute is or holds."""
+    """Yields pairs of a label and an optimizer that an attribute is or holds."""
     if isinstance(value, keras.Optimizer):
         yield name, value
     elif isinstance(value, (dict, list, tuple)) and id(value) not in above:
@@ -127,19 +127,19 @@ def is_chief(model: Any) -> bool:
 
 
 def can_be_called(model: Any) -> bool:
-    """Whether a model or layer has a `call`; others train by a `train_step` alone."""
+    """Whether a model or layer has a `call`; others have only a `train_step`."""
     return type(model).call not in (keras.Model.call, keras.layers.Layer.call)
 
 
 def weights_exist(model: Any) -> bool:
-    """Whether all variables exist that a model is going to train."""
+    """Whether all variables that a model will train exist."""
     if model.built or can_be_called(model):
         return model.built
     return not unbuilt_layers(model) and bool(model.variables)
 
 
 def unbuilt_layers(model: Any) -> list[str]:
-    """The names of the layers of a model that have not been built."""
+    """Returns the names of the layers of a model that are not built."""
     inside = [layer for layer in layers(model) if layer is not model]
     return [layer.name for layer in inside if not layer.built]
 
@@ -147,7 +147,7 @@ def unbuilt_layers(model: Any) -> list[str]:
 def is_built(model: Any, metrics: bool = False) -> bool:
     """Whether a first `fit` finds everything that it would build with a batch.
 
-    On TensorFlow it builds metrics in the first step; `metrics` asks for them, too.
+    On TensorFlow the first step builds metrics; `metrics` says whether to include them.
     """
     # A model without `call` is never built itself.
     parts = [one for one in layers(model) if one is not model or can_be_called(model)]
@@ -157,22 +157,22 @@ def is_built(model: Any, metrics: bool = False) -> bool:
 
 
 def build_from(model: Any, batch_spec: Any) -> None:
-    """Builds all that a first step would build from a batch of such tensors."""
+    """Builds everything that a first step would build from a batch of such tensors."""
     model._symbolic_build(data_batch=batch_spec)
 
 
 def can_set(model: Any, variable: Any) -> bool:
-    """Whether a training step reads what a variable, not trained, is set to before it.
+    """Whether a training step uses a value assigned to a variable beforehand.
 
-    JAX compiles the value of any that is not the model's into the step.
+    JAX compiles the values of variables that are not the model's into the step.
     """
     return not IS_JAX or any(variable is v for v in model.non_trainable_variables)
 
 
 def tokens_per_sample(model: Any) -> int | None:
-    """The length of the sequences that a model takes; None if it is not known.
+    """Returns the length of the sequences that a model takes; None if it is not known.
 
-    It is if the only input is of integers and of shape (batch, length).
+    It is known if the only input has integers and the shape (batch, length).
     """
     inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
     if len(inputs) != 1 or len(inputs[0].shape) != 2:
@@ -183,10 +183,10 @@ def tokens_per_sample(model: Any) -> int | None:
 
 @contextlib.contextmanager
 def built_first(model: Any) -> Iterator[None]:
-    """Within it, TensorFlow's `fit` builds a model before it calls any callback.
+    """Makes TensorFlow's `fit` build a model before it calls any callback.
 
-    On JAX and PyTorch it always does, and under a strategy on TensorFlow. Otherwise the
-    first step builds the model, which is too late to remember what it began with.
+    On JAX and PyTorch, and under a strategy on TensorFlow, it always does. Otherwise
+    the first step builds the model, which is too late to copy its initial state.
     """
     if not IS_TENSORFLOW or model._distribute_strategy is not None:
         yield
@@ -196,7 +196,7 @@ def built_first(model: Any) -> Iterator[None]:
         if is_built(model):
             return
         for _, _, batches in iterator:
-            data_batch = batches.element_spec  # None of the data is used up.
+            data_batch = batches.element_spec  # No data is consumed.
             break
         build_from(model, data_batch)
 
@@ -207,9 +207,9 @@ def built_first(model: Any) -> Iterator[None]:
 
 
 class FitSideEffects:
-    """What a model's `fit` changes before it trains: attributes and metrics.
+    """The attributes and metrics of a model that `fit` changes before it trains.
 
-    Also the random numbers, unless `fit` is going to draw some to build the model.
+    They include random numbers, unless `fit` will draw some to build the model.
     """
 
     def __init__(self, model: Any):
@@ -221,8 +221,8 @@ class FitSideEffects:
         self.values = read(self.variables)
 
     def undo(self) -> None:
-        """Puts everything back, and takes away what was not there."""
-        # Metrics that were built since then have no value to go back to.
+        """Restores everything, and removes new attributes."""
+        # Metrics that were built since then have no old values.
         self.model.reset_metrics()
         write(self.variables, self.values)
         own = vars(self.model)
@@ -234,10 +234,11 @@ class FitSideEffects:
 
 
 class TrainingState:
-    """What training changes: variables and generators of random numbers.
+    """The state that training changes: variables and random generators.
 
-    The values are copied to the host. The model must be built; its optimizer is built.
-    Those in attributes that a training step builds become what they were when built.
+    The values are copied to the host. The model must be built, and its optimizer is
+    built here. Optimizers in attributes that a training step builds are reset to their
+    initial state.
     """
 
     def __init__(self, model: Any):
@@ -255,32 +256,32 @@ class TrainingState:
         self.random = random.state()
 
     def restore(self) -> None:
-        """Puts everything back, bit for bit."""
+        """Restores everything bit for bit."""
         write(self.variables, self.values)
         set_buffers(self.model, self.buffers)
         for one, fresh in self.unbuilt:
-            if one.built:  # By a training step, with variables that were not there.
+            if one.built:  # A training step has built it.
                 fresh.build(optimizers.trained(one))
                 write(one.variables, read(fresh.variables))
         random.set_state(self.random)
 
 
 def _fresh(label, optimizer):
-    """An optimizer like one that is not built."""
+    """Makes an optimizer like one that is not built."""
     try:
         return type(optimizer).from_config(optimizer.get_config())
-    except Exception as error:  # A class of the user's raises anything.
+    except Exception as error:  # A user's class may raise anything.
         raise ValueError(
-            f"The state of `{label}` could not be restored, since it is not built and "
-            "not recreated from its config. Build it before, by its `build` with the "
+            f"The state of `{label}` could not be restored, because it is not built "
+            "and cannot be recreated from its config. Call its `build` first, with the "
             "variables that it updates."
         ) from error
 
 
 def recurrent_states(model: Any) -> list:
-    """The states of stateful recurrent layers, which Keras counts among no variables.
+    """Returns the states of stateful recurrent layers, which are not Keras variables.
 
-    On JAX there are none: Keras's own steps do not hand them on.
+    On JAX there are none, because Keras's own steps do not pass them on.
     """
     known = {id(variable) for variable in model.variables}
     return [
@@ -293,7 +294,7 @@ def recurrent_states(model: Any) -> list:
 
 
 def state_variables(model: Any) -> list:
-    """All variables of a model and its optimizers, each once; not those of metrics."""
+    """Returns all variables of a model and its optimizers, without those of metrics."""
     found = [*model.variables, *recurrent_states(model)]
     main = [] if model.optimizer is None else [model.optimizer]
     for optimizer in [*main, *own_optimizers(model).values()]:
@@ -303,10 +304,10 @@ def state_variables(model: Any) -> list:
 
 
 def places_of_trained(model: Any) -> dict[str, list[int]]:
-    """Which variables of a model the optimizers beside `model.optimizer` train.
+    """Returns which variables of a model its other optimizers train.
 
-    They are told by their places in `model.variables`; an optimizer that is not built,
-    or that trains others, is left out.
+    Variables are identified by their places in `model.variables`. An optimizer that is
+    not built, or that trains other variables, is left out.
     """
     place = {id(variable): index for index, variable in enumerate(model.variables)}
     trained = {
@@ -322,7 +323,7 @@ def places_of_trained(model: Any) -> dict[str, list[int]]:
 
 
 def build_others(model: Any, places: dict[str, list[int]]) -> None:
-    """Builds the optimizers beside `model.optimizer` as they were in another run."""
+    """Builds the optimizers besides `model.optimizer` as they were in another run."""
     found = model.variables
     for label, one in own_optimizers(model).items():
         wanted = places.get(label, [])
@@ -332,12 +333,12 @@ def build_others(model: Any, places: dict[str, list[int]]) -> None:
 
 
 def buffer_values(model: Any) -> list[np.ndarray]:
-    """Copies of the buffers of PyTorch's modules in a model: they are no variables."""
+    """Returns copies of the buffers of PyTorch modules, which are not variables."""
     return [ops.convert_to_numpy(buffer).copy() for buffer in _buffers(model)]
 
 
 def set_buffers(model: Any, values: list[np.ndarray]) -> None:
-    """Gives the buffers back what they were."""
+    """Restores the values of the buffers."""
     for buffer, value in zip(_buffers(model), values, strict=True):
         buffer.copy_(torch.as_tensor(value))
 

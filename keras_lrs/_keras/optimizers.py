@@ -1,4 +1,4 @@
-"""Optimizers: those inside others, their rates, and their lists of variables."""
+"""Functions for optimizers: inner optimizers, rates, and lists of variables."""
 
 import contextlib
 import math
@@ -12,11 +12,11 @@ from keras_lrs._keras import interrupts
 from keras_lrs._keras.variables import assign, number, strategy_scope
 
 CURRENT_RATE = "_get_current_learning_rate"
-"""The method that `Optimizer.learning_rate` calls, also in an update."""
+"""The method that `Optimizer.learning_rate` calls, even in an update."""
 
 
 def leaves(optimizer: Any) -> list:
-    """The optimizers that update variables: those inside a wrapper, or itself."""
+    """Returns the optimizers that update variables: inside a wrapper, or itself."""
     inside = _inside(optimizer)
     if inside is None:
         return [optimizer]
@@ -24,13 +24,13 @@ def leaves(optimizer: Any) -> list:
 
 
 def within(optimizer: Any) -> list:
-    """An optimizer and all those inside it, wrappers included."""
+    """Returns an optimizer and all optimizers inside it, including wrappers."""
     inside = _inside(optimizer) or []
     return [optimizer, *(one for other in inside for one in within(other))]
 
 
 def _inside(optimizer):
-    """The optimizers that a wrapper holds; None for one that is no wrapper."""
+    """Returns the optimizers that a wrapper holds; None if it is not a wrapper."""
     # A `LossScaleOptimizer`, a `ScheduleFree` or a `Scheduled`.
     inner = getattr(optimizer, "inner_optimizer", None)
     if inner is not None:
@@ -39,21 +39,21 @@ def _inside(optimizer):
 
 
 def default_of_map(optimizer: Any) -> Any:
-    """The optimizer of all variables that a `MultiOptimizer` maps to no other, or None.
+    """Returns a `MultiOptimizer`'s optimizer for variables without a mapping, or None.
 
-    It may have none to train.
+    It may have no variables to train.
     """
     found = (getattr(one, "_optimizer_map", None) for one in within(optimizer))
     return next((getattr(one, "default_optimizer", None) for one in found if one), None)
 
 
 def may_skip(held: list, leaf: Any) -> bool:
-    """Whether one of the optimizers that a model holds may skip updates of another."""
+    """Whether an optimizer of a model may skip updates of another optimizer."""
     return bool(_scaling(held, leaf))
 
 
 def loss_scale(held: list, leaf: Any) -> float:
-    """The loss scale of an optimizer among those that a model holds; 1 if none."""
+    """Returns the loss scale of one of a model's optimizers; 1 if it has none."""
     return math.prod(
         number(one.dynamic_scale) if one.built else one.initial_scale
         for one in _scaling(held, leaf)
@@ -61,9 +61,9 @@ def loss_scale(held: list, leaf: Any) -> float:
 
 
 def most_skipped(held: list, leaf: Any, before: float, made: int) -> int:
-    """How many updates may have been skipped, since the loss scale was `before`.
+    """Returns how many updates may have been skipped since the loss scale was `before`.
 
-    Each halves it, and each run of so many updates that are not skipped doubles it.
+    Each skipped update halves the scale, and a number of others in a row doubles it.
     """
     found = _scaling(held, leaf)
     doubled = sum(made // one.dynamic_growth_steps + 1 for one in found)
@@ -81,7 +81,7 @@ def _scaling(held, leaf):
 
 
 def labels(optimizers: list) -> list[str]:
-    """A name for each of several optimizers, no two the same."""
+    """Returns a unique name for each of several optimizers."""
     names = [optimizer.name for optimizer in optimizers]
     return [
         name if names.count(name) == 1 else f"{name}_{names[:i].count(name)}"
@@ -90,9 +90,9 @@ def labels(optimizers: list) -> list[str]:
 
 
 def portable_config(optimizer: Any) -> dict[str, Any]:
-    """An optimizer serialized such that it loads on every backend.
+    """Serializes an optimizer so that it loads on every backend.
 
-    On PyTorch, Keras's optimizers are of classes of their own, with PyTorch's steps.
+    On PyTorch, Keras's optimizers have separate classes with PyTorch's steps.
     """
     config = keras.saving.serialize_keras_object(optimizer)
     if config["module"].startswith("keras.src.backend."):
@@ -101,18 +101,18 @@ def portable_config(optimizer: Any) -> dict[str, Any]:
 
 
 def rate_source(optimizer: Any) -> Any:
-    """The variable, schedule or function that an optimizer takes its rate from.
+    """Returns the variable, schedule or function that determines an optimizer's rate.
 
-    `Optimizer.learning_rate` gives a schedule's current value instead.
+    `Optimizer.learning_rate` returns a schedule's current value instead.
     """
     return optimizer._learning_rate
 
 
 def capped(optimizer: Any, rates: Any, iterations: Any) -> Any:
-    """The rates that updates use, of those that they are given.
+    """Returns the rates that updates really use.
 
-    Keras's `Adafactor` uses at most one over the root of the update's number, whatever
-    its `relative_step` is.
+    Keras's `Adafactor` caps the rate at `1 / sqrt(k)` in update k, whatever its
+    `relative_step`.
     """
     if not isinstance(optimizer, keras.optimizers.Adafactor):
         return rates
@@ -126,15 +126,15 @@ def set_rate(optimizer: Any, rate: float) -> None:
 
 
 def iterations(optimizer: Any) -> int:
-    """How often `apply` was called, micro-batches included.
+    """Returns how often `apply` was called, including micro-batches.
 
-    `Optimizer.iterations` is divided by the accumulation steps; schedules are not.
+    `Optimizer.iterations` is divided by the accumulation steps, but schedules are not.
     """
     return int(number(optimizer._iterations))
 
 
 def accumulated(optimizer: Any) -> int:
-    """How many micro-batches make an update."""
+    """Returns the number of micro-batches per update."""
     return optimizer.gradient_accumulation_steps or 1
 
 
@@ -146,8 +146,8 @@ def build(model: Any) -> None:
 
 
 def weights(optimizer: Any) -> list:
-    """The variables that a built optimizer trains by their gradients."""
-    # Scales of float8 are overwritten by theirs.
+    """Returns the variables that a built optimizer trains by their gradients."""
+    # Scales of float8 are overwritten by their gradients.
     return [v for v in trained(optimizer) if not is_overwritten(v)]
 
 
@@ -157,13 +157,13 @@ def is_overwritten(variable: Any) -> bool:
 
 
 def trained(optimizer: Any) -> list:
-    """The variables that an optimizer was built with, in its order."""
+    """Returns the variables with which an optimizer was built, in its order."""
     return optimizer._trainable_variables
 
 
 def trained_of_model(optimizer: Any) -> list:
-    """The model's variables that an optimizer trains, in its order."""
-    # Those of the optimizer inside a `ScheduleFree` stand for the model's.
+    """Returns the model's variables that an optimizer trains, in its order."""
+    # The variables of the optimizer inside a `ScheduleFree` stand for the model's.
     owner = optimizer
     if is_taken_over(optimizer):
         owner = vars(optimizer)["_apply_weight_decay"].__self__
@@ -171,17 +171,17 @@ def trained_of_model(optimizer: Any) -> list:
 
 
 def trained_paths(optimizer: Any) -> list[str]:
-    """The paths of the model's variables that an optimizer trains, in its order."""
+    """Returns the paths of the model's variables that an optimizer trains."""
     return [variable.path for variable in trained_of_model(optimizer)]
 
 
 def position(optimizer: Any, variable: Any) -> int:
-    """Where a variable is among those that an optimizer was built with."""
+    """Returns the index of a variable among those of a built optimizer."""
     return optimizer._get_variable_index(variable)
 
 
 def accumulated_gradients(optimizer: Any, variables: list) -> list:
-    """The sums of the gradients of the micro-batches before, for some variables."""
+    """Returns the sums of the past micro-batches' gradients, for some variables."""
     sums = optimizer._accumulated_gradients
     return [sums[position(optimizer, variable)] for variable in variables]
 
@@ -189,8 +189,8 @@ def accumulated_gradients(optimizer: Any, variables: list) -> list:
 def set_variables(optimizer: Any, variables: list) -> None:
     """Replaces the list of an optimizer's own variables.
 
-    TensorFlow saves no list that was changed other than by appending. So this is a new
-    list, set as in the optimizer's constructor, where there is no tracker yet.
+    TensorFlow cannot save a list that was changed other than by appending. So this sets
+    a new list, as in the optimizer's constructor, where there is no tracker yet.
     """
     tracker = optimizer._tracker
 
@@ -206,13 +206,13 @@ def set_variables(optimizer: Any, variables: list) -> None:
 
 
 def has_other_apply(optimizer: Any) -> bool:
-    """Whether a run's own step stands in for the optimizer's `apply`."""
+    """Whether a run's own step replaces the optimizer's `apply`."""
     return "apply" in vars(optimizer)
 
 
 @contextlib.contextmanager
 def original_apply(optimizer: Any) -> Iterator[None]:
-    """Within it `apply` is the optimizer's own."""
+    """Restores the optimizer's own `apply` within the block."""
     attributes = vars(optimizer)
     covering = {"apply": attributes.pop("apply")} if "apply" in attributes else {}
     try:
@@ -225,7 +225,7 @@ def original_apply(optimizer: Any) -> Iterator[None]:
 
 
 def take_over(optimizer: Any, update: Any, decay: Any) -> None:
-    """Calls methods of another optimizer where an optimizer would update and decay.
+    """Makes an optimizer call another one's methods instead of its update and decay.
 
     Both are called once per update, not per micro-batch: `decay(variables)`, then
     `update(gradients, variables, rate)` with gradients that are averaged and clipped.
@@ -236,12 +236,12 @@ def take_over(optimizer: Any, update: Any, decay: Any) -> None:
 
 
 def is_taken_over(optimizer: Any) -> bool:
-    """Whether another optimizer makes its updates."""
+    """Whether another optimizer makes this optimizer's updates."""
     return "_apply_weight_decay" in vars(optimizer)
 
 
 def update(optimizer: Any, gradients: Any, variables: Any, rate: Any) -> None:
-    """The update that an optimizer would make itself, without weight decay."""
+    """Makes the update that an optimizer would make itself, without weight decay."""
     type(optimizer)._backend_update_step(optimizer, gradients, variables, rate)
 
 

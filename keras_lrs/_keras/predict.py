@@ -1,4 +1,4 @@
-"""Predicting with other weights than those of a model."""
+"""Predicts with other weights than those of the model."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from keras_lrs._keras.models import layers
 if IS_JAX:
     import jax
 
-# Scopes may be entered again where they hold values; elsewhere they hold the symbols of
+# A scope can be entered again if it holds values. On other backends it holds symbols of
 # one trace.
 KEEPS_SCOPES = IS_TORCH
 _MOST_FUSED = 256  # Variables in one compiled step; more take minutes to compile.
@@ -19,39 +19,38 @@ _MOST_FUSED = 256  # Variables in one compiled step; more take minutes to compil
 def ignores_scopes(model: Any) -> bool:
     """Whether `StatelessScope` cannot give a model other weights in `predict`.
 
-    PyTorch's own modules use their parameters and not Keras's variables; and what a
-    `predict_step` of the user's does, only its `predict` knows.
+    PyTorch's own modules use their parameters instead of Keras's variables. A custom
+    `predict_step` works only within `predict`.
     """
     own_step = type(model).predict_step is not keras.Model.predict_step
     return own_step or has_modules(model)
 
 
 def has_modules(model: Any) -> bool:
-    """Whether a model contains modules of PyTorch."""
+    """Whether a model contains PyTorch modules."""
     wrapper = keras.layers.TorchModuleWrapper
     return any(isinstance(layer, wrapper) for layer in layers(model))
 
 
 def compile_arguments(model: Any) -> dict[str, Any]:
-    """The loss and metrics that a model was compiled with."""
+    """Returns the loss and metrics with which a model was compiled."""
     arguments = model._compile_config.config
     names = ("loss", "loss_weights", "metrics", "weighted_metrics")
     return {name: arguments[name] for name in names}
 
 
 def jax_predict_function(joint: Any, has_convolutions: bool) -> Any:
-    """A `predict_function` for JAX that leaves the weights where they are.
+    """Makes a `predict_function` for JAX that leaves the weights where they are.
 
-    Keras's would hand all of them in and out of every step.
+    Keras's own function would pass all of them in and out of every step.
 
     Args:
-        joint: A model with `member_variables` (a list per member). `outputs_with` is a
-            function of the values of such a list and the inputs that returns the
-            outputs, and the values that the forward pass has changed by their places in
-            the list; `combine` makes one output of those of the members and the values
-            of `shares`.
-        has_convolutions: These XLA compiles for a CPU such that several in one program
-            are slower than one after the other.
+        joint: A model with `member_variables` (a list per member). `outputs_with` maps
+            the values of such a list and the inputs to the outputs, and to the values
+            that the forward pass has changed, by their places in the list. `combine`
+            makes one output of the members' outputs and the values of `shares`.
+        has_convolutions: Whether the members have convolutions. On a CPU, several of
+            them in one XLA program are slower than one after the other.
     """
     variables = joint.non_trainable_variables
     places = {id(variable): index for index, variable in enumerate(variables)}

@@ -1,4 +1,4 @@
-"""The global generators of random numbers."""
+"""The state of the global random generators, and the seeds of models."""
 
 import random
 import sys
@@ -14,8 +14,8 @@ _KERAS_GENERATOR = "global_seed_generator"
 
 
 def state() -> dict[str, Any]:
-    """The state of all global generators: a tree of numbers and arrays."""
-    # Asking Keras for its generator would create it, with a number drawn from Python's.
+    """Returns the state of all global generators: a tree of numbers and arrays."""
+    # Keras would create its generator on request, with a number from Python's.
     generator = global_state.get_global_attribute(_KERAS_GENERATOR)
     found = {
         "python": list(random.getstate()),
@@ -23,7 +23,7 @@ def state() -> dict[str, Any]:
         "numpy": list(np.random.get_state()),  # noqa: NPY002
         "keras": None if generator is None else read([generator.state])[0],
     }
-    # Pipelines of either may feed any backend.
+    # Data pipelines of both may feed any backend.
     if "torch" in sys.modules:
         found["torch"] = _torch_state(sys.modules["torch"])
     if "tensorflow" in sys.modules:
@@ -32,9 +32,9 @@ def state() -> dict[str, Any]:
 
 
 def set_state(found: dict[str, Any]) -> None:
-    """Puts the global generators back to what `state` returned.
+    """Restores the global generators to what `state` returned.
 
-    Also in another process, and when it has been through JSON.
+    It works in another process too, and if the state has been through JSON.
     """
     version, numbers, gauss = found["python"]
     random.setstate((version, tuple(numbers), gauss))
@@ -50,17 +50,17 @@ def set_state(found: dict[str, Any]) -> None:
 
 
 def seeds(model: Any) -> list:
-    """The variables of a model's random generators: those that are in no file."""
+    """Returns the variables of a model's random generators, which no file holds."""
     weights = {id(variable) for variable in model.weights}
     return [one for one in model.variables if id(one) not in weights]
 
 
 def set_seeds(model: Any, number: int) -> None:
-    """Gives the generators of a copy of a model seeds of their own.
+    """Gives the generators of a copy of a model different seeds.
 
     Args:
         model: The copy.
-        number: Which copy it is.
+        number: The number of the copy.
     """
     for variable in seeds(model):
         if tuple(variable.shape) == (2,) and "int" in variable.dtype:
@@ -88,7 +88,7 @@ def _tensorflow_state():
     from tensorflow.python.ops import stateful_random_ops
 
     eager = context.context()
-    # Draws the seeds of eager operations; made by `tf.random.set_seed`.
+    # It draws the seeds of eager operations; `tf.random.set_seed` makes it.
     seeds = getattr(eager, "_rng", None)
     generator = stateful_random_ops.global_generator
     return {
@@ -110,8 +110,8 @@ def _set_tensorflow_state(found):
         seeds = (version, tuple(numbers), gauss)
         if eager._rng.getstate() != seeds:
             eager._rng.setstate(seeds)
-            # Every operation keeps a state of its own: one that is given the same seed
-            # once more would continue where the first one ended.
+            # Every operation keeps its own state, so an operation that gets the same
+            # seed again would continue where the first one ended.
             eager.clear_kernel_cache()
     if found["generator"] is None:
         stateful_random_ops.global_generator = None

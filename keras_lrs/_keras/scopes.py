@@ -1,4 +1,4 @@
-"""Scopes of Keras and PyTorch that are open, which an interruption may leave open."""
+"""Closes scopes of Keras and PyTorch that an interruption may leave open."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ _STATELESS = "stateless_scope"
 
 @contextlib.contextmanager
 def stateless(mapping: Iterable[tuple[Any, Any]] = ()) -> Iterator[Any]:
-    """`keras.StatelessScope`, which is also left when its end is interrupted.
+    """Opens a `keras.StatelessScope` that is closed even if its end is interrupted.
 
     Args:
         mapping: Pairs of a variable and the value that it has within the scope.
@@ -31,13 +31,13 @@ def stateless(mapping: Iterable[tuple[Any, Any]] = ()) -> Iterator[Any]:
 
 
 def state() -> tuple[Any, bool]:
-    """The innermost `keras.StatelessScope`, and whether PyTorch computes gradients."""
+    """Returns the innermost `keras.StatelessScope`, and if PyTorch has gradients."""
     scope = global_state.get_global_attribute(_STATELESS)
     return scope, IS_TORCH and torch.is_grad_enabled()
 
 
 def set_state(found: tuple[Any, bool]) -> None:
-    """Leaves the scopes that have been entered since `state` returned this."""
+    """Closes the scopes that were opened since `state` returned this."""
     scope, computes = found
     global_state.set_global_attribute(_STATELESS, scope)
     if IS_TORCH:

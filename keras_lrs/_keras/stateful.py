@@ -1,4 +1,4 @@
-"""What in a user's data has a state: random generators, and iterators that tell it."""
+"""Finds the state in a user's data: random generators and stateful iterators."""
 
 import collections
 import functools
@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_lrs._keras.variables import read, write
 
-_MOST = 5000  # Objects that are looked at; of a longer list or dict only the first.
+_MOST = 5000  # Objects that are searched; of a longer list or dict only the first ones.
 _PROTOCOLS = (("get_state", "set_state"), ("state_dict", "load_state_dict"))
 # They hold no data, or a run's own state.
 _LEAVES = (
@@ -27,18 +27,18 @@ _LIBRARIES = ("keras", "numpy", "torch", "tensorflow", "jax", "builtins", "abc")
 
 
 class Stateful:
-    """The objects with a state in some data, in an order that a program repeats.
+    """The objects with a state in some data, in a reproducible order.
 
-    Those of the object itself, of what it holds, and of what its functions refer to.
-    Those of its classes are shared with other data: they are only `kept`.
+    They are the object itself, what it holds, and what its functions refer to. Objects
+    of its classes are shared with other data, so they are only `kept`.
 
     Args:
-        data: Anything; None for nothing.
+        data: Any object; None for no data.
     """
 
     def __init__(self, data: Any):
-        # Keras begins to read a `DataLoader` once more than it reads it, which the
-        # state of torchdata's does not survive. Its generators do.
+        # Keras starts to read a `DataLoader` one extra time, which the state of
+        # torchdata's loader does not survive. Its generators do.
         self.protocol = None if _is_loader(data) else _protocol(data)
         found = [data] if self.protocol else _walked(data)
         self._own = [one for one in found if _kind(one, is_root=one is data)]
@@ -47,37 +47,37 @@ class Stateful:
         self._shared = [one for one in shared if _kind(one) and id(one) not in ids]
 
     def state(self) -> list:
-        """The kinds and states of all: trees of numbers, strings and arrays."""
+        """Returns the kinds and states of all: trees of numbers, strings and arrays."""
         return [[_described(one), _state(one)] for one in self._own]
 
     def fits(self, states: list) -> bool:
-        """Whether states are of as many objects of the same kinds."""
+        """Whether states belong to the same number of objects of the same kinds."""
         return [kind for kind, _ in states] == list(map(_described, self._own))
 
     def set_state(self, states: list) -> None:
-        """Puts back what `state` returned, in this process or in another."""
+        """Restores what `state` returned, in this process or in another."""
         for one, (_, state) in zip(self._own, states, strict=True):
             _set_state(one, state)
 
     def kept(self) -> "Kept":
-        """A copy of the states, also of what is shared with other data."""
+        """Returns a copy of the states, including those shared with other data."""
         return Kept([(one, _state(one)) for one in self._own + self._shared])
 
 
 class Kept:
-    """States of objects in this process, to be put back."""
+    """States of objects in this process that can be restored."""
 
     def __init__(self, pairs: list):
         self._pairs = pairs
 
     def put_back(self) -> None:
-        """Puts them back."""
+        """Restores the states."""
         for one, state in self._pairs:
             _set_state(one, state)
 
 
 def differ(state: Any, other: Any) -> bool:
-    """Whether two states, trees of the same kind, are different."""
+    """Whether two states, as trees of the same kind, differ."""
     return pickle.dumps(state) != pickle.dumps(other)
 
 
@@ -85,13 +85,13 @@ def differ(state: Any, other: Any) -> bool:
 
 
 def _walked(data) -> list:
-    """The objects that some data holds, each once, itself first."""
+    """Returns the objects that some data holds, each once, itself first."""
     found: list = []
     seen, queue = {id(data)}, collections.deque([data])
     while queue and len(found) < _MOST:
         one = queue.popleft()
         if _is_loader(one, "_BaseDataLoaderIter"):
-            continue  # A new one in every epoch.
+            continue  # There is a new one in every epoch.
         found.append(one)
         if _kind(one):
             continue
@@ -122,7 +122,7 @@ def _children(one) -> Iterator:
 
 
 def _referred(function) -> Iterator:
-    """What a function refers to: its defaults, its closure and generators outside."""
+    """Yields what a function refers to: defaults, closure and global generators."""
     yield from function.__defaults__ or ()
     for cell in function.__closure__ or ():
         try:
@@ -148,7 +148,7 @@ def _of_classes(data) -> list:
 
 
 def _own_classes(one) -> list:
-    """The user's classes that an object is of."""
+    """Returns the user's classes of an object."""
     return [
         kind
         for kind in type(one).__mro__
@@ -160,7 +160,7 @@ def _own_classes(one) -> list:
 
 
 def _kind(one, is_root=False) -> str | None:
-    """What kind of state an object has; None if it has none that is known."""
+    """Returns the kind of an object's state; None if it has no known state."""
     if isinstance(one, _LEAVES):
         return None
     if isinstance(one, (np.random.Generator, np.random.BitGenerator)):
@@ -184,17 +184,17 @@ def _kind(one, is_root=False) -> str | None:
 
 
 def _is_read(one):
-    """Whether something can be iterated: what cannot is no source of data."""
+    """Whether an object can be iterated, as all sources of data can."""
     return hasattr(type(one), "__next__") or hasattr(type(one), "__iter__")
 
 
 def _described(one):
-    """The kind of an object and its state, for those that it may be given to."""
+    """Returns the class whose objects can take an object's state."""
     return type(getattr(one, "bit_generator", one)).__qualname__
 
 
 def _is_loader(one, name="DataLoader"):
-    """Whether an object is PyTorch's loader of data, or what iterates over one."""
+    """Whether an object is PyTorch's data loader, or iterates over one."""
     return any(
         kind.__name__ == name and kind.__module__.startswith("torch.utils.data")
         for kind in type(one).__mro__
@@ -202,7 +202,7 @@ def _is_loader(one, name="DataLoader"):
 
 
 def _protocol(one) -> Any:
-    """The names of the methods by which an object gives its state and takes it."""
+    """Returns the names of the methods that get and set an object's state."""
     for names in _PROTOCOLS:
         if all(callable(getattr(type(one), name, None)) for name in names):
             return names
@@ -250,7 +250,7 @@ _TENSOR = "__torch__"
 
 
 def _without_tensors(state):
-    """A state with arrays for PyTorch's tensors, which files do not know."""
+    """Returns a state with arrays in place of PyTorch's tensors, for files."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(state, torch.Tensor):
         return {_TENSOR: state.detach().cpu().numpy().copy()}

@@ -1,4 +1,4 @@
-"""Variables between steps: read, write, swap, and numbers that the step reads."""
+"""Reads, writes and swaps variables between steps, and numbers for the step."""
 
 import contextlib
 from typing import Any
@@ -20,28 +20,28 @@ elif IS_TORCH:
 
 
 def strategy_scope(model: Any) -> contextlib.AbstractContextManager:
-    """Where variables are made that a model's functions use."""
-    # The public property gives TensorFlow's default strategy, which has no scope.
+    """Returns the scope in which to make variables for a model's functions."""
+    # The public property returns TensorFlow's default strategy, which has no scope.
     strategy = getattr(model, "_distribute_strategy", None)
     return strategy.scope() if strategy is not None else contextlib.nullcontext()
 
 
 def number(variable: Any) -> float:
-    """The value of a variable or a tensor without dimensions."""
+    """Returns the value of a variable or a tensor of shape ()."""
     tensor = variable.value if isinstance(variable, keras.Variable) else variable
     if IS_TENSORFLOW and isinstance(tensor, tf.distribute.DistributedValues):
-        tensor = tensor.values[0]  # In a strategy's scope all of them are no array.
+        tensor = tensor.values[0]  # In a strategy's scope they are no single array.
     return ops.convert_to_numpy(tensor).item()
 
 
 def read(variables: list) -> list[np.ndarray]:
-    """Copies of all that variables hold, which is more than one array on replicas."""
-    # Without a copy NumPy may look at memory that the next step overwrites.
+    """Returns copies of variables' values; replicas have more than one array each."""
+    # Without a copy, NumPy may share memory that the next step overwrites.
     return [np.array(ops.convert_to_numpy(one)) for one in holders(variables)]
 
 
 def write(variables: list, values: list) -> None:
-    """Gives variables what `read` returned, all of them, from wherever it is called."""
+    """Gives variables all values that `read` returned, in any context."""
 
     def write_all():
         for holder, value in zip(holders(variables), values, strict=True):
@@ -51,17 +51,17 @@ def write(variables: list, values: list) -> None:
 
 
 def assign(variable: Any, value: Any) -> None:
-    """Sets a variable, on all replicas, from wherever it is called.
+    """Sets a variable, on all replicas, in any context.
 
-    A finalizer may call it while another model is traced. Then it must not become part
-    of that graph, nor be kept from taking effect by Keras's scope without state.
+    A finalizer may call it while another model is traced. Then it must neither become
+    part of that graph nor be lost in a `StatelessScope`.
     """
     if IS_TENSORFLOW:
         target = variable._value if isinstance(variable, keras.Variable) else variable
         with tf.init_scope():
             target.assign(tf.cast(value, target.dtype))
     elif IS_TORCH:
-        # Keras builds models on a device that holds no values.
+        # Keras builds models on a device without values.
         with torch.no_grad(), keras.device(str(variable._value.device)):
             variable._value.copy_(ops.convert_to_tensor(value))
     else:
@@ -69,24 +69,25 @@ def assign(variable: Any, value: Any) -> None:
 
 
 class Swap:
-    """Swaps the values of pairs of variables, from wherever it is called.
+    """Swaps the values of pairs of variables, in any context.
 
-    If it is interrupted, `finish` continues where it was: one value at a time is held,
-    so that none is lost.
+    If it is interrupted, `finish` continues where it stopped. It holds one value at a
+    time, so that none is lost.
 
     Args:
         ones: Variables, or `StepVariable`s.
-        others: As many.
+        others: The same number of variables.
     """
 
     def __init__(self, ones: list, others: list):
-        # Replicas may differ: each has statistics of its own.
+        # Replicas may differ, because each has its own statistics.
         self._pairs = list(zip(_cells(ones), _cells(others), strict=True))
-        # How many are done; of the next, the first value and whether it is replaced.
+        # The number of pairs done; the next pair's first value, and whether it is
+        # replaced.
         self._at: tuple[int, Any, bool] = (0, None, False)
 
     def finish(self) -> None:
-        """Swaps those that have not been swapped."""
+        """Swaps the pairs that have not been swapped."""
         while self._at[0] < len(self._pairs):
             index, held, replaced = self._at
             one, other = self._pairs[index]
@@ -101,25 +102,25 @@ class Swap:
 
 
 class _Cell:
-    """What holds one value: a variable, a replica, or on JAX a `StepVariable`."""
+    """A holder of one value: a variable, a replica, or on JAX a `StepVariable`."""
 
     def __init__(self, holder: Any, name: str):
         self._holder, self._name = holder, name
         self._dtype = getattr(holder, "variable", holder).dtype
 
     def get(self) -> Any:
-        """The value."""
+        """Returns the value."""
         return getattr(self._holder, self._name, self._holder)
 
     def copy(self) -> Any:
-        """A value that stays as it is."""
+        """Returns a copy that later changes do not affect."""
         if IS_TENSORFLOW:
             with tf.init_scope():
                 return tf.identity(self.get())
         return self.get().detach().clone() if IS_TORCH else self.get()
 
     def set(self, value: Any) -> None:
-        """Gives it another value."""
+        """Sets the value."""
         if IS_TENSORFLOW:
             with tf.init_scope():
                 self.get().assign(tf.cast(value, self._dtype))
@@ -143,7 +144,7 @@ def _cells(variables):
 
 
 def give(source: Any, target: Any) -> None:
-    """Gives one variable the value of another, in a buffer of its own."""
+    """Gives one variable the value of another, in a separate buffer."""
     if IS_TENSORFLOW:
         with tf.init_scope():
             target._value.assign(tf.cast(source._value, target._value.dtype))
@@ -151,17 +152,17 @@ def give(source: Any, target: Any) -> None:
         with torch.no_grad():
             target._value.copy_(source._value)
     else:
-        # A step donates the buffers that it is given, so none may be shared.
+        # A step donates its buffers, so they must not be shared.
         target._value = jnp.copy(source._value.astype(target.dtype))
 
 
 def holders(variables: list) -> list:
-    """What holds the values: variables, or their replicas where these may differ."""
+    """Returns the holders of values: variables, or replicas if these may differ."""
     found = []
     for variable in variables:
         value = variable._value
         if IS_TENSORFLOW and isinstance(value, tf.distribute.DistributedValues):
-            # Of a metric every replica has its own.
+            # Each replica has its own value of a metric.
             found += value.values
         else:
             found.append(variable)
@@ -169,25 +170,25 @@ def holders(variables: list) -> list:
 
 
 def copies(variables: list) -> list:
-    """The values of variables, as tensors of their own."""
+    """Returns copies of the values of variables, as tensors."""
     values = [variable.value for variable in variables]
     if IS_TENSORFLOW:
         return [tf.identity(value) for value in values]
     if IS_TORCH:
         return [value.detach().clone() for value in values]
-    return [jnp.copy(value) for value in values]  # A step donates the variable's.
+    return [jnp.copy(value) for value in values]  # A step donates the originals.
 
 
 def shapes(variables: list) -> list[list]:
-    """The shapes of variables, and their types."""
+    """Returns the shapes of variables, and their types."""
     return [[list(variable.shape), variable.dtype] for variable in variables]
 
 
 class StepVariable:
-    """A variable, beside the optimizer's, that a compiled step reads or writes.
+    """A variable besides the optimizer's that a compiled step reads or writes.
 
-    JAX hands a step its arrays and takes them back: this one is inserted among the
-    optimizer's while the step runs, and `array` is its value between steps.
+    JAX passes arrays into a step and takes them back. This variable is inserted among
+    the optimizer's while the step runs, and `array` is its value between steps.
     """
 
     def __init__(self, model: Any, value: Any, dtype: str, layout: Any = None):
@@ -200,16 +201,16 @@ class StepVariable:
                 layout=layout,
                 name="keras_lrs",
             )
-        # The step donates what it is given, so the variable keeps its own.
+        # The step donates its arrays, so the variable keeps its own.
         self.array: Any = jnp.copy(self.variable.value) if IS_JAX else None
 
     @property
     def value(self) -> Any:
-        """The value now, or in the step that is being traced."""
+        """The current value, or the value in the step that is traced."""
         return self.variable.value
 
     def read(self) -> np.ndarray:
-        """A copy of the value, between steps."""
+        """Returns a copy of the value, between steps."""
         value = self.array if IS_JAX else self.variable.value
         return np.array(ops.convert_to_numpy(value))
 
@@ -220,19 +221,19 @@ class StepVariable:
             self.array = jnp.copy(self.variable.value)
 
     def to_variable(self) -> None:
-        """JAX: gives the variable the value, for a step that is not compiled."""
+        """On JAX, gives the variable the value for a step that is not compiled."""
         assign(self.variable, self.array)
 
     def from_variable(self) -> None:
-        """JAX: takes up what such a step has made of it."""
+        """On JAX, takes the value that such a step has set."""
         self.array = jnp.copy(self.variable.value)
 
 
 class StepNumber(StepVariable):
     """A number that the step reads and the host changes between steps.
 
-    Since the number is no constant of the compiled step, one step serves later fits.
-    On PyTorch, which compiles nothing, it stays a Python number.
+    The number is not a constant of the compiled step, so one step serves later fits. On
+    PyTorch, which compiles nothing, it stays a Python number.
     """
 
     def __init__(self, model: Any, value: float, dtype: str | None = None):

@@ -16,19 +16,20 @@ from keras_lrs._keras.models import layers
 
 
 class WeightsCopy:
-    """What a `.weights.h5` file of Keras holds: arrays in the host's memory.
+    """The content of a Keras `.weights.h5` file, as arrays in the host's memory.
 
-    A model writes itself into the copy as it would into a file. The bytes of
-    the file can be made later, without the model.
+    A model writes itself into the copy as it would into a file. The bytes of the file
+    can be made later, without the model.
     """
 
     def __init__(self) -> None:
         self._groups: list[tuple[str, Any, _Group]] = []
 
     def content(self) -> bytes:
-        """The bytes of the file that Keras would write; also in a thread.
+        """Returns the bytes of the file that Keras would write; it may run in a thread.
 
-        Never write HDF5 to a disk: where that is full, HDF5 kills the process later.
+        It never writes HDF5 to a disk, because HDF5 later kills the process if the disk
+        is full.
         """
         buffer = io.BytesIO()
         with h5py.File(buffer, "w") as file:
@@ -39,12 +40,12 @@ class WeightsCopy:
                 found.attrs.update(metadata or {})
                 for key, array in group.items():
                     dataset = found.create_dataset(key, data=array)
-                    if array.dtype.name == "bfloat16":  # Which HDF5 does not know.
+                    if array.dtype.name == "bfloat16":  # HDF5 does not have it.
                         dataset.attrs["dtype"] = "bfloat16"
         return buffer.getvalue()
 
     def make(self, path: str, metadata: Any = None) -> "_Group":
-        """Makes room for the variables of a layer, as `H5IOStore.make` does."""
+        """Makes a group for the variables of a layer, as `H5IOStore.make` does."""
         group = _Group()
         self._groups.append((path, metadata, group))
         return group
@@ -54,12 +55,12 @@ class _Group(dict):
     def __setitem__(self, key, value):
         value = value.value if isinstance(value, keras.Variable) else value
         array = ops.convert_to_numpy(value)
-        # Never the memory that the next step overwrites, which it may be on a CPU.
+        # On a CPU it may be memory that the next step overwrites, so copy it.
         super().__setitem__(key, array if array.flags.owndata else array.copy())
 
 
 class _CopyStore(saving_lib.H5IOStore):
-    """What `_save_state`, which asks for the class, takes for an open file."""
+    """An object that `_save_state`, which checks the class, takes for an open file."""
 
     def __init__(self, copy):
         self.make = copy.make
@@ -69,12 +70,12 @@ class _CopyStore(saving_lib.H5IOStore):
 
 
 def copied_weights(model: Any, state: Any = None) -> WeightsCopy:
-    """Copies all that a model's weights file holds, without the optimizer.
+    """Copies everything that a model's weights file holds, without the optimizer.
 
     Args:
         model: A built model.
-        state: On JAX, the values of the trainable and of the other variables, where
-            they are not in the variables.
+        state: On JAX, the values of the trainable and the other variables, if the
+            variables do not hold them.
     """
     copy = WeightsCopy()
     scope: Any = contextlib.nullcontext()
@@ -89,19 +90,19 @@ def copied_weights(model: Any, state: Any = None) -> WeightsCopy:
 
 
 def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
-    """The values that a weights file has for `model.variables`; the model keeps its.
+    """Returns a weights file's values for `model.variables`; the model keeps its own.
 
     Args:
         model: A built model.
         content: The bytes of the file.
 
     Raises:
-        ValueError: If the file is that of another model.
+        ValueError: If the file belongs to another model.
     """
-    # Not by `load_weights`, which needs a file: where a disk is full, there is no room.
+    # Not by `load_weights`, which needs a file, for which a full disk has no room.
     store = saving_lib.H5IOStore(io.BytesIO(content), mode="r")
     skipped = {id(one) for one in _not_weights(model)}
-    # In this scope an assignment changes the scope and not the variable.
+    # In this scope an assignment changes the scope instead of the variable.
     with _loading_modules(model), adapted.kept(model), scopes.stateless() as scope:
         _load(model, store, None, skipped)
     store.close()
@@ -114,7 +115,7 @@ def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
 
 
 def _load(model, store, assets, skipped):
-    """Gives a model what stores hold; raises if they are those of another model."""
+    """Loads a model from stores; raises if they belong to another model."""
     failed: set[int] = set()
     errors: dict[int, Any] = {}
     saving_lib._load_state(
@@ -133,7 +134,7 @@ def _load(model, store, assets, skipped):
 
 @contextlib.contextmanager
 def _loading_modules(model):
-    """Within it modules of PyTorch load into variables as all other layers do."""
+    """Makes PyTorch modules load into variables within the block, like other layers."""
     kind = keras.layers.TorchModuleWrapper
     wrappers = [one for one in layers(model) if isinstance(one, kind)]
     with interrupts.undoing() as undo:
@@ -154,22 +155,23 @@ def _loader(wrapper):
         for name, buffer in buffers.items():
             if not np.array_equal(buffer, store[name][...]):
                 raise ValueError(
-                    f"`{name}` of the module in `{wrapper.name}` is a buffer, which is "
-                    "no variable of the model. Load the file by `model.load_weights`."
+                    f"`{name}` of the module in `{wrapper.name}` is a buffer, not a "
+                    "variable of the model. Load the file with `model.load_weights`."
                 )
 
     return load_own_variables
 
 
 def hand_over(model: Any, clone: Any, values: list) -> None:
-    """Gives a clone what files of a model hold, as Keras saves and loads them.
+    """Gives a clone everything that files of a model hold.
 
-    That is also the state that is no variable, such as vocabularies.
+    This includes state outside of variables, such as vocabularies.
 
     Args:
         model: A built model.
-        clone: Another one, made from its configuration.
-        values: What the variables of the clone get, in the order of `model.variables`.
+        clone: Another model, made from its configuration.
+        values: The values for the variables of the clone, in the order of
+            `model.variables`.
     """
     copy, skipped = WeightsCopy(), {id(one) for one in _not_weights(model)}
     assets = saving_lib.DiskIOStore("assets", mode="w")
@@ -197,17 +199,17 @@ def set_weights(model: Any, values: list) -> None:
 
 
 def save_own_weights(layer: Any, path: pathlib.Path) -> None:
-    """Saves the variables of a layer by itself, as those of a model are."""
+    """Saves the variables of a single layer like those of a model."""
     saving_lib.save_weights_only(layer, path)
 
 
 def load_own_weights(layer: Any, path: pathlib.Path) -> None:
-    """Loads them."""
+    """Loads the variables that `save_own_weights` saved."""
     saving_lib.load_weights_only(layer, path)
 
 
 def _not_weights(model):
-    """What is saved beside the weights of a compiled model."""
+    """Returns the parts of a compiled model that are saved besides its weights."""
     kinds = (keras.Optimizer, keras.Metric, keras.Loss)
     own = [value for value in vars(model).values() if isinstance(value, kinds)]
     return [*own, *model.metrics]

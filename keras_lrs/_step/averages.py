@@ -18,13 +18,14 @@ from keras_lrs.schedules import numerics
 
 @dataclasses.dataclass(frozen=True)
 class Averaging:
-    """Which updates an average takes, and with which weight.
+    """The updates that an average takes, and their weights in it.
 
     Args:
-        average: The schedule of the weights.
-        first: How many updates come before it begins; till then it is the last weights.
-        every: It takes one update in so many.
-        ends: Or the numbers of updates after which it takes the weights.
+        average: The schedule of the average.
+        first: The number of updates before it begins; until then it follows the
+            weights.
+        every: The number of updates per averaged update.
+        ends: Alternatively, the numbers of updates after which it takes the weights.
     """
 
     average: Any
@@ -33,13 +34,13 @@ class Averaging:
     ends: tuple[int, ...] | None = None
 
     def taken(self, updates: Any) -> Any:
-        """How many updates have been taken, after so many of the run."""
+        """Returns how many of the run's updates have been averaged."""
         if self.ends is None:
             return numerics.maximum(updates - self.first, 0) // self.every
         return self._reached(updates)
 
     def weight(self, updates: Any) -> Any:
-        """The weight of the weights, after so many updates with the last one."""
+        """Returns the share of the new weights after the last of `updates` updates."""
         taken = self.taken(updates)
         weight = self.average.weight(numerics.maximum(taken - 1, 0))
         due = taken > self.taken(updates - 1)
@@ -63,7 +64,7 @@ class _Average(StepPart):
         self.averaging = averaging
 
     def rebind(self, last: int, averaging: Averaging, *others: Any) -> bool:
-        """Takes other updates of the same average."""
+        """Changes which updates the average takes."""
         before, self.averaging = self.averaging, averaging
         updates = (last + 1) // self.step.accumulated
         return float(before.weight(updates)) == float(averaging.weight(updates))
@@ -74,11 +75,11 @@ class _Average(StepPart):
         raise NotImplementedError
 
     def before(self, update: Update) -> Any:
-        """The share of the new weights, before the update raises the count."""
+        """Returns the share of the new weights before the update raises the count."""
         return self._share(update.iterations + 1)
 
     def taken(self, iterations: int) -> int:
-        """How many updates the average has taken, after so many iterations."""
+        """Returns how many updates the average has taken after `iterations`."""
         every = self.step.accumulated
         updates = iterations // every - self.step.start.host // every
         return int(self.averaging.taken(updates))
@@ -108,7 +109,7 @@ class SlotsAverage(_Average):
 
     @staticmethod
     def covers(averaging: Averaging, choice: Choice = EVERYTHING) -> tuple[str, ...]:
-        """Keras has slots for averages, and is to leave them to us."""
+        """Covers `use_ema`, so that Keras leaves its slots of averages to us."""
         return ("use_ema",)
 
     @functools.cached_property
@@ -128,10 +129,10 @@ class AverageOfEpochs(SlotsAverage):
     def __init__(self, step: Any, average: Any, choice: Choice = EVERYTHING):
         super().__init__(step, Averaging(average), choice)
         self.count = 0
-        """How often it has been moved in this run."""
+        """How often the average has been moved in this run."""
 
     def taken(self, iterations: int) -> int:
-        """How often the average has been moved."""
+        """Returns how often the average has been moved."""
         return self.count
 
     def before(self, update: Update) -> None:
@@ -149,8 +150,9 @@ class AverageOfEpochs(SlotsAverage):
 class StatisticsAverage(_Average):
     """The average of the statistics of batch normalization.
 
-    The forward pass has updated them when the optimizer's `apply` is called. On JAX
-    they are then in the state that the step hands on, where `apply` does not see them.
+    The forward pass has already updated the statistics when the optimizer's `apply` is
+    called. On JAX they are then in the state that the step passes on, where `apply`
+    does not see them.
     """
 
     follows_step = IS_JAX
@@ -183,8 +185,8 @@ class FreeAverage(_Average):
 
     Args:
         step: The optimizer's step.
-        index: Tells several averages of a callback apart.
-        averaging: Which updates it takes.
+        index: The index among several averages of a callback.
+        averaging: The updates that it takes.
     """
 
     def __init__(self, step: Any, index: int, averaging: Averaging):

@@ -1,4 +1,4 @@
-"""The bias correction of Adam's averages where their betas are scheduled."""
+"""The bias correction of Adam's averages for scheduled betas."""
 
 import weakref
 from collections.abc import Callable
@@ -14,24 +14,24 @@ from keras_lrs._step.update import Update
 from keras_lrs.schedules import base, numerics
 from keras_lrs.schedules.identity import identity
 
-# The products of the betas of all updates of an optimizer, and how many these were.
+# The products of the betas of all updates of an optimizer, and their number.
 _products_so_far: weakref.WeakKeyDictionary[Any, dict[str, tuple[int, float]]]
 _products_so_far = weakref.WeakKeyDictionary()
 
 
 def products(optimizer: Any) -> dict[str, tuple[int, float]]:
-    """The products of the betas up to the last fit, and after how many updates."""
+    """Returns the products of the betas up to the last fit, and their lengths."""
     return dict(_products_so_far.get(optimizer, {}))
 
 
 def set_products(optimizer: Any, found: dict[str, Any]) -> None:
-    """Gives an optimizer what `products` returned."""
+    """Sets the products of an optimizer to what `products` returned."""
     so_far = {name: (count, value) for name, (count, value) in found.items()}
     _products_so_far[optimizer] = so_far
 
 
 def corrected(optimizer: Any) -> list[str]:
-    """The averages whose bias this kind of optimizer corrects."""
+    """Returns the betas whose bias this kind of optimizer corrects."""
     if isinstance(optimizer, keras.optimizers.Adam):
         return ["beta_1", "beta_2"]
     if isinstance(optimizer, keras.optimizers.Adamax):
@@ -40,11 +40,11 @@ def corrected(optimizer: Any) -> list[str]:
 
 
 class BiasCorrection(StepPart):
-    """Keras's update, with the bias correction that changing betas need.
+    """Corrects Keras's update for the bias of changing betas.
 
-    Keras divides by `1 - beta**t`, which is right for a constant beta. A scheduled one
-    needs 1 minus the product of the betas used so far. Both can be had as factors of
-    the rate (Kingma and Ba, 2014, end of section 2).
+    Keras divides by `1 - beta**t`, which is correct for a constant beta. A scheduled
+    beta needs 1 minus the product of the betas used so far. Both can be expressed as
+    factors of the rate (Kingma and Ba, 2014, end of section 2).
 
     Args:
         step: The optimizer's step.
@@ -63,22 +63,22 @@ class BiasCorrection(StepPart):
 
     @staticmethod
     def key(schedules: tuple[tuple[str, Any], ...], first: int) -> Any:
-        """The same schedules from the same step on."""
+        """Returns a key that is equal for the same schedules from the same step on."""
         return tuple((name, identity(one)) for name, one in schedules), first
 
     def begin(self) -> None:
         """Multiplies the betas of all updates before the schedules' step 0."""
         updates = self._updates_before
         for name, before in self._before.items():
-            # Outside of scheduled fits the beta was the optimizer's own.
+            # Outside of scheduled fits the optimizer used its own beta.
             count, product = products(self.step.optimizer).get(name, (0, 1.0))
-            if count > updates:  # It has been set back.
+            if count > updates:  # The optimizer was reset.
                 count, product = 0, 1.0
             own = self.step.originals[name]
             before.write(product * own ** (updates - count))
 
     def end(self) -> None:
-        """Remembers the products for later fits."""
+        """Stores the products for later fits."""
         optimizer = self.step.optimizer
         updates = optimizers.iterations(optimizer) // self.step.accumulated
         so_far = _products_so_far.setdefault(optimizer, {})
@@ -90,7 +90,7 @@ class BiasCorrection(StepPart):
     def rebind(
         self, last: int, schedules: tuple[tuple[str, Any], ...], first: int
     ) -> bool:
-        """Takes other schedules of the betas."""
+        """Takes other schedules for the betas."""
         before = self._tables
         self._tables = {
             name: _products(schedule, first, self.step.accumulated)
@@ -126,7 +126,7 @@ class BiasCorrection(StepPart):
         return correction
 
     def _product(self, table, updates):
-        """The product of the scheduled betas of the updates up to this one."""
+        """Returns the product of the scheduled betas of all updates up to this one."""
         index = numerics.minimum(updates - self._first_update, len(table) - 1)
         return numerics.gather(table, index)
 
@@ -137,7 +137,7 @@ class BiasCorrection(StepPart):
 
 
 def _products(schedule, first, accumulated):
-    """The running product of the values updates use, until nothing is left of it."""
+    """Returns the running product of the values that updates use, until it vanishes."""
     length = 64
     while True:
         steps = first + accumulated * np.arange(length)

@@ -1,4 +1,4 @@
-"""What users give to be scheduled: checked, and refused where it would do nothing."""
+"""Checks what users want to schedule, and rejects what would have no effect."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -13,9 +13,9 @@ from keras_lrs.schedules.open_ended import Constant
 from keras_lrs.schedules.per_variable import PerVariable, pairs_of
 
 Value: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | PerVariable
-"""What a hyperparameter is to be: a number, a schedule, or one of these per group."""
+"""The value of a hyperparameter: a number, a schedule, or one of these per group."""
 Values: TypeAlias = Value | Mapping[str, Value]
-"""One for all optimizers, or one for each by its name."""
+"""One value for all optimizers, or one for each by its name."""
 Multipliers: TypeAlias = Mapping[
     str, float | keras.optimizers.schedules.LearningRateSchedule
 ]
@@ -25,10 +25,10 @@ Multipliers: TypeAlias = Mapping[
 def checked(
     learning_rate: Any, rate_multipliers: Any, schedules: dict[str, Any]
 ) -> dict[str, Any]:
-    """All that is to be scheduled, by the names of arguments.
+    """Returns everything to be scheduled, by the names of arguments.
 
-    Each is a schedule, a `PerVariable`, or a dictionary of these from the names of
-    optimizers; the multipliers are a `PerVariable`.
+    Each value is a schedule, a `PerVariable`, or a dictionary from the names of
+    optimizers to these. The multipliers are a `PerVariable`.
     """
     if learning_rate is not None:
         schedules = {groups.RATE: learning_rate, **schedules}
@@ -45,7 +45,7 @@ def checked(
 
 
 def _schedules(name, value):
-    """A schedule, or a dictionary of them from the names of optimizers."""
+    """Returns a schedule, or a dictionary from names of optimizers to schedules."""
     if not isinstance(value, dict) or not value:
         return hyperparameters.as_schedule(name, value, value)
     return {
@@ -54,7 +54,7 @@ def _schedules(name, value):
 
 
 def check_decay(value: PerVariable, found: list) -> None:
-    """Raises if weight decay of groups would change nothing in built optimizers."""
+    """Raises if weight decay of groups would have no effect in built optimizers."""
     zero = identity(Constant(0.0))
     by_pattern = {p: identity(as_schedule(one)) for p, one in value.values}
     own = [vars(one).get(name) for one in found for name in groups.DECAYS]
@@ -62,9 +62,9 @@ def check_decay(value: PerVariable, found: list) -> None:
         kinds = ", ".join(f"`{type(one).__name__}`" for one in found)
         raise ValueError(
             f"Argument `weight_decay` would change nothing: {kinds} has no weight "
-            "decay that variables could be left out of. Construct the optimizer with "
-            "`weight_decay=`, or give the other variables theirs with a last pattern "
-            f"'.*'. Received: weight_decay={value!r}"
+            "decay to exclude variables from. Construct the optimizer with "
+            "`weight_decay=`, or give the other variables a weight decay with a last "
+            f"pattern '.*'. Received: weight_decay={value!r}"
         )
     acting = {
         value.pattern_of(variable.path)
@@ -76,6 +76,6 @@ def check_decay(value: PerVariable, found: list) -> None:
         if pattern not in acting and one != zero:
             raise ValueError(
                 "Argument `weight_decay` would change nothing for the pattern "
-                f"{pattern!r}: `exclude_from_weight_decay` leaves out all variables "
-                f"that it finds. Received: weight_decay={value!r}"
+                f"{pattern!r}: `exclude_from_weight_decay` excludes all variables that "
+                f"it matches. Received: weight_decay={value!r}"
             )

@@ -20,8 +20,8 @@ class GradientNorms(StepPart):
 
     Args:
         step: The optimizer's step.
-        every: Of every how many updates the norm is kept.
-        order: 1 or 2.
+        every: The number of updates per norm that is kept.
+        order: The order of the norm, 1 or 2.
     """
 
     def __init__(self, step: Any, every: int, order: int):
@@ -31,12 +31,12 @@ class GradientNorms(StepPart):
         if IS_TORCH:
             self.seen: dict[int, Any] = {}  # The tensors, by update.
         else:
-            # The update `every * k` is at the place `k % size`.
+            # The norm of update `every * k` is at place `k % size`.
             self.table = StepVariable(step.model, np.zeros(self.size), "float32")
             self.variables = [self.table]
 
     def before(self, update: Update) -> None:
-        """Computes the norm; the last micro-batch of an update has the last word."""
+        """Computes the norm; an update's last micro-batch overwrites the others."""
         pairs = update.gradients
         if not pairs:
             return
@@ -65,20 +65,20 @@ class GradientNorms(StepPart):
         return in_step.norm(in_step.sum_of_replicas(gradients), self.order)
 
     def take(self, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """The updates seen from `first` up to `end`, at most `size`; their norms."""
+        """Returns at most `size` updates from `first` to `end`, and their norms."""
         updates = np.arange(-(-first // self.every) * self.every, end, self.every)
         if len(updates) > self.size and not IS_TORCH:
             raise RuntimeError(
-                f"{len(updates)} gradient norms were to be kept since the last look, "
-                f"and there is room for {self.size}: some batches had many more "
-                "updates than the first. Record fewer with `every`."
+                f"{len(updates)} gradient norms would have to be kept, but there is "
+                f"room for {self.size}: some batches had many more updates than the "
+                "first. Record fewer with `every`."
             )
         if IS_TORCH:
             norms = [self.seen[update] for update in updates.tolist()]
             self.seen.clear()
             values = in_step.stacked(norms)
         elif IS_JAX and self.table.array.is_deleted():
-            return updates[:0], np.zeros(0)  # An interrupted step had taken it.
+            return updates[:0], np.zeros(0)  # An interrupted step took it.
         else:
             values = self.table.read()[updates // self.every % self.size]
         return updates, np.asarray(values, np.float64)

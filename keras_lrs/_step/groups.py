@@ -1,4 +1,4 @@
-"""Groups of variables: hyperparameters that depend on the variable, too."""
+"""Groups of variables: hyperparameters that also depend on the variable."""
 
 import contextlib
 import functools
@@ -22,21 +22,21 @@ from keras_lrs.schedules.per_variable import PerVariable
 
 RATE, MULTIPLIERS, DECAY = "learning_rate", "rate_multipliers", "weight_decay"
 CORRECTION = "momentum_correction"
-# Muon has a decay of its own for the variables that its Adam trains.
+# Muon has a separate decay for the variables that its Adam trains.
 DECAYS = (DECAY, "adam_weight_decay")
 _GROUPED = (RATE, DECAY, "momentum", "rho", "epsilon")
 _ONE = Constant(1.0)
 
 
 def _attributes(name):
-    """The attributes of an optimizer that hold a hyperparameter."""
+    """Returns the attributes of an optimizer that hold a hyperparameter."""
     return DECAYS if name == DECAY else (name,)
 
 
 class Groups(StepPart):
-    """Gives groups of variables values of their own for one hyperparameter.
+    """Gives groups of variables their own values of one hyperparameter.
 
-    It says which variables have which value; `GroupedUpdate` acts on it.
+    It determines the value of each variable, and `GroupedUpdate` applies it.
 
     Args:
         step: The optimizer's step.
@@ -48,7 +48,7 @@ class Groups(StepPart):
         super().__init__(step)
         self.name = name
         self._groups, given = groups, PerVariable(groups)
-        # One snapshot each: some schedules equal nothing, themselves included.
+        # One snapshot each, because some schedules do not even equal themselves.
         snapshots = {id(schedule): identity(schedule) for _, schedule in groups}
         known = {pattern: snapshots[id(schedule)] for pattern, schedule in groups}
         self.schedules: dict[str, Any] = {}
@@ -70,7 +70,7 @@ class Groups(StepPart):
         ]
 
     def per_variable(self, rest: Any) -> PerVariable:
-        """What it was made of, bound; `rest` is the schedule of all other variables."""
+        """Returns it as a `PerVariable`; `rest` is the schedule of other variables."""
         groups = self._groups if rest is None else (*self._groups, (".*", rest))
         return PerVariable(groups)
 
@@ -85,8 +85,8 @@ class Groups(StepPart):
         ]
         if len({one.compiled[0] for one in together}) > 1:  # type: ignore[index]
             raise ValueError(
-                "Argument `rate_multipliers` cannot be given beside a `PerVariable` of "
-                "`learning_rate`: multiply its schedules, with "
+                "Argument `rate_multipliers` cannot be given together with a "
+                "`PerVariable` of `learning_rate`: multiply its schedules, with "
                 "`keras_lrs.schedules.Scaled`, or give `learning_rate` one schedule."
             )
         check_constant_ratios([wanted, *beside])
@@ -100,11 +100,11 @@ class Groups(StepPart):
 
     @staticmethod
     def key(name: str, groups: tuple) -> Any:
-        """The same patterns with equal schedules."""
+        """Returns a key that is equal for the same patterns with equal schedules."""
         return name, tuple((pattern, identity(one)) for pattern, one in groups)
 
     def rebind(self, last: int, name: str, groups: tuple) -> bool:
-        """Takes other schedules of the groups."""
+        """Takes other schedules for the groups."""
         before = self._groups
         Groups.__init__(self, self.step, name, groups)
         pairs = zip(before, groups, strict=True)
@@ -119,7 +119,7 @@ class Groups(StepPart):
 
 
 class RateGroups(Groups):
-    """Groups of variables with learning rates of their own."""
+    """Groups of variables with their own learning rates."""
 
     scales = True
 
@@ -128,7 +128,8 @@ class RateGroups(Groups):
         if not isinstance(step.optimizer, keras.optimizers.Ftrl):
             return
         for pattern, schedule in self.schedules.items():
-            # How long the run is, is not known here: a rate that ends at 0 stays there.
+            # The length of the run is not known here, but a rate that ends at 0 stays
+            # there.
             late = np.geomspace(10_001, 2**31, 1_000).astype(np.int64)
             steps = np.concatenate([np.arange(10_001), late])
             rates = np.asarray(base.evaluate(schedule, steps))
@@ -143,36 +144,37 @@ class RateGroups(Groups):
 class GroupedUpdate(StepPart):
     """Updates each variable with the values of its groups.
 
-    On TensorFlow and JAX Keras updates variable by variable, in one loop: there the
-    values are put in place around each. PyTorch's updates are of all variables at once:
-    there it is one for each group. Weight decay is Keras's own, once for each group.
+    On TensorFlow and JAX, Keras updates the variables in one loop, and the values are
+    set for each variable. PyTorch updates all variables at once, so there is one update
+    for each group. Keras's own weight decay runs once for each group.
 
-    It must be the last of the parts, so that it acts before all others: it hands them 1
-    for the rate, and what then comes back is the product of their factors on it.
+    This must be the last of the parts, so that it acts before all others. It passes
+    them the rate 1, and the rate that comes back is the product of their factors.
     """
 
     @staticmethod
     def covers() -> tuple[str, ...]:
-        """All attributes that it switches."""
+        """Returns all attributes that it switches."""
         attributes = [a for name in _GROUPED if name != RATE for a in _attributes(name)]
         return ("update_step", "_apply_weight_decay", *attributes)
 
     def __init__(self, step: Any):
         super().__init__(step)
-        # Now: the replicas of a TensorFlow strategy are in the step one inside another.
+        # Now, because the replicas of a TensorFlow strategy run the step inside
+        # another.
         self._plain_step = step.optimizer.update_step
         self._plain_decay = step.optimizer._apply_weight_decay
         self._splits: dict[Any, list[tuple[tuple, list[int]]]] = {}
 
     @functools.cached_property
     def _of_update(self) -> list[Groups]:
-        """What makes a difference to the update."""
+        """The groups that matter to the update."""
         parts = [part for part in self.step.parts if isinstance(part, Groups)]
         return [part for part in parts if part.name != DECAY]
 
     @functools.cached_property
     def _of_decay(self) -> list[Groups]:
-        """What makes a difference to the weight decay."""
+        """The groups that matter to the weight decay."""
         parts = [part for part in self.step.parts if isinstance(part, Groups)]
         return [part for part in parts if part.name == DECAY or part.scales]
 
@@ -185,7 +187,7 @@ class GroupedUpdate(StepPart):
             update.put("update_step", functools.partial(self._step_of_one, update))
 
     def update_step(self, update: Update, call: Callable) -> Callable:
-        """Keeps the factors of other parts apart; on PyTorch, splits the update."""
+        """Separates the factors of other parts; on PyTorch, splits the update."""
         scales = any(part.scales for part in self._of_update)
 
         def in_one_loop(gradients, variables, rate):
@@ -209,7 +211,7 @@ class GroupedUpdate(StepPart):
         return group_by_group if IS_TORCH else in_one_loop
 
     def used(self, update: PastUpdates) -> dict[str, Any]:
-        """The values of groups, by the name and the first pattern of the group."""
+        """Returns the values of groups, by the name and first pattern of the group."""
         groups = {name: of for name, of in update.groups.items() if not is_rate(name)}
         return {
             f"{name}/{pattern}": value
@@ -218,7 +220,7 @@ class GroupedUpdate(StepPart):
         }
 
     def _step_of_one(self, update, gradient, variable, rate):
-        """`Optimizer.update_step`, with the values of a variable."""
+        """Runs `Optimizer.update_step` with the values of a variable."""
         parts = self._of_update
         group = self._group(variable, parts)
         if any(part.scales for part in parts):
@@ -227,7 +229,7 @@ class GroupedUpdate(StepPart):
             return self._plain_step(gradient, variable, rate)
 
     def _decay(self, update, variables):
-        """`Optimizer._apply_weight_decay`, group by group."""
+        """Runs `Optimizer._apply_weight_decay` group by group."""
         optimizer, parts = self.step.optimizer, self._of_decay
         for group, members in self._split(variables, parts):
             more = {}
@@ -238,12 +240,12 @@ class GroupedUpdate(StepPart):
                 self._plain_decay([variables[i] for i in members])
 
     def _group(self, variable, parts):
-        """The pattern that a variable has of each part."""
+        """Returns the pattern of each part that applies to a variable."""
         index = optimizers.position(self.step.optimizer, variable)
         return tuple(part.group_of[index] for part in parts)
 
     def _split(self, variables, parts):
-        """Groups and the indices of their variables, in the order of the first."""
+        """Returns groups and the indices of their variables, ordered by the first."""
         key = id(parts), tuple(map(id, variables))
         if key not in self._splits:
             found: dict[tuple, list[int]] = {}
@@ -253,7 +255,7 @@ class GroupedUpdate(StepPart):
         return self._splits[key]
 
     def _rate(self, update, parts, group):
-        """The learning rate of a group, without the factors that other parts put."""
+        """Returns the learning rate of a group, without the factors of other parts."""
         for part, pattern in zip(parts, group, strict=True):
             if part.scales and pattern is not None:
                 return update.group_rates[pattern]
@@ -261,7 +263,7 @@ class GroupedUpdate(StepPart):
 
     @contextlib.contextmanager
     def _switched(self, update, parts, group, more=()) -> Iterator[None]:
-        """Within it the optimizer has the values of a group, and some more."""
+        """Gives the optimizer the values of a group, and some more, for a block."""
         attributes = vars(self.step.optimizer)
         switched = dict(more)
         for part, pattern in zip(parts, group, strict=True):
@@ -274,12 +276,12 @@ class GroupedUpdate(StepPart):
         try:
             yield
         finally:
-            # Not what was found above, which may be that of another replica.
+            # Not the values found above, which may be those of another replica.
             put_back(attributes, switched, {**self.step.originals, **update.overrides})
 
 
 def rates(update: Any) -> dict[str, Any]:
-    """The learning rates of groups, by pattern, once the main one is known."""
+    """Returns the learning rates of groups, by pattern, once the main rate is known."""
     found = {
         pattern: multiplier * update.rate
         for pattern, multiplier in update.groups.get(MULTIPLIERS, {}).items()
@@ -290,27 +292,27 @@ def rates(update: Any) -> dict[str, Any]:
 
 
 def is_rate(name: str) -> bool:
-    """Whether groups of this name have rates of their own."""
+    """Whether groups of this name have their own rates."""
     return name in (RATE, MULTIPLIERS)
 
 
 def schedules_of(value: Any) -> list:
-    """The schedules of a value that may be a `PerVariable`."""
+    """Returns the schedules of a value that may be a `PerVariable`."""
     if not isinstance(value, PerVariable):
         return [value]
     return [one for _, one in value.values if not isinstance(one, float)]
 
 
 def as_schedule(value: Any) -> Any:
-    """A schedule; for a number the constant one."""
+    """Returns a schedule, which is constant for a number."""
     return Constant(value) if isinstance(value, float) else value
 
 
 def wanted(optimizer: Any, name: str, given: Any) -> list[Wanted]:
-    """What a callback returns to let a schedule or a `PerVariable` drive a value.
+    """Returns the requests by which a schedule or a `PerVariable` drives a value.
 
-    Where every variable has a rate of its own, that of the last pattern becomes the
-    optimizer's, so that its `learning_rate` is one that is used.
+    If every variable has its own rate, the rate of the last pattern becomes the
+    optimizer's, so that its `learning_rate` is a rate that is used.
     """
     if not isinstance(given, PerVariable):
         return [hyperparameters.wanted(optimizer, name, given)]
@@ -330,7 +332,7 @@ def wanted(optimizer: Any, name: str, given: Any) -> list[Wanted]:
 
 
 def check_constant_ratios(together: list[Wanted]) -> None:
-    """Raises if momentum correction is wanted where the ratios of rates differ."""
+    """Raises if momentum correction is requested but the ratios of rates differ."""
     if not any(one.slot == CORRECTION for one in together):
         return
     for one in together:
@@ -344,8 +346,8 @@ def check_constant_ratios(together: list[Wanted]) -> None:
             raise ValueError(
                 "Argument `momentum_correction` rescales the whole velocity by one "
                 "ratio of rates, so groups of variables must have constant multiples "
-                "of one rate: numbers in `rate_multipliers`. Received: a schedule or a "
-                f"rate of its own for the pattern {(changing or [groups[0][0]])[0]!r}"
+                "of one rate: numbers in `rate_multipliers`. Received: a separate "
+                f"schedule or rate for the pattern {(changing or [groups[0][0]])[0]!r}"
             )
 
 
@@ -365,8 +367,8 @@ def check_groupable(optimizer: Any, name: str) -> None:
         )
     if name in corrected(optimizer):
         raise ValueError(
-            f"Argument `{name}` of `{kind}` cannot be a `PerVariable`: its bias "
-            "correction is one for all variables. Give it one schedule."
+            f"Argument `{name}` of `{kind}` cannot be a `PerVariable`: all variables "
+            "have the same bias correction. Give it one schedule."
         )
     hyperparameters.check_name(optimizer, name)
     if name not in _GROUPED:

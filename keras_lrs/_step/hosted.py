@@ -1,8 +1,8 @@
-"""Schedules that an optimizer brings along, in `fit` and in any other loop.
+"""Schedules that an optimizer hosts, in `fit` and in any other loop.
 
-`optimizers.Scheduled` hosts them: outside of a `Run` it makes a step of its own, and a
-`Run` takes them into its plan. Both ask for the same parts. Unlike the schedules
-of a callback, they count all iterations of the optimizer.
+`optimizers.Scheduled` is the host. Outside of a `Run` it makes its own step, and a
+`Run` includes its schedules in the plan. Both request the same parts. Unlike a
+callback's schedules, hosted schedules count all iterations of the optimizer.
 """
 
 import dataclasses
@@ -24,28 +24,28 @@ _hosts: weakref.WeakKeyDictionary[Any, weakref.ref] = weakref.WeakKeyDictionary(
 
 
 def set_host(optimizer: Any, host: Any) -> None:
-    """Notes which wrapper brings the schedules of an optimizer along.
+    """Notes the wrapper that hosts the schedules of an optimizer.
 
-    The host has `schedules`, a dictionary; `own_rate`, the rate where none is
-    scheduled; and `factor`, a `HostedNumber`.
+    The host has `schedules`, a dictionary, `own_rate`, the rate if none is scheduled,
+    and `factor`, a `HostedNumber`.
     """
     _hosts[optimizer] = weakref.ref(host)
 
 
 def host_of(optimizer: Any) -> Any:
-    """The wrapper that brings schedules along, or None."""
+    """Returns the wrapper that hosts schedules of an optimizer, or None."""
     reference = _hosts.get(optimizer)
     return None if reference is None else reference()
 
 
 def names(optimizer: Any) -> list[str]:
-    """The hyperparameters that the optimizer brings schedules for."""
+    """Returns the hyperparameters for which the optimizer has hosted schedules."""
     host = host_of(optimizer)
     return [] if host is None else list(host.schedules)
 
 
 def check_bound(host: Any) -> None:
-    """Raises `RuntimeError` if a schedule that a host brings along is open."""
+    """Raises `RuntimeError` if a hosted schedule is open."""
     for name, value in host.schedules.items():
         for schedule in groups.schedules_of(value):
             if base.is_open(schedule):
@@ -57,14 +57,14 @@ def check_bound(host: Any) -> None:
 
 
 def has_groups(optimizer: Any) -> bool:
-    """Whether the optimizer brings values of groups of variables along."""
+    """Whether the optimizer has hosted values for groups of variables."""
     host = host_of(optimizer)
     values = [] if host is None else host.schedules.values()
     return any(isinstance(value, PerVariable) for value in values)
 
 
 def wanted_by_host(optimizer: Any) -> list[tuple[Any, Wanted]]:
-    """Pairs of the host and a part that it wants, as of a callback."""
+    """Returns pairs of the host and a part that it requests, like a callback."""
     host = host_of(optimizer)
     if host is None:
         return []
@@ -83,7 +83,7 @@ def wanted_by_host(optimizer: Any) -> list[tuple[Any, Wanted]]:
 
 
 class HostedNumber(Record):
-    """A factor on the rate in a variable of the host, and what updates have read of it.
+    """A factor on the rate in a variable of the host, with a record of its values.
 
     `used_rate` is the host's variable for the rate that the last update used.
     """
@@ -96,14 +96,14 @@ class HostedNumber(Record):
 
     @property
     def latest(self) -> float:
-        """What it is now, between steps."""
+        """The current value, between steps."""
         if self.variable is None:
             return self._values[-1]
         return variables.number(self.variable)
 
     @property
     def value(self) -> Any:
-        """What it is now, or in the step that is being traced."""
+        """The current value, or the value in the step that is traced."""
         return self._known.value_of(self.variable)
 
     def begin(self) -> None:
@@ -112,11 +112,11 @@ class HostedNumber(Record):
 
 
 class HostedHyperparameter(Hyperparameter):
-    """Lets a schedule drive a hyperparameter, from the optimizer's first iteration."""
+    """Drives a hyperparameter by a schedule, from the optimizer's first iteration."""
 
     @staticmethod
     def bind(run: Any, name: str, schedule: Any) -> tuple:
-        """Its schedule is bound by its host."""
+        """Returns the arguments unchanged, because the host binds the schedule."""
         return name, schedule
 
     def values(self, update: Update | PastUpdates) -> None:
@@ -129,7 +129,7 @@ class HostedGroups(Groups):
 
     @staticmethod
     def bind(run: Any, name: str, given: tuple) -> tuple:
-        """Its schedules are bound by their host."""
+        """Returns schedules for numbers; the host binds the schedules."""
         return name, tuple((pattern, as_schedule(value)) for pattern, value in given)
 
     def values(self, update: Update | PastUpdates) -> None:
@@ -158,15 +158,15 @@ class HostedFactor(StepPart):
         self.number = number
 
     def begin(self) -> None:
-        """Past updates are those from here on."""
+        """Starts the record of past updates here."""
         self.number.begin()
 
     def values(self, update: Update | PastUpdates) -> None:
-        """Multiplies."""
+        """Multiplies the rate by the factor."""
         update.factors.append(update.read(self.number))
 
     def before(self, update: Update) -> None:
-        """Notes the rate for questions on the host."""
+        """Stores the rate, so that the host can read it."""
         in_step.assign(self.number.used_rate, update.rate)
 
 
@@ -174,10 +174,10 @@ class HostedBiasCorrection(BiasCorrection):
     """The bias correction of betas that have been scheduled from the beginning."""
 
     def begin(self) -> None:
-        """The tables hold the products of all updates."""
+        """Does nothing, because the tables hold the products of all updates."""
 
     def end(self) -> None:
-        """Nothing need be remembered."""
+        """Does nothing, because nothing must be remembered."""
 
     @property
     def _updates_before(self):
@@ -189,5 +189,5 @@ class HostedBiasCorrection(BiasCorrection):
 
 
 def first_step(optimizer: Any) -> int:
-    """The step at which the first update of an optimizer is evaluated."""
+    """Returns the step at which the first update of an optimizer is evaluated."""
     return optimizers.accumulated(optimizer) - 1

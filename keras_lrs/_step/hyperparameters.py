@@ -1,4 +1,4 @@
-"""Hyperparameters: which an optimizer has, their ranges, and their schedules."""
+"""Hyperparameters of optimizers, their ranges, and their schedules."""
 
 import re
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ from keras_lrs.schedules.names import meant
 from keras_lrs.schedules.open_ended import Constant
 from keras_lrs.schedules.per_variable import PerVariable
 
-# Read only when the optimizer is built, or no hyperparameter in the usual sense.
+# These are read only when the optimizer is built, or are not hyperparameters.
 _EXCLUDED = ("initial_accumulator_value", "loss_scale_factor", "beta_2_decay")
 CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
 _OPTIONAL = ("weight_decay", *CLIPPING)
-# The share of an old value that an average keeps.
+# Shares of old values that averages keep.
 _AVERAGING = re.compile("(^|_)(momentum|beta_[12]|rho)$")
 _MOMENTUM = re.compile("(^|_)(momentum|beta_1)$")
 
 
 def names(optimizer: Any) -> list[str]:
-    """What can be scheduled: the rate, and numbers that every step reads."""
+    """Returns what can be scheduled: the rate, and numbers that every step reads."""
     attributes = vars(optimizer)
     return ["learning_rate"] + [
         name
@@ -42,21 +42,21 @@ def names(optimizer: Any) -> list[str]:
 
 
 def is_momentum(name: str) -> bool:
-    """Whether a hyperparameter is the share of an average of gradients."""
+    """Whether a hyperparameter is the decay of an average of gradients."""
     return bool(_MOMENTUM.search(name))
 
 
 def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
-    """Raises `ValueError` if `name` cannot be scheduled, saying what can.
+    """Raises `ValueError` if `name` cannot be scheduled, and says what can.
 
-    `beside` are those that are scheduled already.
+    `beside` are the names that are scheduled already.
     """
     kind = type(optimizer).__name__
     source = optimizers.rate_source(optimizer)
     if name == "learning_rate" and not isinstance(source, keras.Variable):
         raise ValueError(
             f"Argument `learning_rate` cannot be scheduled: the optimizer `{kind}` "
-            "holds a schedule or a function already. Construct it with a float, which "
+            "already holds a schedule or a function. Construct it with a float, which "
             f"the schedule replaces. Received: {source!r}"
         )
     available = names(optimizer)
@@ -64,9 +64,9 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
         found = meant(name, available)
         hint = "" if found is None else f"Use `{found}`. "
         raise ValueError(
-            f"Argument `{name}` is not a hyperparameter of `{kind}`. "
-            f"{hint}It has: {', '.join(available)}. For a number of "
-            "the model, such as the weight of a loss term, there is `VariableScheduler`"
+            f"Argument `{name}` is not a hyperparameter of `{kind}`. {hint}It has: "
+            f"{', '.join(available)}. For a number of the model, such as the weight of "
+            "a loss term, use `VariableScheduler`"
         )
     if optimizers.is_taken_over(optimizer) and is_momentum(name):
         raise ValueError(
@@ -74,7 +74,7 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
             f"instead of a momentum of `{kind}`."
         )
     value = getattr(optimizer, name)
-    # Without a momentum the optimizer makes no room for a velocity.
+    # Without a momentum the optimizer creates no velocity.
     unused = {
         "momentum": ("a momentum that is not 0", value == 0),
         "ema_momentum": ("use_ema=True", not optimizer.use_ema),
@@ -89,30 +89,30 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
         given = getattr(optimizer, other) is not None or other in beside
         if other != name and given:
             raise ValueError(
-                f"Argument `{name}` cannot be scheduled beside `{other}` of `{kind}`: "
-                "an optimizer clips in one way. Received: "
+                f"Argument `{name}` cannot be scheduled together with `{other}` of "
+                f"`{kind}`: an optimizer clips in only one way. Received: "
                 f"{other}={getattr(optimizer, other)}"
             )
 
 
 def sampled(schedule: Any, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most 10,001 steps of a run, both ends among them, and the values there."""
+    """Returns at most 10,001 steps of a run, including both ends, and their values."""
     steps = np.unique(np.linspace(0, num_steps, 10_001).astype(np.int64))
     return steps, np.asarray(base.evaluate(schedule, steps))
 
 
 def as_schedule(name: str, value: Any, given: Any) -> Any:
-    """A schedule or a `PerVariable`; for a number the constant one.
+    """Returns a schedule or a `PerVariable`; a number becomes a constant schedule.
 
-    Raises `TypeError` if a value is none of these, showing what was `given`.
+    Raises `TypeError` for any other value, and shows the argument `given`.
     """
     if fields.is_number(value):
         return Constant(fields.validate(name, value, fields.rate()))
     schedule = keras.optimizers.schedules.LearningRateSchedule
     if not isinstance(value, (schedule, PerVariable)):
         bound = (
-            "be a `LearningRateSchedule` or a number; for a function of the step it is "
-            "`FunctionSchedule`, for groups of variables `PerVariable`"
+            "be a `LearningRateSchedule` or a number; use `FunctionSchedule` for a "
+            "function of the step, and `PerVariable` for groups of variables"
         )
         fields.refuse(name, bound, given, TypeError)
     return value
@@ -121,7 +121,7 @@ def as_schedule(name: str, value: Any, given: Any) -> Any:
 def check_values(name: str, schedule: Any, num_steps: int) -> None:
     """Raises `ValueError` if a schedule leaves the range of its hyperparameter.
 
-    At most 10,001 steps are looked at, both ends among them.
+    It checks at most 10,001 steps, including both ends.
     """
     steps, values = sampled(schedule, num_steps)
     good = np.isfinite(values) & (values >= 0.0)
@@ -138,12 +138,12 @@ def check_values(name: str, schedule: Any, num_steps: int) -> None:
 
 
 class Hyperparameter(StepPart):
-    """Lets a schedule drive a hyperparameter.
+    """Drives a hyperparameter by a schedule.
 
     Args:
         step: The optimizer's step.
-        name: The hyperparameter, as the optimizer's argument is called.
-        schedule: Its schedule, bound.
+        name: The name of the hyperparameter in the optimizer's arguments.
+        schedule: Its bound schedule.
     """
 
     def __init__(self, step: Any, name: str, schedule: Any):
@@ -163,12 +163,12 @@ class Hyperparameter(StepPart):
 
     @staticmethod
     def key(name: str, schedule: Any) -> Any:
-        """The same hyperparameter with an equal schedule."""
+        """Returns a key that is equal for the same name with an equal schedule."""
         return name, identity(schedule)
 
     @staticmethod
     def covers(name: str, schedule: Any) -> tuple[str, ...]:
-        """The attribute; the step itself sets the rate."""
+        """Returns the attribute, except for the rate, which the step itself sets."""
         return () if name == "learning_rate" else (name,)
 
     def rebind(self, last: int, name: str, schedule: Any) -> bool:
@@ -188,7 +188,7 @@ class Hyperparameter(StepPart):
 
 
 class ReplacedRate(Hyperparameter):
-    """Drives the learning rate, whatever the optimizer takes it from."""
+    """Drives the learning rate, wherever the optimizer takes it from."""
 
     @staticmethod
     def check(callback: Any, wanted: Wanted, beside: list[Wanted]) -> None:
@@ -196,5 +196,5 @@ class ReplacedRate(Hyperparameter):
 
 
 def wanted(optimizer: Any, name: str, schedule: Any) -> Wanted:
-    """What a callback returns to let a schedule drive a hyperparameter."""
+    """Returns the request by which a schedule drives a hyperparameter."""
     return Wanted(optimizer, Hyperparameter, (name, schedule), slot=name)

@@ -1,9 +1,9 @@
 """The optimizer's step: Keras's own, with parts around it.
 
-While a train function runs, and only then, `apply` is replaced on the optimizer. The
-replacement runs the parts' phases around the original, puts values where the optimizer
-looks for its hyperparameters, and puts the floats back. On TensorFlow and JAX this
-happens while the step is traced. Between steps the optimizer is as the user made it.
+The optimizer's `apply` is replaced only while a train function runs. The replacement
+runs the parts' phases around the original, puts values where the optimizer looks for
+its hyperparameters, and restores the floats. On TensorFlow and JAX this happens while
+the step is traced. Between steps the optimizer is as the user made it.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ _UPDATE_STEP = "_backend_update_step"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlannedPart:
-    """A part with all that it depends on known.
+    """A part whose dependencies are all known.
 
     Args:
         kind: The class of the part.
         compiled: Its arguments, with schedules bound.
         begins: The arguments of its `begin`.
-        callback: Which callback wants it; None for a part that completes others.
+        callback: The callback that wants it; None for a part that completes others.
     """
 
     kind: type[StepPart]
@@ -49,13 +49,13 @@ class PlannedPart:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StepPlan:
-    """What happens in the step of an optimizer during one fit.
+    """The plan of an optimizer's step for one fit.
 
     Args:
         optimizer: An optimizer that updates variables.
         parts: The parts of its step.
         start: The optimizer's iteration at which the schedules are at their step 0. It
-            is negative where a run resumes without the optimizer's count.
+            is negative if a run resumes without the optimizer's count.
     """
 
     optimizer: Any
@@ -64,7 +64,7 @@ class StepPlan:
 
     @property
     def originals(self) -> dict[str, Any]:
-        """What the optimizer itself has under the names that the step covers."""
+        """The optimizer's own attributes that the step replaces."""
         names = {"_learning_rate", _UPDATE_STEP}
         names.update(*(part.kind.covers(*part.compiled) for part in self.parts))
         attributes = vars(self.optimizer)
@@ -75,7 +75,8 @@ class StepPlan:
         """Equal for plans that one compiled step can serve."""
         parts = tuple(part.key for part in self.parts)
         originals = {**self.originals}
-        # The step puts back what it has found, and a schedule may have been altered.
+        # The step restores the object that it found, and a schedule may have been
+        # altered.
         rate = originals.pop("_learning_rate")
         own = None if isinstance(rate, keras.Variable) else identity(rate)
         return id(self.optimizer), parts, id(rate), own, frozenset(originals.items())
@@ -88,12 +89,12 @@ class OptimizerStep:
         model: The model that the optimizer trains.
         optimizer: The optimizer.
         start: The optimizer's iteration at which the schedules are at their step 0.
-        iterations: How often `apply` was called, on PyTorch, where the host counts.
+        iterations: On PyTorch, where the host counts, how often `apply` was called.
         parts: The parts, in the order of the plan.
         used: Whether `apply` has been called.
-        overridden: The names that values of an update stand in for at the moment.
+        overridden: The names of attributes that an update currently replaces.
         installs_itself: Whether the compiled function installs it when it is traced;
-            not on replicas of TensorFlow, whose threads take turns.
+            not on TensorFlow's replicas, whose threads take turns.
     """
 
     def __init__(self, model: Any, plan: StepPlan):
@@ -103,7 +104,7 @@ class OptimizerStep:
         self.iterations = 0
         self.used = self.installs_itself = False
         self._known = KnownNumbers()
-        self._count: Any = None  # Of the calls in a loop that is not `fit`.
+        self._count: Any = None  # Counts the calls in a custom loop.
         self.originals = plan.originals
         self.overridden: set[str] = set()
         self._covered: dict[str, Any] = {}
@@ -120,14 +121,14 @@ class OptimizerStep:
 
     @property
     def next_step(self) -> Any:
-        """The step of the schedules in the next update, also in a trace."""
-        # PyTorch counts on the host: reading a variable waits for the GPU.
+        """The step of the schedules in the next update, even in a trace."""
+        # PyTorch counts on the host, because reading a variable waits for the GPU.
         count = self.iterations if IS_TORCH else in_step.iterations(self.optimizer)
         return count - self.start.value
 
     @property
     def step_variables(self) -> list[StepVariable]:
-        """What JAX's step must be handed beside the optimizer's own variables.
+        """The variables that JAX's step needs besides the optimizer's own.
 
         A variable that is not in the optimizer's list would be a constant of the step.
         """
@@ -136,25 +137,25 @@ class OptimizerStep:
         return [self.start, *(v for part in self.parts for v in part.variables)]
 
     def begin(self, plan: StepPlan) -> None:
-        """A fit begins with an equal plan."""
+        """Begins a fit with an equal plan."""
         self.start.write(plan.start)
         for part, planned in zip(self.parts, plan.parts, strict=True):
             part.begin(**planned.begins)
 
     def end(self) -> None:
-        """The fit ends."""
+        """Ends the fit."""
         for part in self.parts:
             part.end()
 
     def apply_anywhere(self, grads: Any, trainable_variables: Any = None) -> None:
-        """`apply`, where nobody tells when the optimizer's count changes."""
+        """Runs `apply` in loops where the optimizer's count may change unnoticed."""
         if IS_TORCH:
             self.iterations = self._known.iterations(self.optimizer)
         self.apply(grads, trainable_variables)
         self._known.note_iterations(self.optimizer, self.iterations)
 
     def install(self) -> None:
-        """Replaces the optimizer's `apply`; call `uninstall` in any case."""
+        """Replaces the optimizer's `apply`; always call `uninstall` afterwards."""
         attributes = vars(self.optimizer)
         if attributes.get("apply") is not self._replacement:
             found = {"apply": attributes["apply"]} if "apply" in attributes else {}
@@ -180,7 +181,7 @@ class OptimizerStep:
         return vars(self.optimizer).get("apply") is self._replacement
 
     def install_in_loop(self, undo: interrupts.Undo) -> None:
-        """Replaces `apply` until the end, in whatever loop it is called."""
+        """Replaces `apply` until the end, for any loop that calls it."""
         if self._count is None:
             beside = self.optimizer._iterations
             self._count = anywhere.Count(anywhere.new_count(beside))
@@ -191,7 +192,7 @@ class OptimizerStep:
 
     @property
     def applied(self) -> int:
-        """How often a loop that is not `fit` has called this `apply`."""
+        """How often a custom loop has called this `apply`."""
         return 0 if self._count is None else int(number(self._count.variable))
 
     def _apply_in_loop(self, grads, trainable_variables=None):
@@ -211,8 +212,8 @@ class OptimizerStep:
         self._count.raise_by_one()
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        """`Optimizer.apply`, with the parts around it."""
-        # PyTorch updates one weight after the other: of one update, all or none.
+        """Runs `Optimizer.apply` with the parts around it."""
+        # PyTorch updates one weight after the other, so do not interrupt an update.
         eager = interrupts.deferred() if IS_TORCH else contextlib.nullcontext()
         with eager:
             self._apply_with_parts(grads, trainable_variables)
@@ -222,7 +223,7 @@ class OptimizerStep:
             self.optimizer.build(list(trainable_variables))
         with in_step.after_batch(grads):
             self._run_phases(grads, trainable_variables)
-        if IS_TORCH and len(grads) > 0:  # As Keras counts.
+        if IS_TORCH and len(grads) > 0:  # Counts like Keras.
             self.iterations += 1
 
     def _run_phases(self, grads, trainable_variables):
@@ -244,15 +245,15 @@ class OptimizerStep:
         try:
             self._apply(grads, trainable_variables)
         finally:
-            # Not what was found above: the replicas of a TensorFlow strategy come here
-            # one inside the other.
+            # Not the values found above, because the replicas of a TensorFlow strategy
+            # come here one inside the other.
             put_back(attributes, self.overridden, self.originals)
             self.overridden.clear()
         for part, one in zip(self.parts, kept, strict=True):
             part.after(update, one)
 
     def _rate(self, update):
-        """The learning rate, where a part sets or multiplies it."""
+        """Returns the learning rate if a part sets or multiplies it."""
         rate = update.values.get("learning_rate")
         scales = update.factors or any(part.scales for part in self.parts)
         if rate is None and scales:
@@ -270,7 +271,7 @@ class OptimizerStep:
         )
 
     def rate_now(self) -> Any:
-        """The rate of the next update, outside of an update or in a trace."""
+        """Returns the rate of the next update, outside of an update or in a trace."""
         update = Update(self, [], [])
         for part in self.parts:
             part.values(update)
@@ -282,17 +283,17 @@ class OptimizerStep:
             return
         if isinstance(own, keras.Variable):
             in_step.assign(own, update.rate)
-        else:  # It stands in for the optimizer's own schedule.
+        else:  # It replaces the optimizer's own schedule.
             update.put("_learning_rate", update.rate)
 
     def used_values(
         self, iterations: np.ndarray, own_rate: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """The values that updates after so many iterations used, by name.
+        """Returns the values that past updates used, by name.
 
         Args:
             iterations: The iterations before each of the updates.
-            own_rate: The optimizer's own rate at each of them.
+            own_rate: The optimizer's own rate at each update.
         """
         past = PastUpdates(self, iterations)
         for part in self.parts:
@@ -312,7 +313,7 @@ class OptimizerStep:
 
 @contextlib.contextmanager
 def installed(steps: Iterable[OptimizerStep]) -> Iterator[None]:
-    """Within it steps are installed; those that were before stay so."""
+    """Installs steps for a block; steps that were installed before stay so."""
     with contextlib.ExitStack() as stack:
         for step in steps:
             if not step.is_installed:
@@ -322,7 +323,7 @@ def installed(steps: Iterable[OptimizerStep]) -> Iterator[None]:
 
 
 def put_back(attributes: dict, names: Iterable[str], originals: dict) -> None:
-    """Puts an optimizer's own attributes back; removes what its class provides."""
+    """Restores an optimizer's own attributes; removes those that its class provides."""
     for name in names:
         if name in originals:
             attributes[name] = originals[name]

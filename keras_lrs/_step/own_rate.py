@@ -1,4 +1,4 @@
-"""The rate that the user gave an optimizer as a number, and may set while it trains."""
+"""The rate that a user gives an optimizer as a number, and may set during training."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from keras_lrs.schedules.open_ended import Constant
 
 
 class OwnRate(Hyperparameter):
-    """Sets the rate to the user's own, where other parts multiply it.
+    """Sets the rate to the user's own, which other parts multiply.
 
-    The optimizer's variable holds the product, so the user's rate is kept beside it.
+    The optimizer's variable holds the product, so the user's rate is kept separately.
     """
 
     def __init__(self, step: Any):
@@ -21,12 +21,12 @@ class OwnRate(Hyperparameter):
 
     @staticmethod
     def key(*unused: Any) -> Any:
-        """One compiled step serves all rates."""
+        """Returns a constant, because one compiled step serves all rates."""
         return ()
 
     @staticmethod
     def covers(*unused: Any) -> tuple[str, ...]:
-        """Nothing: the step itself sets the rate."""
+        """Returns nothing, because the step itself sets the rate."""
         return ()
 
     def begin(self, rate: float) -> None:
@@ -36,7 +36,7 @@ class OwnRate(Hyperparameter):
         self.schedule = Constant(rate)
 
     def change(self, rate: float, iterations: int) -> None:
-        """Changes it, from the update after so many iterations on."""
+        """Changes the rate, from the update after `iterations` on."""
         self.number.change(rate, iterations)
         self.schedule = Constant(rate)
 

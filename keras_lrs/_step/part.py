@@ -1,4 +1,4 @@
-"""`StepPart`: one thing that happens in every update, and how it is asked for."""
+"""`StepPart`: one thing that happens in every update, and how to request it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,24 +16,25 @@ class StepPart:
 
     The step runs its parts in four phases. Within a phase their order does not matter:
 
-    1. `values`: each part says what it sets or by what it multiplies the rate.
+    1. `values`: each part sets its values, or adds factors of the rate.
     2. `before`: all values are known, and the variables are those before the update.
     3. `update_step`: wraps Keras's own update.
     4. `after`: the variables are those after the update.
 
-    On TensorFlow and JAX the methods run while the step is traced: what they compute is
-    compiled with it. A part lives as long as that step, which several fits may share.
-    It keeps nothing of an update on itself, since the replicas of a TensorFlow strategy
-    are in the step at the same time.
+    On TensorFlow and JAX the methods run while the step is traced, and their
+    computations are compiled with it. A part lives as long as that step, which several
+    fits may share. Do not store anything about an update on the part, because the
+    replicas of a TensorFlow strategy run the step at the same time.
 
     Args:
         step: The step that the part belongs to. It has the `optimizer`, the `model`,
             the `weights` that the optimizer trains, and `accumulated`, the number of
             micro-batches in an update.
-        *compiled: What the compiled step depends on, from `Wanted.compiled`.
+        *compiled: The arguments on which the compiled step depends, from
+            `Wanted.compiled`.
 
     Example:
-        A factor on any learning rate, whatever else drives it.
+        A factor on any learning rate, whatever else drives it:
 
         >>> import keras, numpy as np
         >>> from keras_lrs.callbacks import FitCallback, StepPart, Wanted
@@ -73,32 +74,32 @@ class StepPart:
     scales = False
     """Whether the part multiplies the learning rate (`update.factors`)."""
     finalizes_average = False
-    """Whether the part, and not Keras, finalizes the averages of `use_ema`."""
+    """Whether the part, instead of Keras, finalizes the averages of `use_ema`."""
     follows_step = False
-    """Whether `step_ends` is to be called, which is on JAX only."""
+    """Whether to call `step_ends`, which happens only on JAX."""
 
     def __init__(self, step: Any, *compiled: Any):
         self.step = step
         self.variables: list = []
-        """Variables of the part (`StepVariable`) that the step reads or writes."""
+        """The variables of the part (`StepVariable`) that the step reads or writes."""
 
     # --- Before there is a step ---
 
     @staticmethod
     def check(callback: Any, wanted: "Wanted", beside: list["Wanted"]) -> None:
-        """Raises `ValueError`, when training begins, if the part cannot be had.
+        """Raises `ValueError` when training begins, if the part is not possible.
 
-        `beside` is what else is wanted of the optimizer so far.
+        `beside` holds the other parts requested for the optimizer so far.
         """
 
     @staticmethod
     def bind(run: Any, *compiled: Any) -> tuple:
-        """The arguments with their schedules bound to the run, by `run.bind`."""
+        """Returns the arguments with schedules bound to the run, by `run.bind`."""
         return compiled
 
     @staticmethod
     def key(*compiled: Any) -> Any:
-        """A value that is equal where one compiled step serves both."""
+        """Returns a value that is equal if one compiled step serves both parts."""
         kind = keras.optimizers.schedules.LearningRateSchedule
         return tuple(
             identity(given) if isinstance(given, kind) else given for given in compiled
@@ -106,21 +107,22 @@ class StepPart:
 
     @staticmethod
     def covers(*compiled: Any) -> tuple[str, ...]:
-        """The attributes of the optimizer in whose place the part puts values."""
+        """Returns the attributes of the optimizer that the part replaces."""
         return ()
 
     # --- When a fit begins and ends ---
 
     def begin(self, *unused: Any, **given: Any) -> None:
-        """A fit begins, perhaps with a step that exists: `Wanted.begins` is given."""
+        """Called with `Wanted.begins` when a fit begins, perhaps with an old step."""
 
     def end(self) -> None:
-        """The fit ends."""
+        """Called when the fit ends."""
 
     def rebind(self, last: int, *compiled: Any) -> bool:
         """Takes arguments with other lengths, after a first update with the old ones.
 
-        `last` is the step of that update. Returns whether it would have been the same.
+        `last` is the step of that update. Returns whether the update would have been
+        the same.
         """
         return False
 
@@ -129,45 +131,46 @@ class StepPart:
     def values(self, update: Update | PastUpdates) -> None:
         """Phase 1: sets `update.values[name]`, or appends to `update.factors`.
 
-        It is also called for updates of the past, whose values a logger asks for.
+        It is also called for past updates, when a logger asks for their values.
         """
 
     def used(self, update: PastUpdates) -> dict[str, Any]:
-        """Values of past updates, beside `update.values`, under a logger's names."""
+        """Returns further values of past updates, under a logger's names."""
         return {}
 
     def before(self, update: Update) -> Any:
-        """Phase 2: may `update.put` values; what it returns is handed to `after`."""
+        """Phase 2: may `update.put` values; its result is passed to `after`."""
 
     def update_step(self, update: Update, call: Callable) -> Callable:
-        """Phase 3: returns `call(gradients, variables, rate)`, wrapped or as it is."""
+        """Phase 3: returns `call(gradients, variables, rate)`, wrapped or unchanged."""
         return call
 
     def after(self, update: Update, kept: Any) -> None:
         """Phase 4: acts on the new variables; `kept` is what `before` returned."""
 
     def step_ends(self, before: Any) -> None:
-        """After the whole `train_step` on JAX, where `after` sees no statistics.
+        """Called after the whole `train_step` on JAX, where `after` sees no statistics.
 
-        `before` is how often `apply` had been called before the step. If it was not
-        called, because the loss scale was too large, the count is the same now.
+        `before` is the number of calls of `apply` before the step. If the step did not
+        call it because the loss scale was too large, the number has not changed.
         """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Wanted:
-    """A part that a callback wants in the step of an optimizer.
+    """A callback's request for a part in the step of an optimizer.
 
     Args:
         optimizer: The optimizer, one of `run.optimizers`.
         kind: The class of the part.
-        compiled: The arguments of the part that the compiled step depends on; or a
-            function that returns them, given the optimizer's bound schedules by name.
-        begins: The arguments of `StepPart.begin`, or a function that returns them.
-            They are no part of the compiled step, so that other values need no other
+        compiled: The arguments of the part on which the compiled step depends, or a
+            function from the optimizer's bound schedules, by name, to these arguments.
+        begins: The arguments of `StepPart.begin`, or a function that returns them. The
+            compiled step does not depend on them, so other values need no other
             compilation.
-        slot: What the optimizer has one of: the name of a hyperparameter, or any other
-            value. Two callbacks that want the same slot are refused. None is no slot.
+        slot: The name of a hyperparameter or any other value, of which the optimizer
+            can have only one. If two callbacks request the same slot, an error is
+            raised. None is no slot.
 
     Raises:
         TypeError: If `kind` is not a subclass of `StepPart`.

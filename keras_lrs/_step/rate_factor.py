@@ -11,7 +11,8 @@ from keras_lrs.schedules import numerics
 class RateFactor(StepPart):
     """Multiplies the rate of an optimizer by a number.
 
-    It lowers no rate below `min_rate`; one that is lower by itself it leaves alone.
+    It never lowers a rate below `min_rate`, and leaves a rate alone that is already
+    lower.
     """
 
     scales = True
@@ -27,11 +28,11 @@ class RateFactor(StepPart):
         self.factor.begin(used, now, optimizers.iterations(self.step.optimizer))
 
     def change(self, factor: float, iterations: int) -> None:
-        """Changes the factor, from the update after so many iterations on."""
+        """Changes the factor, from the update after `iterations` iterations on."""
         self.factor.change(factor, iterations)
 
     def values(self, update: Update | PastUpdates) -> None:
-        """Multiplies."""
+        """Multiplies the rate by the factor."""
         factor: Any = update.read(self.factor)
 
         def above_minimum(rate):

@@ -1,4 +1,4 @@
-"""Variables of a model that schedules set before the forward pass of every step."""
+"""Sets variables of a model from schedules before every forward pass."""
 
 import functools
 from collections.abc import Callable
@@ -17,16 +17,16 @@ from keras_lrs.schedules.identity import identity
 
 
 class ScheduledVariable(StepPart):
-    """Lets a schedule set a variable before the forward pass.
+    """Sets a variable from a schedule before the forward pass.
 
-    The phases of an update come after the forward pass, so this part has none of them:
-    `set_variables` acts on it. Every optimizer of the model has an equal one, so that
-    each counts its iterations of this run.
+    The phases of an update come after the forward pass, so this part has none of them,
+    and `set_variables` acts on it. Every optimizer of the model has an equal part, so
+    that each counts its iterations of this run.
 
     Args:
         step: The optimizer's step.
-        variable: The variable, which has no dimensions.
-        schedule: Its schedule, bound.
+        variable: The variable, of shape ().
+        schedule: Its bound schedule.
     """
 
     def __init__(self, step: Any, variable: keras.Variable, schedule: Any):
@@ -52,7 +52,7 @@ class ScheduledVariable(StepPart):
 
     @staticmethod
     def key(variable: keras.Variable, schedule: Any) -> Any:
-        """The same variable with an equal schedule."""
+        """Returns a key that is equal for the same variable with an equal schedule."""
         return id(variable), identity(schedule)
 
     def rebind(self, last: int, variable: keras.Variable, schedule: Any) -> bool:
@@ -62,7 +62,7 @@ class ScheduledVariable(StepPart):
 
 
 def wanted(optimizer: Any, variable: keras.Variable, schedule: Any) -> Wanted:
-    """What a callback returns of each optimizer to let a schedule set a variable."""
+    """Returns the request, for one optimizer, by which a schedule sets a variable."""
     slot = (ScheduledVariable, id(variable))
     return Wanted(optimizer, ScheduledVariable, (variable, schedule), slot=slot)
 
@@ -81,7 +81,7 @@ def check_values(name: str, schedule: Any, num_steps: int, dtype: str) -> None:
 
 
 def of(steps: list[OptimizerStep]) -> list[ScheduledVariable]:
-    """The parts that set variables, of the first of the model's optimizers."""
+    """Returns the parts that set variables, of the model's first optimizer."""
     parts = steps[0].parts if steps else []
     return [part for part in parts if isinstance(part, ScheduledVariable)]
 
@@ -89,7 +89,7 @@ def of(steps: list[OptimizerStep]) -> list[ScheduledVariable]:
 def set_variables(steps: list[OptimizerStep]) -> None:
     """Sets all scheduled variables to their values at the step of this forward pass.
 
-    The step is that of the optimizer that is ahead: others may make fewer updates.
+    The step is that of the optimizer with the most updates.
     """
     parts = of(steps)
     if not parts:
@@ -106,17 +106,17 @@ def values_at(
     last: int,
     read: Callable[[list], list[np.ndarray]],
 ) -> dict[str, np.ndarray]:
-    """The values that forward passes at steps of the schedules saw, by path.
+    """Returns the values that forward passes at steps of the schedules saw, by path.
 
-    The last of them was made at or before the step `last`, and `read` gives what it
-    saw. It came earlier if several updates followed it: then nothing tells which
-    forward passes the updates before belong to, and they are left out.
+    The last forward pass was at or before step `last`, and `read` returns the values
+    that it saw. It was earlier if several updates followed it. Then it is not known to
+    which forward passes the earlier updates belong, and they are left out.
     """
     found = {}
     for part in of(steps):
         held, *_ = read([part.variable])  # All replicas hold the same.
         values = np.asarray(base.evaluate(part.schedule, np.maximum(at, 0)), np.float64)
-        # After `last` if a loss scale has skipped the update that followed.
+        # It was after `last` if a loss scale skipped the update that followed.
         near = base.evaluate(part.schedule, np.maximum([last, last + 1], 0))
         narrow = keras.backend.standardize_dtype(part.variable.dtype).endswith("16")
         if at.tolist() == [last]:

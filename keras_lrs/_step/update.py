@@ -1,4 +1,4 @@
-"""An update while it is computed, and updates of the past."""
+"""An update while it is computed, and past updates."""
 
 import copy
 from typing import Any
@@ -14,27 +14,26 @@ from keras_lrs.schedules import base
 class Update:
     """One call of an optimizer's `apply`, as its parts see it.
 
-    On PyTorch counts and values are Python numbers, else they are tensors.
+    On PyTorch counts and values are Python numbers; on other backends they are tensors.
 
     Attributes:
         optimizer: The optimizer.
         iterations: How often `apply` was called before, micro-batches included.
         step: The step of the schedules: the iterations since their step 0.
         values: The scheduled value of each hyperparameter.
-        groups: The values of groups of variables: of each hyperparameter, by the
-            group's name.
-        factors: By what the learning rate is multiplied; a function gets the rate, and
-            returns another.
-        rate: The learning rate that is used, from phase 2 on; None where it is the
-            optimizer's own affair.
+        groups: The values of groups of variables, by hyperparameter and by the group's
+            name.
+        factors: The factors of the learning rate; a function maps the rate to another.
+        rate: The learning rate that is used, from phase 2 on; None if the optimizer
+            determines it.
         group_rates: The learning rates of groups, by their names, from phase 3 on.
-        overrides: The values that stand in for attributes of the optimizer.
+        overrides: The values that replace attributes of the optimizer.
     """
 
     def __init__(self, step: Any, gradients: Any, variables: Any):
         optimizer = step.optimizer
         self.optimizer = optimizer
-        # PyTorch counts on the host: reading a variable waits for the GPU.
+        # PyTorch counts on the host, because reading a variable waits for the GPU.
         self.iterations = step.iterations if IS_TORCH else in_step.iterations(optimizer)
         self.step = self.iterations - step.start.value
         self.values: dict[str, Any] = {}
@@ -46,29 +45,29 @@ class Update:
         self._gradients, self._variables = gradients, variables
 
     def counting_all(self) -> "Update":
-        """The same update for schedules that count all iterations."""
+        """Returns the same update for schedules that count all iterations."""
         same = copy.copy(self)
         same.step = self.iterations
         return same
 
     def evaluate(self, schedule: Any) -> Any:
-        """The value of a schedule at this step."""
+        """Returns the value of a schedule at this step."""
         return in_step.evaluate(schedule, self.step)
 
     def read(self, number: Any) -> Any:
-        """A number of the host."""
+        """Returns a number of the host."""
         return number.value
 
     def put(self, name: str, value: Any) -> None:
-        """Lets a value stand in for an attribute of the optimizer in this update."""
+        """Replaces an attribute of the optimizer by a value in this update."""
         self.overrides[name] = value
 
     @property
     def gradients(self) -> list[tuple[Any, Any]]:
-        """Pairs of a gradient, free of a loss scale, and its variable.
+        """Pairs of a gradient, without the loss scale, and its variable.
 
-        As Keras's own update gets them: without those that are None or that overwrite
-        their variable.
+        Like Keras's own update, they leave out gradients that are None or that
+        overwrite their variable.
         """
         variables = self._variables
         if variables is None:
@@ -82,9 +81,9 @@ class Update:
 
 
 class PastUpdates:
-    """Updates that have been made, to tell which values they used.
+    """Past updates, from which the values that they used are computed.
 
-    The same `StepPart.values` that the compiled step runs is run on it, in NumPy.
+    The `StepPart.values` of the compiled step runs on them, in NumPy.
     """
 
     def __init__(self, step: Any, iterations: np.ndarray):
@@ -97,36 +96,36 @@ class PastUpdates:
         self.rate: Any = None
 
     def counting_all(self) -> "PastUpdates":
-        """The same updates for schedules that count all iterations."""
+        """Returns the same updates for schedules that count all iterations."""
         same = copy.copy(self)
         same.step = self.iterations
         return same
 
     def evaluate(self, schedule: Any) -> np.ndarray:
-        """The values of a schedule at these steps."""
+        """Returns the values of a schedule at these steps."""
         return np.asarray(base.evaluate(schedule, self.step), dtype=np.float64)
 
     def read(self, number: Any) -> np.ndarray:
-        """What the updates have read of a number of the host."""
+        """Returns the values of a host's number that the updates read."""
         return number.at(self.iterations)
 
 
 def scaled(rate: Any, factors: list) -> Any:
-    """A learning rate with what parts want of it: factors, or functions of the rate."""
+    """Applies factors, or functions of the rate, to a learning rate."""
     for factor in factors:
         rate = factor(rate) if callable(factor) else rate * factor
     return rate
 
 
 class Record:
-    """Which updates have read which value of a number that changes between steps."""
+    """Records which updates read which value of a number that changes between steps."""
 
     def start(self, value: float) -> None:
         """Restarts the record with the value of all updates so far."""
         self._since, self._values = [-1], [value]
 
     def note(self, value: float, iterations: int) -> None:
-        """Notes a change, from the update after so many iterations on."""
+        """Notes a change, from the update after `iterations` on."""
         self._since.append(iterations)
         self._values.append(value)
 
@@ -136,20 +135,20 @@ class Record:
         return self._values[-1]
 
     def at(self, iterations: np.ndarray) -> np.ndarray:
-        """The values that updates after so many iterations have read."""
+        """Returns the values that updates after `iterations` read."""
         index = np.searchsorted(self._since, iterations, side="right") - 1
         return np.take(self._values, index)
 
 
 class RecordedNumber(StepNumber, Record):
-    """A number of the host that remembers which updates read which value."""
+    """A number of the host that records which updates read which value."""
 
     def begin(self, before: float, now: float, iterations: int) -> None:
-        """Starts the record: with the value of earlier updates, and of the next."""
+        """Starts the record with the values of earlier updates and the next one."""
         self.start(before)
         self.change(now, iterations)
 
     def change(self, value: float, iterations: int) -> None:
-        """Changes the number, from the update after so many iterations on."""
+        """Changes the number, from the update after `iterations` on."""
         self.note(value, iterations)
         self.write(value)

@@ -1,4 +1,4 @@
-"""The folder of a training run that can be resumed: its last two checkpoints."""
+"""The folder of a run that can be resumed, with its last two checkpoints."""
 
 import contextlib
 import dataclasses
@@ -16,17 +16,17 @@ _KEPT = 2
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint(Record):
-    """What the manifest says about a checkpoint.
+    """The manifest's entry of a checkpoint.
 
     Args:
         number: The number in the file's name, from 1.
         epoch: The epoch in which the run resumes, from 0.
-        batch: How many batches of this epoch are done.
-        iterations: How many updates (micro-batches) the optimizer had made.
+        batch: The number of batches of this epoch that are done.
+        iterations: The number of updates (micro-batches) of the optimizer.
         sha256: The hash of the file.
     """
 
-    # Files and manifests say "generation", as those of version 0.1.0 do.
+    # Files and manifests still use the word "generation" from version 0.1.0.
     pattern = "generation-*.npz"
     digits = 8
 
@@ -41,7 +41,7 @@ STATE = {
     *("backend", "epoch", "batch", "steps", "stopped", "starts", "products", "shapes"),
     *("values", "buffers", "metrics", "logs", "callbacks", "random", "random_at_epoch"),
 }
-"""What the state of a run holds, since version 0.1.0; later ones hold more."""
+"""The keys of a run's state since version 0.1.0; later versions have more."""
 
 
 class Checkpoints(Folder[Checkpoint]):
@@ -53,18 +53,18 @@ class Checkpoints(Folder[Checkpoint]):
     optional = ("first_batches",)
 
     def save(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
-        """Writes a checkpoint, and drops all but the one before it.
+        """Writes a checkpoint, and keeps only the one before it.
 
         Args:
-            checkpoint: Its number and hash are filled in.
+            checkpoint: The checkpoint, whose number and hash are filled in.
             state: As for `tree.written`.
         """
         self.add(checkpoint, tree.written(state), _KEPT)
 
     def newest(self) -> tuple[Checkpoint, dict[str, Any]] | None:
-        """Returns the newest undamaged checkpoint and its state; None without any.
+        """Returns the newest undamaged checkpoint and its state; None if there is none.
 
-        Warns if it is not the last one that was written.
+        It warns if this is not the last checkpoint that was written.
 
         Raises:
             ValueError: If there are checkpoints and all are damaged.
@@ -78,7 +78,7 @@ class Checkpoints(Folder[Checkpoint]):
                 continue
             if errors:
                 warnings.warn(
-                    f"{errors[0]} Training resumes from the checkpoint before it.",
+                    f"{errors[0]} Training resumes from the previous checkpoint.",
                     stacklevel=4,
                 )
             return checkpoint, state
@@ -108,16 +108,17 @@ def of_fit(
 ) -> tuple[Checkpoints, Newest]:
     """Finds the checkpoints of a fit, and the newest of them.
 
-    A program may call `fit` several times with one folder. Killed in a later one and
-    run again, it comes to an earlier one first, which must neither take up nor replace
-    the checkpoints of the later: it has a folder of its own in this one.
+    A program may call `fit` several times with one folder. If it was killed in a later
+    `fit` and runs again, it first comes to an earlier one. The earlier `fit` must
+    neither use nor replace the checkpoints of the later one, so it gets a folder of its
+    own within this folder.
 
     Args:
         directory: The folder.
         updates: The optimizer's iterations when the fit begins.
         writes: Whether to lock the folder.
-        fit: The fit; None if no more is known of it.
-        of_any: Whether to take up the checkpoints of whichever fit.
+        fit: The fit; None if nothing else is known of it.
+        of_any: Whether to use the checkpoints of any fit.
     """
     fit = fit or Fit(updates)
     found, newest = _opened(directory, writes)
@@ -141,12 +142,14 @@ def of_fit(
 
 
 def _tell(directory, began, updates):
-    """Warns that checkpoints are of a fit that this process has not seen."""
+    """Warns that checkpoints belong to a fit that this process has not seen."""
     warnings.warn(
-        f"The checkpoints in `{directory}` are of a fit that began after {began} "
-        f"updates. They are kept for it, and not taken up by this one, which begins "
-        f"after {updates}."
-        + ("" if began > updates else " `accept='fit'` takes them up nevertheless."),
+        f"The checkpoints in `{directory}` are from a `fit` that began after {began} "
+        f"updates. They are kept for it, and this `fit`, which begins after {updates}, "
+        "does not use them."
+        + (
+            "" if began > updates else " With `accept='fit'` it would resume from them."
+        ),
         stacklevel=5,
     )
 
@@ -168,6 +171,6 @@ def _opened(directory, writes):
 
 
 def inner(directory: Any) -> list[Any]:
-    """Finds the folders of earlier fits in one."""
+    """Finds the folders of earlier fits within a folder."""
     paths = sorted(directory.glob("fit-from-*"))
     return [path for path in paths if path.name.rpartition("-")[2].isdigit()]

@@ -1,4 +1,4 @@
-"""Writes files that are there whole or not at all, and checks them when reading."""
+"""Writes files completely or not at all, and checks them when reading."""
 
 import concurrent.futures
 import contextlib
@@ -18,24 +18,23 @@ def write_atomically(
     content: Any,
     trailer: Callable[[str], bytes] | None = None,
 ) -> str:
-    """Writes a file so that a crash leaves either the old one or the new one.
+    """Writes a file so that a crash leaves either the old or the new version.
 
     Args:
-        path: The file, here or in a storage of objects; missing folders are created.
-        content: Bytes.
-        trailer: A function of the sha256 of the content, which returns bytes that are
-            written behind it.
+        path: The file, local or in an object store; missing folders are created.
+        content: The bytes to write.
+        trailer: A function from the sha256 of the content to bytes that are appended.
 
     Returns:
         The sha256 of the file.
 
     Raises:
-        OSError: If the file cannot be written; the old one is still there.
+        OSError: If the file cannot be written; the old version is kept.
     """
     if isinstance(path, RemotePath):
         return _put(path, content, trailer)
     path = pathlib.Path(path)
-    # Not from `tempfile`, whose files only their owner can read: the umask decides.
+    # Not from `tempfile`, whose files ignore the umask: only their owner can read them.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with naming(path):
         try:
@@ -43,7 +42,7 @@ def write_atomically(
             digest = _written(temporary, content, trailer)
             os.replace(temporary, path)
         except BaseException:
-            # A disk that failed to write may fail to remove, too.
+            # A disk that failed to write may also fail to remove.
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
@@ -52,7 +51,7 @@ def write_atomically(
 
 
 def check_writable(path: Path, make_folders: bool = True) -> None:
-    """Raises `OSError` if a file cannot be written; makes the folders that it needs."""
+    """Raises `OSError` if a file cannot be written; creates its folders."""
     if isinstance(path, RemotePath):
         path.check_writable()
         return
@@ -63,7 +62,8 @@ def check_writable(path: Path, make_folders: bool = True) -> None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        # By trying: permissions say nothing of what a disk or `/proc` takes.
+        # Test by writing, because permissions do not tell what a disk or `/proc`
+        # accepts.
         probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         with open(probe, "xb"):
             pass
@@ -72,7 +72,7 @@ def check_writable(path: Path, make_folders: bool = True) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An `OSError` within names the path, and not a temporary file or none."""
+    """Makes an `OSError` within the block name the path, not a temporary file."""
     try:
         yield
     except OSError as error:
@@ -96,7 +96,7 @@ def _written(path, content, trailer):
 
 
 def _put(path, content, trailer):
-    """Writes an object, which replaces the one of this name when all of it is there."""
+    """Writes an object, which replaces its old version once it is complete."""
     content = bytes(content)
     digest = hashlib.sha256(content)
     if trailer is not None:
@@ -118,7 +118,7 @@ def read(path: Path, sha256: str) -> bytes:
 
     Raises:
         ValueError: If the file is missing or altered.
-        OSError: If the storage that it is in cannot be reached.
+        OSError: If its storage cannot be reached.
     """
     try:
         written = bytes_of(path)
@@ -134,12 +134,12 @@ def read(path: Path, sha256: str) -> bytes:
 
 
 def bytes_of(path: Path) -> bytes:
-    """Returns what is in a file.
+    """Returns the content of a file.
 
     Raises:
-        FileNotFoundError: If it is not there.
+        FileNotFoundError: If it does not exist.
         ValueError: If it cannot be read.
-        OSError: If the storage that it is in cannot be reached: it may be whole.
+        OSError: If its storage cannot be reached, so that it may be undamaged.
     """
     try:
         return path.read_bytes()
@@ -150,12 +150,12 @@ def bytes_of(path: Path) -> bytes:
 
 
 def size(path: Path) -> int:
-    """Returns how many bytes are in a file."""
+    """Returns the size of a file in bytes."""
     return path.size() if isinstance(path, RemotePath) else path.stat().st_size
 
 
 def remove(paths: Sequence[Path]) -> None:
-    """Removes files of one folder, as far as they exist, and syncs the folder."""
+    """Removes those files of one folder that exist, and syncs the folder."""
     for path in paths:
         path.unlink(missing_ok=True)
     if paths:
@@ -170,7 +170,7 @@ def temporaries(folder: Path, pattern: str) -> list[Path]:
 def _sync_folder(folder):
     if isinstance(folder, RemotePath):
         return
-    # On POSIX a new name is on the disk once its folder is; Windows needs no such call.
+    # On POSIX, syncing the folder puts a new name on disk; Windows does not need this.
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

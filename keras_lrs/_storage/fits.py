@@ -1,8 +1,8 @@
-"""Which `fit` of a program a checkpoint belongs to.
+"""Finds the `fit` of a program to which a checkpoint belongs.
 
-A program may call `fit` several times with one folder. Run again after it was killed in
-a later one, it comes to the earlier ones first. Each begins with weights of its own;
-or, where these are drawn again every time, after as many others as before.
+A program may call `fit` several times with one folder. If it was killed in a later
+`fit` and runs again, it first comes to the earlier ones. A `fit` is identified by its
+initial weights or, if these are random, by the number of fits before it.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import pathlib
 import weakref
 from typing import Any
 
-_MOST = 64  # Fits that are remembered of a folder; more are only counted.
+_MOST = 64  # Fits that are remembered per folder; others are only counted.
 _MOST_FOLDERS = 256
 
 
@@ -20,12 +20,14 @@ class Fit:
 
     Args:
         updates: The optimizer's iterations when it begins.
-        initial: The hash of the weights that it begins with; None if it is not known.
-        before: Those of the fits with this folder that this process has completed.
-        count: How many these are.
-        sample: What distinguishes its arrays from others; None if it is not known.
-        completed: The initial hashes of those that trained the same model.
-        nth: How many of them trained the same model.
+        initial: The hash of its initial weights; None if it is not known.
+        before: The initial hashes of the fits with this folder that this process has
+            completed.
+        count: The number of these fits.
+        sample: A sample that distinguishes its arrays from others; None if it is not
+            known.
+        completed: The initial hashes of completed fits of the same model.
+        nth: How many of these fits trained the same model.
         broken: The initial hash of a fit of the same model that was interrupted here.
     """
 
@@ -39,7 +41,7 @@ class Fit:
     broken: str | None = None
 
     def state(self) -> dict[str, Any]:
-        """What its checkpoints say of it."""
+        """Returns the part of a checkpoint that identifies the fit."""
         return {
             "began": self.updates,
             "initial": self.initial,
@@ -50,7 +52,7 @@ class Fit:
         }
 
     def continued(self, state: dict[str, Any]) -> "Fit":
-        """The fit that wrote a state, which this one continues; itself if it is new."""
+        """Returns the fit that wrote a state, which this one continues, or itself."""
         known: dict[str, Any] = {
             k: state[k] for k in ("initial", "count", "nth") if k in state
         }
@@ -60,14 +62,14 @@ class Fit:
         return dataclasses.replace(self, updates=updates, **known)
 
     def wrote(self, state: dict[str, Any]) -> bool:
-        """Whether a state is of this fit, called perhaps in another process."""
+        """Whether this fit wrote a state, perhaps in another process."""
         is_earlier = state.get("began", 0) > self.updates
         if self.initial is None or state.get("initial") is None:
             return not is_earlier
         if state["initial"] in (self.initial, self.broken):
             return True
         if state["initial"] in self.completed and self.sample is not None:
-            # The same call once more, unless it is on other data.
+            # It is the same call once more, unless its data differs.
             return state.get("sample") == self.sample
         if self.initial in state["before"] or is_earlier:
             return False
@@ -75,13 +77,13 @@ class Fit:
 
 
 class _Folder:
-    """What this process has done with a folder."""
+    """The fits of this process that used a folder."""
 
     def __init__(self) -> None:
         self.count = 0
         self.completed: tuple[str | None, ...] = ()
-        # By the models: what the fits that were completed began with, and the one
-        # that was not.
+        # For each model, the initial hashes of completed fits, and of the interrupted
+        # one.
         self.models: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -91,7 +93,7 @@ _FOLDERS: dict[str, _Folder] = {}
 def _folder(directory):
     local = isinstance(directory, pathlib.Path)
     name = str(directory.absolute() if local else directory)
-    # The one that was used last comes last.
+    # The most recently used folder comes last.
     _FOLDERS[name] = _FOLDERS.pop(name) if name in _FOLDERS else _Folder()
     if len(_FOLDERS) > _MOST_FOLDERS:
         del _FOLDERS[next(iter(_FOLDERS))]
@@ -106,7 +108,8 @@ def begins(directory: Any, model: Any, updates: int, initial: str, sample: Any) 
         model: The model.
         updates: The optimizer's iterations.
         initial: The hash of the model's weights and data.
-        sample: What tells its arrays from others; None if it is not known.
+        sample: A sample that distinguishes its arrays from others; None if it is not
+            known.
     """
     folder = _folder(directory)
     done, broken = folder.models.get(model, ((), None))
@@ -123,9 +126,9 @@ def begins(directory: Any, model: Any, updates: int, initial: str, sample: Any) 
 
 
 def breaks_off(directory: Any, model: Any, fit: Fit) -> None:
-    """Notes what a fit of a model began with, unless it is completed.
+    """Notes the initial hash of a fit in case it does not complete.
 
-    A later one of this model continues it.
+    A later fit of this model then continues it.
     """
     folder = _folder(directory)
     done, _ = folder.models.get(model, ((), None))
@@ -133,7 +136,7 @@ def breaks_off(directory: Any, model: Any, fit: Fit) -> None:
 
 
 def completed(directory: Any, model: Any, fit: Fit) -> None:
-    """Notes that a fit of a model is over."""
+    """Notes that a fit of a model is complete."""
     folder = _folder(directory)
     done, _ = folder.models.get(model, ((), None))
     folder.models[model] = ((*done, fit.initial)[-_MOST:], None)

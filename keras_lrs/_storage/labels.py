@@ -1,7 +1,7 @@
-"""Labels at the ends of files, which say what the files are without a manifest.
+"""Labels at the ends of files, which describe the files without a manifest.
 
-A label follows the content, behind which readers of `.npz` and HDF5 ignore what there
-is: JSON, then its length in eight digits, then a word that marks it.
+A label follows the content. Readers of `.npz` and HDF5 ignore anything behind their
+content. A label consists of JSON, its length in eight digits, and a word that marks it.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ _DIGITS = 8
 
 
 def made(label: dict[str, Any], sha256: str) -> bytes:
-    """Returns the bytes of a label that goes behind a content of this hash."""
+    """Returns the bytes of a label for a content with this hash."""
     text = json.dumps({**label, "sha256": sha256}).encode()
     return text + f"{len(text):0{_DIGITS}d}".encode() + _MARK
 
@@ -32,16 +32,16 @@ def read(content: bytes) -> dict[str, Any]:
     """Returns the label of a file.
 
     Raises:
-        ValueError: If it has none, or is not what the label says.
+        ValueError: If there is no label, or the content does not match it.
     """
     content, text = parted(content)
     if text is None:
-        raise ValueError("it has no label: it is cut off, or of version 0.1.0")
+        raise ValueError("it has no label: it is truncated, or from version 0.1.0")
     try:
         label = json.loads(text)
         sha256 = label.pop("sha256")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError("its label is damaged") from error
     if sha256 != hashlib.sha256(content).hexdigest():
-        raise ValueError("it is damaged: its sha256 is not the one in its label")
+        raise ValueError("it is damaged: its sha256 does not match its label")
     return label

@@ -1,12 +1,13 @@
-"""Leases that keep a second writer out of a folder in a storage of objects.
+"""Leases that keep a second writer out of a folder in an object store.
 
-No system releases a lock there when a process dies. So a process that writes to the
-folder keeps an object in it, and renews that while it lives; one that finds it waits
-for as long as a lease lasts to see whether it is renewed. No clocks are compared, which
-may differ between machines.
+An object store does not release a lock when a process dies. So a process that writes to
+the folder keeps an object in it, and renews this object while it lives. A process that
+finds such an object waits for the term of a lease to see whether it is renewed. Clocks
+are never compared, because they may differ between machines.
 
-The names of these objects end in numbers. To take over an abandoned lease is to create
-the one with the next number, and of several who try the storage lets one succeed.
+The names of these objects end in numbers. A process takes over an abandoned lease by
+creating the object with the next number, and if several try, the store lets only one
+succeed.
 """
 
 import contextlib
@@ -24,25 +25,25 @@ from keras_lrs._storage.remote import Path, RemotePath
 TERM = 60.0
 """Seconds that a lease lasts when it is not renewed."""
 RENEWAL = 15.0
-"""Seconds after which its holder renews it."""
+"""Seconds after which the holder renews a lease."""
 POLL = 1.0
-"""Seconds between looks at the lease of someone else."""
+"""Seconds between checks of another process's lease."""
 
 
 def lock(path: Path) -> Lock:
-    """The lock of a folder, here or in a storage of objects.
+    """Returns the lock of a folder, local or in an object store.
 
     Args:
-        path: Of the lock's file, which is in the folder.
+        path: The path of the lock's file, which is in the folder.
     """
     return Lease(path) if isinstance(path, RemotePath) else Lock(path)
 
 
 class Lease(Lock):
-    """A lock in a storage of objects.
+    """A lock in an object store.
 
-    Whatever writes to the folder calls `acquire` first, which also finds out that
-    another run has taken over: one that was suspended for longer than a lease lasts
+    Call `acquire` before every write to the folder. It also detects that another run
+    has taken over, because a run that was suspended for longer than the term of a lease
     must not continue to write.
     """
 
@@ -57,14 +58,14 @@ class Lease(Lock):
             path.put(_written(who), new=True)
         except FileExistsError:
             created = _read(path) or b""
-            # It may be ours: an answer was lost, and the storage was asked again.
+            # It may be ours, if a reply was lost and the request was repeated.
             if _token(created) != self._token:
                 raise locks.refusal(self.path, created) from None
         stop, renewed = threading.Event(), threading.RLock()
         taken = weakref.finalize(self, _let_go, path, stop, renewed)
         try:
-            # What seemed abandoned may be renewed after all, or be given back and be
-            # followed by that of another run.
+            # A lease that seemed abandoned may have been renewed after all, or have
+            # been released and followed by another run's lease.
             others = {key: it for key, it in self._leases().items() if key != path}
             self._refuse_renewed(abandoned, others)
             for other in others:
@@ -85,15 +86,15 @@ class Lease(Lock):
             self._is_lost = True
             raise ValueError(
                 f"`{self.path.parent}` has been taken over by {locks.holder(written)}, "
-                f"since this run had not renewed its lease for {TERM:g} seconds. This "
-                "run ends, so that only one writes there."
+                f"because this run had not renewed its lease for {TERM:g} seconds. "
+                "This run ends, so that only one writes there."
             )
 
     def _leave(self, *held):
-        """Does nothing: a fork has no thread that renews."""
+        """Does nothing, because a fork has no thread that renews the lease."""
 
     def _abandoned(self):
-        """Returns leases that nobody has renewed while they last, if there are any.
+        """Returns the leases that nobody has renewed within their term, if any.
 
         Raises:
             ValueError: If one is renewed.
@@ -102,8 +103,9 @@ class Lease(Lock):
         if first:
             was = locks.holder([*first.values()][-1])
             warnings.warn(
-                f"`{self.path.parent}` is in use by {was}, or was so when that ended. "
-                f"This run waits for up to {TERM:g} seconds to see which.",
+                f"`{self.path.parent}` is in use by {was}, or that process ended "
+                f"without releasing it. This run waits for up to {TERM:g} seconds to "
+                "find out.",
                 stacklevel=6,
             )
         end = time.monotonic() + TERM
@@ -119,7 +121,7 @@ class Lease(Lock):
                 raise locks.refusal(self.path, written)
 
     def _leases(self):
-        """What is written in all leases, by their paths; the newest is the last."""
+        """Returns the contents of all leases by their paths; the newest is the last."""
         found = self.path.parent.glob(f"{self.path.name}-*")
         read = {path: _read(path) for path in sorted(found, key=_number)}
         return {path: written for path, written in read.items() if written is not None}
@@ -135,7 +137,7 @@ def _written(who):
 
 
 def _read(path):
-    """What is written in a lease; None if it has been given back by now."""
+    """Returns the content of a lease; None if it has been released."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -143,7 +145,7 @@ def _read(path):
 
 
 def _token(written):
-    """What tells a lease from all others; None if it is damaged."""
+    """Returns the unique token of a lease; None if it is damaged."""
     try:
         return json.loads(written).get("token")
     except (ValueError, AttributeError, RecursionError):
@@ -151,11 +153,11 @@ def _token(written):
 
 
 def _renew(path, who, stop, renewed):
-    """Runs in a thread, as long as the lease is held."""
+    """Renews the lease in a thread, as long as it is held."""
     renewals = 0
     while not stop.wait(RENEWAL):
         renewals += 1
-        # Where the storage cannot be reached, the next renewal is soon enough.
+        # If the store cannot be reached, the next renewal is soon enough.
         with contextlib.suppress(OSError), renewed:
             if path.exists() and not stop.is_set():
                 path.put(_written({**who, "renewals": renewals}))

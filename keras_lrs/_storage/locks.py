@@ -15,20 +15,21 @@ from keras_lrs._storage.remote import Path
 
 try:
     import fcntl
-except ImportError:  # Windows has none; there, nothing keeps a second writer out.
+except ImportError:  # On Windows nothing keeps a second writer out.
     fcntl = None  # type: ignore[assignment]
 
 _HELD: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
 
 class Lock:
-    """A lock on a folder, which the system releases when the process ends, however.
+    """A lock on a folder, which the system releases however the process ends.
 
-    It is `flock` on a file in the folder, which says who holds it. Processes that this
-    one forks do not hold it.
+    It uses `flock` on a file in the folder, which says who holds it. Processes that
+    this process forks do not hold it.
 
-    An interrupted run may be kept alive by its traceback, with its lock. So another
-    run takes over what a run in the same thread holds: two cannot be under way there.
+    A traceback may keep an interrupted run alive, together with its lock. So a run
+    takes over the locks of other runs in the same thread, because only one run can be
+    active there.
 
     Args:
         path: The file, in the folder that is locked.
@@ -50,7 +51,7 @@ class Lock:
         if self._is_lost:
             raise ValueError(
                 f"`{self.path.parent}` has been taken over by a later run in this "
-                "process. Give each run a directory of its own."
+                "process. Give each run its own directory."
             )
         if self._release is not None:
             self._check()
@@ -61,14 +62,14 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Lets others write; does nothing if the lock is not held."""
+        """Releases the lock; does nothing if it is not held."""
         _HELD.discard(self)
         release, self._release = self._release, None
         if release is not None:
             release()
 
     def _taken(self) -> Any:
-        """Takes the lock; returns the finalizer that gives it back."""
+        """Takes the lock; returns the finalizer that releases it."""
         with files.naming(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         if fcntl is None:
@@ -90,7 +91,7 @@ class Lock:
                 other._is_lost = True
 
     def _forget(self):
-        """In a process that was forked: the lock is its parent's."""
+        """Forgets the lock in a forked process, because it belongs to the parent."""
         finalizer, self._release = self._release, None
         detached = finalizer.detach() if finalizer is not None else None
         if detached is not None:
@@ -111,7 +112,7 @@ if fcntl is not None:
 
 
 def _locked(path):
-    """Returns a handle of the file, which is locked and still has this name."""
+    """Returns a handle of the file, locked and still under this name."""
     while True:
         with files.naming(path.parent):
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -130,7 +131,7 @@ def _locked(path):
 
 
 def _flock(handle, path):
-    """Locks a file; returns False where the filesystem has no locks."""
+    """Locks a file; returns False if the filesystem has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -138,7 +139,7 @@ def _flock(handle, path):
     except OSError as error:
         warnings.warn(
             f"The filesystem of `{path.parent}` cannot lock files ({error.strerror}), "
-            "so nothing keeps a second run from writing there, too.",
+            "so nothing prevents a second run from writing there at the same time.",
             stacklevel=2,
         )
         return False
@@ -166,20 +167,20 @@ def signature() -> dict[str, Any]:
 
 
 def holder(written: bytes) -> str:
-    """Says who holds a lock, by what is written in it."""
+    """Names the holder of a lock, from its content."""
     try:
         who = json.loads(written)
         return f"process {who['pid']} on {who['host']} (since {who['since']})"
     except (ValueError, KeyError, TypeError, RecursionError):
-        return "another process"  # Which has not yet written who it is.
+        return "another process"  # It has not written its signature yet.
 
 
 def refusal(path: Any, written: bytes) -> ValueError:
-    """The error of who asks for a lock that another one holds."""
+    """Makes the error for a lock that another process holds."""
     return ValueError(
         "Argument `directory` must be written by one run at a time. Received: "
-        f"directory={str(path.parent)!r}, which {holder(written)} is writing. Give "
-        "each run a directory of its own, or end the other one."
+        f"directory={str(path.parent)!r}, to which {holder(written)} is writing. Give "
+        "each run its own directory, or end the other run."
     )
 
 
@@ -192,7 +193,8 @@ def _written(handle):
 
 def _let_go(path, handle):
     try:
-        # First, because another may hold the lock from the moment it is free.
+        # Remove the file first, because another process may take the lock once it is
+        # free.
         with contextlib.suppress(OSError):
             os.unlink(path)
     finally:

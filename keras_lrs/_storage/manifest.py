@@ -1,11 +1,11 @@
 """A folder of files and the manifest that lists them.
 
-A file is written first, and the manifest that lists it is replaced afterwards, as a
-whole. So at every moment the manifest lists files that are there and complete. It holds
-the hash of each file, and its own.
+A file is written first, and then the manifest that lists it is replaced as a whole. So
+the manifest always lists files that exist and are complete. It holds the hash of each
+file, and its own.
 
-Each file also carries its entry in a label, and the hash of its content. From these a
-manifest that was lost is rebuilt.
+Each file also carries a label with its entry and the hash of its content. A lost
+manifest is rebuilt from these labels.
 """
 
 import dataclasses
@@ -25,29 +25,29 @@ from keras_lrs._storage.remote import Path, RemotePath
 FORMAT = 1
 NAME = "manifest.json"
 MEMBERS, GENERATIONS = KINDS = "members", "generations"
-"""What our callbacks list. They may share a folder: only one has `NAME`."""
+"""The lists of our callbacks. They may share a folder, and only one has `NAME`."""
 
 
 class DamagedError(ValueError):
-    """A manifest is not what was written."""
+    """Raised if a manifest has been altered."""
 
     def __init__(self, path: Path):
         super().__init__(
-            f"`{path}` is damaged: its sha256 is not the one in it. Remove it, and it "
-            "is rebuilt from the files that it lists."
+            f"`{path}` is damaged: its sha256 does not match. Remove it, and it is "
+            "rebuilt from the files that it lists."
         )
         self.path = path
 
 
 class Record:
-    """What a manifest says about a file. Subclasses are frozen dataclasses.
+    """A manifest's entry of a file. Subclasses are frozen dataclasses.
 
     Args:
         number: The number in the file's name, from 1.
         sha256: The hash of the file.
     """
 
-    pattern: ClassVar[str]  # Of the names of the files; the asterisk is the number,
+    pattern: ClassVar[str]  # Of the file names; the asterisk is the number,
     digits: ClassVar[int]  # padded with zeros to so many digits.
 
     number: int
@@ -65,14 +65,14 @@ R = TypeVar("R", bound=Record)
 class Folder(Generic[R]):
     """The files that the manifest of a folder lists, the oldest first.
 
-    Whatever writes takes the lock of the folder first, and keeps it until `close`.
+    Methods that write first lock the folder, and keep the lock until `close`.
 
     Args:
-        directory: The folder, here or in a storage of objects; it need not exist.
+        directory: The folder, local or in an object store; it need not exist.
 
     Raises:
-        ValueError: If the manifest is damaged, or was written by a later version; or if
-            it is missing, and cannot be rebuilt from the files.
+        ValueError: If the manifest is damaged or was written by a later version, or if
+            it is missing and cannot be rebuilt from the files.
     """
 
     record: type[R]
@@ -80,7 +80,7 @@ class Folder(Generic[R]):
     newest_first = False  # The order of the records in the manifest.
     noted: tuple[str, ...] = ()  # Further keys of the manifest.
     LOCK: str  # The name of the file that is locked.
-    optional: tuple[str, ...] = ()  # Those that it may lack, and that labels do lack.
+    optional: tuple[str, ...] = ()  # Keys that it may lack, and labels always lack.
 
     def __init_subclass__(cls, **keywords: Any):
         super().__init_subclass__(**keywords)
@@ -100,7 +100,7 @@ class Folder(Generic[R]):
 
     @property
     def manifest(self) -> Path:
-        """The path of the manifest: another callback's may have the usual name."""
+        """The path of the manifest; another callback's may have the usual name."""
         own = self.directory / f"manifest-{self.listed_as}.json"
         shared = self.directory / NAME
         if not own.exists() and shared.exists():
@@ -111,7 +111,7 @@ class Folder(Generic[R]):
         return own if own.exists() or shared.exists() else shared
 
     def _load(self):
-        """Reads what is in the folder."""
+        """Reads the manifest of the folder."""
         manifest = self.manifest
         if not manifest.exists():
             self._rebuild(manifest)
@@ -119,8 +119,8 @@ class Folder(Generic[R]):
         content = read(manifest)
         if not {self.listed_as, *self.noted} <= content.keys():
             raise ValueError(
-                f"`{manifest}` lists no {self.listed_as}: it is the manifest "
-                "of another callback. Give each a directory of its own."
+                f"`{manifest}` lists no {self.listed_as}: it is the manifest of "
+                "another callback. Give each its own directory."
             )
         if not isinstance(content[self.listed_as], list):
             raise ValueError(f"`{manifest}` has {self.listed_as} of another kind.")
@@ -130,7 +130,7 @@ class Folder(Generic[R]):
         self.records.sort(key=lambda record: record.number)
 
     def _rebuild(self, manifest):
-        """Lists what is in the files, when there is no manifest."""
+        """Rebuilds the list from the labels of the files when there is no manifest."""
         found = []
         for path in self._files():
             try:
@@ -153,7 +153,7 @@ class Folder(Generic[R]):
             )
 
     def _labelled(self, path):
-        """The record and the notes that are in the label of a file."""
+        """Returns the record and the notes in the label of a file."""
         written = path.read_bytes()
         label = labels.read(written)
         digest = hashlib.sha256(written).hexdigest()
@@ -166,10 +166,10 @@ class Folder(Generic[R]):
             raise ValueError(f"its label is of another kind: {error!r}") from error
 
     def relist(self) -> None:
-        """Lists all files that are whole, and writes the manifest.
+        """Lists all undamaged files, and writes the manifest.
 
-        A file that the manifest lists keeps its entry, which may know more than the
-        label: the metrics of a whole epoch.
+        A file that the manifest lists keeps its entry, which may hold more than the
+        label, such as the metrics of a whole epoch.
 
         Raises:
             ValueError: If a file is damaged.
@@ -198,38 +198,38 @@ class Folder(Generic[R]):
             self.write()
 
     def lock(self) -> None:
-        """Keeps others from writing to the folder; reads again what is in it.
+        """Keeps others from writing to the folder, and reads its manifest again.
 
         Raises:
             ValueError: If another process is writing to it.
-            OSError: If nothing can be written to it.
+            OSError: If it is not writable.
         """
         if self._lock.acquire():
             self._load()
 
     def close(self) -> None:
-        """Lets others write to the folder."""
+        """Unlocks the folder."""
         self._lock.release()
 
     def path(self, record: R) -> Path:
-        """The path of a record's file."""
+        """Returns the path of a record's file."""
         return self.directory / record.file
 
     def add(self, record: Any, content: Any, keep_last: int | None = None) -> None:
         """Writes a file, then the manifest that lists it, then removes dropped files.
 
         Args:
-            record: The record; its number and hash are filled in.
+            record: The record, whose number and hash are filled in.
             content: The bytes of the file.
             keep_last: How many of the last files to keep; None keeps all.
         """
         self.lock()
         if not self.manifest.exists():
-            self.write()  # So that a missing manifest is one that was lost.
+            self.write()  # So a missing manifest always means a lost one.
         number = self.records[-1].number + 1 if self.records else self._first
         record = dataclasses.replace(record, number=number)
         entry = {k: v for k, v in self._item(record).items() if k != "sha256"}
-        # Nothing of the time: a run that is repeated writes the same bytes.
+        # Without the time, so that a repeated run writes the same bytes.
         label = {"format": FORMAT, **self.notes, "entry": entry}
         digest = files.write_atomically(
             self.path(record), content, lambda sha256: labels.made(label, sha256)
@@ -265,12 +265,12 @@ class Folder(Generic[R]):
         files.remove(left)
 
     def unlisted(self) -> list[Path]:
-        """The files that the manifest does not list."""
+        """Returns the files that the manifest does not list."""
         kept = list(map(self.path, self.records))
         return [path for path in self._files() if path not in kept]
 
     def _files(self):
-        """The files in the folder whose names are those of records, in order."""
+        """Returns the files in the folder that have names of records, in order."""
         before, after = self.record.pattern.split("*")
         return [
             path
@@ -281,8 +281,8 @@ class Folder(Generic[R]):
     def remove(self) -> None:
         """Removes all files.
 
-        The manifest, which then lists none, goes last: it would be rebuilt from files
-        that are left where this is interrupted.
+        The manifest, which then lists no files, is removed last. Otherwise, after an
+        interruption, it would be rebuilt from the files that are left.
         """
         self.lock()
         self.records = []
@@ -292,11 +292,11 @@ class Folder(Generic[R]):
             files.remove([self.manifest])
 
     def _item(self, record: Any) -> dict[str, Any]:
-        """The entry of a record in the manifest."""
+        """Returns the entry of a record in the manifest."""
         return dataclasses.asdict(record)
 
     def _record(self, path, item):
-        """The record of an entry in the manifest, or in the label of a file."""
+        """Returns the record of an entry in the manifest or in the label of a file."""
         try:
             record = self.record(**{k: v for k, v in item.items() if k != "file"})
             # JSON may hold a value of any type anywhere.
@@ -304,14 +304,14 @@ class Folder(Generic[R]):
                 type(getattr(record, field.name)) in _TYPES.get(field.type, (dict,))
                 for field in dataclasses.fields(self.record)  # type: ignore[arg-type]
             )
-        except (TypeError, AttributeError):  # It has other fields, or is no entry.
+        except (TypeError, AttributeError):  # It has other fields, or is not an entry.
             valid = False
         if not valid or record.number < 1:
             raise ValueError(f"`{path}` has an entry of another kind: {item}")
         return record
 
 
-# Of the values of fields of a type in JSON; what is not listed is a dictionary.
+# The types in JSON of fields with these types; all others are dictionaries.
 _TYPES: dict[Any, tuple] = {
     int: (int,),
     bool: (bool,),
@@ -321,7 +321,7 @@ _TYPES: dict[Any, tuple] = {
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON that holds its own hash; a crash leaves the old file or the new."""
+    """Writes JSON with its own hash; a crash leaves the old or the new file."""
     content = {**content, "sha256": _digest(content)}
     files.write_atomically(path, _serialized(content))
 
@@ -341,7 +341,7 @@ def read(path: Path) -> dict[str, Any]:
         content = json.loads(written)
         digest = content.pop("sha256")
         whole = digest == _digest(content)
-        # Other bytes may mean the same JSON.
+        # Different bytes may be the same JSON.
         whole &= _serialized({**content, "sha256": digest}) == written
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         whole = False
@@ -353,7 +353,7 @@ def read(path: Path) -> dict[str, Any]:
         raise DamagedError(path)
     if content.get("format") != FORMAT:
         raise ValueError(
-            f"`{path}` has the format {content.get('format')}, written by keras_lrs "
+            f"`{path}` has format {content.get('format')}, written by keras_lrs "
             f"{content.get('keras_lrs')}. This version, {_version()}, reads format "
             f"{FORMAT}."
         )
@@ -361,7 +361,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _is_foreign(written):
-    """Tells whether a file is JSON of another program, and no damaged manifest."""
+    """Tells whether a file is JSON of another program, not a damaged manifest."""
     try:
         content = json.loads(written)
     except (ValueError, RecursionError):
@@ -371,7 +371,7 @@ def _is_foreign(written):
 
 
 def origin() -> dict[str, Any]:
-    """What a manifest says about who wrote it, and when."""
+    """Returns what a manifest records about its writer, and the time."""
     return {
         "format": FORMAT,
         "keras_lrs": _version(),

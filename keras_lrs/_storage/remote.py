@@ -1,8 +1,8 @@
-"""Paths in storages of objects, such as S3, which are reached through `fsspec`.
+"""Paths in object stores such as S3, which are accessed through `fsspec`.
 
-Such a storage shows an object when all of it has arrived, and then to everybody. So
-neither temporary names nor renaming are needed there, and there are no folders: a name
-begins with the names of those that it would be in.
+An object store shows an object to all readers once it is complete. So temporary names
+and renaming are not needed. There are no folders: the name of an object begins with the
+names of the folders that it would be in.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ PACKAGES = {
     "s3": "s3fs",
     "s3a": "s3fs",
 }
-"""The packages that reach a storage, by the protocol in the URL.
+"""The packages for each storage, by the protocol in the URL.
 
-Only storages that can create an object unless it exists: leases depend on that.
+It has only storages that can create an object unless it exists, which leases need.
 """
 
 
 def missing(protocol: str) -> str | None:
-    """The package that a protocol needs and that is not installed; None if it is."""
+    """Returns the package that a protocol needs and that is not installed, or None."""
     for name in ("fsspec", PACKAGES[protocol]):
         try:
             importlib.import_module(name)
@@ -40,16 +40,16 @@ def missing(protocol: str) -> str | None:
 
 
 class RemotePath:
-    """A path in a storage of objects, with those methods of `pathlib.Path` that we use.
+    """A path in an object store, with the methods of `pathlib.Path` that we use.
 
-    It is no `os.PathLike`: nothing that opens files of this machine takes it.
+    It is not an `os.PathLike`, so that functions that open local files reject it.
 
     Args:
         protocol: A key of `PACKAGES`.
         name: The bucket, and the name in it.
 
     Raises:
-        OSError: By all methods that reach the storage, if it cannot be reached.
+        OSError: From all methods that access the storage, if it cannot be reached.
     """
 
     def __init__(self, protocol: str, name: str):
@@ -78,43 +78,43 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """The last part of the path."""
         return posixpath.basename(self._name)
 
     @property
     def stem(self) -> str:
-        """The last part, without what follows its last dot."""
+        """The last part without its suffix."""
         return posixpath.splitext(self.name)[0]
 
     @property
     def parent(self) -> "RemotePath":
-        """What the last part is in."""
+        """The path without its last part."""
         return RemotePath(self.protocol, posixpath.dirname(self._name))
 
     def absolute(self) -> "RemotePath":
-        """Itself."""
+        """Returns the path itself."""
         return self
 
     resolve = absolute
 
-    # --- What there is ---
+    # --- Reading ---
 
     def exists(self) -> bool:
-        """Whether there is an object of this name, or one that is in it."""
-        # Not `exists` of fsspec, to which everything is missing while the network is.
+        """Whether there is an object with this name, or within it."""
+        # Not fsspec's `exists`, which returns False if the network is down.
         with self._reached() as storage, contextlib.suppress(FileNotFoundError):
             storage.info(self._name)
             return True
         return False
 
     def is_dir(self) -> bool:
-        """Whether there are objects in it."""
+        """Whether there are objects within it."""
         with self._reached() as storage, contextlib.suppress(FileNotFoundError):
             return storage.info(self._name)["type"] == "directory"
         return False
 
     def glob(self, pattern: str) -> Iterator["RemotePath"]:
-        """The paths in it whose last part matches a pattern."""
+        """Yields the paths within it whose last part matches a pattern."""
         found = []
         with self._reached() as storage, contextlib.suppress(FileNotFoundError):
             found = storage.ls(self._name, detail=False)
@@ -122,23 +122,23 @@ class RemotePath:
         return (self / name for name in sorted(names) if fnmatch.fnmatch(name, pattern))
 
     def read_bytes(self) -> bytes:
-        """The content of the object."""
+        """Returns the content of the object."""
         with self._reached() as storage:
             return storage.cat_file(self._name)
 
     def size(self) -> int:
-        """How many bytes are in the object."""
+        """Returns the size of the object in bytes."""
         with self._reached() as storage:
             return storage.info(self._name)["size"]
 
-    # --- Changing it ---
+    # --- Writing ---
 
     def put(self, content: bytes, new: bool = False) -> None:
         """Writes the object.
 
         Args:
-            content: All of it.
-            new: Whether to raise `FileExistsError` if it is there already, instead of
+            content: The complete content.
+            new: Whether to raise `FileExistsError` if the object exists, instead of
                 replacing it.
         """
         with self._reached() as storage:
@@ -155,22 +155,22 @@ class RemotePath:
                 raise
 
     def rmdir(self) -> None:
-        """Does nothing: there are no folders."""
+        """Does nothing, because there are no folders."""
 
     def check_writable(self) -> None:
-        """Raises `OSError` if no object can be written beside this one."""
+        """Raises `OSError` if no object can be written next to this one."""
         probe = self.parent / f".{self.name}.{secrets.token_hex(4)}"
         probe.put(b"")
         probe.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[Any]:
-        """The storage; whatever it raises is an `OSError` that names this path."""
+        """Yields the storage; turns all its errors into `OSError`s with this path."""
         try:
             import fsspec
 
-            # Without a cache of listings, in which a folder stays as it once was. What
-            # fsspec caches are the storages: one for each thread, also after a fork.
+            # Without a cache of listings, which would be out of date. fsspec caches the
+            # storages themselves, one for each thread, even after a fork.
             yield fsspec.filesystem(self.protocol, use_listings_cache=False)
         except FileNotFoundError as error:
             raise FileNotFoundError(
@@ -180,7 +180,7 @@ class RemotePath:
             raise FileExistsError(
                 errno.EEXIST, os.strerror(errno.EEXIST), str(self)
             ) from error
-        except Exception as error:  # Of the network, of credentials, of any package.
+        except Exception as error:  # From the network, credentials, or any package.
             number = getattr(error, "errno", None)
             number = number if isinstance(number, int) else errno.EIO
             raise OSError(number, _cause(error, None), str(self)) from error
@@ -188,10 +188,10 @@ class RemotePath:
 
 def _cause(error, number):
     text = str(error)
-    if number is not None and " " not in text:  # Then it is the path alone.
+    if number is not None and " " not in text:  # Then it is only the path.
         return os.strerror(number)
     return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"
 
 
 Path = pathlib.Path | RemotePath
-"""Of a folder or a file that is kept, here or elsewhere."""
+"""The path of a folder or a file, local or remote."""

@@ -1,8 +1,8 @@
 """Trees of arrays and JSON values in one `.npz` file.
 
-JSON has no numbers of NumPy, and no keys but strings. What it does not have is a
-dictionary with one of the keys below, so that it comes back as it was; what cannot come
-back as it was is refused when it is written.
+JSON has no NumPy numbers, and only strings as keys. Such values are written as a
+dictionary with one of the keys below, so that they are restored exactly. Values that
+cannot be restored exactly raise an error when they are written.
 """
 
 import collections
@@ -11,7 +11,7 @@ import json
 import zipfile
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (Registers `bfloat16` and the like with NumPy.)
+import ml_dtypes  # noqa: F401  (Registers `bfloat16` and similar types with NumPy.)
 import numpy as np
 
 _ARRAY, _SCALAR, _BYTES, _ITEMS = "__array__", "__scalar__", "__bytes__", "__items__"
@@ -21,8 +21,8 @@ _MARKS = {_ARRAY, _SCALAR, _BYTES, _ITEMS}
 def written(tree: dict[str, Any]) -> bytes:
     """Returns the bytes of the file of a tree.
 
-    They are made in memory: where the disk is full, writing them is a single error, and
-    closing a half-written archive raises others.
+    They are assembled in memory, so that a full disk raises a single error. Closing a
+    half-written archive would raise more.
 
     Args:
         tree: Dicts, lists and tuples of numbers, strings, bytes, None, and arrays of
@@ -42,13 +42,13 @@ def read(content: bytes) -> dict[str, Any]:
     """Returns the tree in the bytes of a file.
 
     Raises:
-        ValueError: If they are not what `written` returns.
+        ValueError: If the bytes were not returned by `written`.
     """
     try:
         check_unpacked(content)
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             found = _unpacked(json.loads(str(arrays["tree"])), arrays)
-    except Exception as error:  # NumPy raises anything for bytes that it did not write.
+    except Exception as error:  # NumPy may raise anything for foreign bytes.
         raise ValueError(f"it holds no state: {error!r}") from error
     if not isinstance(found, dict):
         raise ValueError(f"it holds no state, but {type(found).__name__}")
@@ -58,7 +58,8 @@ def read(content: bytes) -> dict[str, Any]:
 def check_unpacked(content: bytes) -> None:
     """Raises `ValueError` if the arrays of a file take more memory than the file.
 
-    NumPy writes them as they are; someone else may have compressed gigabytes of zeros.
+    NumPy does not compress them, but someone else may have compressed gigabytes of
+    zeros.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         sizes = [entry.file_size for entry in archive.infolist()]
@@ -69,7 +70,7 @@ def check_unpacked(content: bytes) -> None:
 def _packed(tree, arrays):
     """Returns the JSON of a tree and moves its arrays to `arrays`."""
     kind = type(tree)
-    # Keras tracks what its layers hold, and hands out what looks like it.
+    # Keras wraps the containers that its layers hold, and returns the wrappers.
     if kind.__module__.startswith("keras.") and isinstance(tree, (dict, list)):
         tree = dict(tree) if isinstance(tree, dict) else list(tree)
     if type(tree) in _DICTS:
@@ -96,7 +97,7 @@ def _packed(tree, arrays):
     )
 
 
-# Subclasses would come back without what they add, such as a default or a mask.
+# Subclasses would lose what they add, such as a default or a mask.
 _DICTS = (dict, collections.OrderedDict)
 _ARRAYS = (np.ndarray, np.memmap)
 
@@ -113,7 +114,7 @@ def _key(key):
 def _packed_array(array, arrays):
     name = f"array-{len(arrays)}"
     if _is_named(array.dtype):
-        # As bytes: the file format knows only NumPy's own types.
+        # Stored as bytes, because the file format knows only NumPy's own types.
         flat = np.ascontiguousarray(array).reshape(-1)
         arrays[name] = flat.view(np.uint8)
         return {_ARRAY: name, "dtype": array.dtype.name, "shape": array.shape}
@@ -127,17 +128,17 @@ def _packed_array(array, arrays):
 
 
 def _is_named(dtype):
-    """Whether the name of a type says all about it."""
+    """Whether the name of a type describes it completely."""
     if dtype.hasobject or dtype.metadata or dtype.itemsize == 0 or dtype.kind in "SU":
         return False
     try:
         return np.dtype(dtype.name) == dtype
-    except TypeError:  # That of records names no type.
+    except TypeError:  # The name of a record type is not a type.
         return False
 
 
 def _is_native(dtype):
-    """Whether NumPy's file format holds all of a type."""
+    """Whether NumPy's file format preserves a type."""
     if dtype.hasobject or dtype.metadata:
         return False
     try:

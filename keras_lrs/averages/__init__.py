@@ -1,4 +1,4 @@
-"""Averages of weights: the schedules that make them, and what goes with them."""
+"""Averages of weights: their schedules, and tools to compute and use them."""
 
 from keras_lrs.averages.averager import Averager
 from keras_lrs.averages.batch_norm import recalibrate_batch_norm

@@ -1,4 +1,4 @@
-"""`Averager`: an average of weights that a loop of any kind takes."""
+"""`Averager`: an average of weights for any loop."""
 
 import contextlib
 import os
@@ -23,39 +23,42 @@ from keras_lrs.schedules import fields
 
 
 class Averager(keras.layers.Layer):
-    """Averages weights in a loop of your own, in a `train_step`, or for a live teacher.
+    """Averages weights in a custom loop, in a `train_step`, or for a live teacher.
 
-    Call `update` after every step of the optimizer. In `fit`, `WeightAveraging` needs
-    no call, counts updates itself and swaps the average in for validation and files.
+    Call `update` after every step of the optimizer. In `fit`, use `WeightAveraging`: it
+    needs no call, counts updates itself, and swaps the average in for validation and
+    files.
 
     The averages begin as copies of the weights, in float32 for weights of less than 32
     bits. Variables that hold no floats are copied in every update. Nothing but the
     methods below changes the model.
 
-    It is a layer without trainable variables. A subclass of `keras.Model` that sets it
-    as an attribute in its `__init__` tracks it: the averages are saved with the model,
-    and JAX hands them in and out of the step. A model that is built already, such as a
-    `Sequential`, does not track what is set on it, and says nothing: use `save_weights`
-    and `load_weights`.
+    An averager is a layer without trainable variables. A subclass of `keras.Model` that
+    sets it as an attribute in its `__init__` tracks it: the averages are saved with the
+    model, and JAX passes them in and out of the step. A model that is already built,
+    such as a `Sequential`, silently does not track attributes. In this case, use
+    `save_weights` and `load_weights`.
 
-    JAX cannot change variables in a function that it traces. There `update` raises,
-    unless it is called in a `keras.StatelessScope` that has values for all variables;
-    use `stateless_update`, or `update_state` in a `train_step`.
+    JAX cannot change variables in a function that it traces. There `update` raises an
+    error, unless it is called in a `keras.StatelessScope` that has values for all
+    variables. Use `stateless_update`, or `update_state` in a `train_step`.
 
-    `update` averages whatever the weights are: it knows nothing of micro-batches, nor
-    of updates that a `LossScaleOptimizer` skips.
+    `update` averages the current weights on every call. It cannot recognize
+    micro-batches, or updates that a `LossScaleOptimizer` skips.
 
     Args:
         model_or_variables: A built model or layer, whose trainable weights are
             averaged, or a list of variables.
         average: A schedule of `keras_lrs.averages`; a number is the decay of an
             `ExponentialAverage`, and None is `ExponentialAverage(0.999)`.
-        include: A regular expression or a list of them, searched for in the paths of
-            the variables (`re.search`): only what is found is averaged. None is all.
-        exclude: Likewise: what is found is not averaged.
-        every: How many calls of `update` make one of the average, > 0; the decay is as
-            given. With `gradient_accumulation_steps=4`, `every=4` averages the weights
-            after each update. Before the first, the average is the last weights.
+        include: One or more regular expressions, searched for in the paths of the
+            variables (`re.search`). Only matching variables are averaged. None averages
+            all.
+        exclude: Likewise, for variables that are not averaged.
+        every: The number of calls of `update` per update of the average, > 0; the decay
+            is used as given. With `gradient_accumulation_steps=4`, `every=4` averages
+            the weights after each update. Before the first update of the average, it
+            follows the weights.
         batch_norm: `"keep"` leaves the statistics of batch normalization alone;
             `"average"` averages them with the weights. With a list of variables it has
             no effect: name them in the list.
@@ -65,12 +68,12 @@ class Averager(keras.layers.Layer):
         sources: The variables that are averaged, in the order of `averages`.
         averages: The variables that hold the averages.
         updates: The variable that counts updates.
-        variables: `averages`, and last `updates`.
+        variables: `averages`, followed by `updates`.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If an argument is out of range, the model is not built or has
-            nothing to average, or a regular expression is found nowhere.
+        ValueError: If an argument is out of range, if the model is not built or has
+            nothing to average, or if a regular expression matches nothing.
 
     Example:
         >>> import keras, numpy as np
@@ -80,7 +83,7 @@ class Averager(keras.layers.Layer):
         ... )
         >>> averager = Averager(model, UniformAverage())
         >>> for value in (1.0, 2.0, 6.0):
-        ...     model.set_weights([np.array([[value]])])  # In place of a step.
+        ...     model.set_weights([np.array([[value]])])  # Instead of a step.
         ...     averager.update()
         >>> with averager.averaged():
         ...     model.predict(np.ones((1, 1)), verbose=0).item()
@@ -121,7 +124,7 @@ class Averager(keras.layers.Layer):
             chosen += average_statistics.statistics(model_or_variables, choice)
         super().__init__(trainable=False, dtype="float32", name=name)
         self.average, self.every, self.batch_norm = average, every, batch_norm
-        # Keras does not look into this object: the model is no part of this layer.
+        # Keras does not track this object, because the model is not part of this layer.
         self._averaged = _Averaged(chosen, weights)
         self._averaging = Averaging(average, every=every)
         self.averages = [anywhere.new_average(variable) for variable in chosen]
@@ -139,14 +142,14 @@ class Averager(keras.layers.Layer):
 
     @in_step.uncompiled
     def update(self) -> None:
-        """Takes the weights into the average; call it after the optimizer's step.
+        """Adds the weights to the average; call it after the optimizer's step.
 
         It works eagerly, in a `tf.function` (compiled by XLA or not), on the replicas
         of a `MirroredStrategy`, and in a `keras.StatelessScope`.
 
         Raises:
-            RuntimeError: In a function that JAX traces, outside of such a scope; in one
-                that lacks a variable; or within `averaged`.
+            RuntimeError: In a function that JAX traces, without such a scope or in a
+                scope that lacks a variable; or within `averaged`.
         """
         self._check_known("update", self.sources)
         self._check_out("update")
@@ -160,14 +163,14 @@ class Averager(keras.layers.Layer):
         self._count.raise_by_one()
 
     def stateless_update(self, own: Sequence[Any], weights: Sequence[Any]) -> list:
-        """What `update` does, with values instead of variables: for `jax.jit`.
+        """Updates like `update`, with values instead of variables, for `jax.jit`.
 
         Args:
-            own: The values of `averager.variables`: the averages, and last the count
+            own: The values of `averager.variables`: the averages, followed by the count
                 of updates.
-            weights: The values of `averager.sources`, after the optimizer's step. These
-                are `model.trainable_variables`, unless you chose or averaged
-                statistics.
+            weights: The values of `averager.sources`, after the optimizer's step. The
+                sources are `model.trainable_variables`, unless you chose some of them
+                or average statistics too.
 
         Returns:
             The new values of `averager.variables`, as a list.
@@ -195,22 +198,22 @@ class Averager(keras.layers.Layer):
         return [scope.get_current_value(variable) for variable in variables]
 
     def update_state(self, model: keras.Model, state: Any, copy_to: Any = None) -> Any:
-        """What `update` does, with the state of a `train_step` of JAX.
+        """Updates like `update`, with the state of a `train_step` on JAX.
 
         Args:
-            model: The model whose `train_step` it is, which tracks the averager.
-            state: What the step returns, after the optimizer's step: a tuple that
-                begins with the values of the model's trainable and non-trainable
-                variables.
-            copy_to: A model within `model` that is given the averages, as by `copy_to`;
-                None gives them to none.
+            model: The model that has the `train_step` and tracks the averager.
+            state: The state after the optimizer's step, as the `train_step` returns it:
+                a tuple that begins with the values of the model's trainable and
+                non-trainable variables.
+            copy_to: A model within `model` to which the averages are copied, as the
+                method `copy_to` does; None copies them nowhere.
 
         Returns:
             The new state.
 
         Raises:
-            ValueError: If the model does not track the averager or what it averages, or
-                the state is not the model's.
+            ValueError: If the model does not track the averager or the averaged
+                variables, or if the state is not the model's.
         """
         trainable, non_trainable, *others = state
         groups = (model.trainable_variables, model.non_trainable_variables)
@@ -224,8 +227,8 @@ class Averager(keras.layers.Layer):
         if any(id(variable) not in known for variable in self.variables):
             raise ValueError(
                 "Argument `model` must track the averager. Set it as an attribute in "
-                "the `__init__` of a subclass; a model that is built, such as a "
-                "`Sequential`, does not track what is set on it. Received: "
+                "the `__init__` of a subclass; a built model, such as a `Sequential`, "
+                "does not track attributes that are set later. Received: "
                 f"model={model.name!r}"
             )
         mapping = [
@@ -243,19 +246,20 @@ class Averager(keras.layers.Layer):
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator["Averager"]:
-        """Within it the model holds the averages; then what it held, bit for bit.
+        """Puts the averages into the model for a `with` block.
 
-        Whatever else the weights are set to within it is lost.
+        Afterwards the model holds exactly what it held before. Other changes of the
+        weights within the block are lost.
 
         Raises:
-            RuntimeError: In a compiled function or a scope, where `copy_to` works; or
-                within another `averaged`.
+            RuntimeError: In a compiled function or a scope, where only `copy_to` works;
+                or within another `averaged`.
         """
         self._check_out("averaged")
         if anywhere.in_scope() or anywhere.is_traced():
             raise RuntimeError(
-                "`Averager.averaged` swaps variables, which works between steps only. "
-                "Within a compiled one, give a teacher the averages by `copy_to`."
+                "`Averager.averaged` swaps variables, which works only between steps. "
+                "In a compiled step, give a teacher the averages with `copy_to`."
             )
         self._check_known("averaged", self.sources)
         with interrupts.undoing() as undo:
@@ -266,14 +270,13 @@ class Averager(keras.layers.Layer):
             yield self
 
     def copy_to(self, model: Any) -> None:
-        """Gives another model the averages: a teacher, or the generator to be saved.
+        """Copies the averages to another model, such as a teacher.
 
-        What is not averaged stays as it is there.
+        Weights that are not averaged stay as they are there.
 
         Args:
-            model: A model with the same weights, in the same order and of the same
-                shapes as the one that is averaged; it may be frozen. Or a list of
-                variables like `sources`.
+            model: A model whose weights have the same order and shapes as those of the
+                averaged model; it may be frozen. Or a list of variables like `sources`.
 
         Raises:
             ValueError: If a weight is missing or has another shape.
@@ -286,11 +289,11 @@ class Averager(keras.layers.Layer):
     # --- Saving ---
 
     def save_weights(self, path: str | os.PathLike) -> None:
-        """Saves the averages and their count, in a file `*.weights.h5`."""
+        """Saves the averages and the count of updates in a file `*.weights.h5`."""
         save_own_weights(self, fields.path("path", path))
 
     def load_weights(self, path: str | os.PathLike) -> None:
-        """Loads what `save_weights` has saved."""
+        """Loads a file that `save_weights` has written."""
         load_own_weights(self, fields.path("path", path))
 
     # --- Checks ---
@@ -306,13 +309,13 @@ class Averager(keras.layers.Layer):
         reason = anywhere.why_not_known([*variables, *self.variables])
         if reason is not None:
             raise RuntimeError(
-                f"`Averager.{method}` cannot work here: {reason}. In a loop of your "
-                "own on JAX use `stateless_update`; in a `train_step`, `update_state`."
+                f"`Averager.{method}` cannot work here: {reason}. In a custom loop on "
+                "JAX use `stateless_update`; in a `train_step`, `update_state`."
             )
 
 
 class _Averaged:
-    """The variables that are averaged, and where they are among all weights."""
+    """The variables that are averaged, and their places among all weights."""
 
     def __init__(self, variables: list, weights: list):
         self.variables = variables
@@ -321,7 +324,7 @@ class _Averaged:
         self._weights = weights
 
     def counterparts(self, model: Any) -> list:
-        """The variables of another model that are in the same places."""
+        """Returns the variables of another model that are in the same places."""
         if isinstance(model, keras.layers.Layer):
             found = list(model.weights)
             expected = self._weights
@@ -349,7 +352,7 @@ class _Averaged:
 
 
 def _found(given):
-    """The variables to choose from, and all weights."""
+    """Returns the variables to choose from, and all weights."""
     bound = "be a built model, or a list of variables"
     if isinstance(given, keras.layers.Layer):
         if not models.weights_exist(given):

@@ -1,4 +1,4 @@
-"""Statistics of batch normalization for weights that were not trained with them."""
+"""Recalibrates batch normalization for weights that were not trained, as averages."""
 
 import inspect
 from collections.abc import Callable
@@ -28,36 +28,37 @@ def recalibrate_batch_norm(
 ) -> None:
     """Recomputes the statistics of batch normalization in one pass over data.
 
-    A network with averaged weights needs it: the moving means and variances in it are
-    those of the weights that were trained. All of them become the mean and the variance
-    over all the data that was passed, as if it were one batch (but see below); nothing
-    of the old ones is left, and no momentum is involved.
+    A network with averaged weights needs this, because its moving means and variances
+    are those of the weights that were trained. They are replaced by the mean and the
+    variance over all the data, as if it were one batch (but see below). The old values
+    and the momentum play no role.
 
-    The pass is forward only. Layers of batch normalization are in training mode, as in
-    `fit`: each normalizes by its batch, which is what the next ones get. All other
-    layers are in inference mode: dropout and augmentation within the model are off.
-    Frozen layers (`trainable=False`) keep their statistics and normalize by them, and
-    so do those that the model calls with `training=False`, as in fine-tuning: `fit`
-    leaves them alone, too. Which these are is seen in a forward pass of the first
-    batch with `training=True`. The layers of batch normalization in PyTorch's modules
-    (`TorchModuleWrapper`) are among those that are recalibrated. A model without batch
-    normalization is not run, and its data not touched.
+    The pass is forward only. Batch-normalization layers are in training mode, as in
+    `fit`: each normalizes by its batch and passes the result on. All other layers are
+    in inference mode, so dropout and augmentation within the model are off. Frozen
+    layers (`trainable=False`) keep their statistics and normalize by them. So do layers
+    that the model calls with `training=False`, as in fine-tuning, because `fit` leaves
+    them alone too. A forward pass of the first batch with `training=True` shows which
+    layers these are. Batch-normalization layers in PyTorch's modules
+    (`TorchModuleWrapper`) are recalibrated too. If a model has no batch normalization,
+    neither the model nor the data is touched.
 
-    The model is as it was, but for these statistics; also when the data raises, and
-    then the statistics are the old ones.
+    Nothing else in the model changes. If the data raises an error, the statistics do
+    not change either.
 
     Args:
         model: A model, which may contain others. It need not be compiled.
-        data: What `fit` takes: inputs, as an array or a list or dict of arrays; a tuple
-            `(x, y)` or `(x, y, sample_weight)` of which `x` is used; a
-            `tf.data.Dataset`, a `PyDataset`, a generator, a `DataLoader`. Use what the
-            model was trained with, in batches of the same size, shuffled, augmented.
-        steps: At most so many batches, > 0; None takes all. Data without an end needs
-            it.
-        batch_size: For arrays, > 0; None is 32.
-        call_fn: Runs the model as its training does, if that is not `model(x)`: a
-            function `call_fn(model, x, training)`, or `call_fn(model, x)`. Needed by
-            models without `call`, such as GANs.
+        data: The same data as `fit` takes: inputs, as an array or a list or dict of
+            arrays; a tuple `(x, y)` or `(x, y, sample_weight)`, of which `x` is used; a
+            `tf.data.Dataset`, a `PyDataset`, a generator, or a `DataLoader`. Use the
+            data of the training run, in batches of the same size, shuffled and
+            augmented.
+        steps: The largest number of batches to use, > 0; None uses all. Endless data
+            needs it.
+        batch_size: The batch size for arrays, > 0; None is 32.
+        call_fn: A function that runs the model as training does, if that is not
+            `model(x)`: `call_fn(model, x, training)` or `call_fn(model, x)`. Models
+            without `call`, such as GANs, need it.
 
     Raises:
         ValueError: If an argument is out of range, the data is empty or endless, or the
@@ -73,8 +74,8 @@ def recalibrate_batch_norm(
         [2.0, 2.0]
 
     Reference: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
-    Generalization", 2018, arXiv:1803.05407, section 3.2. Theirs averages the variances
-    of the batches, which leaves out how far their means are apart.
+    Generalization", 2018, arXiv:1803.05407, section 3.2. They average the variances of
+    the batches, which leaves out the differences between their means.
     """
     if steps is not None:
         steps = fields.count("steps", steps, 1)
@@ -97,8 +98,7 @@ def recalibrate_batch_norm(
         data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
     if steps is None and _is_endless(data):
         raise ValueError(
-            "Argument `steps` must be given for data without an end. Received: "
-            f"data={data!r}"
+            f"Argument `steps` must be given for infinite data. Received: data={data!r}"
         )
     moments = [_Moments() for _ in layers]
     empty = True
@@ -120,13 +120,12 @@ def recalibrate_batch_norm(
 
 
 def _call_of(model, call_fn):
-    """A function of inputs and of `training` that runs the model."""
+    """Returns a function of inputs and of `training` that runs the model."""
     if call_fn is None:
         if not models.can_be_called(model):
             raise ValueError(
-                f"`{type(model).__name__}` has no `call`: pass "
-                "`call_fn=lambda model, x, training: ...`, which runs it as its "
-                "training does."
+                f"`{type(model).__name__}` has no `call`: pass `call_fn=lambda model, "
+                "x, training: ...`, which calls it as in training."
             )
         return model
     parameters = inspect.signature(call_fn).parameters.values()
@@ -165,7 +164,7 @@ class _Moments:
         return self.squares / self.count
 
     def add(self, point: Any, above: Any, squares: Any, count: Any) -> None:
-        """Adds a batch whose mean is a bit above a point, and `squares` around it."""
+        """Adds a batch: its mean is `point + above`; `squares` is around `point`."""
         point, above, squares, count = map(np.float64, (point, above, squares, count))
         total = self.count + count
         share = count / np.maximum(total, 1.0)

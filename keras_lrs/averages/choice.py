@@ -12,9 +12,9 @@ class Choice:
     """Chooses variables by regular expressions, searched for in their paths.
 
     Args:
-        include: A variable is chosen if one of these is found; None chooses all.
-        exclude: Unless one of these is found.
-        among: The `id`s of the variables to choose from; None is all.
+        include: A variable is chosen if one of these matches; None chooses all.
+        exclude: A variable is not chosen if one of these matches.
+        among: The `id`s of the variables to choose from; None means all.
     """
 
     include: tuple[str, ...] | None = None
@@ -23,7 +23,7 @@ class Choice:
 
     @classmethod
     def of(cls, include: Any, exclude: Any) -> "Choice":
-        """Makes it of what a user gives: an expression, or a list of them."""
+        """Makes a choice from users' arguments: expressions or lists of them."""
         included = None if include is None else _expressions("include", include)
         excluded = () if exclude is None else _expressions("exclude", exclude)
         return cls(included, excluded)
@@ -37,7 +37,7 @@ class Choice:
         return included and not any(_found(one, path) for one in self.exclude)
 
     def check(self, variables: list) -> None:
-        """Raises `ValueError` if an expression is found nowhere, or nothing is left."""
+        """Raises `ValueError` if an expression matches nothing, or nothing is left."""
         paths = [variable.path for variable in variables]
         for name, expressions in (("include", self.include), ("exclude", self.exclude)):
             for one in expressions or ():

@@ -1,4 +1,4 @@
-"""How to combine averages of some widths into one of any other."""
+"""Coefficients that combine averages of some widths into one of any other width."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,14 +15,14 @@ def posthoc_coefficients(
     step: int,
     sigma_rel: float,
 ) -> np.ndarray:
-    """How to combine stored averages into one that was not kept.
+    """Computes the coefficients that combine stored averages into another one.
 
     Args:
-        steps: After how many updates each snapshot was taken, > 0.
+        steps: The number of updates before each snapshot, > 0.
         sigma_rels: The relative width of each snapshot's `PowerFunctionAverage`.
-        step: After how many updates the average is wanted, > 0. Snapshots taken later
-            get the coefficient 0.
-        sigma_rel: Its relative width.
+        step: The number of updates before the wanted average, > 0. Later snapshots get
+            the coefficient 0.
+        sigma_rel: The relative width of the wanted average.
 
     Returns:
         One float64 coefficient per snapshot; their sum is 1. Some may be negative.
@@ -69,7 +69,7 @@ def posthoc_coefficients(
 
 
 def power_function(name: str, sigma_rel: Any) -> schedules.PowerFunctionAverage:
-    """The average of a width; a refusal has the name of the caller's argument."""
+    """Returns the average of a width; errors name the caller's argument."""
     try:
         return schedules.PowerFunctionAverage(sigma_rel)
     except (ValueError, TypeError) as error:

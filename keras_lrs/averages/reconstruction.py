@@ -1,4 +1,4 @@
-"""Averages that were not kept, reconstructed from the snapshots of those that were."""
+"""Reconstructs averages that were not kept from snapshots of others."""
 
 import os
 from typing import Any
@@ -16,13 +16,14 @@ def posthoc(
     step: int | None = None,
     model: Any = None,
 ) -> list[np.ndarray]:
-    """An average that was not kept, from the snapshots of a `PosthocAveraging`.
+    """Reconstructs an average that was not kept from snapshots of a `PosthocAveraging`.
 
     Args:
-        directory: Where the callback wrote them.
-        sigma_rel: The relative width of the average, as in `PowerFunctionAverage`. Best
-            between the widths that were kept.
-        step: After how many updates; the latest snapshot if None.
+        directory: The folder of the snapshots.
+        sigma_rel: The relative width of the average, as in `PowerFunctionAverage`.
+            Between the widths that were kept, the result is most accurate.
+        step: The number of updates before the average; None takes the latest
+            snapshot's.
         model: A model to put the average into. Statistics of batch normalization stay
             as they are: see `recalibrate_batch_norm`.
 
@@ -32,7 +33,7 @@ def posthoc(
     Raises:
         FileNotFoundError: If there are no snapshots.
         ValueError: If an argument is out of range, if a snapshot is damaged, or if the
-            model has other shapes.
+            model's weights have other shapes.
 
     Reference: Karras et al., "Analyzing and Improving the Training Dynamics of
     Diffusion Models", 2024, arXiv:2312.02696, section 3.2.
@@ -62,7 +63,7 @@ def posthoc(
 
 
 def _total(paths, sigma_rel, step):
-    """The average that is the weighted sum of the snapshots at some paths."""
+    """Returns the weighted sum of the snapshots at some paths."""
     step = max(paths) if step is None else fields.count("step", step, 1)
     keys = [
         (taken, sigma, path)

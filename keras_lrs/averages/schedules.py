@@ -1,7 +1,7 @@
-"""How much of an average each update keeps.
+"""Schedules of the share of an average that each update keeps.
 
 Every average of weights here is one recurrence, `a <- a + (1 - d(k)) * (w - a)`, in the
-k-th update, k from 0. The methods differ in the schedule `d(k)` alone.
+k-th update, k from 0. The methods differ only in the schedule `d(k)`.
 """
 
 import functools
@@ -17,12 +17,13 @@ from keras_lrs.schedules.base import Schedule, serializable
 class Average(Schedule):
     """A schedule of the share `d(k)` of the average that the k-th update keeps.
 
-    Subclasses implement `weight`, the share `1 - d(k)` of the new weights, which close
-    to 0 is a float of full precision where `d(k)` is not. They are frozen dataclasses
-    with the decorator `keras_lrs.schedules.serializable`, as own schedules are.
+    Subclasses implement `weight`, the share `1 - d(k)` of the new weights. Near 0, a
+    float holds this share with full precision, while `d(k)` would be rounded.
+    Subclasses are frozen dataclasses with the decorator
+    `keras_lrs.schedules.serializable`, like your own schedules.
 
     Example:
-        The mean of the last weights, in which older ones count less and less.
+        A mean of the weights in which older weights count less and less.
 
         >>> import dataclasses
         >>> from keras_lrs.averages import Average
@@ -39,7 +40,7 @@ class Average(Schedule):
     _instead = "This is an average: give it to `keras_lrs.callbacks.WeightAveraging`."
 
     def weight(self, step: Any) -> Any:
-        """The share of the new weights in update `step`, counted from 0.
+        """Returns the share of the new weights in update `step`, counted from 0.
 
         Args:
             step: An int >= 0, an int64 NumPy array, or an integer tensor.
@@ -50,14 +51,14 @@ class Average(Schedule):
         raise NotImplementedError
 
     def call(self, step):
-        """The share of the average that is kept."""
+        """Returns the share of the average that is kept."""
         return 1.0 - self.weight(step)
 
     def thinned(self, every: int) -> "Average":
-        """The average over the same stretch of training that updates less often.
+        """Returns an average over the same stretch of training that updates less often.
 
         Args:
-            every: One update in so many steps, > 0.
+            every: The number of steps per update, > 0.
 
         Raises:
             ValueError: If `every` is not > 0.
@@ -68,19 +69,19 @@ class Average(Schedule):
 
 @serializable
 class ExponentialAverage(Average):
-    """The exponential moving average (EMA).
+    """An exponential moving average (EMA).
 
     `d(k) = d`; debiased `d(k) = d * (1 - d**k) / (1 - d**(k + 1))`
 
-    Use it with a constant or slowly decaying rate; it gives at any time what decaying
-    the rate to 0 would give. The debiased one forgets the initial weights at once: it
-    is the weighted mean of the weights seen so far.
+    Use it with a constant or slowly decaying rate. At any time it gives about what
+    decaying the rate to 0 would give. If debiased, it forgets the initial weights at
+    once and is the weighted mean of the weights seen so far.
 
     Args:
         decay: The share that each update keeps, in [0, 1).
-        debias: Whether to leave the initial weights out.
-        half_life: Instead of `decay`: the number of updates after which weights count
-            half, >= 1e-6.
+        debias: Whether to leave out the initial weights.
+        half_life: Instead of `decay`, the number of updates after which the share of
+            old weights halves, >= 1e-6.
 
     Returns:
         A schedule: called with a number of updates, the share that is kept.
@@ -94,8 +95,8 @@ class ExponentialAverage(Average):
         >>> [round(float(average(update)), 4) for update in (0, 1, 2, 1000)]
         [0.0, 0.4737, 0.631, 0.9]
 
-    Reference: Polyak's averages, in the form of Kingma and Ba's bias correction, 2014,
-    arXiv:1412.6980, section 7.2.
+    Reference: Kingma and Ba, 2014, arXiv:1412.6980, section 7.2: Polyak's average with
+    their bias correction.
     """
 
     decay: float = fields.number(default=0.999, at_least=0.0, below=1.0)
@@ -134,8 +135,8 @@ class UniformAverage(Average):
 
     `d(k) = k / (k + 1)`
 
-    Use it late in training, or once per cycle (SWA). From the start it lags: the
-    weights of the first updates count as much as the last.
+    Use it late in training, or once per cycle (SWA). If it begins at the start, it
+    lags, because the weights of the first updates count as much as the last.
 
     Returns:
         A schedule: called with a number of updates, the share that is kept.
@@ -155,15 +156,15 @@ class UniformAverage(Average):
 
 @serializable
 class PolynomialAverage(Average):
-    """A mean in which later weights count more, by a power of their number.
+    """A mean in which later weights count more, as a power of their number.
 
     `d(k) = k / (k + 1 + power)`
 
-    Use it where the uniform mean lags and no decay is to be tuned: its memory grows
-    with the run. `power=0` is the uniform mean.
+    Use it if the uniform mean lags and you do not want to tune a decay. Its memory
+    grows with the run. `power=0` is the uniform mean.
 
     Args:
-        power: In [0, 1e6]; 3 or 8 are in use.
+        power: The power, in [0, 1e6]; 3 and 8 are common.
 
     Returns:
         A schedule: called with a number of updates, the share that is kept.
@@ -189,16 +190,16 @@ class PolynomialAverage(Average):
 
 @serializable
 class WarmupAverage(Average):
-    """An exponential average whose decay rises to its value.
+    """An exponential average whose decay rises to its final value.
 
     `d(k) = min(decay, (1 + k) / (10 + k))`
 
-    Use it as a drop-in for `MovingAverage(dynamic_decay=True)` of TensorFlow Addons and
-    `num_updates` of TensorFlow's own. A debiased `ExponentialAverage` does the same
-    without the constant 10.
+    Use it as a drop-in replacement for `MovingAverage(dynamic_decay=True)` of
+    TensorFlow Addons and `num_updates` of TensorFlow's own average. A debiased
+    `ExponentialAverage` does the same without the constant 10.
 
     Args:
-        decay: The share that is kept in the end, in [0, 1).
+        decay: The final share that each update keeps, in [0, 1).
 
     Returns:
         A schedule: called with a number of updates, the share that is kept.
@@ -233,13 +234,14 @@ class PowerFunctionAverage(Average):
 
     `d(k) = (1 - 1 / (k + 1)) ** (gamma + 1)`, `gamma` from `sigma_rel`
 
-    Use it for long runs of generative models, and two of them to reconstruct any
-    other length afterwards (post-hoc EMA).
+    Use it for long runs of generative models. From two of these averages, any other
+    length can be reconstructed afterwards (post-hoc EMA).
 
     Args:
         sigma_rel: The width of the average as a fraction of the run, in
-            [1e-6, 0.288675): the standard deviation of a step's number under the
-            weights over the number of steps. 0.05 to 0.15 are in use.
+            [1e-6, 0.288675): the standard deviation of the step numbers under the
+            average's weights, divided by the number of steps. Common values are 0.05 to
+            0.15.
 
     Returns:
         A schedule: called with a number of updates, the share that is kept.
@@ -259,12 +261,12 @@ class PowerFunctionAverage(Average):
     Diffusion Models", 2024, arXiv:2312.02696, section 3 and appendix C.
     """
 
-    # Above, the exponent would be negative: early weights would count more.
+    # Above the bound, the exponent would be negative, and early weights count more.
     sigma_rel: float = fields.number(at_least=1e-6, below=12.0**-0.5)
 
     @functools.cached_property
     def gamma(self) -> float:
-        """The exponent: weights count as their number to the power of it."""
+        """The exponent: the k-th weights count in proportion to `k ** gamma`."""
         return gamma(self.sigma_rel)
 
     def weight(self, step):
@@ -273,17 +275,17 @@ class PowerFunctionAverage(Average):
 
 
 def gamma(sigma_rel: float) -> float:
-    """The exponent of the power function of a relative width (their equation 126)."""
+    """Returns the exponent of the power function of a width (equation 126)."""
     inverse = sigma_rel**-2
     roots = np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])
     return float(roots.real.max())
 
 
 def as_average(value: Any) -> Average:
-    """The average that an argument `average` means; a number is a decay.
+    """Returns the average that an argument `average` stands for; a number is a decay.
 
     Raises:
-        TypeError: If it is neither.
+        TypeError: If it is neither an average nor a number.
         ValueError: If the number is out of range.
     """
     if value is None:

@@ -1,4 +1,4 @@
-"""Files of averages, as they were at some moments of a training run."""
+"""Files of averages at several points of a training run."""
 
 import io
 
@@ -56,12 +56,12 @@ def read(path: Path) -> dict[float, list[np.ndarray]]:
                 sigma_rel = float(key.split("/")[0])
                 found.setdefault(sigma_rel, []).append(stored[key].astype(np.float64))
             return found
-    except Exception as error:  # NumPy raises anything for bytes that it did not write.
+    except Exception as error:  # NumPy raises many errors for bytes of others.
         raise ValueError(f"The snapshot {path} is damaged: {error}") from error
 
 
 def _unlabelled(written):
-    """What is before the label, which says whether it is as it was written."""
+    """Returns the content before the label, which verifies it."""
     content, label = labels.parted(written)
     if label is not None:  # Version 0.1.0 wrote none.
         labels.read(written)

@@ -1,4 +1,4 @@
-"""Callbacks for `model.fit`, and what your own are made of."""
+"""Callbacks for `model.fit`, and base classes for your own."""
 
 from keras_lrs._step.part import StepPart, Wanted
 from keras_lrs.callbacks.averaged_evaluation import AveragedEvaluation

@@ -1,4 +1,4 @@
-"""`AveragedEvaluation`: lets all but training see an optimizer's own averages."""
+"""`AveragedEvaluation`: shows an optimizer's own averages to all but training."""
 
 from typing import Any
 
@@ -11,28 +11,28 @@ from keras_lrs.optimizers.schedule_free import ScheduleFree
 
 
 class AveragedEvaluation(SwappingCallback):
-    """Puts the averages that `ScheduleFree` holds into the model, but for training.
+    """Puts the averages of `ScheduleFree` into the model, except in training.
 
     Validation, callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`,
-    ...), and `evaluate` and `predict` that are given this callback see the average `x`;
-    gradients are taken at `y`. What is measured, saved and restored are the same
-    weights, in whatever order the callbacks are listed. `BackupAndRestore` backs `y`
-    up. Files of the whole model hold both, and training resumes from `y`.
+    ...), and `evaluate` and `predict` with this callback use the average `x`. Gradients
+    are computed at `y`. So the weights that are measured, saved and restored are the
+    same, whatever the order of the callbacks. `BackupAndRestore` backs up `y`. Files of
+    the whole model hold both, and training resumes from `y`.
 
     Args:
-        at_end: What the model holds after `fit`: `"average"` or `"raw"`, which is `y`.
-            If `fit` is interrupted it is `"raw"`.
-        batch_norm: What goes with the average: `"keep"`, the statistics of the
-            raw weights; or `"recalibrate"`, those of `x`, by a pass over
+        at_end: What the model holds after `fit`: `"average"`, or `"raw"` for `y`. If
+            `fit` is interrupted, it holds `y`.
+        batch_norm: The statistics that go with the average: `"keep"`, those of the raw
+            weights; or `"recalibrate"`, those of `x`, computed in a pass over
             `batch_norm_data` each time that a new `x` is put into the model.
         batch_norm_data: Inputs, as `averages.recalibrate_batch_norm` takes them.
-        batch_norm_steps: How many batches of them; all if None.
+        batch_norm_steps: How many batches of them to use; None uses all.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If an argument is out of range; and before the first step, if the
-            model is not built, if no optimizer is a `ScheduleFree`, or beside another
-            callback that swaps weights.
+        ValueError: If an argument is out of range. Before the first step: if the model
+            is not built, if no optimizer is a `ScheduleFree`, or if the list has
+            another callback that swaps weights.
 
     Example:
         >>> import keras, numpy as np
@@ -65,13 +65,13 @@ class AveragedEvaluation(SwappingCallback):
         self._optimizers: list[ScheduleFree] = []
 
     def prepare(self, run: Run) -> list[Wanted]:
-        """Looks for the averages, and begins with the raw weights."""
+        """Finds the averages, and begins with the raw weights."""
         wanted = super().prepare(run)
         self._optimizers = _schedule_free(run.model)
         if not self._optimizers:
             raise ValueError(
-                "`AveragedEvaluation` needs `keras_lrs.optimizers.ScheduleFree`; for "
-                "other optimizers it is `WeightAveraging`. Received: "
+                "`AveragedEvaluation` needs `keras_lrs.optimizers.ScheduleFree`; use "
+                "`WeightAveraging` for other optimizers. Received: "
                 f"`{type(run.model.optimizer).__name__}`"
             )
         build_optimizer(self, run.model)
@@ -108,11 +108,11 @@ class AveragedEvaluation(SwappingCallback):
         return [variable for one in built for variable in optimizers.trained(one)]
 
     def look_for_averages(self, model: Any) -> bool:
-        """Looks into its optimizers, and into those of an earlier `fit`."""
+        """Looks for averages in its optimizers, and in those of an earlier `fit`."""
         found = _schedule_free(model)
         others = [one for one in _trained(models.updating(model)) if one.built]
         moved = {id(v) for one in others for v in optimizers.trained(one)}
-        # What has been trained further by another optimizer is no `y` any more.
+        # Weights that another optimizer has trained further are no longer `y`.
         stale = any(id(variable) in moved for variable in self.averaged)
         earlier = not _trained(found) and self.shares_weights(model) and not stale
         if not earlier:
@@ -121,7 +121,7 @@ class AveragedEvaluation(SwappingCallback):
 
 
 def _schedule_free(model):
-    """The optimizers of a model that hold averages; inside others, too."""
+    """Returns the optimizers of a model that hold averages, even nested ones."""
     found = models.all_optimizers(model)
     return [one for one in found if isinstance(one, ScheduleFree)]
 

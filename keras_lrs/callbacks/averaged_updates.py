@@ -1,4 +1,4 @@
-"""Which updates of an optimizer `WeightAveraging` takes into its average."""
+"""The updates of an optimizer that `WeightAveraging` averages."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from keras_lrs.callbacks.cycle_ends import cycle_ends_of
 def averaging(
     callback: Any, optimizer: Any, schedules: dict[str, Any], begins_late: bool
 ) -> Averaging:
-    """The updates that are averaged, in a run whose length is known where it matters.
+    """Returns the updates that are averaged, in a run whose length is known if needed.
 
     Args:
         callback: The `WeightAveraging`.
         optimizer: One of its optimizers.
-        schedules: Those that are bound to the optimizer, by name.
+        schedules: The schedules that are bound to the optimizer, by name.
         begins_late: Whether the average begins where the run resumes.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If no update is averaged.
     """
     progress = callback.run.progress
     every, start_step = callback.update_every, callback.start_step
@@ -31,7 +31,7 @@ def averaging(
         total = progress.total // accumulated
         if first >= total > 0:
             raise ValueError(
-                "Argument `start_step` must be before the run ends: it has "
+                "Argument `start_step` must be before the end of the run, which has "
                 f"{total} updates. Received: start_step={start_step!r}"
             )
     if every not in ("epoch", "cycle"):
@@ -46,7 +46,7 @@ def averaging(
     ends = sorted({step // accumulated for step in steps} - set(range(first + 1)))
     if not ends:
         raise ValueError(
-            f"Argument `update_every` must be met in the run: no {every} ends "
-            f"after {first} updates. Received: update_every={every!r}"
+            f"Argument `update_every` must occur in the run: no {every} ends after "
+            f"{first} updates. Received: update_every={every!r}"
         )
     return Averaging(callback.average, ends=tuple(ends))

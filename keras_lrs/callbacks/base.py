@@ -15,23 +15,23 @@ from keras_lrs.schedules import names
 class FitCallback(keras.callbacks.Callback):
     """The base class of callbacks that act in the compiled training step.
 
-    All callbacks of this kind in a `fit` share one run. It binds their schedules,
-    installs what they want in the optimizer's step, and undoes everything when `fit`
-    ends, however it ends. Subclasses override the hooks below instead of Keras's. None
-    of them is called for every batch: such a hook would end Keras's asynchronous
-    dispatch.
+    All callbacks of this kind in a `fit` share one run. The run binds their schedules,
+    installs the parts that they want in the optimizer's step, and undoes everything
+    when `fit` ends, however it ends. Subclasses override the hooks below instead of
+    Keras's. None of these hooks is called for every batch, because such a hook would
+    disable Keras's asynchronous dispatch.
 
     - `prepare(run)`: training begins. Check what can be checked, and return a list of
       `Wanted` parts.
-    - `fit_begins(epoch)`: the first epoch is about to begin, and what other callbacks
-      restore has been restored.
-    - `epoch_begins(epoch)` and `epoch_ends(epoch, logs)`: as Keras's hooks. Values that
-      are written into `logs` are seen by later callbacks.
-    - `step_ends(logs)`: an execution of the train function has ended; only called if
+    - `fit_begins(epoch)`: the first epoch is about to begin, and other callbacks have
+      restored what they restore.
+    - `epoch_begins(epoch)` and `epoch_ends(epoch, logs)`: like Keras's hooks. Later
+      callbacks see the values that are written into `logs`.
+    - `step_ends(logs)`: an execution of the train function has ended. Called only if
       the class sets `every_step = True`.
-    - `fit_ends()`: called once, however the run ended, or once more if it is
-      interrupted. If the run failed, an exception raised here hides the one that ended
-      it.
+    - `fit_ends()`: called once, however the run ended, and once more if it is
+      interrupted itself. If the run failed, an exception raised here hides the one that
+      ended the run.
 
     `self.run` is the run:
 
@@ -39,16 +39,17 @@ class FitCallback(keras.callbacks.Callback):
     - `run.chosen(self)`: the optimizers that the callback acts in, by their labels: all
       of `run.optimizers`, or those that its attribute `optimizers` names.
     - `run.progress`: `iterations(optimizer)`, `step(optimizer)`, `updates(optimizer)`,
-      `epochs`, `steps_per_epoch`, and `window()`, by which lengths are bound.
-    - `run.parts(self)`: the living parts that the callback wanted.
+      `epochs`, `steps_per_epoch`, and `window()`, to which lengths are bound.
+    - `run.parts(self)`: the live parts that the callback requested.
     - `run.used_values(optimizer, iterations)`: the hyperparameters that past updates
       used, as a dictionary of float64 arrays.
     - `run.variable_values(steps)`: the values of scheduled variables that forward
       passes saw at steps of the schedules.
     - `run.bind(name, schedule)`: a schedule with its lengths in steps of this run.
     - `run.undo`: `run.undo.callback(function, *arguments)` calls a function when the
-      run ends. Push it before you do what it undoes: if the run is interrupted in
-      between, or within the function, it is called, or called again.
+      run ends. Register it before you do what it undoes. If the run is interrupted in
+      between, the function is still called. If the function is interrupted, it is
+      called again.
 
     Example:
         >>> import keras, numpy as np
@@ -77,28 +78,28 @@ class FitCallback(keras.callbacks.Callback):
     """
 
     first = False
-    """Whether it must come before all others in the list: they read what it writes."""
+    """Whether it must come before all others in the list, which read what it writes."""
     every_step = False
     """Whether `step_ends` is called after every execution of the train function."""
     fresh_metrics = False
-    """Whether metrics start over in every execution: its logs are then its own."""
+    """Whether metrics start over in every execution, so that its logs are its own."""
 
     backs_up = False
-    """Whether it comes after our others: it saves, with `saving`, what they are."""
+    """Whether it comes after our other callbacks and saves their state."""
 
     log = False
-    """Whether the last values of what its parts drive go into the logs of an epoch."""
+    """Whether the last values that its parts set go into the logs of an epoch."""
 
     _handed = False
-    """Whether Keras has handed out the model for the run that is to begin."""
+    """Whether Keras has passed the model for the next run."""
 
     optimizers: tuple | None = None
     """The optimizers that it acts in, or their names; None for all of the run."""
     steps_per_epoch: int | None = None
-    """The batches of an epoch, where the data does not tell; None if not given."""
+    """The batches per epoch, for data of unknown length; None if not given."""
 
     updates_per_batch: Any = None
-    """How many updates these make for a batch, if it is told: `paces.check`."""
+    """How many updates these make per batch, as `paces.check` returns it."""
 
     run: Run | None = None
     """The run that the callback takes part in, or took part in last."""
@@ -109,19 +110,19 @@ class FitCallback(keras.callbacks.Callback):
             cls.__init__ = names.hinted(cls.__init__)  # type: ignore[method-assign]
 
     def set_model(self, model: Any) -> None:
-        """Registers the callback, before any other has changed the model."""
+        """Registers the callback before any other has changed the model."""
         super().set_model(model)
         self._handed = True
         registry.register(self, model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Joins the run, with the parts that it wants."""
+        """Joins the run with the parts that it wants."""
         if self._model is None:
             raise RuntimeError(
                 f"`{type(self).__name__}` was given no model. Pass `model=` to the "
                 "`CallbackList`."
             )
-        if not self._handed:  # A list that serves again does not.
+        if not self._handed:  # A list that is used again does not.
             self.set_model(self._model)
         self._handed = False
         try:
@@ -132,11 +133,11 @@ class FitCallback(keras.callbacks.Callback):
             raise
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Binds and installs, when it is the first epoch."""
+        """Binds schedules and installs parts when the first epoch begins."""
         self._run.begin_epoch(epoch)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Acts, when what the model holds is that of the epoch's end."""
+        """Acts once the model is in its state of the epoch's end."""
         self._run.end_epoch(epoch)
         lengths.check_epoch(self, self._run.progress)
         self.epoch_ends(epoch, {} if logs is None else logs)
@@ -146,56 +147,56 @@ class FitCallback(keras.callbacks.Callback):
         self._run.close()
 
     def __getstate__(self):
-        # A copy takes no part in the run.
+        # A copy does not take part in the run.
         return {**vars(self), "run": None, "_model": None}
 
     @property
     def _run(self):
         if self.run is None:
             raise RuntimeError(
-                f"`{type(self).__name__}` was not told that training begins. Pass it "
-                "to `model.fit(callbacks=[...])`."
+                f"`{type(self).__name__}` has not joined a run. Pass it to "
+                "`model.fit(callbacks=[...])`."
             )
         return self.run
 
     # --- What the run calls ---
 
     def prepare(self, run: Run) -> Iterable[Wanted] | None:
-        """Checks all that can be checked; returns the parts it wants in the step."""
+        """Checks what can be checked; returns the parts that it wants in the step."""
 
     def fit_begins(self, epoch: int) -> None:
-        """Before the first epoch, when all that is restored has been."""
+        """Called before the first epoch, after everything has been restored."""
 
     def epoch_begins(self, epoch: int) -> None:
-        """At the beginning of every epoch, when all is installed."""
+        """Called at the beginning of every epoch, after everything is installed."""
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
-        """After validation; what is written into the logs, later callbacks see."""
+        """Called after validation; later callbacks see what it writes into the logs."""
 
     def step_ends(self, logs: Any) -> None:
-        """After an execution; reading its `logs` waits for the device."""
+        """Called after an execution; reading its `logs` waits for the device."""
 
     def before_all(self, hook: str, *arguments: Any) -> None:
-        """Before any callback is told of a hook.
+        """Called before a hook of any callback.
 
         `hook` is `"on_epoch_begin"`, `"on_epoch_end"` or `"on_train_end"`.
         """
 
     def after_all(self, hook: str, *arguments: Any) -> None:
-        """After all callbacks, Keras's too, were told of it."""
+        """Called after that hook of all callbacks, including Keras's."""
 
     def fit_ends(self) -> None:
-        """Once, however the run ended."""
+        """Called once, however the run ended."""
 
-    # --- What a run that resumes gives back ---
+    # --- What a resumed run restores ---
 
     def saving(self, within_epoch: bool) -> contextlib.AbstractContextManager:
-        """Within it the model holds what it trains, and files are on the disk."""
+        """Makes the model hold its raw weights, and files be on disk, while saving."""
         return contextlib.nullcontext()
 
     def get_state(self) -> dict[str, Any]:
-        """What the callback remembers: a tree of JSON values and arrays."""
+        """Returns what the callback remembers: a tree of JSON values and arrays."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes it up, after `fit_begins`."""
+        """Restores that state, after `fit_begins`."""

@@ -1,4 +1,4 @@
-"""The weights of the best look at a metric, to return to when the rate is reduced."""
+"""The best weights by a metric, to which a run returns when the rate is reduced."""
 
 from typing import Any
 
@@ -19,14 +19,14 @@ class BestWeights:
         self._values: list[np.ndarray] = []
 
     def look(self, model: Any, before: PlateauState, after: PlateauState) -> None:
-        """Copies the weights at the best look, and returns to them at a reduction."""
+        """Copies the weights at the best look, and restores them at a reduction."""
         if after.best != before.best:
             self._best, self._values = after.best, variables.read(model.weights)
         elif after.factor < before.factor and after.best is not None:
             variables.write(model.weights, self._values)
 
     def check(self, best: float | None) -> None:
-        """Raises if these are not the weights of the best value so far."""
+        """Raises if the copy does not belong to the best value so far."""
         if best is not None and best != self._best:
             raise ValueError(
                 "`ReduceOnPlateau(restore_best_weights=True)` cannot resume without "
@@ -35,27 +35,27 @@ class BestWeights:
             )
 
     def get_state(self) -> dict[str, Any]:
-        """What a checkpoint holds of them."""
+        """Returns what a checkpoint holds."""
         return {"best": self._best, "values": self._values}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues with what a checkpoint holds."""
+        """Restores what a checkpoint holds."""
         self._best, self._values = state["best"], list(state["values"])
 
 
 def check(run: Run) -> None:
-    """Raises if the state of the run is more than the model's weights."""
+    """Raises if it is not enough to restore the model's weights."""
     for other in run.siblings:
         if isinstance(other, (SwappingCallback, keras.callbacks.SwapEMAWeights)):
             raise ValueError(
-                "`ReduceOnPlateau(restore_best_weights=True)` cannot work beside "
-                f"`{type(other).__name__}`, whose averages would not return with the "
-                "weights."
+                "`ReduceOnPlateau(restore_best_weights=True)` cannot work together "
+                f"with `{type(other).__name__}`, whose averages would not be restored "
+                "with the weights."
             )
     theirs = getattr(keras.optimizers, "ScheduleFreeAdamW", ())
     for one in run.optimizers:
         if optimizers.is_taken_over(one) or isinstance(one, theirs):
             raise ValueError(
                 "`ReduceOnPlateau(restore_best_weights=True)` cannot work with "
-                "`ScheduleFree`, which keeps other weights beside the model's."
+                "`ScheduleFree`, which keeps other weights besides the model's."
             )

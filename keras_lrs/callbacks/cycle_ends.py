@@ -1,4 +1,4 @@
-"""Where the cycles of a run end, in iterations of an optimizer."""
+"""The ends of a run's cycles, in iterations of an optimizer."""
 
 import bisect
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ _STEPS = durations.positions(at_least=1)
 
 
 def checked(schedule: Any) -> Any:
-    """What says where cycles end: a schedule, a tuple of steps, or None."""
+    """Returns what defines where cycles end: a schedule, a tuple of steps, or None."""
     kind = keras.optimizers.schedules.LearningRateSchedule
     if schedule is None or isinstance(schedule, kind):
         return schedule
@@ -27,10 +27,10 @@ def checked(schedule: Any) -> Any:
 
 
 class CycleEnds:
-    """Where cycles end, in iterations of an optimizer.
+    """The ends of cycles, in iterations of an optimizer.
 
     Args:
-        optimizer: Whose iterations.
+        optimizer: The optimizer whose iterations are counted.
         start: The iteration at which the schedule is at its step 0.
         find: A function from a number of steps to the cycle ends up to there.
     """
@@ -41,31 +41,31 @@ class CycleEnds:
         self._horizon = 0
 
     def after(self, count: int) -> int:
-        """The first end after `count` iterations; far away if there is none."""
+        """Returns the first end after `count` iterations; a huge number if none."""
         while True:
             index = bisect.bisect_right(self._known, count - self.start)
             if index < len(self._known):
                 return self.start + self._known[index]
             if self._horizon >= _LAST_STEP:
                 return self.start + 2 * _LAST_STEP
-            # Not all at once: an endless schedule of short cycles has billions of them.
+            # The horizon grows: an endless schedule can have billions of ends.
             horizon = max(2 * (count - self.start), 4 * self._horizon, 1024)
             self._horizon = min(horizon, _LAST_STEP)
             self._known = self._find(self._horizon)
 
     def last_before(self, count: int) -> int:
-        """The last end at `count` iterations or before; 0 if there is none."""
+        """Returns the last end at or before `count` iterations; 0 if there is none."""
         self.after(count)
         index = self.cycles(count)
         return self.start + self._known[index - 1] if index else 0
 
     def cycles(self, count: int) -> int:
-        """How many cycles end in `count` iterations."""
+        """Returns how many cycles end within `count` iterations."""
         self.after(count)
         return bisect.bisect_right(self._known, count - self.start)
 
     def exist(self) -> bool:
-        """Whether there are any."""
+        """Whether there are any ends."""
         self.after(self.start)
         return bool(self._known)
 
@@ -78,12 +78,12 @@ class CycleEnds:
 
 
 class EpochEnds(CycleEnds):
-    """Cycles that end with epochs, whose steps are known when they are over.
+    """The ends of cycles that end with epochs whose steps are known only afterwards.
 
     Args:
-        optimizer: Whose iterations.
+        optimizer: The optimizer whose iterations are counted.
         start: The iteration at which the schedule is at its step 0.
-        epochs: After how many epochs cycles end.
+        epochs: The numbers of epochs after which cycles end.
     """
 
     def __init__(self, optimizer: Any, start: int, epochs: list[int]):
@@ -93,26 +93,26 @@ class EpochEnds(CycleEnds):
         self._before = 0
 
     def epoch_ends(self, epoch: int, count: int) -> bool:
-        """Notes that so many epochs are over, and tells whether a cycle is."""
+        """Notes that `epoch` epochs are over; returns whether a cycle is over too."""
         if epoch not in self._epochs:
             return False
-        if not self._known:  # Those of a run that was interrupted.
+        if not self._known:  # Cycles before the run resumed.
             self._before = self._epochs.index(epoch)
         self._known.append(count - self.start)
         return True
 
     def cycles(self, count: int) -> int:
-        """How many ends there are at `count` iterations or before."""
+        """Returns how many ends there are at or before `count` iterations."""
         return self._before + super().cycles(count)
 
     def last_before(self, count: int) -> int:
-        """The last end that was seen at `count` iterations or before; else 0."""
+        """Returns the last end seen at or before `count` iterations; 0 if none was."""
         index = super().cycles(count)
         return self.start + self._known[index - 1] if index else 0
 
 
 def find(run: Run, schedule: Any) -> CycleEnds:
-    """The ends of a run's cycles.
+    """Finds the ends of a run's cycles.
 
     Args:
         run: The run.
@@ -120,7 +120,7 @@ def find(run: Run, schedule: Any) -> CycleEnds:
             run's step 0; or None for the schedule of the optimizer's rate.
 
     Raises:
-        ValueError: If there are none, or not the same for all optimizers.
+        ValueError: If there are none, or they differ between optimizers.
     """
     first = run.optimizers[0]
     if isinstance(schedule, tuple):
@@ -148,13 +148,13 @@ def find(run: Run, schedule: Any) -> CycleEnds:
         received = ", ".join(repr(candidate) for _, _, candidate in candidates)
         raise ValueError(
             "`SnapshotEnsemble` needs a schedule with cycles, such as "
-            "`CosineRestarts`; or say where they end: `schedule=[Epochs(10), "
+            "`CosineRestarts`. Or pass where cycles end: `schedule=[Epochs(10), "
             f"Epochs(20)]`. Received: learning_rate={received}"
         )
     if len({(ends.start, ends.after(ends.start)) for ends in found}) > 1:
         raise ValueError(
             "The optimizers' cycles end at different steps. Pass `schedule=` to "
-            "`SnapshotEnsemble`, which takes one snapshot of all."
+            "`SnapshotEnsemble`, which takes one snapshot of the whole model."
         )
     return found[0]
 
@@ -169,7 +169,7 @@ def _finder(schedule):
 
 def _bound_steps(run, steps):
     if all(isinstance(step, int) for step in steps):
-        return steps  # Which need no window.
+        return steps  # Plain steps need no window.
     if all(isinstance(step, (int, *durations.OF_BATCHES)) for step in steps):
         return run.progress.window_of_batches().positions("schedule", steps)
     return run.progress.window().positions("schedule", steps)
@@ -178,18 +178,18 @@ def _bound_steps(run, steps):
 def cycle_ends_of(
     progress: Progress, optimizer: Any, schedules: dict[str, Any]
 ) -> list[int]:
-    """The steps of a run after which a cycle of an optimizer's rate ends.
+    """Returns the steps of a run after which a cycle of an optimizer's rate ends.
 
     Args:
-        progress: Where the run is.
+        progress: The progress of the run.
         optimizer: One of the optimizers.
-        schedules: Those that are bound to it, by name.
+        schedules: The schedules that are bound to it, by name.
     """
     total = progress.window().total
     schedule = schedules.get("learning_rate")
     if schedule is not None and "learning_rate" not in hosted.names(optimizer):
         return sorted(base.cycle_ends(schedule, total))
-    # Its own schedule counts all the iterations it has ever made.
+    # The optimizer's own schedule counts all iterations that it has ever made.
     schedule = optimizers.rate_source(optimizer) if schedule is None else schedule
     start = progress.start(optimizer)
     ends = base.cycle_ends(schedule, start + total)

@@ -1,4 +1,4 @@
-"""Schedules as flat dictionaries of strings and numbers, for tools that log runs."""
+"""Describes schedules in flat dictionaries, for tools that log runs."""
 
 import dataclasses
 import numbers
@@ -10,19 +10,19 @@ import numpy as np
 from keras_lrs.schedules import base
 from keras_lrs.schedules.per_variable import PerVariable
 
-_MOST_STEPS = 2**20  # Every step is looked at for the peak of a run of so many.
-_MOST_ITEMS = 16  # Longer lists are summed up: MLflow limits the length of values.
+_MOST_STEPS = 2**20  # Longer runs are sampled to find the peak.
+_MOST_ITEMS = 16  # Longer lists are summarized: MLflow limits values.
 
 
 def described(
     schedules: dict[str, Any], run: Any, found: dict[str, Any]
 ) -> dict[str, str | int | float]:
-    """All arguments of schedules, and of the run that they are bound to.
+    """Lists all arguments of schedules, and the lengths of the run they are bound to.
 
     Args:
-        schedules: Schedules, or dictionaries of them from the labels of optimizers.
+        schedules: Schedules, or dictionaries from labels of optimizers to schedules.
         run: The run that they are bound to; None if they are not bound.
-        found: The optimizers by their labels; none if the run is meant.
+        found: The optimizers by their labels; empty to describe the run as a whole.
     """
     result: dict[str, Any] = {}
     for name, given in schedules.items():
@@ -45,21 +45,21 @@ def described(
 
 
 def _steps(run, found):
-    """The steps of a run that the first of some optimizers makes; 0 if not known."""
+    """Returns how many steps the first optimizer makes in a run; 0 if not known."""
     with run.progress.paces.within(found[0] if found else None):
         return run.progress.total or 0
 
 
 def _peak(schedule, num_steps):
-    """The largest value of a run; of a very long one nearly, as it is sampled."""
+    """Returns the largest value of a run, approximately for very long runs."""
     steps = np.linspace(0, num_steps - 1, min(num_steps, _MOST_STEPS)).astype(np.int64)
     return float(np.max(base.evaluate(schedule, steps)))
 
 
 def _add(result, key, value):
-    """Adds a value, and what it is made of under keys that begin with its own."""
+    """Adds a value, and its own arguments under keys that begin with its key."""
     if isinstance(value, PerVariable):
-        # Patterns have characters that no tool takes in a key.
+        # Patterns contain characters that tools reject in keys.
         result[key] = "PerVariable"
         for index, (pattern, inside) in enumerate(value.values):
             result[f"{key}.{index}.pattern"] = pattern
@@ -88,11 +88,11 @@ def _add_list(result, key, values):
 
 
 def _arguments(schedule):
-    """The arguments of a schedule, by name."""
+    """Returns the arguments of a schedule by name."""
     if dataclasses.is_dataclass(schedule):
         names = [field.name for field in dataclasses.fields(schedule)]
         return {name: getattr(schedule, name) for name in names}
     try:
         return schedule.get_config()
-    except NotImplementedError:  # A schedule of the user's that is not to be saved.
+    except NotImplementedError:  # A user's schedule that cannot be saved.
         return {}

@@ -1,4 +1,4 @@
-"""Averages of the weights at the ends of epochs, where no step knows that one ends."""
+"""Averages the weights at the ends of epochs of unknown length."""
 
 import math
 from typing import Any
@@ -10,41 +10,40 @@ from keras_lrs.schedules import durations
 
 
 class EpochAverages:
-    """Lets averages take the weights when an epoch has ended, from the host.
+    """Adds the weights to the averages from the host, when an epoch has ended.
 
     Args:
         run: A run whose steps per epoch are not known.
-        average: The schedule of the weights.
-        start_step: How long to wait.
+        average: The schedule of the average.
+        start_step: When averaging starts.
     """
 
     def __init__(self, run: Run, average: Average, start_step: durations.Duration):
         self._run, self._average, self._start = run, average, start_step
         self.taken: int | None = 0
-        """How many epochs' weights they have taken; None if that is not known."""
+        """How many epochs have been averaged; None if that is not known."""
 
     def resume(self, epoch: int) -> None:
-        """Counts the epochs before this one, whose weights were taken."""
+        """Counts the epochs before this one that have been averaged."""
         wait = self._epochs_to_wait
         self.taken = None if wait is None else max(epoch - math.floor(wait), 0)
 
     def epoch_begins(self, parts: list) -> None:
-        """Tells the parts of the step what there is."""
+        """Tells the parts of the step how many epochs have been averaged."""
         if self.taken is None:
             raise ValueError(
-                "Argument `start_step` must be in `Epochs` or a `Fraction` where a run "
-                "resumes with data that has no known steps per epoch: which "
-                "epochs have been averaged is not known otherwise. Received: "
-                f"start_step={self._start!r}"
+                "Argument `start_step` must be `Epochs` or a `Fraction` to resume with "
+                "data that has no known steps per epoch: otherwise it is not known "
+                f"which epochs have been averaged. Received: start_step={self._start!r}"
             )
         self._tell(parts)
 
     def epoch_ends(self, epoch: int, parts: list, statistics: Any) -> None:
-        """Takes the weights, and the statistics if they are averaged."""
+        """Averages the weights, and the statistics if they are averaged too."""
         taken: Any = self.taken
         if not self._is_due(epoch + 1):
             return
-        # What was there before the first is no weights of an epoch's end.
+        # The first epoch replaces the initial values, which are of no epoch's end.
         share = float(self._average.weight(taken)) if taken else 1.0
         for part in parts:
             part.take(share)
@@ -61,7 +60,7 @@ class EpochAverages:
 
     @property
     def _epochs_to_wait(self):
-        """How long to wait, in epochs; None if it is given in steps."""
+        """The epochs before averaging starts; None if they are given in steps."""
         if self._start == 0:
             return 0
         if isinstance(self._start, durations.Epochs):

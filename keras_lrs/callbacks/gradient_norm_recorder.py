@@ -1,4 +1,4 @@
-"""`GradientNormRecorder`: how large the gradients of a run were."""
+"""`GradientNormRecorder`: the norms of a run's gradients."""
 
 from typing import Any
 
@@ -17,28 +17,28 @@ class GradientNormRecorder(FitCallback):
     """Records the global norm of the gradients of each update.
 
     `norm = sqrt(sum of g**2)` over all entries of all gradients, before clipping and
-    weight decay, free of a loss scale, summed over the replicas of a strategy. It is
+    weight decay, without the loss scale, summed over the replicas of a strategy. It is
     computed in the compiled step, in float32, and read every few thousand steps and at
-    the end: training does not wait for it. Under gradient accumulation it is the norm
-    of the mean gradient that the update uses. With several optimizers it is the norm
-    over all of them. Updates that a `LossScaleOptimizer` skips are not recorded.
+    the end, so training does not wait for it. Under gradient accumulation it is the
+    norm of the mean gradient that the update uses. With several optimizers it is the
+    norm over all of them. Updates that a `LossScaleOptimizer` skips are not recorded.
 
-    Memory is bounded: of more than a million updates every second one is dropped, and
-    so on, as if `every` had been twice as large.
+    Memory is bounded. Beyond a million updates, every second norm is dropped, as if
+    `every` had been twice as large. This repeats as the run continues.
 
-    `schedules.refined_from_gradient_norms` makes a schedule of it.
+    `schedules.refined_from_gradient_norms` turns the norms into a schedule.
 
     Args:
-        every: Record every so many updates, those whose number is a multiple of it.
+        every: Record the updates whose number is a multiple of this.
         order: 2 for the Euclidean norm; 1 for the sum of absolute values, which
             refinement uses for Adam.
-        optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
-            or of the model's attribute that holds it) or objects. None is all.
+        optimizers: The optimizers to act in: a name (of an optimizer, or of the model's
+            attribute that holds it), an optimizer, or a list of these. None means all.
 
     Attributes:
         steps: The steps of the updates, as schedules count them (micro-batches, from
-            0); int64 of shape `(updates,)`. Of the last `fit`, and also there when it
-            was interrupted.
+            0); int64 of shape `(updates,)`. They are those of the last `fit`, even if
+            it was interrupted.
         norms: Their norms; float64 of the same shape.
 
     Raises:
@@ -83,7 +83,7 @@ class GradientNormRecorder(FitCallback):
         self._leaves: list[Any] = []
         self._found: list[list[tuple[np.ndarray, np.ndarray]]] = []
         self._read: list[int] = []
-        self._waiting = self._most = 0  # Updates: since the last look, of an execution.
+        self._waiting = self._most = 0  # Updates since the last read, and of a step.
         self._every = self.every
 
     @property
@@ -111,8 +111,8 @@ class GradientNormRecorder(FitCallback):
         self._read = [self._updates(optimizer) for optimizer in self._leaves]
 
     def step_ends(self, logs: Any) -> None:
-        """Reads what there is before the step overwrites it."""
-        if self._most == 0:  # A `train_step` of one's own may make several updates.
+        """Reads the norms before the step overwrites them."""
+        if self._most == 0:  # A custom `train_step` may make several updates.
             pairs = zip(map(self._updates, self._leaves), self._read, strict=True)
             self._most = max(now - before for now, before in pairs)
             self._most = max(self._most, self._run.model.steps_per_execution)
@@ -121,7 +121,7 @@ class GradientNormRecorder(FitCallback):
             self._take()
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Reads what there is, for those who look at it while training."""
+        """Reads the norms so far, for callbacks that use them during training."""
         self._take()
 
     def fit_ends(self) -> None:
@@ -129,7 +129,7 @@ class GradientNormRecorder(FitCallback):
         self._take()
 
     def get_state(self) -> dict[str, Any]:
-        """What has been recorded."""
+        """Returns the norms that were recorded."""
         self._take()
         return {
             "found": [[_joined(found)] for found in self._found],
@@ -137,7 +137,7 @@ class GradientNormRecorder(FitCallback):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues with it."""
+        """Restores these norms."""
         self._found = [[tuple(part) for part in found] for found in state["found"]]
         self._every = state.get("every", self.every)
 
@@ -186,7 +186,7 @@ class GradientNormRecorder(FitCallback):
 
 
 def _joined(found):
-    """The steps and norms of parts, as two arrays."""
+    """Joins the steps and norms of parts into two arrays."""
     if not found:
         return np.zeros(0, np.int64), np.zeros(0)
     steps, norms = zip(*found, strict=True)

@@ -1,4 +1,4 @@
-"""`HyperparameterLogger`: the values that training really used."""
+"""`HyperparameterLogger`: logs the values that training really used."""
 
 import contextlib
 import os
@@ -19,40 +19,42 @@ _SECONDS = 5.0  # Between two looks at the optimizer within an epoch.
 
 
 class HyperparameterLogger(FitCallback):
-    """Writes the hyperparameters that were used into the logs of every epoch.
+    """Adds the hyperparameters that were used to the logs of every epoch.
 
-    Callbacks that drive hyperparameters add these to the logs themselves. Use this one
-    for TensorBoard, and for a rate that no callback drives.
+    Callbacks that drive hyperparameters add them to the logs themselves. Use this
+    callback for TensorBoard, and for a rate that no callback drives.
 
-    The rate, whatever it comes from (a float, a schedule, a `HyperparameterScheduler`,
-    times the factor of a `ReduceOnPlateau`), and all other hyperparameters that a
-    scheduler drives: the values of the last update of the epoch, not of the next one.
-    `History`, `CSVLogger`, `TensorBoard` and other callbacks get them, whatever their
-    order. The keys are `learning_rate`, `momentum` and so on; with several optimizers
-    `learning_rate/<name of the optimizer>`, which for those beside `model.optimizer` is
-    where the model holds them. One that makes no update while others do is not logged.
-    Groups of variables that have values of their own are logged besides, as
-    `learning_rate/<pattern>`: groups of equal schedules once, under the first of their
-    patterns. The key of a variable that a `VariableScheduler` sets is its path.
+    It logs the rate, wherever it comes from (a float, a schedule, or a
+    `HyperparameterScheduler`, times the factor of a `ReduceOnPlateau`), and all other
+    hyperparameters that a scheduler drives. The values are those of the last update of
+    the epoch, not of the next one. `History`, `CSVLogger`, `TensorBoard` and other
+    callbacks see them, wherever they are in the list. The keys are `learning_rate`,
+    `momentum` and so on. With several optimizers they are `learning_rate/<name of the
+    optimizer>`; for optimizers other than `model.optimizer`, the name is that of the
+    model's attribute. An optimizer that makes no update while others do is not logged.
+    Groups of variables with their own values are logged as well, as
+    `learning_rate/<pattern>`. Groups with equal schedules are logged once, under the
+    first of their patterns. The key of a variable that a `VariableScheduler` sets is
+    its path.
 
-    With `log_dir` they are written as TensorBoard scalars too; the step is the number
-    of updates before the one that used the value. Nothing is computed in the training
-    step and the device is not waited for, but once in 5 seconds.
+    With `log_dir` the values are also written as TensorBoard scalars. Their step is the
+    number of updates before the one that used the value. Nothing is computed in the
+    training step, and the callback waits for the device only once in 5 seconds.
 
     Args:
-        every: `"epoch"`, or with `log_dir` a number of steps: a scalar every so many
-            steps.
+        every: `"epoch"` or, with `log_dir`, the number of steps from one scalar to the
+            next.
         log_dir: The folder for TensorBoard's event files; needs the package
             `tensorboard`.
-        optimizers: Which optimizers to log: one or a list of names (of an optimizer,
-            or of the model's attribute that holds it) or objects. None is all. The
-            keys of those given end with their names.
+        optimizers: The optimizers to log: a name (of an optimizer, or of the model's
+            attribute that holds it), an optimizer, or a list of these. None means all.
+            If some are named, their keys end with their names.
 
     Raises:
-        ValueError: If `every` is neither, or a number without `log_dir`.
+        ValueError: If `every` is out of range, or a number without `log_dir`.
         RuntimeError: After the first epoch, if no optimizer made an update.
         ImportError: If `log_dir` is given and `tensorboard` is not installed.
-        OSError: Before the first step, if nothing can be written to `log_dir`.
+        OSError: Before the first step, if `log_dir` is not writable.
 
     Example:
         >>> import keras, numpy as np
@@ -93,12 +95,12 @@ class HyperparameterLogger(FitCallback):
         return []
 
     def fit_begins(self, epoch: int) -> None:
-        """Notes where the optimizers are."""
+        """Notes the iterations of the optimizers."""
         self._written = dict(self._run.epoch_logs.began)
         self._looked = time.monotonic()
 
     def step_ends(self, logs: Any) -> None:
-        """Writes, every few seconds, what has been used since."""
+        """Writes every few seconds the values used since the last time."""
         if time.monotonic() - self._looked >= _SECONDS:
             self._write_steps()
 
@@ -121,7 +123,7 @@ class HyperparameterLogger(FitCallback):
 
     @contextlib.contextmanager
     def saving(self, within_epoch: bool = False) -> Iterator[None]:
-        """What is saved within it comes after the scalars up to here."""
+        """Writes the scalars up to here before anything else is saved."""
         if self.every_step:
             self._write_steps()
         if self._writer is not None:
@@ -146,7 +148,7 @@ class HyperparameterLogger(FitCallback):
 
 
 class _Writer:
-    """TensorBoard scalars, in a file that is opened with the first of them."""
+    """Writes TensorBoard scalars to a file that the first of them opens."""
 
     def __init__(self, log_dir):
         try:

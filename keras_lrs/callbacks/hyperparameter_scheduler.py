@@ -18,80 +18,85 @@ from keras_lrs.schedules.sparkline import markup_of
 
 
 class HyperparameterScheduler(FitCallback):
-    """Lets schedules drive hyperparameters of the optimizer, in the compiled step.
+    """Drives hyperparameters of the optimizer by schedules, in the compiled step.
 
-    When the first epoch begins, every schedule is bound to this `fit`: its `Epochs` are
-    epochs of this data, its `Fraction`s and `None`s are fractions and the rest of
-    `epochs` x steps per epoch. It ends with the run. In a second `fit` it starts over;
-    with `initial_epoch`, or after `BackupAndRestore`, it resumes.
+    When the first epoch begins, every schedule is bound to this `fit`. Its `Epochs` are
+    epochs of the data, its `Fraction`s are fractions of `epochs` times the steps per
+    epoch, and None means the rest of the run. The schedule ends when the run ends. In a
+    second `fit` it starts over. With `initial_epoch`, or after `BackupAndRestore`, it
+    resumes.
 
     Each schedule is evaluated once per step. Steps are what the optimizer counts:
-    batches, micro-batches under gradient accumulation; those that a
+    batches, or micro-batches under gradient accumulation. Steps that a
     `LossScaleOptimizer` skips are not counted.
 
-    During `fit`, `optimizer.learning_rate` reads as the rate last used. Afterwards the
-    optimizer is as it was, however `fit` ended. Files saved during it are plain; the
-    rate in them is the one last used.
+    During `fit`, `optimizer.learning_rate` shows the rate that was last used.
+    Afterwards the optimizer is as it was before, however `fit` ended. Files saved
+    during `fit` hold an ordinary optimizer, whose rate is the one last used.
 
     With `beta_1` or `beta_2` of Adam, AdamW or Adamax, the bias correction uses the
-    product of the betas used so far, also in earlier fits of this process; Keras's
-    takes a power of the current one, as it does in a later `fit` without the schedule.
+    product of the betas used so far, including earlier fits of this process. Keras uses
+    a power of the current beta instead, and does so again in a later `fit` without the
+    schedule.
 
-    Schedules are ours, Keras's or your own. For a `MultiOptimizer`, give one schedule
-    for all optimizers, or a dictionary from the names of optimizers to schedules. The
-    same goes for a model, such as a GAN, that is compiled with `optimizer=None` and
-    holds several optimizers, whose names are then those of the model's attributes. On
-    JAX, where Keras's `fit` trains with `model.optimizer` alone, that is refused.
+    Schedules can be ours, Keras's or your own. For a `MultiOptimizer`, give one
+    schedule for all optimizers, or a dictionary from the names of optimizers to
+    schedules. The same applies to a model, such as a GAN, that is compiled with
+    `optimizer=None` and holds several optimizers. Their names are then those of the
+    model's attributes. On JAX such a model raises an error, because there Keras's `fit`
+    trains with `model.optimizer` only.
 
-    Groups of variables have rates of their own with `rate_multipliers`, which keeps one
-    main schedule (for layer-wise decay, discriminative rates, gradual unfreezing), or
-    with a `PerVariable`, which gives each group any schedule. Decoupled weight decay is
-    times the rate of the group. Variables whose rate is 0 from the first step on keep
-    their values bit for bit, also from weight decay (with Keras's `ScheduleFreeAdamW`,
-    which recomputes them in every step, up to rounding). This is less than
-    `trainable=False`: gradients are computed, averages of gradients such as Adam's are
-    updated, and so are the statistics of batch normalization. A velocity that SGD or
-    RMSprop has built up keeps moving a variable after its rate drops to 0.
+    Groups of variables can have their own rates in two ways: `rate_multipliers` keeps
+    one main schedule (for layer-wise decay, discriminative rates or gradual
+    unfreezing), and a `PerVariable` gives each group a schedule of its own. Decoupled
+    weight decay is multiplied by the rate of the group. Variables whose rate is 0 from
+    the first step on keep their values bit for bit, because weight decay does not
+    change them either (with Keras's `ScheduleFreeAdamW`, which recomputes them in every
+    step, up to rounding). A rate of 0 does less than `trainable=False`: gradients are
+    still computed, and averages of gradients, such as Adam's, and the statistics of
+    batch normalization are still updated. A velocity that SGD or RMSprop has built up
+    keeps moving a variable after its rate drops to 0.
 
     Args:
-        learning_rate: The schedule of the learning rate, or a `PerVariable`; a number
-            is a constant one, and None does not schedule it.
-        rate_multipliers: By what the rate of groups of variables is multiplied: a
-            dictionary from patterns to numbers >= 0 or schedules, as in `PerVariable`;
-            see `keras_lrs.layerwise_decay`. The rate may be the optimizer's own. All
-            others are not multiplied.
+        learning_rate: The schedule of the learning rate, or a `PerVariable`. A number
+            is a constant schedule, and None leaves the rate unscheduled.
+        rate_multipliers: The factors by which the rates of groups of variables are
+            multiplied: a dictionary from patterns to numbers >= 0 or schedules, as in
+            `PerVariable`; see `keras_lrs.layerwise_decay`. The rate may be the
+            optimizer's own. The rates of all other variables are not multiplied.
         momentum_correction: Whether to multiply SGD's velocity by the ratio of
             successive rates. Keras keeps the rate inside the velocity, so that after a
-            drop the old step size lives on for about `1 / (1 - momentum)` steps. Needs
-            `learning_rate`. Multipliers must be numbers then.
-        optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
-            or of the model's attribute that holds it) or objects. None is all.
-        steps_per_epoch: How many batches an epoch has, for data that does not tell it,
-            such as a `tf.data.Dataset` after `filter`. The data is read to its end all
-            the same, and the run stops if its first epoch has another number.
-        updates_per_batch: How many updates the optimizers make for a batch, > 0: 5 for
-            a critic that is trained five times, 0.25 for a `train_step` of your own
-            that accumulates gradients over 4 batches. Lengths in epochs, fractions and
-            "the rest" of the run count updates. None is one, or one in as many batches
-            as the first update takes; another number is refused after the first epoch.
-        log: Whether to add the values that the last update of an epoch used to the logs
-            of the epoch, of every hyperparameter that is scheduled here, under the keys
+            drop the old step size persists for about `1 / (1 - momentum)` steps. This
+            needs `learning_rate`, and multipliers must be numbers.
+        optimizers: The optimizers to act in: a name (of an optimizer, or of the model's
+            attribute that holds it), an optimizer, or a list of these. None means all.
+        steps_per_epoch: The number of batches in an epoch, for data whose length is
+            unknown, such as a `tf.data.Dataset` after `filter`. The data is still read
+            to its end, and the run stops if its first epoch has a different number.
+        updates_per_batch: How many updates the optimizers make per batch, > 0: 5 for a
+            critic that is trained five times, 0.25 for a custom `train_step` that
+            accumulates gradients over 4 batches. Lengths in epochs, fractions and "the
+            rest" of the run count updates. None means one update per batch or, if the
+            first update takes several batches, one per that many. If the number turns
+            out to be different, an error is raised after the first epoch.
+        log: Whether to add the values of all hyperparameters that are scheduled here to
+            the logs of each epoch: the values that the last update used, under the keys
             of `HyperparameterLogger`. `History`, the progress bar, `CSVLogger` and
             other callbacks see them, wherever they are in the list.
         **schedules: The schedules, or numbers, of other hyperparameters: `momentum`,
             `beta_1`, `weight_decay`, `clipnorm` or any other number that is an argument
-            of the optimizer. A `PerVariable` can be that of `weight_decay`, `momentum`,
-            `rho` and `epsilon`.
+            of the optimizer. `weight_decay`, `momentum`, `rho` and `epsilon` may also
+            be a `PerVariable`.
 
     Raises:
-        TypeError: If a schedule is none.
-        ValueError: If there is no schedule; and before the first step, if the optimizer
-            has no such hyperparameter, does not use it or has a schedule for it, if a
-            schedule leaves the hyperparameter's range, if the number of steps is needed
-            and not known, if another callback sets the same hyperparameter, if a
-            pattern decides for no variable, or if groups cannot have a value of their
-            own: for clipping, `ema_momentum` and the betas of Adam and Adamax, and for
-            absolute rates with `ScheduleFree`.
+        TypeError: If an argument that must be a schedule is not one.
+        ValueError: If there is no schedule. Before the first step: if the optimizer has
+            no such hyperparameter, does not use it or already has a schedule for it, if
+            a schedule leaves the hyperparameter's range, if the number of steps is
+            needed and not known, if another callback sets the same hyperparameter, if a
+            pattern applies to no variable, or if groups cannot have a value of their
+            own. This is so for clipping, `ema_momentum` and the betas of Adam and
+            Adamax, and for absolute rates with `ScheduleFree`.
 
     Example:
         >>> import keras, numpy as np
@@ -155,7 +160,8 @@ class HyperparameterScheduler(FitCallback):
     def bound(self) -> dict[str, Any]:
         """The schedules as the last `fit` bound them, by the names of their arguments.
 
-        If it acts in several optimizers, dictionaries from their names.
+        If the callback acts in several optimizers, each value is a dictionary from
+        their names to schedules.
         """
         if self.run is None:
             return {}
@@ -179,15 +185,15 @@ class HyperparameterScheduler(FitCallback):
     def describe(self) -> dict[str, str | int | float]:
         """Describes the schedules, for MLflow, W&B or TensorBoard's hparams.
 
-        Call it after `fit`, or in a callback after the first epoch has begun: then all
-        lengths are steps of the run. Before, they are as given.
+        Call it after `fit`, or in a callback after the first epoch has begun. Then all
+        lengths are steps of the run. Before that, they are as given.
 
         Returns:
             A flat dictionary: the class of each schedule under the name of its
             argument, its own arguments under `<name>.<argument>`, the largest value in
             the run as `<name>.peak`, and `run.epochs`, `run.steps_per_epoch` and
-            `run.steps`. Optimizers are named as in the logs, groups of variables
-            numbered. What is None or not known is left out.
+            `run.steps`. Optimizers are named as in the logs, and groups of variables
+            are numbered. Entries that are None or not known are left out.
         """
         bound = self.bound
         run: Any = self.run if bound else None
@@ -224,7 +230,7 @@ class HyperparameterScheduler(FitCallback):
 
 
 def _grouped(assigned):
-    """Those of some values that differ between variables, each once."""
+    """Returns the values that differ between variables, each once."""
     found = {id(value): value for _, value in assigned}.values()
     return [value for value in found if isinstance(value, PerVariable)]
 
@@ -237,7 +243,7 @@ def _assigned(name, given, by_name):
     if unknown or not given:
         raise ValueError(
             f"Argument `{name}` must map names of optimizers to schedules. The "
-            f"optimizers are: {', '.join(by_name)}. For groups of variables it is "
+            f"optimizers are: {', '.join(by_name)}. For groups of variables use "
             f"`PerVariable`. Received: {name}={given!r}"
         )
     return [(by_name[key], schedule) for key, schedule in given.items()]

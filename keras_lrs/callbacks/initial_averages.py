@@ -1,4 +1,4 @@
-"""What an average begins with, if that is not the model's own weights."""
+"""The start of an average, if it is not the model's own weights."""
 
 import os
 from typing import Any
@@ -19,7 +19,7 @@ _BOUND = (
 
 
 def check(initial: Any, average: Average) -> None:
-    """Raises if it is of no kind that is known, or would be forgotten at once."""
+    """Raises if `initial` has an unknown type, or would be forgotten at once."""
     if not isinstance(initial, (keras.Model, str, os.PathLike)):
         try:
             for value in fields.items("initial", initial, _BOUND):
@@ -30,17 +30,17 @@ def check(initial: Any, average: Average) -> None:
         fields.path("initial", initial)
     if float(average.weight(0)) == 1.0:
         bound = (
-            "keep a share of `initial` in its first update, which for example "
+            "keep a share of `initial` in its first update, as "
             "`ExponentialAverage(0.999, debias=False)` does"
         )
         fields.refuse("average", bound, average)
 
 
 def values(initial: Any, model: Any) -> dict[int, np.ndarray]:
-    """The arrays that the averages begin with, by the identity of the variable.
+    """Returns the arrays with which averages begin, by the `id` of the variable.
 
-    Of a model whose optimizer holds averages (`use_ema=True`, or of an earlier `fit`)
-    they are these averages.
+    If `initial` is a model whose optimizer holds averages (with `use_ema=True`, or from
+    an earlier `fit`), these are used.
     """
     if isinstance(initial, keras.Model):
         found = _averages_of(initial)
@@ -68,7 +68,7 @@ def values(initial: Any, model: Any) -> dict[int, np.ndarray]:
 
 
 def give(found: dict[int, np.ndarray], slots: list, statistics: Any) -> None:
-    """Lets averages begin with what `values` returned.
+    """Starts averages from what `values` returned.
 
     Args:
         found: The arrays.

@@ -18,18 +18,19 @@ def layerwise_decay(
     `multiplier = factor ** depth`
 
     The depth is 0 at the head, 1 in the block before it, and so on. Use it to fine-tune
-    a model that was pre-trained: what is near the input is general, and needs to change
-    least.
+    a pre-trained model. Layers near the input are the most general, and need to change
+    the least.
 
     Args:
         model: A built model.
-        factor: By what the rate is multiplied from block to block, in (0, 1]. 0.65 to
-            0.9 suit transformers.
+        factor: The factor of the rate from block to block, in (0, 1]. Values from 0.65
+            to 0.9 suit transformers.
         blocks: Regular expressions that are searched for in the paths of variables, in
-            the order from the input to the head. One with a group of digits, such as
-            `r"block(\d+)/"`, stands for as many blocks as there are numbers, in the
-            numbers' order. The first one found decides. None takes each layer that
-            has weights as a block, in the model's order, and enters models in it.
+            the order from the input to the head. An expression with a group of digits,
+            such as `r"block(\d+)/"`, stands for one block per number, in the numbers'
+            order. A variable belongs to the first expression that matches. None makes
+            each layer with weights a block, in the model's order, including the layers
+            of nested models.
 
     Returns:
         A dictionary from patterns to numbers, for the argument `rate_multipliers` of
@@ -37,9 +38,10 @@ def layerwise_decay(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the model is not built or has no trainable weights, an argument
-            is out of range, a variable is in no block, a block has no variable, a group
-            finds no number, or variables of equal paths belong to different blocks.
+        ValueError: If the model is not built or has no trainable weights, if an
+            argument is out of range, if a variable is in no block or a block has no
+            variable, if a group matches no number, or if variables with equal paths
+            belong to different blocks.
 
     Example:
         >>> import keras
@@ -65,7 +67,7 @@ def layerwise_decay(
     else:
         found = _by_patterns(model, _checked(blocks))
     depths = {key: depth for depth, key in enumerate(sorted(found, reverse=True))}
-    # As they are looked for: `block1` must come after `block10`.
+    # Patterns are searched in this order, so `block10` must come before `block1`.
     order = sorted(found, key=lambda key: (key[0], -key[1]))
     result = {
         pattern: factor ** depths[key]
@@ -78,10 +80,10 @@ def layerwise_decay(
             other = decided.pattern_of(path)
             if other is None or result[other] != factor ** depths[key]:
                 raise ValueError(
-                    f"Argument `model`: the variable {path!r} cannot be "
-                    f"distinguished from those of another block, which {other!r} finds "
-                    "as well. Give layers different names, or `blocks` that tell them "
-                    "apart, such as '(^|/)head/'."
+                    f"Argument `model`: the variable {path!r} cannot be distinguished "
+                    f"from those of another block, which {other!r} also matches. Give "
+                    "layers different names, or `blocks` that distinguish them, such "
+                    "as '(^|/)head/'."
                 )
     return result
 
@@ -101,13 +103,13 @@ def _checked(blocks):
     return patterns
 
 
-# A block lists the paths of its variables, each with a pattern that finds it. Its key
-# says where the pattern of `blocks` stands, and the number that it has found.
+# A block lists the paths of its variables, each with a pattern that matches it. Its key
+# holds the index of the pattern in `blocks` and the number that it matched.
 _Blocks = dict[tuple[int, int], list[tuple[str, str]]]
 
 
 def _by_layers(model: Any) -> _Blocks:
-    """The layers that have weights."""
+    """Makes a block of each layer that has weights."""
     blocks: _Blocks = {}
     seen: set[int] = set()
     for layer in _leaves(model):
@@ -128,7 +130,7 @@ def _by_layers(model: Any) -> _Blocks:
 
 
 def _leaves(model):
-    """The layers of a model, with those of models in it."""
+    """Yields the layers of a model, including those of nested models."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _leaves(layer)
@@ -137,7 +139,7 @@ def _leaves(model):
 
 
 def _folder(paths):
-    """The longest beginning that paths share, up to a slash."""
+    """Returns the longest common prefix of paths that ends with a slash."""
     folders = [path.split("/")[:-1] for path in paths]
     shared = []
     for names in zip(*folders, strict=False):
@@ -148,7 +150,7 @@ def _folder(paths):
 
 
 def _by_patterns(model: Any, patterns: tuple[str, ...]) -> _Blocks:
-    """What patterns find."""
+    """Makes blocks of the variables that the patterns match."""
     PerVariable(tuple((pattern, 1.0) for pattern in patterns)).check_paths(
         "blocks", [variable.path for variable in model.trainable_variables]
     )
@@ -159,8 +161,8 @@ def _by_patterns(model: Any, patterns: tuple[str, ...]) -> _Blocks:
         index, match = next(((i, m) for i, m in matches if m), (0, None))
         if match is None:
             raise ValueError(
-                f"Argument `blocks` must have a pattern for every trainable variable. "
-                f"None is found in {path!r}. Received: blocks={list(patterns)!r}"
+                "Argument `blocks` must have a pattern for every trainable variable. "
+                f"None matches {path!r}. Received: blocks={list(patterns)!r}"
             )
         numbers = [int(text) for text in match.groups("") if text.isdigit()]
         number = numbers[0] if numbers else -1

@@ -1,4 +1,4 @@
-"""`OneCycleScheduler`: both halves of the 1cycle policy."""
+"""`OneCycleScheduler`: the 1cycle policy for the rate and the momentum."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from keras_lrs.schedules.composed import MirroredOneCycle, OneCycle
 
 
 class OneCycleScheduler(HyperparameterScheduler):
-    """The 1cycle policy: the rate up and down once, the momentum the other way.
+    """Moves the rate up and down once and the momentum the other way (1cycle policy).
 
-    Drives `learning_rate`, and `momentum` of SGD and RMSprop or `beta_1` of the Adam
-    family, in the compiled step and as long as `fit` trains. All that
-    `HyperparameterScheduler` says holds here.
+    It drives `learning_rate`, and `momentum` of SGD and RMSprop or `beta_1` of the Adam
+    family, in the compiled step, over the whole `fit`. Everything in
+    `HyperparameterScheduler` applies here too.
 
-    Use it to train fast at rates that would diverge if held. Construct SGD and RMSprop
-    with a momentum; the value does not matter.
+    Use it to train fast at rates at which training would diverge if they were held.
+    Construct SGD and RMSprop with a momentum other than 0; its value does not matter.
 
     Args:
         max_learning_rate: The peak of the rate, >= 0.
@@ -34,7 +34,7 @@ class OneCycleScheduler(HyperparameterScheduler):
             `final_div_factor`, `shape`, `three_phase`.
 
     Raises:
-        ValueError: If an argument is out of range; and before the first step, if the
+        ValueError: If an argument is out of range. Before the first step: if the
             optimizer has neither momentum nor `beta_1`.
         TypeError: If an argument has the wrong type.
 
@@ -79,7 +79,7 @@ class OneCycleScheduler(HyperparameterScheduler):
         )
 
     def prepare(self, run: Run) -> list[Wanted]:
-        """Drives the other half as well, by the name the optimizer has for it."""
+        """Drives the momentum as well, under the name that the optimizer has for it."""
         found = super().prepare(run)
         for optimizer in run.chosen(self).values():
             names = hyperparameters.names(optimizer)

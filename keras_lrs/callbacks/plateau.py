@@ -1,4 +1,4 @@
-"""`Plateau`: when a factor on the learning rate changes, and to what, in any loop."""
+"""`Plateau`: a factor on the learning rate that falls with a metric, in any loop."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from keras_lrs.schedules import fields
 
 @dataclasses.dataclass(frozen=True)
 class PlateauState:
-    """What the next decision depends on."""
+    """The state on which the next decision depends."""
 
     factor: float = 1.0
     best: float | None = None
@@ -24,9 +24,9 @@ class PlateauState:
 
 @dataclasses.dataclass(frozen=True)
 class PlateauRecord:
-    """The state after `count` iterations, and the rates that the user gave.
+    """The state after `count` iterations, and the rates that the user set.
 
-    `set_by_hand` are those of these rates that a callback has set.
+    `set_by_hand` holds the rates among them that a callback has set.
     """
 
     count: int
@@ -36,7 +36,7 @@ class PlateauRecord:
 
     @classmethod
     def parsed(cls, item: dict[str, Any]) -> "PlateauRecord":
-        """The record that `dataclasses.asdict` made JSON of."""
+        """Parses a record that `dataclasses.asdict` has turned into JSON."""
         by_hand = item.get("set_by_hand", ())
         by_hand = [None if rate is None else float(rate) for rate in by_hand]
         state = PlateauState(**item["state"])
@@ -44,7 +44,7 @@ class PlateauRecord:
 
 
 def parsed_records(content: bytes, count: int) -> list[PlateauRecord]:
-    """The records in a file; raises errors of many kinds if it is no such file."""
+    """Parses the records in a file; raises errors of many kinds if it holds none."""
     records = [PlateauRecord.parsed(item) for item in json.loads(content)]
     if not records or any(len(record.rates) != count for record in records):
         raise ValueError(f"It is not that of {count} optimizers.")
@@ -54,9 +54,9 @@ def parsed_records(content: bytes, count: int) -> list[PlateauRecord]:
 def rates_before(
     records: list[PlateauRecord], rates: list[float | None], least: float
 ) -> list[float | None]:
-    """The users' rates, where the optimizers hold them times an earlier factor.
+    """Returns the users' rates, even if optimizers hold them times a factor.
 
-    A model that was saved within the run comes with the rate last used, which a
+    A model that was saved during the run has the rate that was last used, which a
     factor does not lower below `least`.
     """
     if not records:
@@ -75,7 +75,7 @@ def rates_before(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlateauRule(fields.Configured):
-    """When the factor changes, and to what; the arguments are `ReduceOnPlateau`'s."""
+    """The rule by which the factor changes; the arguments are `ReduceOnPlateau`'s."""
 
     factor: float = fields.number(above=0.0, below=1.0)
     patience: int = fields.integer(at_least=1)
@@ -125,28 +125,29 @@ class PlateauRule(fields.Configured):
 
 
 class Plateau:
-    """Decides when a factor on the learning rate falls because a metric stalls.
+    """Lowers a factor on the learning rate when a metric stalls, in any loop.
 
-    It is the rule of `ReduceOnPlateau`, for training loops of your own. After each
-    validation, or whenever you like, hand the metric to `update`, and multiply the rate
-    by what it returns. `optimizers.Scheduled` takes it as its `rate_factor`.
+    It is the rule of `ReduceOnPlateau`, for custom training loops. After each
+    validation, or whenever you like, pass the metric to `update`, and multiply the rate
+    by the factor that it returns. `optimizers.Scheduled` takes the factor as its
+    `rate_factor`.
 
-    A metric is better if it beats the best by more than `min_delta`; NaN never does.
-    After `patience` updates in a row without a better one the factor is multiplied by
-    `factor`; then the next `cooldown` updates are not counted. With `raise_factor`,
-    `patience` better ones in a row raise it.
+    A metric is better if it beats the best by more than `min_delta`. NaN is never
+    better. After `patience` updates in a row without a better value, the factor is
+    multiplied by `factor`. Then the next `cooldown` updates are not counted. With
+    `raise_factor`, `patience` better values in a row raise the factor.
 
     Args:
         factor: What the rate is multiplied by, in (0, 1).
-        patience: Updates without improvement after which it is, >= 1.
+        patience: Updates without improvement before the rate is lowered, >= 1.
         mode: `"min"` if a lower metric is better, `"max"` if a higher one is.
         min_delta: By how much a better value must beat the best, >= 0.
-        cooldown: Updates after a change that are not counted, >= 0.
+        cooldown: Updates that are not counted after a change, >= 0.
         min_factor: The lowest factor, in [0, 1].
         relative: Whether `min_delta` is a fraction of the best value's size.
         raise_factor: What the rate is multiplied by after `patience` better values in a
             row, > 1. None never raises it.
-        max_factor: The highest factor, >= 1, if it is raised; None has no bound.
+        max_factor: The highest factor that raising may reach, >= 1; None is no bound.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -206,13 +207,13 @@ class Plateau:
         self._is_best = False
 
     def update(self, metric: Any) -> float:
-        """Looks at a value of the metric and returns the factor from now on.
+        """Takes a value of the metric and returns the new factor.
 
         Args:
             metric: A number, or a tensor or variable that holds one.
 
         Raises:
-            TypeError: If it is no number.
+            TypeError: If it is not a number.
         """
         before = self._state.best
         self._state = self.rule.next(self._state, _metric(metric))
@@ -226,18 +227,18 @@ class Plateau:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Factor, best value, updates waited, better ones in a row, cooldown left."""
+        """The factor, best value, updates waited, better values, cooldown left."""
         return dataclasses.asdict(self._state)
 
     def get_state(self) -> dict[str, Any]:
-        """What to save so that `set_state` continues from here: JSON values."""
+        """Returns JSON values to save, from which `set_state` continues."""
         return self.state
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues from what `get_state` returned.
 
         Raises:
-            ValueError: If it is not that of a `Plateau`.
+            ValueError: If it is not the state of a `Plateau`.
         """
         names = [field.name for field in dataclasses.fields(PlateauState)]
         if not isinstance(state, dict) or sorted(state) != sorted(names):

@@ -1,4 +1,4 @@
-"""`PosthocAveraging`: averages from which those of any length can be made later."""
+"""`PosthocAveraging`: averages whose length can be chosen after training."""
 
 import os
 from collections.abc import Sequence
@@ -21,32 +21,32 @@ from keras_lrs.schedules import fields
 class PosthocAveraging(FitCallback):
     """Keeps snapshots of power-function averages of two widths (post-hoc EMA).
 
-    After training, `keras_lrs.averages.posthoc` makes the average of any width
-    between them, after any number of updates: the length of the average need not be
-    chosen before. The averages are taken in the compiled step, of every update; model
-    and optimizer stay as they are, which takes one more copy of the weights in memory
-    per width.
+    After training, `keras_lrs.averages.posthoc` constructs the average of any width
+    between them, after any number of updates. So you do not need to choose the length
+    of the average before training. The averages are computed in the compiled step, at
+    every update. The model and the optimizer are unchanged. Each width needs one more
+    copy of the weights in memory.
 
-    With `initial_epoch` or after `BackupAndRestore` it resumes from the snapshot of the
-    epoch's beginning; later ones are deleted.
+    With `initial_epoch` or after `BackupAndRestore`, averaging resumes from the
+    snapshot of the epoch's beginning, and later snapshots are deleted.
 
     Args:
-        directory: Where the snapshots go, here or on `s3://bucket/run` and the like:
-            `averages-<updates>.npz`. Each is written whole or not at all.
+        directory: The folder for the snapshots `averages-<updates>.npz`, local or a
+            bucket such as `s3://bucket/run`. Each file is written whole or not at all.
         sigma_rels: The relative widths to keep, as in `PowerFunctionAverage`.
-        every: How many epochs from one snapshot to the next, > 0.
-        optimizers: Whose weights to average: one or a list of names (of an optimizer,
-            or of the model's attribute that holds it) or objects. None is all.
-            `averages.posthoc` returns the weights of those given.
+        every: The number of epochs from one snapshot to the next, > 0.
+        optimizers: The optimizers whose weights to average: a name (of an optimizer, or
+            of the model's attribute that holds it), an optimizer, or a list of these.
+            None means all. `averages.posthoc` returns the weights of these optimizers.
 
     Raises:
-        ValueError: If an argument is out of range; and before the first step, if the
-            model is not built, if another run is writing to the directory, or if it
-            holds snapshots of another run, or lacks the one that this run must
-            resume from.
+        ValueError: If an argument is out of range. Before the first step: if the model
+            is not built, if another run is writing to the directory, if the directory
+            holds snapshots of another run, or if it lacks the snapshot from which this
+            run must resume.
         TypeError: If an argument has the wrong type.
-        OSError: If a snapshot cannot be written, or, before the first step, nothing can
-            be written to the directory.
+        OSError: If a snapshot cannot be written, or, before the first step, if the
+            directory is not writable.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -97,7 +97,7 @@ class PosthocAveraging(FitCallback):
         return {**super().__getstate__(), "_lock": None}
 
     def prepare(self, run: Run) -> list[Wanted]:
-        """Asks for the averages, and for the folder."""
+        """Requests the averages, and locks the folder."""
         registry.build_to_average(self, run)
         registry.refuse_shared_directory(self, run)
         if is_chief(run.model):
@@ -115,7 +115,7 @@ class PosthocAveraging(FitCallback):
         ]
 
     def fit_begins(self, epoch: int) -> None:
-        """Looks at what there is from before."""
+        """Checks for snapshots of earlier runs."""
         found = snapshots.paths(self.directory)
         resumable = any(registry.backs_up(other) for other in self._run.siblings)
         if epoch == 0 and found and not resumable:
@@ -128,16 +128,16 @@ class PosthocAveraging(FitCallback):
         self._given: list[list[np.ndarray]] | None = None
 
     def get_state(self) -> dict[str, Any]:
-        """The averages."""
+        """Returns the averages."""
         return {"averages": self._values}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues with them, when there are variables for them."""
+        """Restores the averages once their variables exist."""
         self._given, self._goes_on = state["averages"], False
 
     @property
     def _updates(self):
-        """How many updates this run has made: those of the optimizer that is ahead."""
+        """The updates of this run, by the optimizer with the most."""
         run = self._run
         return max(map(run.progress.updates, run.chosen(self).values()))
 
@@ -159,7 +159,7 @@ class PosthocAveraging(FitCallback):
         ]
 
     def epoch_begins(self, epoch: int) -> None:
-        """Resumes from a snapshot, in the first epoch."""
+        """Resumes from a snapshot in the first epoch."""
         updates = self._updates
         paths = snapshots.paths(self.directory)
         if self._lock is not None:
@@ -191,13 +191,13 @@ class PosthocAveraging(FitCallback):
         """Writes a snapshot."""
         if self._lock is None:
             return
-        self._lock.acquire()  # No other run has taken over.
+        self._lock.acquire()  # Raises if another run has taken over.
         last = epoch + 1 == self._run.progress.epochs
         if (epoch + 1) % self.every == 0 or last or self._model.stop_training:
             snapshot = dict(zip(self.sigma_rels, self._values, strict=True))
             snapshots.write(self.directory, self._updates, snapshot)
 
     def fit_ends(self) -> None:
-        """Lets others write to the folder."""
+        """Unlocks the folder."""
         if self._lock is not None:
             self._lock.release()

@@ -28,72 +28,73 @@ from keras_lrs.callbacks.plateau import (
 from keras_lrs.schedules import durations, fields
 
 _WITHIN = ("_steps", "_looked", "_carried", "_seen")
-_KEPT = 1_000  # States of looks, so that an older checkpoint can be resumed from.
+_KEPT = 1_000  # States of past looks, for runs that resume from an older checkpoint.
 
 
 class ReduceOnPlateau(FitCallback):
     """Multiplies the learning rate by a factor that falls when a metric stalls.
 
-    The rate may be a float, a schedule in the optimizer, or one that
-    `HyperparameterScheduler` or `OneCycleScheduler` drives: at every step it is the
-    schedule's value times the factor, inside the compiled step. After `fit` the
+    The rate may be a float, a schedule in the optimizer, or a schedule that
+    `HyperparameterScheduler` or `OneCycleScheduler` drives. At every step the rate is
+    this value times the factor, computed inside the compiled step. After `fit` the
     optimizer has its own rate again.
 
-    `optimizer.learning_rate` reads as the rate used, with the factor in it. What your
-    own callbacks set it to is what the factor multiplies from then on: do not calculate
-    it from the rate that you read.
+    `optimizer.learning_rate` shows the rate used, including the factor. If your own
+    callbacks set it, the factor multiplies the new value from then on. Do not calculate
+    this value from the rate that you read.
 
-    The metric is looked at after every epoch (or every so many steps). It is better if
-    it beats the best by more than `min_delta`. After `patience` looks in a row without
-    a better one the factor is multiplied by `factor`; then the next `cooldown` looks
-    are not counted. With `raise_factor`, `patience` better ones in a row raise it.
+    The callback looks at the metric after every epoch (or every `every` steps). The
+    metric is better if it beats the best by more than `min_delta`. After `patience`
+    looks in a row without a better value, the factor is multiplied by `factor`. Then
+    the next `cooldown` looks are not counted. With `raise_factor`, `patience` better
+    values in a row raise the factor.
 
     A run that resumes (`initial_epoch`, `BackupAndRestore`) continues with the factor,
     the best value, the looks waited and the cooldown. They are written to `state_path`,
-    by default beside the files of a `BackupAndRestore` in the list. Give `state_path`
-    if you resume from saved models. For a loop of your own, `keras_lrs.Plateau` is the
+    by default next to the files of a `BackupAndRestore` in the list. Give `state_path`
+    if you resume from saved models. In a custom loop, `keras_lrs.Plateau` applies the
     same rule.
 
     Args:
         monitor: The metric's name in the logs.
         factor: What the rate is multiplied by, in (0, 1).
-        patience: Looks without improvement after which it is, >= 1.
-        mode: `"min"`, `"max"`, or `"auto"`: what the model's metric says of itself, or
-            the last word of the name that tells ("accuracy" rises, "loss" falls).
+        patience: Looks without improvement before the rate is lowered, >= 1.
+        mode: `"min"`, `"max"`, or `"auto"`, which asks the model's metric, or else goes
+            by the last telling word of the name ("accuracy" rises, "loss" falls).
         min_delta: By how much a better value must beat the best, >= 0.
-        cooldown: Looks after a change that are not counted, >= 0.
+        cooldown: Looks that are not counted after a change, >= 0.
         min_factor: The lowest factor, in [0, 1].
-        every: `"epoch"`, or a number of steps, also more than an epoch has; then
-            `monitor` is the mean of a training metric over these steps. Reading it
+        every: `"epoch"`, or a number of steps, which may exceed an epoch. With steps,
+            the value is the mean of a training metric over these steps. Reading it
             waits for the device.
         relative: Whether `min_delta` is a fraction of the best value's size.
-        warmup: For how long nothing is looked at: steps, `Epochs`, `Samples`, `Tokens`
-            or a `Fraction`. None is the warmup of the schedule, if it has one (also
-            within `Scaled`, `Product`, `Sum`, `Clipped` and `Noisy`), or the longest
-            of those of groups of variables.
+        warmup: The length at the start in which looks do not count: steps, `Epochs`,
+            `Samples`, `Tokens` or a `Fraction`. None is the warmup of the schedule, if
+            it has one (even within `Scaled`, `Product`, `Sum`, `Clipped` and `Noisy`),
+            or the longest warmup of all groups of variables.
         raise_factor: What the rate is multiplied by after `patience` better values in a
             row, > 1. None never raises it.
-        max_factor: The highest factor, >= 1, if it is raised; None has no bound.
-        min_learning_rate: The rate below which the factor does not lower it, >= 0. A
-            schedule may: one that is lower by itself is left alone. With
-            `rate_multipliers` it is the rate before they multiply.
-        restore_best_weights: Whether a reduction also returns to the weights of the
-            best look, with the statistics of batch normalization; the optimizer's own
-            state stays. Needs `every="epoch"`. A run resumes by `ResumableTraining`
-            only, whose files hold these weights.
-        optimizers: Which optimizers to act in: one or a list of names (of an optimizer,
-            or of the model's attribute that holds it) or objects. None is all.
+        max_factor: The highest factor that raising may reach, >= 1; None is no bound.
+        min_learning_rate: The rate below which the factor does not lower the rate, >=
+            0. A schedule that goes lower by itself is left alone. With
+            `rate_multipliers` it bounds the rate before they multiply it.
+        restore_best_weights: Whether a reduction also restores the weights of the best
+            look, with the statistics of batch normalization but without the optimizer's
+            own state. Needs `every="epoch"`. Only `ResumableTraining` can resume such a
+            run, because its files hold these weights.
+        optimizers: The optimizers to act in: a name (of an optimizer, or of the model's
+            attribute that holds it), an optimizer, or a list of these. None means all.
         updates_per_batch: As in `HyperparameterScheduler`.
         log: As in `HyperparameterScheduler`.
-        state_path: The JSON file for the state, here or on S3 and the like.
+        state_path: The JSON file for the state, local or in a bucket.
         verbose: 1 prints a line when the factor changes.
 
     Raises:
-        ValueError: If an argument is out of range; and before the first step, if
-            Keras's `ReduceLROnPlateau` or `LearningRateScheduler`, or another of these,
-            is in the list, or if `mode="auto"` does not tell what the metric should do
-            (after the first look, if the logs alone have it). After the first epoch, if
-            there is no such metric.
+        ValueError: If an argument is out of range. Before the first step: if Keras's
+            `ReduceLROnPlateau` or `LearningRateScheduler`, or another of these, is in
+            the list, or if `mode="auto"` cannot decide (after the first look, if only
+            the logs have the metric). After the first epoch: if there is no such
+            metric.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -141,7 +142,7 @@ class ReduceOnPlateau(FitCallback):
         self.log = fields.truth("log", log)
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
-        # Before training begins, the model's metric is asked.
+        # When training begins, the model's metric decides.
         self._guesses = fields.one_of("mode", mode, ("auto", "min", "max")) == "auto"
         if self._guesses:
             mode = metrics.of_name(monitor) or "min"
@@ -167,7 +168,7 @@ class ReduceOnPlateau(FitCallback):
         self.best_weights: BestWeights | None = None
         if fields.truth("restore_best_weights", restore_best_weights):
             if self.every_step:
-                bound = "be False where looks are between steps of an epoch"
+                bound = "be False if `every` is not 'epoch'"
                 fields.refuse("restore_best_weights", bound, True)
             self.best_weights = BestWeights()
         self.monitor = monitor
@@ -182,13 +183,13 @@ class ReduceOnPlateau(FitCallback):
 
     @property
     def state(self) -> dict[str, Any]:
-        """Factor, best value, looks waited, better ones in a row, cooldown left."""
+        """The factor, best value, looks waited, better values, cooldown left."""
         return dataclasses.asdict(self._state)
 
     # --- Keeping the state ---
 
     def prepare(self, run: Run) -> list[Wanted]:
-        """Asks for a factor on all rates, and for a file."""
+        """Requests a factor on all rates, and checks the file of the state."""
         if metrics.of_name(self.monitor) or metrics.is_logged(self.monitor, run.model):
             self._find_mode(run.model)
         if (path := self._path(run)) is not None:
@@ -226,7 +227,7 @@ class ReduceOnPlateau(FitCallback):
         return list(self._run.chosen(self).values())
 
     def fit_begins(self, epoch: int) -> None:
-        """Takes up the state of the run that resumes, or none."""
+        """Restores the state of a run that resumes, or starts over."""
         self._seen = False
         self._steps = self._looked = 0
         self._carried = 0.0
@@ -249,7 +250,7 @@ class ReduceOnPlateau(FitCallback):
             self.best_weights.check(self._state.best)
 
     def _take_up(self, records):
-        """Continues with the state of the last record that is of an earlier update."""
+        """Continues with the last record that is not of a later update."""
         run = self._run
         count = self._iterations
         self._records = [record for record in records if record.count <= count]
@@ -262,7 +263,7 @@ class ReduceOnPlateau(FitCallback):
                 run.own_rates.set(optimizer, rate)
 
     def _factors(self):
-        """The factors of the update before this run, and of the next."""
+        """Returns the factors of the update before this run and of the next update."""
         return {"used": self._used, "now": self._state.factor}
 
     @property
@@ -272,11 +273,11 @@ class ReduceOnPlateau(FitCallback):
 
     @property
     def _iterations(self):
-        """Those of the optimizer that is ahead."""
+        """The iterations of the optimizer with the most."""
         return max(map(self._run.progress.iterations, self._optimizers))
 
     def get_state(self) -> dict[str, Any]:
-        """The states so far, and where it is between looks."""
+        """Returns the states so far, and the position between looks."""
         within = {name: getattr(self, name) for name in _WITHIN}
         found = {"records": [dataclasses.asdict(r) for r in self._records], **within}
         if self.best_weights is not None:
@@ -284,7 +285,7 @@ class ReduceOnPlateau(FitCallback):
         return found
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues with them."""
+        """Restores what `get_state` returned."""
         self._take_up([PlateauRecord.parsed(item) for item in state["records"]])
         for name in _WITHIN:
             setattr(self, name, state[name])
@@ -292,7 +293,7 @@ class ReduceOnPlateau(FitCallback):
             self.best_weights.set_state(state["best_weights"])
 
     def _read(self):
-        """The states in the file."""
+        """Reads the states from the file."""
         path = self._path(self._run)
         if path is None or not path.exists():
             return []
@@ -324,12 +325,12 @@ class ReduceOnPlateau(FitCallback):
 
     # --- Looking ---
 
-    # The logs hold the mean over the `_steps` since the epoch began. Of these `_looked`
-    # belong to earlier looks, and `_carried` is the sum over them; both are negative
-    # where steps of an earlier epoch are still to be looked at.
+    # The logs hold the mean over the `_steps` since the epoch began. The first
+    # `_looked` of these belong to earlier looks, and `_carried` is the sum over them.
+    # Both are negative if steps of an earlier epoch have not been looked at yet.
 
     def step_ends(self, logs: Any) -> None:
-        """Looks at the mean since the last look, if it is time."""
+        """Looks at the mean since the last look if a look is due."""
         steps = self._steps + self._run.model.steps_per_execution
         # The last execution of an epoch may have fewer.
         self._steps = min(steps, self._run.progress.steps_per_epoch or steps)
@@ -342,7 +343,7 @@ class ReduceOnPlateau(FitCallback):
             self._look(mean)
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Looks at the metric, if this epoch has it."""
+        """Looks at the metric if this epoch has it."""
         if self.every_step:
             self._carried -= self._steps * float(logs.get(self.monitor, 0.0))
             self._looked -= self._steps
@@ -360,12 +361,12 @@ class ReduceOnPlateau(FitCallback):
         fields.refuse("monitor", bound, self.monitor)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Says so if there was never anything to look at."""
+        """Warns if the metric was never seen."""
         super().on_train_end(logs)
         if self._run.begun and not self._seen:
             warnings.warn(
                 f"`ReduceOnPlateau` never saw `{self.monitor}`: the run had no "
-                "validation, or was over before the first look.",
+                "validation, or ended before the first check.",
                 stacklevel=2,
             )
 

@@ -1,4 +1,4 @@
-"""`ResumableTraining`: a run that was killed resumes as if it had not been."""
+"""`ResumableTraining`: resumes a killed run as if it had never been interrupted."""
 
 import contextlib
 import os
@@ -31,86 +31,87 @@ class ResumableTraining(SavedOnSigterm):
     the last checkpoint, and ends with the weights, rates and decisions of a run that
     was never interrupted.
 
-    A checkpoint is one file, which is whole or not there. It holds the weights, all
-    optimizers of the model with their averages, the state of the random generators, the
-    position of the schedules, the metrics of the epoch so far, and the state of the
-    callbacks in the list: all of this library, Keras's `EarlyStopping`,
-    `ReduceLROnPlateau`, `ModelCheckpoint`, `History` (so `fit` returns the whole
-    history) and the counters of `TensorBoard`. Any other callback is included that has
-    the methods `get_state()`, which returns a tree of JSON values and arrays, and
+    A checkpoint is one file, which is either complete or absent. It holds the weights,
+    all optimizers of the model with their averages, the state of the random generators,
+    the position of the schedules, the metrics of the epoch so far, and the state of the
+    callbacks in the list. These are all callbacks of this library, Keras's
+    `EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint`, `History` (so `fit` returns
+    the whole history) and the counters of `TensorBoard`, and any other callback that
+    has the methods `get_state()`, which returns a tree of JSON values and arrays, and
     `set_state(state)`. The last two checkpoints are kept, with their hashes. If the
-    newer one is damaged, the run resumes from the older one. The bytes of a file are
-    made in the host's memory, which takes room for the state twice.
+    newer one is damaged, the run resumes from the older one. Writing a file needs host
+    memory for two copies of the state.
 
     With `every="epoch"` a checkpoint is written at the end of every epoch, after
-    validation and all other callbacks. With `every=1000` it is written after so many
-    steps, and the run resumes at the exact batch. The batches before it are read from
-    the data once more, without training and without telling any callback. That needs
-    data that can be read again in the same order: arrays (on TensorFlow, shuffled ones
-    need `keras.utils.set_random_seed`), a `PyDataset`, or a `tf.data.Dataset` or
+    validation and all other callbacks. With `every=1000` a checkpoint is written every
+    1000 steps, and the run resumes at the exact batch. The batches before it are read
+    from the data once more, without training and without calling any callback. This
+    needs data that can be read again in the same order: arrays (on TensorFlow, shuffled
+    ones need `keras.utils.set_random_seed`), a `PyDataset`, or a `tf.data.Dataset` or
     `DataLoader` that has the same first batch when it is read twice. Other data, such
     as a generator, or data read across epochs with `steps_per_epoch`, cannot be read
-    again. Then a warning says so, checkpoints are written at the ends of epochs only,
-    and the run resumes at the start of an epoch. Which batches such data yields next is
-    not under the callback's control.
+    again. In this case a warning says so, checkpoints are written only at the ends of
+    epochs, and the run resumes at the start of an epoch. The callback cannot control
+    which batches such data yields next.
 
-    The data is resumed as well: with the methods `get_state()` and `set_state(state)`,
-    or `state_dict()` and `load_state_dict(state)`, if it has them; else by the random
-    generators and iterators that it holds, by how often a `tf.data.Dataset` was read,
-    and by calling `on_epoch_begin` and `on_epoch_end` of a `PyDataset` once more with
-    the random numbers that they drew. Whether that was enough is seen at the first
-    batch of the resumed epoch, whose hash is kept.
+    The data is resumed as well. If it has the methods `get_state()` and
+    `set_state(state)`, or `state_dict()` and `load_state_dict(state)`, these are used.
+    Otherwise the random generators and iterators that it holds are restored, and how
+    often a `tf.data.Dataset` was read. The `on_epoch_begin` and `on_epoch_end` of a
+    `PyDataset` are called again with the random numbers that they drew. The hash of the
+    first batch of the resumed epoch shows whether that was enough.
 
-    At the end of an epoch a run may resume with another batch size. With
-    another number of steps per epoch, the schedules of a `HyperparameterScheduler` are
-    bound to it and continue at the same epoch: lengths in `Epochs`, `Fraction`s and
-    None are the same part of the run, while lengths in steps are other epochs than
-    before. A schedule in the optimizer continues with its `iterations`.
+    At the end of an epoch, a run may resume with another batch size. If the number of
+    steps per epoch changes, the schedules of a `HyperparameterScheduler` are bound to
+    the new number and continue at the same epoch. Lengths in `Epochs`, `Fraction`s and
+    None cover the same part of the run as before, while lengths in steps cover a
+    different one. A schedule in the optimizer continues with its `iterations`.
 
-    A program may pass one directory to several `fit`s, one after another: run again
-    after it was killed, each takes up its own checkpoints and no others.
+    A program may pass one directory to several `fit`s, one after another. When it is
+    run again after it was killed, each `fit` resumes from its own checkpoints.
 
-    No checkpoint is written when a run has stopped with a loss that is not finite: a
-    warning says so, and the ones of before are kept.
+    No checkpoint is written when a run stops because its loss is not finite. A warning
+    says so, and the earlier checkpoints are kept.
 
-    A run that completes removes its checkpoints. After resuming, callbacks write again
-    to their own files what they wrote after the last checkpoint: a `CSVLogger` needs
+    A run that completes removes its checkpoints. After resuming, callbacks repeat what
+    they wrote to their own files after the last checkpoint. A `CSVLogger` needs
     `append=True`, or it starts over.
 
     Args:
-        directory: The folder of this run and no other, here or on `s3://bucket/run`.
+        directory: The folder of this run only; may be a bucket, `s3://bucket/run`.
         every: `"epoch"`, or a number of steps.
-        delete_at_end: Whether a run that completes removes them. If not, the same call
-            with as many epochs trains no more and ends as the run did; with more
-            `epochs`, it continues.
-        accept: What may be other than in the run that is resumed: one or several of
-            `"model"`, `"optimizer"` and `"loss"`, whose configurations are compared,
-            `"data"`, whose first batch is, and `"fit"`, to take up the checkpoints of
-            another `fit` of a program. The values of variables, such as a rate, are
+        delete_at_end: Whether a run that completes removes its checkpoints. If not, the
+            same call with the same `epochs` does not train again and ends as the run
+            did. With more `epochs`, it continues.
+        accept: What may differ from the run that is resumed, as one name or a list of
+            names. For `"model"`, `"optimizer"` and `"loss"` the configurations are
+            compared, and for `"data"` the first batch. `"fit"` accepts the checkpoints
+            of another `fit` of a program. The values of variables, such as a rate, are
             those of the checkpoint.
-        on_sigterm: `"save"`: when the process gets SIGTERM, the step that is under way
-            is finished and saved, the handler from before is called, and `fit` raises
-            `KeyboardInterrupt`. A loop of your own ends so after an epoch, which is
-            saved, or after a batch that it tells of. None leaves the signal alone.
+        on_sigterm: `"save"`: when the process receives SIGTERM, the current step is
+            finished and saved, the previous handler is called, and `fit` raises
+            `KeyboardInterrupt`. A custom loop ends likewise after an epoch, or after a
+            batch for which it calls the callbacks. None leaves the signal alone.
         verbose: 1 prints a line when a run resumes.
 
     Attributes:
-        resumed_from: The checkpoint that the run resumed from: a record with its
-            `epoch`, the `batch` in it and the optimizer's `iterations`; None if the run
-            started over.
+        resumed_from: The checkpoint from which the run resumed: a record with its
+            `epoch`, the `batch` in that epoch and the optimizer's `iterations`. None if
+            the run started over.
 
     Raises:
-        ValueError: If an argument is out of range. Before the first step, if the model
-            is not built; if an optimizer of other variables than the model's is not
-            built; if another run is writing to the directory; if the checkpoints are of
-            another model, optimizer, loss or backend, or all damaged; if the last one
-            is of a batch within an epoch that had another number of steps, or of data
-            that cannot be read again; at the first batch of the resumed epoch, if it is
-            of the same shape and not the same; or beside Keras's `BackupAndRestore`,
-            another `ResumableTraining`, or `SwapEMAWeights(swap_on_epoch)`.
+        ValueError: If an argument is out of range. Before the first step: if the model
+            is not built, if an optimizer of variables that are not the model's is not
+            built, if another run is writing to the directory, if the checkpoints belong
+            to another model, optimizer, loss or backend or are all damaged, or if the
+            last checkpoint was written within an epoch that had a different number of
+            steps or whose data cannot be read again. At the first batch of the resumed
+            epoch: if its shape is the same but its content is not. Also if the list has
+            Keras's `BackupAndRestore`, another `ResumableTraining`, or
+            `SwapEMAWeights(swap_on_epoch)`.
         TypeError: If an argument has the wrong type.
-        OSError: If a checkpoint cannot be written, or, before the first step, nothing
-            can be written to the directory.
+        OSError: If a checkpoint cannot be written, or, before the first step, if the
+            directory is not writable.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -135,7 +136,7 @@ class ResumableTraining(SavedOnSigterm):
         >>> bool(np.all(weights == train()))
         True
 
-    Reference: Keras's `BackupAndRestore`, of which this is the exact version.
+    Reference: Keras's `BackupAndRestore`. This callback is an exact version of it.
     """
 
     backs_up = True
@@ -167,10 +168,10 @@ class ResumableTraining(SavedOnSigterm):
         own = dict.fromkeys(("_checkpoints", "_found", "_data", "_fit", "_described"))
         return {**super().__getstate__(), **own}
 
-    # --- Finding what there is ---
+    # --- Finding a checkpoint ---
 
     def prepare(self, run: Run) -> list[Wanted]:
-        """Reads the last checkpoint, and gives its values to the variables."""
+        """Reads the last checkpoint and assigns its values to the variables."""
         resumption.check_siblings(self, run)
         registry.build_main(self, run.model)
         within = self._within_epochs = self.every != "epoch"
@@ -212,9 +213,10 @@ class ResumableTraining(SavedOnSigterm):
             run.resume(Resume(self._set_states_of_ours, starts))
         if reason is not None and self._within_epochs:
             warnings.warn(
-                f"`ResumableTraining(every={self.every})` saves this run at the "
-                f"ends of epochs only: the data {reason}, so it cannot resume "
-                "within one, and may have other batches than without a break.",
+                f"`ResumableTraining(every={self.every})` saves this run only at the "
+                f"ends of epochs: the data {reason}, so the run cannot resume within "
+                "an epoch, and its batches may differ from those of an uninterrupted "
+                "run.",
                 stacklevel=2,
             )
             self._within_epochs = False
@@ -236,11 +238,11 @@ class ResumableTraining(SavedOnSigterm):
         if hook == "on_epoch_begin":
             self._data.epoch_begins()
             if self._found is not None:
-                # If within an epoch, its batches come in the order that they had.
+                # Within an epoch, the batches come in the same order as before.
                 random.set_state(
                     self._found["random_at_epoch"] or self._found["random"]
                 )
-            # A checkpoint within the epoch needs this to read its batches again.
+            # A checkpoint within the epoch needs this state to read its batches again.
             self._random = random.state() if self.every_step else None
 
     def after_all(self, hook: str, *arguments: Any) -> None:
@@ -279,9 +281,9 @@ class ResumableTraining(SavedOnSigterm):
                 callback.set_state(state)
 
     def _take_up(self):
-        """Gives everything the state it had, when all callbacks have begun."""
+        """Restores the state of everything after all callbacks have begun."""
         found = self._found
-        # Some of it callbacks have changed, to begin with.
+        # Callbacks may have changed some variables when they began.
         self._set_variables()
         for callback, state in self._states:
             if hasattr(callback, "set_state") and not isinstance(callback, FitCallback):
@@ -310,7 +312,7 @@ class ResumableTraining(SavedOnSigterm):
     # --- Saving ---
 
     def _batch_ends(self, index, logs):
-        """Saves, if it is time and the epoch is not over."""
+        """Saves if a checkpoint is due and the epoch is not over."""
         steps = self._run.progress.steps_per_epoch
         batch = min(index + 1, steps or index + 1)
         self._since += batch - self._batch
@@ -321,7 +323,7 @@ class ResumableTraining(SavedOnSigterm):
             self.save(self._epoch, batch, list(logs))
 
     def epoch_begins(self, epoch: int) -> None:
-        """Notes which it is."""
+        """Notes the number of the epoch."""
         self._epoch = epoch
 
     def _epoch_ends(self, epoch, logs=None):
@@ -334,13 +336,13 @@ class ResumableTraining(SavedOnSigterm):
             self.sigterm.stop()
 
     def why_not_read_again(self) -> str | None:
-        """Why the data cannot be read again; None if it can be."""
+        """Returns why the data cannot be read again; None if it can."""
         return self._data.why_not_read_again()
 
     def save(
         self, epoch: int, batch: int, names: list[str], diverged: bool = False
     ) -> None:
-        """Writes a checkpoint of everything, if it has a future."""
+        """Writes a checkpoint of everything unless the run has diverged."""
         run, model = self._run, self._run.model
         every = run.progress.every
         with contextlib.ExitStack() as stack:
@@ -381,17 +383,17 @@ class ResumableTraining(SavedOnSigterm):
         self._since = 0
 
     def _refuse_to_save(self, epoch):
-        """Keeps the last checkpoint that has a future."""
+        """Keeps the last checkpoint from before the run diverged."""
         warnings.warn(
             f"The run stopped in epoch {epoch} with a loss that is not finite: no "
-            f"checkpoint is written, and what `{self.directory}` holds of before is "
-            "kept. The same call resumes from there. To start over, remove the folder.",
+            f"checkpoint is written, and those in `{self.directory}` are kept. The "
+            "same call resumes from the last. To start over, remove the folder.",
             stacklevel=2,
         )
         self._diverged = True
 
     def fit_ends(self) -> None:
-        """Leaves the model to begin as it is told, and the folder to others."""
+        """Resets where the model's `fit` begins, and releases the folder."""
         if self._checkpoints is not None:
             self._checkpoints.close()
         fit_loop.begin_at(self._run.model, None)

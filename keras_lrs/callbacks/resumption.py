@@ -1,4 +1,4 @@
-"""Whether a run may be resumed from a checkpoint, and whether one may be written."""
+"""Checks whether a run may resume from a checkpoint and whether one may be written."""
 
 import hashlib
 import warnings
@@ -14,11 +14,11 @@ from keras_lrs._storage import checkpoints
 from keras_lrs.schedules import fields
 
 ACCEPTED = (*fingerprint.PARTS, "data", "fit")
-"""What may be other than in the run that is resumed."""
+"""What may differ from the run that is resumed."""
 
 
 def accepted(name: str, value: Any) -> tuple[str, ...]:
-    """`value` as a tuple of names, if they are in `ACCEPTED`."""
+    """Returns `value` as a tuple of names, if they are in `ACCEPTED`."""
     names = (value,) if isinstance(value, str) else fields.items(name, value)
     for one in names:
         fields.one_of(name, one, ACCEPTED)
@@ -26,9 +26,10 @@ def accepted(name: str, value: Any) -> tuple[str, ...]:
 
 
 class Described:
-    """What a run trains: the configurations of model, optimizers and loss.
+    """Describes what a run trains: the configurations of model, optimizers and loss.
 
-    Read when the run begins, before schedules and checkpoints change the rates.
+    It reads them when the run begins, before schedules and checkpoints change the
+    rates.
     """
 
     def __init__(self, model: Any):
@@ -37,11 +38,11 @@ class Described:
         self.rates = fingerprint.rates(model)
 
     def state(self) -> dict[str, Any]:
-        """What checkpoints say of it."""
+        """Returns the part of a checkpoint that describes the run."""
         return {"configs": self.configs, "rates": self.rates}
 
     def differences(self, found: dict[str, Any]) -> dict[str, str]:
-        """How the parts differ from those of a checkpoint, by their names."""
+        """Returns how the parts differ from those of a checkpoint, by their names."""
         configs = found.get("configs", {})
         told = {
             name: fingerprint.difference(name, self.configs[name], configs[name])
@@ -53,7 +54,7 @@ class Described:
         return {name: text for name, text in told.items() if text}
 
     def _other_rate(self, found):
-        """How a rate differs; one that the last checkpoint ended with does not."""
+        """Returns how a rate differs from the given and the last one; None if not."""
         rates = found.get("rates", [])
         state = models.state_variables(self._model)
         values = dict(zip(map(id, state), found["values"], strict=False))
@@ -79,8 +80,8 @@ def check(
         run: The run.
         found: The checkpoint's state.
         described: What the run trains.
-        reason: Why the data cannot be read again; None if it can be.
-        directory: Where the checkpoint is.
+        reason: Why the data cannot be read again; None if it can.
+        directory: The folder of the checkpoint.
         accept: The parts that may differ.
     """
 
@@ -110,11 +111,11 @@ def check(
             refuse(
                 f"hold checkpoints of this {name}, or none",
                 f" of another: {difference}",
-                f". `ResumableTraining(accept={name!r})` resumes the run with it.",
+                f". `ResumableTraining(accept={name!r})` resumes the run anyway.",
             )
     steps = run.progress.steps_per_epoch
     if found["batch"] and found["steps"] != steps:
-        bound = "hold checkpoints of as many steps per epoch, or none"
+        bound = "hold checkpoints with the same number of steps per epoch, or none"
         refuse(bound, f" of {found['steps']}, for {steps}")
     if found["batch"] and reason is not None:
         bound = "hold a checkpoint of an epoch's end, or none"
@@ -122,7 +123,7 @@ def check(
 
 
 def initial(model: Any, sample: Any) -> str:
-    """A hash of the weights that a model trains, and of a sample of its data."""
+    """Hashes the weights that a model trains and a sample of its data."""
     hashed = hashlib.blake2b(repr(sample).encode(), digest_size=8)
     for value in variables.read(model.trainable_weights):
         hashed.update(np.ascontiguousarray(value).tobytes())
@@ -130,9 +131,9 @@ def initial(model: Any, sample: Any) -> str:
 
 
 def starts(run: Run, found: dict[str, Any]) -> list[int] | None:
-    """Where the schedules begin after a checkpoint.
+    """Returns where the schedules begin after a checkpoint.
 
-    None if that follows from the epoch.
+    None if the epoch determines it.
     """
     starts = [int(start) for start in found["starts"]]
     before, now = found["steps"], run.progress.steps_per_epoch
@@ -140,7 +141,7 @@ def starts(run: Run, found: dict[str, Any]) -> list[int] | None:
         return starts
     if before is None or now is None:
         return None
-    # At the same fraction of the run, whatever updates were skipped.
+    # At the same fraction of the run, even if updates were skipped.
     counts = map(optimizers.iterations, run.progress.every)
     return [
         count - (count - start) * now // before
@@ -149,7 +150,7 @@ def starts(run: Run, found: dict[str, Any]) -> list[int] | None:
 
 
 def has_diverged(model: Any, logs: dict[str, Any] | None) -> bool:
-    """Whether training has stopped in an epoch with a loss that is not finite."""
+    """Whether training stopped in an epoch whose loss is not finite."""
     loss = (logs or {}).get("loss")
     return bool(model.stop_training and loss is not None and not np.isfinite(loss))
 
@@ -158,20 +159,20 @@ def has_diverged(model: Any, logs: dict[str, Any] | None) -> bool:
 
 
 def check_siblings(callback: Any, run: Run) -> None:
-    """Raises `ValueError` if a callback of the run saves or swaps weights, too."""
+    """Raises `ValueError` if another callback of the run saves or swaps weights."""
     for other in run.siblings:
         swaps = isinstance(other, keras.callbacks.SwapEMAWeights)
         if (registry.backs_up(other) and other is not callback) or (
             swaps and other.swap_on_epoch
         ):
             raise ValueError(
-                f"`{_name(callback)}` cannot work beside `{_name(other)}`."
+                f"`{_name(callback)}` cannot work together with `{_name(other)}`."
                 + (" Use `WeightAveraging` instead of it." if swaps else "")
             )
 
 
 def states(run: Run) -> list[list]:
-    """What the callbacks of a run remember, after the names of their classes."""
+    """Returns pairs of a callback's class name and the state that it remembers."""
     return [
         [_name(callback), remembered]
         for callback in run.siblings
@@ -180,7 +181,7 @@ def states(run: Run) -> list[list]:
 
 
 def matched(run: Run, states: list) -> list[tuple[Any, dict[str, Any]]]:
-    """Pairs of callbacks and their states, by the names of the classes."""
+    """Pairs callbacks with their states by the names of their classes."""
     left, found = list(states), []
     for callback in run.siblings:
         own = [item for item in left if item[0] == _name(callback)][:1]
@@ -190,7 +191,7 @@ def matched(run: Run, states: list) -> list[tuple[Any, dict[str, Any]]]:
     if left:
         names = ", ".join(f"`{name}`" for name, _ in left)
         warnings.warn(
-            f"This run resumes without callbacks that it had: {names}.",
+            f"This run resumes without callbacks of the interrupted run: {names}.",
             stacklevel=3,
         )
     return found
@@ -201,7 +202,7 @@ def _name(callback):
 
 
 def _state(callback):
-    """What a callback remembers; None if it is not known to remember anything."""
+    """Returns what a callback remembers; None if no state of it is known."""
     if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
         return callback.get_state()
     return fit_loop.remembered(callback)

@@ -1,4 +1,4 @@
-"""SIGTERM, by which a scheduler of jobs announces that it will kill the process."""
+"""Handles SIGTERM, by which a job scheduler announces that it will kill the process."""
 
 import math
 import signal
@@ -14,14 +14,16 @@ from keras_lrs.schedules import fields
 
 
 class Sigterm:
-    """Notes that SIGTERM has arrived during a run, instead of the handler from before.
+    """Notes that SIGTERM has arrived during a run, in place of the previous handler.
 
-    That handler is put back when the run ends, and called once the run is saved. If the
-    signal is ignored, or has a handler that is none of Python's, it is left alone.
+    The previous handler is put back when the run ends, and called once the run is
+    saved. If the signal is ignored, or has a handler that does not come from Python, it
+    is left alone.
 
     Attributes:
-        arrived: Whether the run is to be saved, and to end.
-        validating: The model that is being evaluated, whose evaluation is to end soon.
+        arrived: Whether the run must be saved and end.
+        validating: The model that is being evaluated, and whose evaluation is cut
+            short.
     """
 
     def __init__(self) -> None:
@@ -36,13 +38,13 @@ class Sigterm:
         self.arrived, self.validating = False, None
         before = interrupts.handler(signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread():
-            _warn("`fit` is not called in the main thread, which alone is told of it")
+            _warn("only the main thread receives it, and `fit` is called in another")
         elif before is None:
             _warn("it has a handler that does not come from Python")
         elif before is not signal.SIG_IGN:
             self._before, self._waits = before, True
             run.undo.callback(self._end)
-            # A run that is dropped with its model is not closed.
+            # A run that is garbage-collected with its model is never closed.
             self._finalizer = weakref.finalize(run, self._end)
             self._finalizer.atexit = False
             signal.signal(signal.SIGTERM, self._note)
@@ -61,7 +63,7 @@ class Sigterm:
             self.validating.stop_evaluating = True
 
     def _end(self):
-        """Puts the handler back, which gets a signal that this run did not serve."""
+        """Puts the handler back, and passes on a signal that was not handled."""
         self._waits = False
         if self._finalizer is not None:
             self._finalizer.detach()
@@ -80,8 +82,8 @@ class Sigterm:
 
 def _warn(reason):
     warnings.warn(
-        f"`ResumableTraining(on_sigterm='save')` cannot save this run on SIGTERM: "
-        f"{reason}. Pass on_sigterm=None, and save the run in your own way.",
+        "`ResumableTraining(on_sigterm='save')` cannot save this run on SIGTERM: "
+        f"{reason}. Pass on_sigterm=None, and save the run in another way.",
         stacklevel=6,
     )
 
@@ -90,7 +92,7 @@ class SavedOnSigterm(FitCallback):
     """A callback that saves the run after its last step when SIGTERM arrives.
 
     Subclasses call `watch` in `prepare` and `batch_ends` after a batch, and implement
-    `save` and `why_not_read_again`. When an epoch ends they look at `sigterm.arrived`
+    `save` and `why_not_read_again`. When an epoch ends they check `sigterm.arrived`
     themselves.
     """
 
@@ -103,7 +105,7 @@ class SavedOnSigterm(FitCallback):
         self._epoch = 0
         self._names: list[str] = []
         self._done = 0
-        # What draws for validation does so before it begins.
+        # Random numbers for validation are drawn before it begins.
         self._random_after: Any = None
         self._before_validation: Any = None
 
@@ -116,7 +118,7 @@ class SavedOnSigterm(FitCallback):
         raise NotImplementedError
 
     def why_not_read_again(self) -> str | None:
-        """Why the data cannot be read again; None if it can be."""
+        """Returns why the data cannot be read again; None if it can."""
         raise NotImplementedError
 
     def watch(self, run: Run, told_of_batches: bool) -> None:
@@ -124,8 +126,8 @@ class SavedOnSigterm(FitCallback):
 
         Args:
             run: The run that begins.
-            told_of_batches: Whether `batch_ends` is called anyway. Its data can be read
-                again then.
+            told_of_batches: Whether `batch_ends` is called anyway. Then the data can be
+                read again.
         """
         self._told_of_batches = self._reads_again = told_of_batches
         if run.progress.in_loop and not told_of_batches:  # Its steps are not seen.
@@ -134,12 +136,12 @@ class SavedOnSigterm(FitCallback):
         self.sigterm.begin(run)
 
     def epoch_begins_after(self, batch: int, state: Any = None) -> None:
-        """Notes after how many batches an epoch begins, with which random numbers."""
+        """Notes at which batch an epoch begins, and with which random numbers."""
         self._done, self._random_after = batch, state
         self._before_validation = None
 
     def step_ends(self, logs: Any) -> None:
-        """Asks for the end of the batch, if the run is to end there."""
+        """Asks to be called at the end of the batch if the run must end there."""
         self._names = list(logs)
         self._done += self._model.steps_per_execution
         if self._done >= (self._run.progress.steps_per_epoch or math.inf):
@@ -149,12 +151,12 @@ class SavedOnSigterm(FitCallback):
             self._run.surround_batches()
 
     def batch_ends(self, batch: int) -> None:
-        """Saves the run and ends it, if the signal has arrived."""
+        """Saves the run and ends it if the signal has arrived."""
         if self.sigterm.arrived and not self._model.stop_training:
             self._save_and_stop(batch)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Keeps what the validation changes."""
+        """Keeps the values that validation changes."""
         self._before_validation = None
         if self.run is None or not self.run.begun or self.run.closed:
             return
@@ -162,12 +164,13 @@ class SavedOnSigterm(FitCallback):
             metrics = self._model.metrics_variables
             self._before_validation = metrics, variables.read(metrics)
             self.sigterm.validating = self._model
-            # It may hold averages, which it gives back when the validation ends.
+            # The model may hold averages, which are swapped out when the validation
+            # ends.
             if self.sigterm.arrived:
                 self._model.stop_evaluating = True
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Ends the run, if the signal has ended its validation."""
+        """Ends the run if the signal has ended its validation."""
         self.sigterm.validating = None
         self._end_validation()
 
@@ -181,15 +184,15 @@ class SavedOnSigterm(FitCallback):
         self._save_and_stop(self._run.progress.steps_per_epoch)
 
     def _save_and_stop(self, batch):
-        """Saves the run after a batch, if it can resume there, and ends it."""
+        """Saves the run after a batch if it can resume there, and ends it."""
         reason = None if self._reads_again else self.why_not_read_again()
         if reason is None:
             self.save(self._epoch, batch, self._names)
         else:
             warnings.warn(
-                f"SIGTERM ended this run within an epoch. The data {reason}, so that "
-                "it will resume at the end of the epoch before. If it has other "
-                "batches then, pass `ResumableTraining(accept='data')`.",
+                f"SIGTERM ended this run within an epoch. The data {reason}, so the "
+                "run will resume at the end of the previous epoch. If the data then "
+                "has other batches, pass `ResumableTraining(accept='data')`.",
                 stacklevel=2,
             )
         self.sigterm.stop()

@@ -28,52 +28,55 @@ _WAITING = 2  # Snapshots in memory, before training waits for the disk.
 class SnapshotEnsemble(FitCallback):
     """Writes the weights to files at the end of every cycle of the learning rate.
 
-    Where a cycle ends the rate is lowest, and the model in a good minimum; the restart
-    then drives it to another. `keras_lrs.ensembles.load` makes one predictor of all.
+    At the end of a cycle the rate is lowest and the model is in a good minimum. The
+    restart then drives it to another minimum. `keras_lrs.ensembles.load` combines all
+    snapshots into one predictor.
 
-    A snapshot is the weights after the last update of a cycle, also in the middle of an
-    epoch: all of them, with the statistics of batch normalization, without the
-    optimizer. `directory` holds `snapshot-0001.weights.h5` and so on, which
-    `model.load_weights` reads, and `manifest.json`, which says of each at which step it
-    was taken (`optimizer.iterations`: under gradient accumulation, micro-batches), the
-    rate of that step, and the metrics: of the epoch, validation included, where the
-    cycle ended with it, else the training metrics of the epoch so far.
+    A snapshot holds all weights after the last update of a cycle, even in the middle of
+    an epoch. It includes the statistics of batch normalization but not the optimizer.
+    `directory` holds the files `snapshot-0001.weights.h5` and so on, which
+    `model.load_weights` reads, and `manifest.json`. For each snapshot, the manifest
+    records the step at which it was taken (`optimizer.iterations`, which counts
+    micro-batches under gradient accumulation), the rate of that step, and the metrics.
+    If the cycle ended with an epoch, these are the metrics of the epoch, including
+    validation. Otherwise they are the training metrics of the epoch so far.
 
-    Training waits while the weights are copied to the host's memory. They are written
-    by a thread, each file whole or not at all; if that fails, training stops at the
-    next step. Two snapshots may wait for the disk, then training waits. The bytes of a
-    file are made in memory, too. With a
-    `BackupAndRestore` or `ModelCheckpoint` in the list, epochs end when the snapshots
-    up to there are on the disk, so that none is missing where a run resumes.
+    Training waits while the weights are copied to the host's memory. A thread writes
+    them, each file whole or not at all. If that fails, training stops at the next step.
+    Up to two snapshots may wait for the disk before training waits for it too. The
+    bytes of each file are also assembled in memory. With a `BackupAndRestore` or
+    `ModelCheckpoint` in the list, an epoch ends only when all its snapshots are on the
+    disk, so that none is missing when a run resumes.
 
-    A run that resumes, in this process or a new one, continues the numbers, and drops
-    the members that are later than the step it was set back to. So a run from the
-    beginning replaces what another one left in the directory.
+    A run that resumes, in this process or a new one, continues the numbering and drops
+    the members that are later than the step at which it resumes. So a run that starts
+    from the beginning replaces the members that an earlier run left in the directory.
 
     Args:
-        directory: The folder for the files, here or on `s3://bucket/run` and the like.
-        keep_last: How many members are kept, the last ones; None keeps all.
+        directory: The folder for the files, local or a bucket such as
+            `s3://bucket/run`.
+        keep_last: How many of the last members are kept; None keeps all.
         schedule: Where cycles end. None takes the schedule of the optimizer's rate,
-            also one that a `HyperparameterScheduler` drives. Or a schedule of your own,
-            or a list of steps (or other lengths), which count from where a driven
-            schedule would.
-        partial: What becomes of a last cycle that the run cuts short: `"drop"`, or
-            `"keep"` it as a member that is not complete. One that is interrupted by an
-            exception is never kept.
-        restore_last_completed: Whether the model has, after `fit`, the weights of the
-            end of the last cycle that was completed.
+            even if a `HyperparameterScheduler` drives it. You can also pass a schedule
+            of your own, or a list of steps (or other lengths), which count from where a
+            driven schedule would.
+        partial: What happens to a last cycle that the run cuts short: `"drop"` it, or
+            `"keep"` it as a member that is marked as incomplete. A cycle that is
+            interrupted by an exception is never kept.
+        restore_last_completed: Whether `fit` leaves the model with the weights from the
+            end of the last completed cycle.
         updates_per_batch: As in `HyperparameterScheduler`.
         verbose: 1 prints a line for each snapshot.
         steps_per_epoch: As in `HyperparameterScheduler`.
 
     Raises:
-        ValueError: If an argument is out of range; and before the first step, if the
+        ValueError: If an argument is out of range. Before the first step: if the
             schedule has no cycles, if a cycle ends within an execution of several steps
-            (`steps_per_execution`), or if the directory holds snapshots of another
-            model or a damaged manifest, or another run is writing to it.
+            (`steps_per_execution`), if the directory holds snapshots of another model
+            or a damaged manifest, or if another run is writing to it.
         TypeError: If an argument has the wrong type.
-        OSError: If a snapshot cannot be written, or, before the first step, nothing can
-            be written to the directory.
+        OSError: If a snapshot cannot be written, or, before the first step, if the
+            directory is not writable.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -92,7 +95,7 @@ class SnapshotEnsemble(FitCallback):
 
     Reference: Huang et al., "Snapshot Ensembles: Train 1, get M for free", 2017,
     arXiv:1704.00109. Loshchilov and Hutter, "SGDR", 2016, arXiv:1608.03983. Cutkosky,
-    "Lecture Notes 5", which returns weights of a completed phase only.
+    "Lecture Notes 5", which returns only weights of a completed phase.
     """
 
     every_step = True
@@ -127,7 +130,7 @@ class SnapshotEnsemble(FitCallback):
         self.restore_last_completed = restore_last_completed
         self.verbose = fields.verbosity("verbose", verbose)
         self._ends: Any = None
-        self._store: Any = None  # Of the chief, in a distributed training.
+        self._store: Any = None  # Only the chief has one in distributed training.
         self._thread: Any = None
         self._completed: Any = None
         self._writing: list[concurrent.futures.Future] = []
@@ -139,7 +142,7 @@ class SnapshotEnsemble(FitCallback):
     # --- When the run begins ---
 
     def prepare(self, run: Run) -> list[Wanted]:
-        """Checks that no other writes to the same directory."""
+        """Checks that no other run writes to the same directory."""
         self._ends, self._writing = None, []
         self._last: int | None = None
         registry.refuse_shared_directory(self, run)
@@ -187,7 +190,7 @@ class SnapshotEnsemble(FitCallback):
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "snapshots")
         known = any(record.step == here for record in self._store.records)
         if continued and self._ends.last_before(count) == count and not known:
-            # It was saved here, and killed before the snapshot was written.
+            # The run was saved here, and killed before the snapshot was written.
             self._take(count, {}, complete=True)
 
     @property
@@ -202,7 +205,7 @@ class SnapshotEnsemble(FitCallback):
         """Raises if a cycle of this run ends within an execution."""
         progress = run.progress
         steps, per_epoch = run.model.steps_per_execution, progress.steps_per_epoch
-        if steps == 1 or per_epoch is None:  # Then it is seen when it happens.
+        if steps == 1 or per_epoch is None:  # Then `step_ends` sees it.
             return
         last = progress.start(self._ends.optimizer) + progress.total
         for end in self._ends.up_to(self._counted, last):
@@ -212,19 +215,19 @@ class SnapshotEnsemble(FitCallback):
                 after = before + min(steps, per_epoch - done + done % steps)
                 raise ValueError(
                     f"A cycle ends after {end - self._ends.start} steps, within an "
-                    f"execution of `steps_per_execution={steps}`, which shows only its "
-                    f"last step. End the cycle after {before} or {after} steps, or "
-                    "compile the model with `steps_per_execution=1`."
+                    f"execution of `steps_per_execution={steps}`, of which only the "
+                    f"last step is visible. End the cycle after {before} or {after} "
+                    "steps, or compile the model with `steps_per_execution=1`."
                 )
 
     @contextlib.contextmanager
     def saving(self, within_epoch: bool = False) -> Iterator[None]:
-        """What is saved within it comes after the snapshots up to here."""
+        """Waits for the snapshots up to here before anything else is saved."""
         self._surface(wait=True)
         yield
 
     def get_state(self) -> dict[str, Any]:
-        """At which step the last snapshot was taken, which may wait for its metrics."""
+        """Returns the step of the last snapshot, whose metrics may still come."""
         return {"last": self._last}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -237,7 +240,7 @@ class SnapshotEnsemble(FitCallback):
         """Takes a snapshot where a cycle ends."""
         if self._writing:
             self._surface(wait=False)
-        # Only where it may be time is the device asked: steps may have been skipped.
+        # Asks the device only if a cycle may have ended: steps may have been skipped.
         pace = self._run.progress.paces.of(self._ends.optimizer)
         self._counted += self._run.model.steps_per_execution * max(math.ceil(pace), 1)
         if self._counted < self._next:
@@ -251,12 +254,12 @@ class SnapshotEnsemble(FitCallback):
 
     @property
     def _missed(self):
-        """What to say if a cycle has ended and no weights of that step are left."""
+        """The message if a cycle has ended and no weights of that step are left."""
         return (
             f"A cycle ended after {self._next - self._ends.start} updates, within an "
             "execution of several (`steps_per_execution`, or a `train_step` that makes "
-            "more than one), and no weights of that step are left. Choose lengths that "
-            "fall on the ends of executions."
+            "more than one), so the weights of that step are lost. Choose cycles that "
+            "end with an execution."
         )
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
@@ -265,7 +268,7 @@ class SnapshotEnsemble(FitCallback):
         if self._counted > self._next:
             raise RuntimeError(self._missed)
         if isinstance(self._ends, cycle_ends.EpochEnds):
-            # No step knew that it is the last.
+            # No step knew that it was the last of its epoch.
             if self._ends.epoch_ends(epoch + 1, self._counted):
                 self._take(self._counted, logs, complete=True)
         elif self._store is not None and self._last == self._counted:
@@ -274,14 +277,14 @@ class SnapshotEnsemble(FitCallback):
         self._surface(wait=bool(self._durable))
 
     def _take(self, count, logs, complete):
-        """Copies the weights, and has them written."""
+        """Copies the weights and has them written."""
         weights = self._run.copied_weights()
         self._last = count
         if complete and self.restore_last_completed:
             self._completed = weights
         if self._store is None:
             return
-        self._store.shapes = self._shapes  # Its first batch may have built the model.
+        self._store.shapes = self._shapes  # The first batch may have built the model.
         optimizer = self._ends.optimizer
         last = np.array([max(count - 1, 0)])
         used = self._run.used_values(optimizer, last)
@@ -334,20 +337,20 @@ class SnapshotEnsemble(FitCallback):
             self._take(count, logs, complete=False)
         if self._store is not None and not self._store.records:
             warnings.warn(
-                "`SnapshotEnsemble` took no snapshot: the run was over before the "
-                f"first cycle, which ends after {self._next - self._ends.start} steps.",
+                "`SnapshotEnsemble` took no snapshot: the run ended before the first "
+                f"cycle did, after {self._next - self._ends.start} steps.",
                 stacklevel=2,
             )
         if self.restore_last_completed:
             self._restore()
         if self._store is not None:
-            self._store.close()  # Which the last snapshot may have locked again.
+            self._store.close()  # The last snapshot may have locked it again.
 
     def _restore(self):
         """Gives the model the weights of the end of the last completed cycle."""
         content = None if self._completed is None else self._completed.content()
         if content is None and self._store is not None:
-            # Completed before this run resumed.
+            # The last cycle was completed before this run resumed.
             complete = [record for record in self._store.records if record.complete]
             content = self._store.read(complete[-1]) if complete else None
         if content is None:

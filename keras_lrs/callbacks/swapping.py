@@ -26,20 +26,20 @@ from keras_lrs.schedules import fields
 
 
 class SwappingCallback(FitCallback):
-    """A callback under which the model holds the averages, except while it trains.
+    """The base class of callbacks that show averages to all but training.
 
-    They are swapped in when a test or a prediction begins and when an epoch ends, so
-    that what is measured, saved and restored then are the same weights. They are
-    swapped out before training continues; only `BackupAndRestore` sees the raw weights.
+    The averages are swapped in when a test or a prediction begins and when an epoch
+    ends, so that the same weights are measured, saved and restored. They are swapped
+    out before training continues. Only `BackupAndRestore` sees the raw weights.
 
-    Tests and predictions may be of another model that shares the weights, or of a model
-    that was recompiled. Where no average would be seen they are refused.
+    The model that is tested may also be another model that shares the weights, or may
+    have been recompiled. If the test would not see the average, an error is raised.
 
     Subclasses implement `swap`, `swapped`, `exists`, `averaged`, `look_for_averages`
     and `keep`.
     """
 
-    first = True  # Those after it in the list see the averages.
+    first = True  # Callbacks after it in the list see the averages.
     batch_norms: tuple[str, ...] = ("keep", "recalibrate")
 
     def __init__(
@@ -71,10 +71,10 @@ class SwappingCallback(FitCallback):
         self._evaluated: Any = None
         self._home: Any = None
 
-    # --- What subclasses say ---
+    # --- What subclasses implement ---
 
     def swap(self, into: bool) -> None:
-        """Gives the model the averages, or its weights; continues if called again.
+        """Gives the model the averages, or its weights; resumes an interrupted swap.
 
         Args:
             into: Whether the model is to hold the averages.
@@ -100,7 +100,8 @@ class SwappingCallback(FitCallback):
         """Looks for averages that a model's optimizers hold.
 
         Returns:
-            False if there are none, but those of an earlier `fit` are of its weights.
+            False if they hold none, but this callback has averages of the model's
+            weights from an earlier `fit`.
         """
         raise NotImplementedError
 
@@ -109,16 +110,16 @@ class SwappingCallback(FitCallback):
         return _share(self.averaged, model.variables)
 
     def keep(self) -> None:
-        """Lets the model keep the averages it holds, when training has ended."""
+        """Makes the averages the model's own weights, when training has ended."""
 
     def holds(self, model: Any) -> bool:
-        """Whether the average of an earlier `fit` is what a model holds."""
+        """Whether a model holds the average of an earlier `fit`."""
         return False
 
     # --- Which model ---
 
     def set_model(self, model: Any) -> None:
-        """Looks for averages of an earlier `fit`, which `evaluate` is to see."""
+        """Looks for averages of an earlier `fit`, which `evaluate` must see."""
         self._evaluated = model
         run = self.run
         if run is not None and not (run.closed or run.is_over() or run.model is model):
@@ -137,9 +138,9 @@ class SwappingCallback(FitCallback):
         if not self.holds(model):
             raise ValueError(
                 f"`{type(self).__name__}` has no average of the weights of "
-                f"`{model.name}`: neither its optimizer holds one, nor has this "
-                "callback taken one in a `fit` after which they were trained no more. "
-                "A model that holds the average needs no callback."
+                f"`{model.name}`: its optimizer holds none, and this callback has "
+                "taken none since they were last trained. A model that already holds "
+                "the average needs no callback."
             )
 
     # --- Swapping in and out ---
@@ -188,13 +189,13 @@ class SwappingCallback(FitCallback):
     # --- When ---
 
     def prepare(self, run: Run) -> list[Wanted]:
-        """Refuses others of its kind, and lets backups be of the raw weights."""
+        """Rejects others of its kind, and makes backups hold the raw weights."""
         for other in run.siblings:
             if other is not self and isinstance(
                 other, (SwappingCallback, keras.callbacks.SwapEMAWeights)
             ):
                 raise ValueError(
-                    f"`{type(self).__name__}` cannot work beside "
+                    f"`{type(self).__name__}` cannot work together with "
                     f"`{type(other).__name__}`: both swap the model's weights."
                 )
         self._home = run.model
@@ -232,8 +233,8 @@ class SwappingCallback(FitCallback):
 
     @contextlib.contextmanager
     def saving(self, within_epoch: bool = False) -> Iterator[None]:
-        """Within it the model holds the raw weights."""
-        # Within an epoch it does anyway, and on JAX cannot be looked at.
+        """Puts the raw weights into the model while something is saved."""
+        # Within an epoch the model holds them anyway, and on JAX it cannot be read.
         was_in = not within_epoch and self.swapped
         if was_in:
             self.swap_out()
@@ -244,26 +245,27 @@ class SwappingCallback(FitCallback):
                 self.swap_in()
 
     def epoch_begins(self, epoch: int) -> None:
-        """Training continues from the raw weights."""
+        """Puts the raw weights back, from which training continues."""
         self.swap_out()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Tests see the averages."""
+        """Swaps in the averages for a test."""
         self._end_what_broke_off()
         self._check_evaluated()
         self._tested = not self.swapped
         if self._tested and (self.run is None or self.run.closed):
-            # `evaluate` calls nothing when it is interrupted, but then drops its list.
+            # An interrupted `evaluate` calls no hook, but drops its callback list.
             callbacks = fit_loop.callback_list()
             if callbacks is not None:
-                # It keeps this callback, which may be in no other list.
+                # The finalizer keeps this callback alive, which may be in no other
+                # list.
                 finalizer = weakref.finalize(callbacks, self.swap_out)
                 finalizer.atexit = False
                 self._finalizer = finalizer
         self.swap_in()
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        """The model is as it was before."""
+        """Puts back what the model held before the test."""
         if self._tested:
             self.swap_out()
         if self._finalizer is not None:
@@ -283,15 +285,15 @@ class SwappingCallback(FitCallback):
     on_predict_end = on_test_end
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Callbacks after this one save and restore the averages."""
+        """Swaps in the averages, which callbacks after this one save and restore."""
         self.swap_in()
 
     def fit_ends(self) -> None:
-        """However it ended, the model is as training left it."""
+        """Leaves the model with the raw weights, however `fit` ended."""
         self.swap_out()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """The model gets the weights that `at_end` says."""
+        """Gives the model the weights that `at_end` names."""
         super().on_train_end(logs)
         if self.at_end != "average":
             return
@@ -300,14 +302,14 @@ class SwappingCallback(FitCallback):
             self.keep()
             self._own_statistics = None
         except BaseException:
-            if not self.swapped:  # The averages have been kept to the end.
+            if not self.swapped:  # `keep` has completed.
                 self._own_statistics = None
             self.swap_out()
             raise
 
 
 class LeftAverage:
-    """The average that was left in the weights when a `fit` ended.
+    """Remembers the weights in which a `fit` left the average when it ended.
 
     Args:
         averaged: The variables that were averaged.
@@ -319,7 +321,7 @@ class LeftAverage:
         self._counts = [(one, optimizers.iterations(one)) for one in updating]
 
     def is_in(self, model: Any) -> bool:
-        """Whether a model has these weights, and they were trained no more."""
+        """Whether a model has these weights, and they have not been trained since."""
         known = [one for one, _ in self._counts]
         others = [one for one in models.updating(model) if one not in known]
         counts = [*self._counts, *((one, 0) for one in others)]
@@ -329,13 +331,13 @@ class LeftAverage:
 
 
 def refuse_backups(callback: SwappingCallback, run: Run) -> None:
-    """Raises beside `BackupAndRestore`, where the average of statistics is lost."""
+    """Raises if `BackupAndRestore`, which loses averaged statistics, is in the list."""
     for other in run.siblings:
         if isinstance(other, keras.callbacks.BackupAndRestore):
             raise ValueError(
-                f"`{type(callback).__name__}(batch_norm='average')` cannot work beside "
-                "`BackupAndRestore`, which does not back these averages up. Use "
-                "`ResumableTraining` instead of it."
+                f"`{type(callback).__name__}(batch_norm='average')` cannot work "
+                "together with `BackupAndRestore`, which does not back these averages "
+                "up. Use `ResumableTraining` instead of it."
             )
 
 

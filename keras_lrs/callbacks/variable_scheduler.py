@@ -25,43 +25,43 @@ _HOLD_IT = (
 
 
 class VariableScheduler(FitCallback):
-    """Lets schedules set variables of the model before every forward pass.
+    """Sets variables of the model from schedules before every forward pass.
 
-    Use it for a number that the loss or a layer depends on: the weight of a loss term,
-    the beta of a variational autoencoder, a temperature, a dropout rate. It must be
-    held in a variable, because a Python number is a constant of the compiled step. The
-    guide "Schedules of any variable" has a dropout layer that holds one.
+    Use it for a number on which the loss or a layer depends: the weight of a loss term,
+    the beta of a variational autoencoder, a temperature, a dropout rate. Hold the
+    number in a variable, because a Python number is a constant of the compiled step.
+    The guide "Schedules of any variable" has a dropout layer that holds one.
 
     The forward pass of step `t` sees `schedule(t)`. Schedules are bound to the `fit`,
-    start over and resume as those of a `HyperparameterScheduler` do, and steps are what
-    the optimizer counts: batches, micro-batches under gradient accumulation. A batch
-    whose update a `LossScaleOptimizer` skips is not counted, so the next forward pass
-    sees the same value. With several optimizers, the step is that of the one that is
-    ahead. Values may be negative, with `FunctionSchedule` or Keras's own schedules.
+    start over and resume as in `HyperparameterScheduler`. Steps are what the optimizer
+    counts: batches, or micro-batches under gradient accumulation. A batch whose update
+    a `LossScaleOptimizer` skips is not counted, so the next forward pass sees the same
+    value. With several optimizers, the step is that of the optimizer with the most
+    updates. Values may be negative with `FunctionSchedule` or Keras's own schedules.
 
     Validation sees the value of the last step, and files that are saved during `fit`
-    hold it. After `fit` the variables have the values they had before, however it
+    hold it. After `fit` the variables have their previous values again, however `fit`
     ended.
 
     Args:
         schedules: Pairs of a variable and its schedule, or a dictionary from paths of
             variables (`variable.path`) to schedules. A variable itself cannot be the
-            key of a dictionary: Python says that it is unhashable. Each variable is one
-            number: its shape is `()`, its type a float, and it is not trained. On JAX
-            it must be one of `model.non_trainable_variables`.
+            key of a dictionary, because it is unhashable. Each variable must hold a
+            single float (its shape is `()`) and must not be trainable. On JAX it must
+            be one of `model.non_trainable_variables`.
         steps_per_epoch: As in `HyperparameterScheduler`.
         updates_per_batch: As in `HyperparameterScheduler`.
         log: Whether to add the values that the last forward pass of an epoch saw to the
             logs of the epoch, under the paths of the variables.
 
     Raises:
-        TypeError: If a schedule is none, or something else than a variable or a path is
-            to be scheduled.
-        ValueError: If there is no schedule or a variable has two. Before the first
-            step, if a variable is trained, has a shape or no float type, or belongs to
-            the optimizer; if the model has no variable of that path, or on JAX not that
-            variable; if a value is not finite, or the number of steps is needed and
-            not known.
+        TypeError: If an argument that must be a schedule, a variable or a path is not
+            one.
+        ValueError: If there is no schedule, or a variable has two. Before the first
+            step: if a variable is trainable, is not a single float, or belongs to the
+            optimizer, if the model has no variable of that path (or, on JAX, does not
+            hold the variable), if a value is not finite, or if the number of steps is
+            needed and not known.
 
     Example:
         The weight of a penalty rises from 0 to 1 in the first of two epochs.
@@ -143,7 +143,7 @@ class VariableScheduler(FitCallback):
         }
 
     def set_model(self, model: Any) -> None:
-        """Notes the user's values, before `BackupAndRestore` overwrites them."""
+        """Notes the user's values before `BackupAndRestore` overwrites them."""
         super().set_model(model)
         if self.run is None or self.run.closed:
             self._own = []
@@ -151,7 +151,7 @@ class VariableScheduler(FitCallback):
             self._note([one[0] for one in found if len(one) == 1])
 
     def prepare(self, run: Run) -> list[Wanted]:
-        """Finds the variables, and says which schedule sets each."""
+        """Finds the variables, and assigns each its schedule."""
         if not models.weights_exist(run.model) and models.can_be_called(run.model):
             fit_loop.build(run.model)
         pairs = [(_found(run.model, target), one) for target, one in self.schedules]
@@ -169,7 +169,7 @@ class VariableScheduler(FitCallback):
         ]
 
     def after_all(self, hook: str, *arguments: Any) -> None:
-        """Gives the values back again: `EarlyStopping` may have restored others."""
+        """Restores the values once more: `EarlyStopping` may have changed them."""
         if hook == "on_train_end":
             self._restore()
 
@@ -200,9 +200,9 @@ def _checked(schedules):
         _check_target(target)
         if not isinstance(schedule, Schedule):
             bound = (
-                "give every variable a `LearningRateSchedule`; for a number it is "
-                "`keras_lrs.schedules.Constant`, for a function of the step "
-                "`FunctionSchedule`"
+                "give every variable a `LearningRateSchedule`; use "
+                "`keras_lrs.schedules.Constant` for a number, and `FunctionSchedule` "
+                "for a function of the step"
             )
             fields.refuse("schedules", bound, schedule, TypeError)
     return pairs
@@ -219,8 +219,8 @@ def _check_target(target):
         return
     if not isinstance(target, keras.Variable):
         bound = (
-            "name variables, by themselves or their paths: a number is a constant of "
-            f"the compiled step. {_HOLD_IT}"
+            "hold variables or their paths: a number is a constant of the compiled "
+            f"step. {_HOLD_IT}"
         )
         fields.refuse("schedules", bound, target, TypeError)
     _check_variable(target)
@@ -239,14 +239,14 @@ def _is_one_float(variable):
 
 
 def _named(model, target):
-    """The variables that a target names, without a look at what they are."""
+    """Returns the variables that a target names, without checking them."""
     if not isinstance(target, str):
         return [target]
     return [one for one in model.variables if one.path == target]
 
 
 def _found(model, target):
-    """The variable that a target names, if it can be scheduled."""
+    """Returns the variable that a target names, if it can be scheduled."""
     found = _named(model, target)
     if len(found) != 1:
         possible = [v for v in model.variables if _is_one_float(v) and not v.trainable]
@@ -264,10 +264,7 @@ def _found(model, target):
         fields.refuse("schedules", bound, variable.path)
     for optimizer in models.all_optimizers(model):
         if any(variable is one for one in optimizer.variables):
-            bound = (
-                "name no variable of the optimizer, which `HyperparameterScheduler` "
-                "is for"
-            )
+            bound = "not name variables of the optimizer: use `HyperparameterScheduler`"
             fields.refuse("schedules", bound, variable.path)
     if not models.can_set(model, variable):
         bound = (

@@ -28,73 +28,75 @@ from keras_lrs.schedules import durations, fields
 
 
 class WeightAveraging(SwappingCallback):
-    """Averages the weights in the compiled step; all but training see the average.
+    """Averages the weights in the compiled step; all but training use the average.
 
-    Training follows exactly the trajectory it would without the callback. Validation,
-    callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`, ...), and
-    `evaluate` and `predict` that are given this callback see the average: what is
-    measured, saved and restored are the same weights, in whatever order the callbacks
-    are listed. These may also be of a model that shares the layers, or was recompiled.
-    Training metrics (`loss`, not `val_loss`) are those of the raw weights,
-    and so are files saved within an epoch.
+    Training follows exactly the trajectory that it would follow without the callback.
+    Validation, callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`,
+    ...), and `evaluate` and `predict` with this callback use the average. So the
+    weights that are measured, saved and restored are the same, whatever the order of
+    the callbacks. `evaluate` and `predict` may also be called on a model that shares
+    the layers or was recompiled. Training metrics (`loss`, not `val_loss`) and files
+    saved within an epoch are those of the raw weights.
 
-    The averages are in the slots that Keras's `use_ema` has for them: one more copy of
-    the weights, in float32 for weights of less than 32 bits. They are saved with the
-    model. A whole model saved at the end of an epoch holds the average for use, and the
-    raw weights for a `fit` with this callback and `initial_epoch`, which resumes as if
-    it had not been interrupted. A weights file saved then holds the average only.
-    `BackupAndRestore` backs up the raw weights.
+    The averages are stored where Keras stores those of `use_ema`: one more copy of the
+    weights, in float32 for weights of less than 32 bits. They are saved with the model.
+    A whole model saved at the end of an epoch holds the average, which it predicts
+    with, and the raw weights, from which a `fit` with this callback and `initial_epoch`
+    resumes as if it had never been interrupted. A weights file saved at the end of an
+    epoch holds only the average. `BackupAndRestore` backs up the raw weights.
 
-    Updates are counted, not micro-batches. The average starts over in every `fit`,
-    unless it resumes with `initial_epoch` or after `BackupAndRestore`. If the model was
-    saved without an average, it then covers the rest of the run.
+    The average counts updates, not micro-batches. It starts over in every `fit`, unless
+    the run resumes with `initial_epoch` or after `BackupAndRestore`. If a run resumes
+    from a model that was saved without an average, the average covers the rest of the
+    run.
 
     Args:
         average: A schedule of `keras_lrs.averages`; a number is the decay of an
             `ExponentialAverage`, and None is `ExponentialAverage(0.999)`.
-        start_step: How long to wait: a number of steps, `Epochs`, `Samples`, `Tokens`
-            or a `Fraction` of the run. Until then the model is seen as it is.
-        update_every: Average one update in so many (an int, or another length), with a
-            decay adjusted to cover the same stretch of training; or `"epoch"` or
+        start_step: When averaging starts: a number of steps, `Epochs`, `Samples`,
+            `Tokens` or a `Fraction` of the run. Until then the raw weights are used.
+        update_every: The number of updates (or another length) per averaged update,
+            with a decay adjusted to cover the same stretch of training; or `"epoch"` or
             `"cycle"`: the weights at the end of each epoch, or of each cycle of the
             learning rate, with the decay as given (SWA: `UniformAverage()`).
-        at_end: What the model holds after `fit`: `"average"`, and the optimizer is as
-            it was before; or `"raw"`, the weights that are trained, and the optimizer
-            keeps the averages for `evaluate`, `predict`, files and the next `fit`. If
-            `fit` is interrupted it is `"raw"`.
-        batch_norm: What goes with the average: `"keep"`, the statistics of the
-            raw weights; `"average"`, their average over the same updates; or
-            `"recalibrate"`, those of the averaged weights, by a pass over
+        at_end: What the model holds after `fit`. With `"average"`, the optimizer is as
+            it was before. With `"raw"`, the model holds the weights that are trained,
+            and the optimizer keeps the averages for `evaluate`, `predict`, files and
+            the next `fit`. If `fit` is interrupted, the model holds the raw weights.
+        batch_norm: The statistics that go with the average: `"keep"`, those of the raw
+            weights; `"average"`, their average over the same updates; or
+            `"recalibrate"`, those of the averaged weights, computed in a pass over
             `batch_norm_data` each time that new averages are put into the model. With
-            `"average"` a run resumes by `ResumableTraining` only: no model's file holds
-            the statistics of the raw weights and their average.
+            `"average"` only `ResumableTraining` can resume a run, because a model's
+            file does not hold both statistics.
         batch_norm_data: Inputs, as `averages.recalibrate_batch_norm` takes them.
-        batch_norm_steps: How many batches of them; all if None.
-        include: A regular expression or a list of them, searched for in the paths of
-            the trainable variables (`re.search`): only what is found is averaged, and
-            the rest is seen as it is. None is all. The memory is the same.
-        exclude: Likewise: what is found is not averaged.
-        initial: What the average begins with instead of the model's weights: a model
-            with the same weights, what its `get_weights()` returns, or the path of its
-            `.weights.h5` file. If the optimizer of such a model holds averages, as
-            Keras's `use_ema=True` does, they are taken. The average must keep a share
-            of it, so no debiased one.
-        optimizers: Whose weights to average: one or a list of names (of an optimizer,
-            or of the model's attribute that holds it) or objects. None is all. With
-            batch_norm="average" the statistics of the layers whose scale or center they
-            train are averaged; "recalibrate" is not possible then.
+        batch_norm_steps: How many batches of them to use; None uses all.
+        include: One or more regular expressions, searched for in the paths of the
+            trainable variables (`re.search`). Only matching variables are averaged, and
+            the others keep their raw values. None averages all. The memory is the same.
+        exclude: Likewise, for variables that are not averaged.
+        initial: The start of the average, instead of the model's weights: a model with
+            the same weights, the list from its `get_weights()`, or the path of its
+            `.weights.h5` file. If the optimizer of such a model holds averages, as with
+            Keras's `use_ema=True`, these are used. A debiased average forgets its
+            start, so it raises an error.
+        optimizers: The optimizers whose weights to average: a name (of an optimizer, or
+            of the model's attribute that holds it), an optimizer, or a list of these.
+            None means all. If some are named, `batch_norm="average"` averages the
+            statistics of the layers whose scale or center they train, and "recalibrate"
+            is not possible.
         steps_per_epoch: As in `HyperparameterScheduler`. `update_every="epoch"` does
             not need it.
         updates_per_batch: As in `HyperparameterScheduler`.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If an argument is out of range; and before the first step, if the
-            model is not built (TensorFlow builds one without an `Input` in the first
+        ValueError: If an argument is out of range. Before the first step: if the model
+            is not built (TensorFlow builds a model without an `Input` in the first
             step), if the optimizer averages the weights itself (`use_ema=True`), if an
-            expression is found nowhere, if `initial` has other weights, if no
-            update would be averaged, if lengths need steps per epoch that are not
-            known, or beside another callback that swaps weights.
+            expression matches nothing, if `initial` has other weights, if no update
+            would be averaged, if lengths need steps per epoch that are not known, or if
+            the list has another callback that swaps weights.
 
     Example:
         >>> import keras, numpy as np
@@ -110,7 +112,7 @@ class WeightAveraging(SwappingCallback):
         ...     x, x, batch_size=4, epochs=3, verbose=0,
         ...     callbacks=[WeightAveraging(UniformAverage())],
         ... )
-        >>> round(float(model.get_weights()[0][0, 0]), 4)  # Of 0.5, 0.75 and 0.875.
+        >>> round(float(model.get_weights()[0][0, 0]), 4)  # Mean of 0.5, 0.75, 0.875
         0.7083
 
     Reference: Polyak and Juditsky, "Acceleration of Stochastic Approximation by
@@ -143,8 +145,8 @@ class WeightAveraging(SwappingCallback):
         self.updates_per_batch = paces.check(updates_per_batch)
         if self.optimizers is not None and batch_norm == "recalibrate":
             bound = (
-                "be 'keep' or 'average' with `optimizers`: data that passes through "
-                "the whole model would recalibrate the statistics of its other networks"
+                "be 'keep' or 'average' with `optimizers`: the data would also "
+                "recalibrate the statistics of the other networks in the model"
             )
             fields.refuse("batch_norm", bound, batch_norm)
         average = as_average(average)
@@ -194,12 +196,12 @@ class WeightAveraging(SwappingCallback):
         if len(set(trained)) < len(trained):
             raise ValueError(
                 f"`{type(self).__name__}` cannot average weights that two optimizers "
-                "train: each has averages of its own. Let each optimizer train "
-                "other weights."
+                "train: each has its own averages. Let each optimizer train different "
+                "weights."
             )
         for one in self._slots:
             one.attach(run.model)
-        self.swap_out()  # A model from a file may hold the averages.
+        self.swap_out()  # A model loaded from a file may hold the averages.
         self._of_epochs, self._kept = None, None
         if self.update_every == "epoch" and run.progress.steps_per_epoch is None:
             self._of_epochs = EpochAverages(run, self.average, self.start_step)
@@ -224,7 +226,7 @@ class WeightAveraging(SwappingCallback):
         return wanted
 
     def fit_begins(self, epoch: int) -> None:
-        """Begins with the weights, unless there are averages to continue."""
+        """Starts the averages over, unless the run resumes with averages."""
         self._begins_late = epoch > 0 and not all(one.known for one in self._slots)
         if epoch == 0 or self._begins_late:
             for one in self._slots:
@@ -243,7 +245,7 @@ class WeightAveraging(SwappingCallback):
             self._of_epochs.resume(epoch)
 
     def epoch_begins(self, epoch: int) -> None:
-        """Training continues from the raw weights and the averages of them."""
+        """Continues from the raw weights and their averages."""
         if self._lacks_statistics:
             raise ValueError(
                 f"`{type(self).__name__}(batch_norm='average')` cannot resume from a "
@@ -256,7 +258,7 @@ class WeightAveraging(SwappingCallback):
         super().epoch_begins(epoch)
 
     def epoch_ends(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Callbacks after this one save and restore the averages."""
+        """Swaps in the averages, which callbacks after this one save and restore."""
         kept = self._averaged_statistics
         if self._of_epochs is not None:
             self._of_epochs.epoch_ends(epoch, self._run.parts(self), kept)
@@ -265,7 +267,7 @@ class WeightAveraging(SwappingCallback):
         super().epoch_ends(epoch, logs)
 
     def get_state(self) -> dict[str, Any]:
-        """The averages that are not among the optimizer's variables."""
+        """Returns the averages that are not among the optimizer's variables."""
         kept = self._averaged_statistics
         state = {} if kept is None else {"statistics": kept.read()}
         if self._of_epochs is not None:
@@ -273,7 +275,7 @@ class WeightAveraging(SwappingCallback):
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continues with them."""
+        """Restores these averages."""
         if self._of_epochs is not None and "epochs" in state:
             self._of_epochs.taken = state["epochs"]
         kept = self._averaged_statistics
@@ -292,7 +294,7 @@ class WeightAveraging(SwappingCallback):
 
     @property
     def _choice_of_statistics(self):
-        """Those of layers whose weights the optimizers train, if some are named."""
+        """Chooses statistics of layers that the named optimizers train, or all."""
         if self.optimizers is None:
             return self._choice
         trained = [v for one in self._slots for v in optimizers.trained(one.optimizer)]
@@ -300,7 +302,7 @@ class WeightAveraging(SwappingCallback):
 
     @property
     def _iterations(self):
-        """Those of the first optimizer, which counts for the statistics."""
+        """The iterations of the first optimizer, which count for the statistics."""
         return optimizers.iterations(self._slots[0].optimizer)
 
     def _chosen(self, optimizer, choice, schedules):
@@ -320,7 +322,7 @@ class WeightAveraging(SwappingCallback):
     # --- What is swapped ---
 
     def look_for_averages(self, model: Any) -> bool:
-        """Looks into its optimizers, and into those of an earlier `fit`."""
+        """Looks for averages in its optimizers, and in those of an earlier `fit`."""
         progress = Progress(model)
         if self.optimizers is None:
             found = progress.optimizers
@@ -340,7 +342,7 @@ class WeightAveraging(SwappingCallback):
         return [weight for one in attached for weight, _ in one.pairs]
 
     def holds(self, model: Any) -> bool:
-        """Whether the average that it left in the weights is what a model holds."""
+        """Whether a model holds the average that `fit` left in the weights."""
         return self._kept is not None and self._kept.is_in(model)
 
     def swap(self, into: bool) -> None:

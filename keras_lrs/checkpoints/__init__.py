@@ -1,4 +1,4 @@
-"""Looks after the folders that callbacks write to."""
+"""Functions that list, verify, rebuild and prune the folders of callbacks."""
 
 from keras_lrs.checkpoints.folder import File, files, prune, rebuild, verify
 

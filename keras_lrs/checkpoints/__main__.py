@@ -1,4 +1,4 @@
-"""`python -m keras_lrs.checkpoints`: looks after a folder, from a terminal."""
+"""`python -m keras_lrs.checkpoints`: maintains a folder from a terminal."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the status of the process."""
     parser = argparse.ArgumentParser(
         prog="python -m keras_lrs.checkpoints",
-        description="Looks after a folder that callbacks of keras_lrs write to.",
+        description="Maintains a folder that callbacks of keras_lrs write to.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, does in {

@@ -1,7 +1,7 @@
-"""What is in a folder of snapshots and checkpoints: listed, verified, rebuilt, pruned.
+"""Lists, verifies, rebuilds and prunes folders of snapshots and checkpoints.
 
-All callbacks may share a folder, and `ResumableTraining` has folders in its own for
-earlier fits of a program: everything here looks at all of it.
+All callbacks may share a folder, and `ResumableTraining` keeps folders for earlier fits
+of a program in its own. All functions here include these.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ class File:
     Args:
         kind: `"checkpoints"` of `ResumableTraining`, `"snapshots"` of
             `SnapshotEnsemble`, or `"averages"` of `PosthocAveraging`.
-        name: Its path, in the folder.
-        step: How many updates (under gradient accumulation, micro-batches) had been
-            made.
-        size: In bytes.
-        entry: What the manifest says about it, such as the epoch of a checkpoint or
-            the metrics of a snapshot. Averages have no manifest.
+        name: Its path within the folder.
+        step: The number of updates (micro-batches, under gradient accumulation) before
+            it was written.
+        size: Its size in bytes.
+        entry: Its entry in the manifest, such as the epoch of a checkpoint or the
+            metrics of a snapshot. Averages have no manifest.
     """
 
     kind: str
@@ -49,11 +49,10 @@ def files(directory: str | os.PathLike) -> list[File]:
     """Lists the files that callbacks wrote to a folder.
 
     Args:
-        directory: The folder; like those of the callbacks, it may be on S3 and the
-            like.
+        directory: The folder, local or a bucket as for the callbacks.
 
     Returns:
-        The files, by their kind and from the oldest to the newest.
+        The files, sorted by kind and from the oldest to the newest.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -92,20 +91,19 @@ def files(directory: str | os.PathLike) -> list[File]:
 
 
 def verify(directory: str | os.PathLike) -> list[str]:
-    """Reads every byte of what callbacks wrote to a folder.
+    """Verifies every byte that callbacks wrote to a folder.
 
-    A run may be writing to it at the same time.
+    A run may write to the folder at the same time.
 
     Args:
         directory: The folder.
 
     Returns:
-        What is wrong, a sentence for each file that is missing or altered; nothing if
-        all is whole.
+        A sentence for each file that is missing or altered; an empty list if none is.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        OSError: If the storage that it is in cannot be reached.
+        OSError: If the storage of the folder cannot be reached.
     """
     found: list[str] = []
     for place, _ in _places(directory):
@@ -118,21 +116,21 @@ def verify(directory: str | os.PathLike) -> list[str]:
 def rebuild(directory: str | os.PathLike) -> list[File]:
     """Rewrites the manifests of a folder from the files that are there.
 
-    A damaged manifest is replaced. Every file that is whole is listed, also one that an
-    interrupted run had not listed yet; files that are missing are no longer. Entries of
-    a manifest that is whole are kept.
+    A damaged manifest is replaced. Every undamaged file is listed, even if an
+    interrupted run had not listed it yet. Missing files are no longer listed. Entries
+    of an undamaged manifest are kept.
 
     Args:
         directory: The folder.
 
     Returns:
-        What `files` returns then.
+        The files, as `files` returns them.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If a file is damaged, which is named and kept: remove it, or put it
-            elsewhere. If a run is writing to the folder, or a `manifest.json` there is
-            of another program.
+        ValueError: If a file is damaged. The error names the file, which is kept:
+            remove it or move it elsewhere. Also if a run is writing to the folder, or
+            if a `manifest.json` there comes from another program.
     """
     places = list(_places(directory))
     with _locked(places, KINDS):
@@ -152,13 +150,13 @@ def prune(
 ) -> list[str]:
     """Removes all but the last files of each kind from a folder.
 
-    Files that interrupted runs left behind, and that no manifest lists, go as well.
+    Files that interrupted runs left behind and that no manifest lists are removed too.
 
     Args:
         directory: The folder.
         keep_last: How many files of each kind to keep, > 0.
-        kind: `"checkpoints"`, `"snapshots"` or `"averages"`; None is all of them.
-            With fewer averages, `averages.posthoc` reconstructs fewer widths well.
+        kind: `"checkpoints"`, `"snapshots"` or `"averages"`; None means all kinds. With
+            fewer averages, `averages.posthoc` reconstructs fewer widths accurately.
 
     Returns:
         The names of the files that were removed.
@@ -204,12 +202,12 @@ def _remove_damaged_manifest(make, place):
         except manifest.DamagedError as error:
             stored.remove([error.path])
         except ValueError:
-            pass  # `relist` says what is wrong with a file.
+            pass  # `relist` reports damaged files.
 
 
 @contextlib.contextmanager
 def _locked(places, kinds):
-    """Keeps runs from writing: to none of the folders, before one is changed."""
+    """Locks all folders before one of them is changed."""
     with contextlib.ExitStack() as held:
         for place, _ in places:
             for kind in kinds:
@@ -221,7 +219,7 @@ def _locked(places, kinds):
 
 
 def _places(directory) -> Iterator[tuple[Any, str]]:
-    """The folder, and the folders of earlier fits in it, with their names."""
+    """Yields the folder, and the folders of earlier fits in it, with their names."""
     directory = fields.any_path("directory", directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"There is no folder `{directory}`.")
@@ -231,7 +229,7 @@ def _places(directory) -> Iterator[tuple[Any, str]]:
 
 
 def _while_it_changes(look: Callable[[], tuple[Any, list[str]]]) -> list[str]:
-    """What is wrong, unless a run replaced the files while they were read."""
+    """Returns what is wrong, unless a run replaced the files while they were read."""
     before, wrong = look()
     while wrong:
         after, again = look()
@@ -242,7 +240,7 @@ def _while_it_changes(look: Callable[[], tuple[Any, list[str]]]) -> list[str]:
 
 
 def _damage(make, place):
-    """What a folder lists, and what is wrong with it."""
+    """Returns what a folder lists, and what is wrong with it."""
     try:
         with _quietly():
             folder = make(place)
@@ -269,7 +267,7 @@ def _damaged_averages(place):
 
 @contextlib.contextmanager
 def _quietly():
-    """Without the warning that a manifest is missing, which is rebuilt here anyway."""
+    """Silences the warning that a manifest is missing, which is rebuilt here anyway."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* is missing. It is rebuilt", UserWarning)
         yield

@@ -68,7 +68,7 @@ def clone(model: keras.Model, values: list[np.ndarray]) -> keras.Model:
     try:
         with interrupts.undoing() as undo:
             undo.callback(setattr, model, "compiled", model.compiled)
-            model.compiled = False  # Or Keras would compile the clone as well.
+            model.compiled = False  # Otherwise Keras would compile the clone too.
             cloned = keras.models.clone_model(model)
             if not cloned.built:
                 cloned.build_from_config(model.get_build_config())

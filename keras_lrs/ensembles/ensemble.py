@@ -20,12 +20,12 @@ class Member:
 
     Args:
         file: The name of its file.
-        step: The optimizer's iterations when it was taken.
+        step: The optimizer's iterations when the member was saved.
         cycle: The number of its cycle, from 1.
         complete: Whether the cycle was over; False if the end of the run cut it short.
         learning_rate: The rate of the last update.
         metrics: The metrics in the logs of the run.
-        values: Its weights, in the order of `model.variables`.
+        values: The member's weights, in the order of `model.variables`.
     """
 
     file: str
@@ -38,31 +38,33 @@ class Member:
 
 
 class Ensemble:
-    """Models of one architecture, whose outputs are averaged.
+    """Averages the outputs of models of one architecture.
 
-    The ensemble averages *outputs*: for classifiers these should be probabilities. If
+    The ensemble averages *outputs*, which should be probabilities for classifiers. If
     the model returns logits, load it with `activation="softmax"`.
 
-    All members run on each batch, in one pass over the data; their weights are in the
-    memory of the device at once. How they run depends on the backend: on TensorFlow
-    they are one graph; on JAX one program, or for convolutions on a CPU one after the
-    other, which is faster; on PyTorch one after the other. If a model has its own
-    `predict_step`, or contains modules of PyTorch, its weights are swapped for those of
-    each member in turn, with a `predict` per member, and put back afterwards.
+    All members run on each batch, in one pass over the data, so the weights of all
+    members are in the memory of the device at once. On TensorFlow the members are one
+    graph. On JAX they are one program, or run one after the other if they have
+    convolutions on a CPU, which is faster. On PyTorch they run one after the other. If
+    a model has its own `predict_step`, or contains PyTorch modules, its weights are
+    swapped for those of each member in turn, with one `predict` per member, and put
+    back afterwards.
 
-    Members behave as models of their own that have loaded their files. Layers that draw
+    Each member behaves like a separate model that has loaded its file. Layers that draw
     random numbers for predictions, such as Monte Carlo dropout, draw new ones for every
     member, batch and call. The states of stateful recurrent layers begin with zeros and
-    run on from batch to batch and call to call, where Keras's do (not on JAX); a slice,
-    `ensemble[:]`, starts over.
+    carry over from batch to batch and call to call, as they do in Keras (but not on
+    JAX). A slice, `ensemble[:]`, starts over.
 
-    `len`, iteration and indexing go over the members, from early to late; a slice is an
-    ensemble.
+    `len`, iteration and indexing apply to the members, from early to late. A slice is
+    an ensemble.
 
     Args:
         model: A built model; it keeps its weights.
-        members: Its other weights, a `Member` each.
-        activation: Applied to the outputs of each member; a name or a function.
+        members: The weights of each member, as `Member`s.
+        activation: A function that is applied to the outputs of each member, or its
+            name.
 
     Raises:
         ValueError: If the model is not built, there is no member, or the activation is
@@ -99,7 +101,7 @@ class Ensemble:
         return f"Ensemble({self.model.name!r}, steps=[{steps}])"
 
     def _repr_html_(self) -> str:
-        """The table of the members, where a notebook shows an ensemble."""
+        """Returns a table of the members, which notebooks show."""
         members = self.members
         names = list(dict.fromkeys(name for member in members for name in member))
         rows = [[_shown(member.get(name, "")) for name in names] for member in members]
@@ -139,18 +141,18 @@ class Ensemble:
         """Returns the mean of the members' outputs.
 
         Args:
-            x: What `model.predict` takes: arrays, a `tf.data.Dataset`, a `PyDataset`, a
-                generator; also several inputs.
-            last: How many members take part, counted from the end; None takes all.
+            x: The inputs, as `model.predict` takes them: arrays, a `tf.data.Dataset`, a
+                `PyDataset` or a generator, even with several inputs.
+            last: How many of the last members take part; None takes all.
             weights: A weight >= 0 for each member that takes part; they are divided by
-                their sum. None weighs all members alike.
-            batch_size: Samples per batch, of arrays.
+                their sum. None gives all members the same weight.
+            batch_size: The number of samples per batch, for arrays.
             verbose: As for `model.predict`: 1 shows a progress bar.
-            steps: Batches, for data without an end.
+            steps: The number of batches, for endless data.
 
         Returns:
-            What `model.predict` returns: arrays in the structure of the model's
-            outputs, in float32 where these have 16 bits.
+            Arrays in the structure of the model's outputs, as `model.predict` returns
+            them, in float32 if the outputs have 16 bits.
 
         Raises:
             ValueError: If `last` is not a number of members, or `weights` do not fit.
@@ -198,15 +200,14 @@ class Ensemble:
     ) -> Any:
         """Returns the loss and the metrics of the mean of the members' outputs.
 
-        Loss and metrics are new ones like those that the model was compiled with,
-        without losses of layers such as regularizers. If there is an `activation`,
-        those with `from_logits=True` are set to `from_logits=False`.
+        The loss and the metrics are new objects like those that the model was compiled
+        with, without losses of layers such as regularizers. If there is an
+        `activation`, `from_logits=True` becomes `from_logits=False`.
 
-        A model with a `test_step`, `compute_loss` or `compute_metrics` of its own
-        evaluates itself, with the mean instead of what it returns when it is
-        called. What its methods read of its weights otherwise, such as the losses of
-        layers, is that of `model`. On JAX the members' weights are constants of that
-        compiled step.
+        A model with its own `test_step`, `compute_loss` or `compute_metrics` evaluates
+        itself, and its call returns the mean of the members. Anything else that its
+        methods read of its weights, such as the losses of layers, is that of `model`.
+        On JAX the members' weights are constants of this compiled step.
 
         Args:
             x: As for `model.evaluate`.
@@ -220,7 +221,7 @@ class Ensemble:
             weights: As for `predict`.
 
         Returns:
-            What `model.evaluate` returns: the loss, or a list or dictionary of numbers.
+            The loss, or a list or dictionary of numbers, as `model.evaluate` returns.
 
         Raises:
             ValueError: If the model is not compiled, or there is an `activation` and
@@ -263,17 +264,17 @@ class Ensemble:
     ) -> "Ensemble":
         """Returns the ensemble that is best on held-out data, built up greedily.
 
-        It starts with the best member and keeps adding the one that improves the mean
-        most, until none improves it. On data that the members were trained on, it would
-        choose the one that knows them by heart.
+        It starts with the best member and keeps adding the member that improves the
+        mean most, until none improves it. Do not use the training data, on which it
+        would choose the member that has memorized them.
 
         Args:
             x: As for `predict`.
             y: The targets: an array.
-            metric: The name of a metric of Keras (`"accuracy"`), a metric, a loss, or a
+            metric: The name of a Keras metric (`"accuracy"`), a metric, a loss, or a
                 function of targets and outputs.
-            mode: `"max"`, `"min"`, or `"auto"`: what a metric of Keras says of itself,
-                else what its name says.
+            mode: `"max"`, `"min"`, or `"auto"`, which asks a Keras metric itself, or
+                else goes by its name.
             batch_size: As for `predict`.
             verbose: As for `predict`.
 
@@ -281,8 +282,8 @@ class Ensemble:
             An `Ensemble` of one or more members, from early to late.
 
         Raises:
-            ValueError: If `mode` is none of these, or does not follow from the metric;
-                or if the metric is not known.
+            ValueError: If `mode` is none of these, or if `"auto"` cannot decide, or if
+                the metric is not known.
 
         Reference: Caruana et al., "Ensemble selection from libraries of models", 2004,
         without its repetitions.
@@ -299,13 +300,13 @@ class Ensemble:
     # --- Making models ---
 
     def average_weights(self) -> keras.Model:
-        """Makes one model whose weights are the mean of the members', a model soup.
+        """Makes one model with the mean of the members' weights (a model soup).
 
-        It predicts at the cost of one model, but predicts well only where the members
-        lie in one basin: snapshots of one run with short cycles may, independent ones
-        do not. Values that are not floats, such as the state of a random generator, are
-        those of the last member. The statistics of batch normalization are averaged as
-        well but do not fit the mean of the weights: recalibrate them before use, with
+        It predicts at the cost of one model, but predicts well only if the members lie
+        in one basin: snapshots of one run with short cycles may, independent models do
+        not. Values that are not floats, such as the state of a random generator, are
+        those of the last member. The statistics of batch normalization are averaged
+        too, but do not fit the mean of the weights. Recalibrate them before use, with
         `keras_lrs.averages.recalibrate_batch_norm`.
 
         Returns:
@@ -326,15 +327,16 @@ class Ensemble:
     ) -> keras.Model:
         """Makes one Keras model of all members, to save, serve or train further.
 
-        It consists of copies of the model and of layers of Keras: its files load
-        without `keras_lrs`. Copies hold all that files of the model do, also what
-        layers have adapted to. Their random generators have seeds of their own.
+        It consists of copies of the model and of Keras layers, so its files load
+        without `keras_lrs`. The copies hold everything that files of the model hold,
+        including the state of adapted layers. Their random generators have different
+        seeds.
 
         Args:
             last: As for `predict`.
             weights: As for `predict`.
-            inputs: `keras.Input`s in the structure that the model takes, for a model of
-                your own class that does not know its shapes.
+            inputs: `keras.Input`s in the structure that the model takes, for a custom
+                model that does not know its shapes.
 
         Returns:
             A functional model, not compiled.
@@ -353,7 +355,7 @@ class Ensemble:
 
 
 def _shown(value):
-    """A cell of a table; floats have the digits that tell members apart."""
+    """Formats a cell of a table; floats have four digits to distinguish members."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Evaluation by a model's own methods, with the mean of members for its outputs."""
+"""Evaluates by a model's own methods, with the mean of members as its outputs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ _METHODS = (
 
 
 def own_methods(model: keras.Model) -> list[str]:
-    """The methods by which a model evaluates itself in a way of its own."""
+    """Returns the names of the evaluation methods that a model overrides."""
     return [
         name
         for name in _METHODS
@@ -27,7 +27,7 @@ def own_methods(model: keras.Model) -> list[str]:
 
 
 def described(model: keras.Model, methods: Sequence[str]) -> str:
-    """The methods in words."""
+    """Names the methods in an error message."""
     names = methods or ["evaluate"]
     return ", ".join(f"`{type(model).__name__}.{name}`" for name in names)
 
@@ -40,17 +40,17 @@ def evaluate(
     y: Any,
     arguments: dict[str, Any],
 ) -> Any:
-    """Returns what `model.evaluate` does, if the model's outputs are those of others.
+    """Evaluates a model with `model.evaluate`, with other outputs than its own.
 
-    The metrics of the model are as they were afterwards.
+    Afterwards the model's metrics are as they were before.
 
     Args:
         model: The model.
-        mean_call: What stands in for its `call`.
-        methods: Those of its own, for the message of an error.
+        mean_call: The function that replaces its `call`.
+        methods: The methods that the model overrides, for error messages.
         x: As for `model.evaluate`.
         y: As for `model.evaluate`.
-        arguments: Others of `model.evaluate`.
+        arguments: Other arguments of `model.evaluate`.
 
     Raises:
         RuntimeError: If the model was not called.
@@ -63,8 +63,8 @@ def evaluate(
         return mean_call(*given, **keywords)
 
     def test_step(method):
-        # JAX keeps what it has compiled by the equality of functions, and bound methods
-        # of one model are equal.
+        # JAX caches compiled functions by equality, and a model's bound methods are
+        # equal.
         def step(*given, **keywords):
             nonlocal stepping
             stepping = True
@@ -77,7 +77,7 @@ def evaluate(
 
     metrics = list(model.metrics_variables)
     values, function = read(metrics), model.test_function
-    # JAX's `evaluate` takes the values away until it is over.
+    # On JAX, `evaluate` takes the values out of the variables until it ends.
     held = anywhere.held(model.variables) if IS_JAX else []
     with interrupts.undoing() as undo:
         undo.callback(write, metrics, values)
@@ -94,7 +94,7 @@ def evaluate(
     if not called:
         raise RuntimeError(
             f"`Ensemble.evaluate` cannot evaluate by {described(model, methods)}, "
-            "which does not call the model itself (`self(x)`), so that the members "
-            "take no part. Measure what `predict` returns."
+            "which does not call the model itself (`self(x)`), so the members would "
+            "have no effect. Evaluate what `predict` returns."
         )
     return found

@@ -23,7 +23,7 @@ _CONVOLUTIONS = tuple(
 
 
 class Runner:
-    """Runs members, and keeps what it has compiled for the next call.
+    """Runs members, and keeps compiled functions for the next call.
 
     Args:
         model: The model, which keeps its weights.
@@ -95,9 +95,10 @@ class Runner:
         """Lets the model evaluate itself, with the mean instead of its outputs."""
         if self.activation is not None:
             raise ValueError(
-                "`Ensemble.evaluate` with an `activation` cannot tell whether "
-                f"{evaluation.described(self.model, own)} takes what comes after it. "
-                "Load the ensemble without, or measure what `predict` returns."
+                "`Ensemble.evaluate` with an `activation` cannot know whether "
+                f"{evaluation.described(self.model, own)} expects the outputs before "
+                "or after it. Load the ensemble without `activation`, or evaluate what "
+                "`predict` returns."
             )
         call = self.model.call
         if predict.has_modules(self.model):
@@ -107,7 +108,7 @@ class Runner:
                 return mean(found, ops.array(shares))
 
         else:
-            # On JAX only the model's own generators are among what its step hands on.
+            # On JAX the step passes on only the model's own generators.
             members = [self._with_own_seeds(index) for index in indices]
             with strategy_scope(self.model):
                 joint = Joint(self.model, members, self._activated, True)
@@ -128,7 +129,7 @@ class Runner:
         ]
 
     def _fresh(self, found):
-        """Makes losses and metrics of the same kinds, with a state of their own."""
+        """Makes losses and metrics of the same kinds with new state."""
         if isinstance(found, dict):
             return {name: self._fresh(value) for name, value in found.items()}
         if isinstance(found, (list, tuple)):
@@ -143,7 +144,7 @@ class Runner:
     def _predict_in_turn(self, x, indices, arguments):
         """Calls `model.predict` with the weights of one member after the other."""
         if isinstance(x, Iterator):
-            bound = "be data that can be gone through once per member, for this model"
+            bound = "be data that can be read once per member, for this model"
             fields.refuse("x", bound, x, TypeError)
         outputs = self._one_by_one(indices, lambda: self.model.predict(x, **arguments))
         return [tree.map_structure(self._activated, found) for found in outputs]
@@ -151,7 +152,7 @@ class Runner:
     def _one_by_one(self, indices, function):
         """Calls a function with the weights of one member after the other.
 
-        What it changes in them is the member's; random generators run on.
+        Changes of the weights are kept for the member; random generators continue.
         """
         model, found = self.model, []
         shared = {id(seed) for seed in random.seeds(model)}
@@ -188,7 +189,7 @@ class Runner:
         return self.joints[key]
 
     def _values_of(self, index):
-        """A member's values; its recurrent layers begin with states of zeros."""
+        """Returns a member's values; states of recurrent layers begin at zero."""
         states = recurrent_states(self.model)
         return [*self.members[index], *(np.zeros(state.shape) for state in states)]
 
@@ -218,8 +219,7 @@ class Runner:
 
 
 def _new_variable(variable, value):
-    # What a forward pass changes differs between the replicas of a strategy, if at all
-    # then for no one to see.
+    # Changes by a forward pass may differ between replicas, but nobody sees them.
     return keras.Variable(
         value,
         dtype=variable.dtype,
@@ -233,14 +233,15 @@ class Joint(keras.Model):
 
     Args:
         model: The model that runs with the weights of each member in turn.
-        member_variables: A list of variables per member, as `held_by(model)`.
+        member_variables: A list of variables per member, in the order of
+            `held_by(model)`.
         activation: A function of an output.
         averaged: Whether outputs are averaged, by `shares`, or put side by side on a
             new second axis.
     """
 
     def __init__(self, model, member_variables, activation, averaged):
-        # Its inputs stay as they are: the model itself casts them.
+        # The inputs are not cast here, because the model itself casts them.
         super().__init__(dtype=model.dtype_policy, autocast=False, name="joint")
         # Keras would track an attribute, but these weights are not this model's.
         self.__dict__["one"] = model
@@ -253,7 +254,7 @@ class Joint(keras.Model):
         self.shares = self.add_weight(shape=(count,), trainable=False, dtype="float32")
         self.member_variables = member_variables
         self.built = True
-        # Made here: within a symbolic call the values are symbols.
+        # Made here, because within a symbolic call the values are symbols.
         kept = None
         if predict.KEEPS_SCOPES:
             kept = [self._scope([v.value for v in one]) for one in member_variables]
@@ -267,11 +268,11 @@ class Joint(keras.Model):
         return self.mean_of(lambda: self.one(inputs, **self.arguments))
 
     def mean_of(self, forward: Callable) -> Any:
-        """Combines what `forward()` returns with the weights of each member.
+        """Combines the results of `forward()` with the weights of each member.
 
-        The members run one after the other, as models of their own would. What a
-        forward pass changes, such as the states of recurrent layers, is theirs, and
-        the random numbers of one are followed by those of the next.
+        The members run one after the other, like separate models. Each keeps what its
+        forward pass changes, such as the states of recurrent layers. The random numbers
+        of one member are followed by those of the next.
         """
         found = []
         for index, variables in enumerate(self.member_variables):
@@ -291,14 +292,14 @@ class Joint(keras.Model):
         return keras.StatelessScope(list(zip(self.held, values, strict=True)))
 
     def outputs_with(self, values, inputs):
-        """Returns the outputs of the model with other weights, and what they change."""
+        """Returns the model's outputs with other weights, and the changed values."""
         scope = self._scope(values)
         return self._outputs_in(scope, lambda: self.one(inputs, **self.arguments))
 
     def _outputs_in(self, scope, forward):
         """Returns the outputs in a scope where the variables have other values.
 
-        Also the values that the forward pass has changed, by the variable's place.
+        Also returns the values that the forward pass changed, by the variable's place.
         """
         before = [scope.get_current_value(v) for v in self.held]
         with adapted.kept(self.one), scope:
@@ -328,7 +329,7 @@ class Joint(keras.Model):
 
 
 def held_by(model: keras.Model) -> list:
-    """The variables of a model that a member has values of its own for."""
+    """Returns the variables of a model for which members have their own values."""
     return [*model.variables, *recurrent_states(model)]
 
 
@@ -350,18 +351,18 @@ def beside(outputs: Sequence[Any]) -> Any:
 
 
 def mean_dtype(dtype: Any) -> str:
-    """The type in which a mean is calculated: float32, or float64 for float64.
+    """Returns the type in which a mean is calculated: float32, or float64 for float64.
 
     Raises:
-        ValueError: If it would be a mean of integers or truth values.
+        ValueError: If it would be a mean of integers or booleans.
     """
     name = keras.backend.standardize_dtype(dtype)
     if "float" not in name:
         raise ValueError(
-            f"An output of the model is of type {name}, as the numbers of classes are, "
-            "and the mean of such numbers says nothing. Make the ensemble of a model "
-            "that ends with probabilities or scores, or ask `predict_members` for the "
-            "outputs of each member."
+            f"An output of the model is of type {name}, as for class indices, whose "
+            "mean is meaningless. Make the ensemble of a model that ends with "
+            "probabilities or scores, or call `predict_members` for the outputs of "
+            "each member."
         )
     return "float64" if name == "float64" else "float32"
 

@@ -21,7 +21,7 @@ def load(
     """Loads the members that `keras_lrs.callbacks.SnapshotEnsemble` wrote.
 
     Every byte is checked against the hashes in the manifest. The run may still be
-    writing: its last whole members are loaded.
+    writing; then the members that are complete are loaded.
 
     Args:
         directory: The folder.
@@ -29,16 +29,17 @@ def load(
             keeps its own weights.
         strict: Whether a missing or damaged member is an error. If not, it is left out
             with a warning. A damaged manifest is always an error.
-        activation: Applied to each member's outputs before they are averaged:
-            `"softmax"` for a model that returns logits, or `"sigmoid"`, or a function.
+        activation: A function that is applied to each member's outputs before they are
+            averaged, or its name: `"softmax"` or `"sigmoid"` for a model that returns
+            logits.
 
     Returns:
         An `Ensemble`.
 
     Raises:
         FileNotFoundError: If there is no manifest, and no member to rebuild it from.
-        ValueError: If a file is missing or damaged, or has another format; if no cycle
-            was over yet; if the model has other weights than the members.
+        ValueError: If a file is missing or damaged, or has another format, if no cycle
+            was over yet, or if the model has other weights than the members.
 
     Example:
         >>> import keras, numpy as np, tempfile
@@ -61,8 +62,8 @@ def load(
     store = Store(directory)
     if not store.records and not store.manifest.exists():
         raise FileNotFoundError(
-            f"There is no `{store.manifest}`: no `SnapshotEnsemble` has begun to write "
-            "to this directory."
+            f"There is no `{store.manifest}`: no `SnapshotEnsemble` has written to "
+            "this directory."
         )
     fields.model("model", model)
     while True:
@@ -83,14 +84,14 @@ def load(
     for reason in left_out:
         warnings.warn(f"A member is left out. {reason}", stacklevel=2)
     if not members:
-        raise ValueError(f"None of the members in `{store.directory}` is whole.")
+        raise ValueError(f"All members in `{store.directory}` are damaged.")
     return Ensemble(model, members, activation)
 
 
 def _members(store, model, strict):
-    """The members that are whole; why others are not, if that is no error."""
+    """Returns the undamaged members, and the errors of those left out."""
     if not store.records:
-        raise ValueError(f"`{store.manifest}` names no member: no cycle was over yet.")
+        raise ValueError(f"`{store.manifest}` names no member: no cycle has ended yet.")
     _check_shapes(store, model)
     members: list[Member] = []
     left_out: list[ValueError] = []
@@ -128,7 +129,7 @@ def _member(store, record, model):
     content = store.read(record)
     try:
         values = loaded_weights(model, content)
-    except Exception as error:  # Keras raises anything for a file that does not fit.
+    except Exception as error:  # Keras may raise anything if a file does not fit.
         raise ValueError(
             f"`{store.path(record)}` does not fit the model: {error}"
         ) from error

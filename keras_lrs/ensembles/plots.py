@@ -1,4 +1,4 @@
-"""Draws how good the members of an ensemble are, and how far they disagree."""
+"""Plots how good the members of an ensemble are, and how far they disagree."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -100,7 +100,7 @@ def plot_disagreement(
 ) -> "Figure":
     """Draws the matrix of `disagreement` between the members.
 
-    Two members that never disagree are worth no more than one.
+    Two members that never disagree are no better than one of them.
 
     Args:
         ensemble: The ensemble, of a model with one output.

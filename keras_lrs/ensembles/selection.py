@@ -69,9 +69,9 @@ def measure(metric: Any) -> Callable[[Any, np.ndarray], float]:
                 kind.update_state(y, outputs)
                 return number(kind.result())
             return float(np.mean(ops.convert_to_numpy(kind(y, outputs))))
-        except Exception as error:  # A function of the user's raises anything.
+        except Exception as error:  # A user's function may raise anything.
             raise ValueError(
-                "Argument `metric` must be one for these targets and outputs. "
+                "Argument `metric` must be a metric for these targets and outputs. "
                 f"Received: metric={metric!r}, {type(error).__name__}: {error}"
             ) from error
 
@@ -97,7 +97,7 @@ def known(argument: str, value: Any, get: Callable) -> Any:
     """Looks up a name with a `get` of Keras; a function may be given instead."""
     try:
         found = get(value)
-    except Exception as error:  # A class that is called raises anything.
+    except Exception as error:  # Calling a class may raise anything.
         bound = f"be known to Keras, which says: {error}"
         fields.refuse(argument, bound, value)
     if not callable(found):

@@ -9,12 +9,12 @@ from keras_lrs._storage import manifest
 
 @dataclasses.dataclass(frozen=True)
 class Record(manifest.Record):
-    """What the manifest says about a member.
+    """The manifest's entry of a member.
 
     Args:
         number: The number in the file's name, from 1.
         step: The optimizer's iterations: updates, or micro-batches.
-        cycle: How many cycles of the schedule were over, this one included.
+        cycle: How many cycles of the schedule were over, including this one.
         complete: Whether the cycle was over; False if the end of the run cut it short.
         learning_rate: The rate of the last update.
         metrics: The metrics in the logs.
@@ -56,13 +56,13 @@ class Store(manifest.Folder[Record]):
         keep: Callable[[Record], bool],
         continued: bool = False,
     ) -> None:
-        """Keeps the members for which `keep(record)` is true, and no other files.
+        """Keeps the members for which `keep(record)` is true, and removes all others.
 
         Args:
             shapes: The shapes of the model's variables.
             keep: A function of a record.
-            continued: Whether the run that wrote them continues. Its members have the
-                numbers that they had, also where none of the earlier ones is kept.
+            continued: Whether the run that wrote them continues. Its members keep their
+                numbers, even if none of the earlier members is kept.
         """
         self.lock()
         self._first = self.records[0].number if continued and self.records else 1

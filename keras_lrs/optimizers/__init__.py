@@ -1,4 +1,4 @@
-"""Optimizers that need no schedule, or bring it along."""
+"""Optimizers that need no schedule, or hold their own schedules."""
 
 from keras_lrs.optimizers.makers import ScheduleFreeAdamW, ScheduleFreeSGD
 from keras_lrs.optimizers.schedule_free import ScheduleFree

@@ -1,4 +1,4 @@
-"""The arguments of `ScheduleFree`, and what may be the optimizer inside."""
+"""Checks the arguments of `ScheduleFree`, and the optimizer that it wraps."""
 
 import dataclasses
 import warnings
@@ -24,24 +24,24 @@ class Arguments(fields.Configured):
     average: Average | None = None
 
     def check(self):
-        """Raises `TypeError` for what is no average."""
+        """Raises `TypeError` if `average` is not an average."""
         if self.average is not None and not isinstance(self.average, Average):
-            bound = "be one of `keras_lrs.averages` or None"
+            bound = "be an average of `keras_lrs.averages` or None"
             fields.refuse("average", bound, self.average, TypeError)
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Raises if an optimizer cannot be the one inside."""
+    """Raises if `ScheduleFree` cannot wrap an optimizer."""
     kind = type(optimizer).__name__
     check_kind(optimizer, "ScheduleFree")
     if isinstance(optimizer, keras.optimizers.Lion):
-        fields.refuse("optimizer", "do without a momentum, which Lion needs", kind)
+        fields.refuse("optimizer", "work without a momentum, which Lion needs", kind)
     for name, value in optimizer.get_config().items():
         if is_momentum(name) and name != "ema_momentum" and value:
             raise ValueError(
-                "Argument `optimizer` must have no momentum of its own: `beta` of "
-                f"`ScheduleFree` takes its place. Construct it with {name}=0.0. "
-                f"Received: optimizer={kind} with {name}={value}"
+                "Argument `optimizer` must have no momentum: `beta` of `ScheduleFree` "
+                f"takes its place. Construct it with {name}=0.0. Received: "
+                f"optimizer={kind} with {name}={value}"
             )
     if optimizer.use_ema:
         raise ValueError(
@@ -52,21 +52,21 @@ def check_optimizer(optimizer: Any) -> None:
 
 
 def check_weights(variables: list) -> None:
-    """Raises if variables that are to be trained are no weights."""
+    """Raises if variables that will be trained are not weights."""
     for variable in variables:
         if getattr(variable, "overwrite_with_gradient", False):
             raise ValueError(
-                "`ScheduleFree` cannot train a model quantized to float8, whose "
-                f"scales are no weights. Received: {variable.path}"
+                "`ScheduleFree` cannot train a model quantized to float8, whose scales "
+                f"are not weights. Received: {variable.path}"
             )
 
 
 def warn_of_validation() -> None:
-    """Warns if the `fit` that calls it validates other weights than the average."""
+    """Warns if the enclosing `fit` does not validate the average."""
     if fit_loop.validates_without("shows_average"):
         warnings.warn(
             "This `fit` validates the weights at which `ScheduleFree` takes its "
-            "gradients, and not their average, which is better: add "
+            "gradients instead of their average, which is better: add "
             "`keras_lrs.callbacks.AveragedEvaluation()` to its callbacks.",
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""Schedule-free optimizers in one line."""
+"""Functions that make schedule-free optimizers in one call."""
 
 import keras
 
@@ -8,7 +8,7 @@ from keras_lrs.schedules.names import hinted
 
 
 @hinted
-def ScheduleFreeSGD(  # noqa: N802 - It is called as the optimizers are.
+def ScheduleFreeSGD(  # noqa: N802 - It is called like an optimizer class.
     learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
     beta: float = 0.9,
     weight_decay: float = 0.0,
@@ -20,10 +20,10 @@ def ScheduleFreeSGD(  # noqa: N802 - It is called as the optimizers are.
 
     Args:
         learning_rate: The rate, > 0, or a schedule: 10 to 50 times that of SGD.
-        beta: How much of the average is in the point at which gradients are taken, in
+        beta: The share of the average in the point at which gradients are computed, in
             [0, 1). It does the work of a momentum.
-        weight_decay: The weight decay, >= 0, times the rate.
-        warmup_steps: For so many updates the rate rises linearly, >= 0.
+        weight_decay: The weight decay, >= 0, which is multiplied by the rate.
+        warmup_steps: The number of updates over which the rate rises linearly, >= 0.
 
     Returns:
         A `ScheduleFree` optimizer.
@@ -47,7 +47,7 @@ def ScheduleFreeSGD(  # noqa: N802 - It is called as the optimizers are.
 
 
 @hinted
-def ScheduleFreeAdamW(  # noqa: N802 - It is called as the optimizers are.
+def ScheduleFreeAdamW(  # noqa: N802 - It is called like an optimizer class.
     learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
     beta: float = 0.9,
     beta_2: float = 0.999,
@@ -60,11 +60,11 @@ def ScheduleFreeAdamW(  # noqa: N802 - It is called as the optimizers are.
 
     Args:
         learning_rate: The rate, > 0, or a schedule: 1 to 10 times that of AdamW.
-        beta: How much of the average is in the point at which gradients are taken, in
+        beta: The share of the average in the point at which gradients are computed, in
             [0, 1). It does the work of `beta_1`.
         beta_2: The decay of the averages of squared gradients, in [0, 1).
-        weight_decay: The weight decay, >= 0, times the rate.
-        warmup_steps: For so many updates the rate rises linearly, >= 0.
+        weight_decay: The weight decay, >= 0, which is multiplied by the rate.
+        warmup_steps: The number of updates over which the rate rises linearly, >= 0.
 
     Returns:
         A `ScheduleFree` optimizer.
@@ -90,7 +90,7 @@ def ScheduleFreeAdamW(  # noqa: N802 - It is called as the optimizers are.
 
 
 def _checked(learning_rate, weight_decay):
-    """The rate and the decay, which Keras does not check."""
+    """Returns the rate and the decay after checking them, which Keras does not do."""
     if not isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
         rate = fields.number(above=0.0)
         learning_rate = fields.validate("learning_rate", learning_rate, rate)

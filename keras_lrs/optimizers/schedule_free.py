@@ -1,4 +1,4 @@
-"""`ScheduleFree`: an average instead of a schedule."""
+"""`ScheduleFree`: an optimizer with an average instead of a schedule."""
 
 import contextlib
 import copy
@@ -24,47 +24,47 @@ from keras_lrs.schedules import fields, numerics
 
 @keras.saving.register_keras_serializable(package="keras_lrs")
 class ScheduleFree(Wrapper):
-    """Schedule-free training: any optimizer, at a constant rate, with an average.
+    """Wraps any optimizer and averages its weights, so that it needs no schedule.
 
     `y = (1 - beta) z + beta x`, `z <- z - rate * step(gradient at y)`,
     `x <- (1 - c) x + c z`
 
-    Use it where you do not know, or do not want to fix, when training ends: at any time
-    the average `x` is about as good as a schedule that had decayed to 0 by then. Give
-    it a larger rate than you would give a schedule (10 to 50 times for SGD, 1 to 10
-    times for AdamW) and a warmup.
+    Use it if you do not know, or do not want to fix, when training ends. At any time
+    the average `x` is about as good as if a schedule had decayed the rate to 0 by then.
+    Give it a larger rate than you would give a schedule (10 to 50 times for SGD, 1 to
+    10 times for AdamW) and a warmup.
 
-    While it trains, the model's weights are `y`. Evaluate, predict and save at `x`:
+    During training, the model's weights are `y`. Evaluate, predict and save at `x`:
     `use_average()` puts it into the model, `use_training_weights()` puts `y` back, and
     `with optimizer.averaged():` does both. Statistics of batch normalization are those
     of `y`; after `use_average()` call `averages.recalibrate_batch_norm`. A `fit` that
-    validates takes `callbacks.AveragedEvaluation`.
+    validates needs `callbacks.AveragedEvaluation`.
 
-    The optimizer inside is used as it is: its rate, a float or a schedule, its clipping
-    and gradient accumulation. Its weight decay is that of `y`, at the rate used. A
-    constraint holds for `z`, and so for `x` if it is convex. Schedules of `callbacks`
-    drive the hyperparameters of the optimizer inside.
+    The inner optimizer is used as it is: its rate, a float or a schedule, its clipping
+    and gradient accumulation. Its weight decay applies to `y`, at the rate used. A
+    constraint holds for `z`, and therefore for `x` if it is convex. Schedules of
+    `callbacks` drive the hyperparameters of the inner optimizer.
 
     Args:
-        optimizer: Any Keras optimizer without a momentum of its own, such as `SGD()` or
-            `AdamW(beta_1=0.0)`, not used before.
-        beta: How much of the average is in the point at which gradients are taken, in
-            [0, 1). It does the work of a momentum; 0.95 to 0.98 suit long runs.
-            With 0, `x` is the Polyak average of what the optimizer would do alone.
-        weight_power: A step counts in the average as the largest rate so far to this
-            power, >= 0: those of a warmup count less. Not used with `average`.
-        step_power: Step `k`, from 0, counts as `(k + 1) ** step_power`, >= 0. Not used
-            with `average`.
-        warmup_steps: For so many updates the rate rises linearly: it is multiplied by
-            `(k + 1) / warmup_steps`. With gradient accumulation, an update is several
-            micro-batches.
+        optimizer: A new Keras optimizer without a momentum of its own, such as `SGD()`
+            or `AdamW(beta_1=0.0)`.
+        beta: The share of the average in the point at which gradients are computed, in
+            [0, 1). It does the work of a momentum; 0.95 to 0.98 suit long runs. With 0,
+            `x` is the Polyak average of the inner optimizer's weights.
+        weight_power: The weight of a step in the average is the largest rate so far to
+            this power, >= 0, so steps of a warmup count less. Not used with `average`.
+        step_power: Step `k`, from 0, also has the weight `(k + 1) ** step_power`, >= 0.
+            Not used with `average`.
+        warmup_steps: The number of updates over which the rate rises linearly: it is
+            multiplied by `(k + 1) / warmup_steps`. With gradient accumulation, an
+            update is several micro-batches.
         average: Another average of `keras_lrs.averages`, such as
             `ExponentialAverage(0.9999)`. None is the weighted mean of all `z`.
         name: The optimizer's name.
 
     Raises:
         ValueError: If an argument is out of range, or the optimizer has a momentum or
-            `use_ema`, or is a wrapper itself, or in use.
+            `use_ema`, is itself a wrapper, or is in use.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -97,7 +97,7 @@ class ScheduleFree(Wrapper):
         check_optimizer(optimizer)
         if name is not None and not isinstance(name, str):
             fields.refuse("name", "be a string or None", name, TypeError)
-        # Its own rate is the one last used, warmup included.
+        # The wrapper's own rate is the one last used, including the warmup.
         super().__init__(optimizer, learning_rate=0.0, name=name)
         self.arguments = arguments
         self._known = KnownNumbers()
@@ -107,7 +107,7 @@ class ScheduleFree(Wrapper):
 
     @property
     def learning_rate(self) -> Any:
-        """The rate of the optimizer inside, without the warmup."""
+        """The rate of the inner optimizer, without the warmup."""
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
@@ -117,20 +117,20 @@ class ScheduleFree(Wrapper):
     # --- The step ---
 
     def build(self, variables: list) -> None:
-        """Makes room for `z` and for what weighs it in the average."""
+        """Creates the variables for `z` and for its weight in the average."""
         if self.built:
             return
         warn_of_validation()
         check_weights(variables)
         super().build(variables)
-        # Whether the model holds x; the sum of weights over the latest, and what that
-        # float cannot hold of it; the largest rate.
+        # In this order: whether the model holds x; the sum of weights divided by the
+        # latest; the part of it that the float cannot hold; the largest rate.
         self._shows_x = self._add_number("shows_average")
         self._sum = self._add_number("weight_sum")
         self._sum_rest = self._add_number("weight_sum_rest")
         self._largest_rate = self._add_number("largest_learning_rate")
         self._z = self.add_optimizer_variables(variables, "z")
-        # Elsewhere x follows from y and z.
+        # If beta > 0, x follows from y and z.
         keeps_x = self.arguments.beta == 0.0
         self._x = self.add_optimizer_variables(variables, "x") if keeps_x else []
         for z, variable in zip(self._z, variables, strict=True):
@@ -154,14 +154,14 @@ class ScheduleFree(Wrapper):
             return
         trainable_variables = list(trainable_variables or self._trainable_variables)
         self.build(trainable_variables)
-        # Where its data ends, TensorFlow still runs what does not depend on it.
+        # When data ends, TensorFlow still runs operations that do not depend on it.
         with in_step.after_batch(grads):
             self._apply(grads, trainable_variables)
 
     def _apply(self, grads, variables):
         inner = self.inner_optimizer
         count = self._known.iterations(inner)
-        # Now, not in `build`: a model may be given other weights before it is trained.
+        # Not in `build`: a model may get other weights before it is trained.
         for slots in (self._z, self._x):
             sources = self._trainable_variables[: len(slots)]
             in_step.copy(slots, sources, count == 0)
@@ -206,39 +206,39 @@ class ScheduleFree(Wrapper):
             in_step.move(z, (-(inner.weight_decay * used), y, 0.0))
 
     def _update(self, grads, z, rate):
-        """Makes the update of z, instead of the inner optimizer."""
+        """Updates z, instead of the inner optimizer."""
         used = self._known.value_of(self.inner_optimizer.learning_rate)
         warmup = self._warmup()
         self._known.assign(self._learning_rate, used * warmup)
         optimizers.update(self.inner_optimizer, grads, z, rate * warmup)
 
     def _warmup(self):
-        """The factor on the rate."""
+        """Returns the warmup's factor on the rate."""
         steps = self.arguments.warmup_steps
         k, _ = self._place(self._known.iterations(self.inner_optimizer))
         return numerics.ratio(numerics.minimum(k + 1, steps), steps) if steps else 1.0
 
     def _place(self, count):
-        """The number of updates before, and whether this micro-batch makes one."""
+        """Returns the number of past updates, and whether this micro-batch updates."""
         every = optimizers.accumulated(self.inner_optimizer)
         return (
             (count // every, (count + 1) % every == 0) if every > 1 else (count, True)
         )
 
     def _weigh(self, count):
-        """The share c of the new z in the average; 0 where nothing was updated."""
+        """Returns the share c of the new z in the average; 0 if nothing was updated."""
         k, updates = self._place(count)
         average, power = self.arguments.average, self.arguments.weight_power
         if average is not None:
             return numerics.where(updates, average.weight(k), 0.0)
         # The weights are w = (k + 1)**step_power * largest_rate**weight_power, and c is
-        # the latest over their sum S. Kept is S / w: it neither overflows nor vanishes,
-        # and with equal weights it is a number of steps.
+        # the latest over their sum S. The variable holds S / w, which neither overflows
+        # nor vanishes. With equal weights it is the number of steps.
         rate = self._known.value_of(self._learning_rate)
         before = self._known.value_of(self._largest_rate)
         largest = numerics.where(updates, numerics.maximum(before, rate), before)
         self._known.assign(self._largest_rate, largest)
-        log_ratio: Any = 0.0  # Of the weight before to this one.
+        log_ratio: Any = 0.0  # Of the previous weight to this one.
         counts = updates
         if power > 0.0:
             positive = largest > 0.0
@@ -283,22 +283,21 @@ class ScheduleFree(Wrapper):
                     y + (1.0 / beta - 1.0) * (y - z) for y, z in zip(y, z, strict=True)
                 ]
             x = self._where_trained(x, y)
-        # What the model gets, JAX may donate in its next step.
+        # JAX may donate the model's new values in its next step, so copy the old ones.
         self._change(x, 1.0, held=copies(self._trainable_variables))
 
     def use_training_weights(self) -> None:
         """Puts y back into the model, to continue training.
 
-        It comes back bit for bit, also from a file. Does nothing if it is there
-        already. A training step at x would take its gradient there, and continue from
-        y.
+        y comes back bit for bit, even from a file. Does nothing if it is there already.
+        A training step at x would compute its gradient there, and continue from y.
         """
         if not self.uses_average:
             self._hold(None)
             return
         y = self._held
         if y is None and self._is_trained:
-            # From a file that holds the optimizer's variables alone.
+            # The file held only the optimizer's variables.
             beta = self.arguments.beta
             x = copies(self._trainable_variables)
             z = copies(self._z)
@@ -308,7 +307,7 @@ class ScheduleFree(Wrapper):
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The average is in the model within a `with` block."""
+        """Puts the average into the model for a `with` block."""
         with interrupts.undoing() as undo:
             if not self.uses_average:
                 undo.callback(self.use_training_weights)
@@ -317,11 +316,11 @@ class ScheduleFree(Wrapper):
 
     @property
     def _is_trained(self):
-        # Before, x and y are what the model holds, and z is nothing yet.
+        # Before training, x and y are the model's weights, and z is not set yet.
         return optimizers.iterations(self.inner_optimizer) > 0
 
     def _change(self, values, shows_x, held):
-        """Gives the model weights, if there are any, and notes which they are."""
+        """Gives the model weights, unless None, and notes which they are."""
 
         def change():
             self._hold(held)
@@ -334,22 +333,22 @@ class ScheduleFree(Wrapper):
 
     def _hold(self, values):
         """Keeps y while the model holds x."""
-        # Past Keras's tracking: TensorFlow could not write checkpoints with tensors.
+        # Bypasses Keras's tracking: TensorFlow cannot write checkpoints with tensors.
         self.__dict__["_held"] = values
 
     def _where_trained(self, values, others):
-        """The values of the variables that it trains, and the others elsewhere.
+        """Returns the values of the variables that it trains, and others for the rest.
 
-        What another optimizer moves has left its z behind.
+        The z of a variable that another optimizer trains is out of date.
         """
         left = self._untrained
-        if len(left) == len(values):  # The variables were set by a loop of some kind.
+        if len(left) == len(values):  # A stateless loop has set the variables.
             return values
         pairs = enumerate(zip(values, others, strict=True))
         return [other if i in left else value for i, (value, other) in pairs]
 
     def _note_untrained(self, indices):
-        """Notes which variables no gradient has come for."""
+        """Notes which variables have received no gradient."""
         self.__dict__["_untrained"] = set(indices)
 
     # --- Files ---
@@ -364,7 +363,7 @@ class ScheduleFree(Wrapper):
             store["untrained"] = np.array(sorted(self._untrained))
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads its state, if it is that of as many variables."""
+        """Reads its state if the file has as many variables."""
         if not self._load_own(store):
             return
         held = None
@@ -379,7 +378,7 @@ class ScheduleFree(Wrapper):
         self._hold(held)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor, as JSON."""
+        """Returns the arguments of the constructor, as JSON."""
         return {
             "optimizer": optimizers.portable_config(self.inner_optimizer),
             **self.arguments.get_config(),
@@ -390,8 +389,8 @@ class ScheduleFree(Wrapper):
     def from_config(
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> "ScheduleFree":
-        """The optimizer whose `get_config` gave `config`."""
-        config = copy.deepcopy(config)  # Keras's optimizers change theirs.
+        """Makes the optimizer whose `get_config` returned `config`."""
+        config = copy.deepcopy(config)  # Keras's optimizers change their configs.
         for name in ("optimizer", "average"):
             if isinstance(config.get(name), dict):
                 config[name] = keras.saving.deserialize_keras_object(

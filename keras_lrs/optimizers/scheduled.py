@@ -1,4 +1,4 @@
-"""`Scheduled`: an optimizer that brings its schedules along, into any loop."""
+"""`Scheduled`: an optimizer with schedules of its own, for any loop."""
 
 import copy
 from typing import Any
@@ -19,47 +19,48 @@ from keras_lrs.schedules.per_variable import PerVariable
 
 @keras.saving.register_keras_serializable(package="keras_lrs")
 class Scheduled(Wrapper):
-    """Any optimizer, with schedules for its hyperparameters, in any training loop.
+    """Wraps any optimizer and drives its hyperparameters by schedules, in any loop.
 
-    Use it where there is no `fit` with callbacks: in loops of your own, eager or
-    compiled, with JAX's `stateless_apply`, with `train_on_batch`, and for each of the
-    optimizers of a GAN. It hosts the same step as the callbacks do: each schedule is
-    evaluated once per step, inside the compiled step, and betas of Adam get their bias
-    correction. Steps are what the optimizer counts: batches, micro-batches under
-    gradient accumulation, in all its life.
+    Use it where there is no `fit` with callbacks: in custom loops, eager or compiled,
+    with JAX's `stateless_apply`, with `train_on_batch`, and for each optimizer of a
+    GAN. It runs the same step as the callbacks: each schedule is evaluated once per
+    step, inside the compiled step, and Adam's bias correction takes scheduled betas
+    into account. Steps are what the optimizer has counted since it was created:
+    batches, or micro-batches under gradient accumulation.
 
-    A schedule with open lengths needs `bind`, before the first update.
+    A schedule with open lengths needs `bind` before the first update.
 
-    `rate_factor` multiplies the learning rate. It is a variable: hand it what
-    `keras_lrs.Plateau` returns, and nothing is compiled again.
+    `rate_factor` multiplies the learning rate. Assign what `keras_lrs.Plateau` returns
+    to it. It is a variable, so nothing is compiled again.
 
-    It is saved with the model, with its schedules and their position, and continues
-    after loading. In a `fit` with callbacks of this package its schedules are those of
-    the run: `HyperparameterLogger` logs them, a `ReduceOnPlateau` multiplies the rate,
-    and another schedule of the same hyperparameter is refused. They do not start over
-    with `fit`, and nothing is put back at its end. `learning_rate`, `momentum` and the
-    like read as the value last used; with a `PerVariable` it is that of all other
-    variables. On PyTorch every update reads two numbers from the device.
+    The optimizer is saved with the model, with its schedules and their position, and
+    continues after loading. In a `fit` with callbacks of this package, its schedules
+    belong to the run: `HyperparameterLogger` logs them, a `ReduceOnPlateau` multiplies
+    the rate, and another schedule of the same hyperparameter raises an error. They do
+    not start over with `fit`, and nothing is restored at its end. `learning_rate`,
+    `momentum` and other hyperparameters show the value last used; with a `PerVariable`,
+    it is the value of the variables that match no pattern. On PyTorch every update
+    reads two numbers from the device.
 
     Args:
-        optimizer: Any Keras optimizer that updates variables itself, not used before.
-        learning_rate: The schedule of the learning rate, or a `PerVariable`; a number
-            is a constant one, and None leaves the optimizer's.
-        rate_multipliers: By what the rate of groups of variables is multiplied: a
-            dictionary from patterns to numbers >= 0 or schedules, as in
+        optimizer: A new Keras optimizer that updates variables itself.
+        learning_rate: The schedule of the learning rate, or a `PerVariable`. A number
+            is a constant schedule, and None keeps the optimizer's own rate.
+        rate_multipliers: The factors by which the rates of groups of variables are
+            multiplied: a dictionary from patterns to numbers >= 0 or schedules, as in
             `HyperparameterScheduler`.
         name: The optimizer's name.
         **schedules: The schedules, or numbers, of other hyperparameters: `momentum`,
             `beta_1`, `weight_decay`, `clipnorm` or any other number that is an argument
-            of the optimizer. A `PerVariable` can be that of `weight_decay`, `momentum`,
-            `rho` and `epsilon`.
+            of the optimizer. `weight_decay`, `momentum`, `rho` and `epsilon` may also
+            be a `PerVariable`.
 
     Raises:
-        ValueError: If there is no schedule; if the optimizer has no such
-            hyperparameter, does not use it or has a schedule for it; if a schedule
-            leaves the hyperparameter's range; or if the optimizer is a wrapper itself,
-            or in use. When it is built, if a pattern decides for no variable; at the
-            first update, if a schedule is not bound.
+        ValueError: If there is no schedule, if the optimizer has no such
+            hyperparameter, does not use it or already has a schedule for it, if a
+            schedule leaves the hyperparameter's range, or if the optimizer is itself a
+            wrapper or in use. When it is built: if a pattern applies to no variable. At
+            the first update: if a schedule is not bound.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -75,7 +76,7 @@ class Scheduled(Wrapper):
         >>> weight.numpy().tolist()  # 1 + 0.75 + 0.5 + 0.25
         [2.5]
 
-    Reference: the seam is that of Keras's `LossScaleOptimizer`.
+    Reference: it wraps an optimizer in the way of Keras's `LossScaleOptimizer`.
     """
 
     def __init__(
@@ -109,9 +110,9 @@ class Scheduled(Wrapper):
         first = own
         if first is None:
             first = 0.0 if base.is_open(source) else float(base.evaluate(source, 0))
-        # Its own rate is the one last used.
+        # The wrapper's own rate is the one last used.
         super().__init__(optimizer, first, name)
-        # Past Keras's tracking, which would wrap a dictionary.
+        # Bypasses Keras's tracking, which would wrap the dictionary.
         self.__dict__["schedules"] = schedules
         self.own_rate = own
         self.factor = hosted.HostedNumber(optimizers.rate_source(self))
@@ -128,13 +129,13 @@ class Scheduled(Wrapper):
         samples_per_step: int | None = None,
         tokens_per_step: int | None = None,
     ) -> "Scheduled":
-        """Binds the schedules that are open, and returns the optimizer itself.
+        """Binds the open schedules, and returns the optimizer itself.
 
         Args:
-            total_steps: Steps of the whole run, > 0.
-            steps_per_epoch: What `Epochs` counts, > 0; only needed for these.
-            samples_per_step: What `Samples` counts, > 0; only needed for these.
-            tokens_per_step: What `Tokens` counts, > 0; only needed for these.
+            total_steps: The steps of the whole run, > 0.
+            steps_per_epoch: The steps per epoch, > 0; needed only for `Epochs`.
+            samples_per_step: The samples per step, > 0; needed only for `Samples`.
+            tokens_per_step: The tokens per step, > 0; needed only for `Tokens`.
 
         Raises:
             ValueError: If an argument is out of range, if lengths do not fit, if a
@@ -159,7 +160,7 @@ class Scheduled(Wrapper):
 
     @property
     def rate_factor(self) -> float:
-        """What the learning rate is multiplied by; it may be set between steps."""
+        """The factor of the learning rate; it may be set between steps."""
         return self.factor.latest
 
     @rate_factor.setter
@@ -173,19 +174,19 @@ class Scheduled(Wrapper):
 
     @property
     def learning_rate(self) -> Any:
-        """The rate last used; before the first update that of the optimizer inside."""
+        """The rate last used; before the first update, the inner optimizer's rate."""
         return optimizers.rate_source(self)
 
     @learning_rate.setter
     def learning_rate(self, learning_rate: Any) -> None:
         raise ValueError(
             "Argument `learning_rate` of `Scheduled` cannot be set: its step sets the "
-            "rate. Set `rate_factor`, by which it is multiplied. "
-            f"Received: learning_rate={learning_rate!r}"
+            "rate. Set `rate_factor`, which multiplies it. Received: "
+            f"learning_rate={learning_rate!r}"
         )
 
     def __getattr__(self, name: str) -> Any:
-        """A hyperparameter of the optimizer inside: the value last used."""
+        """Returns a hyperparameter of the inner optimizer: the value last used."""
         value = super().__getattr__(name)
         schedule = vars(self).get("schedules", {}).get(name)
         single = schedule is not None and not isinstance(schedule, PerVariable)
@@ -205,7 +206,7 @@ class Scheduled(Wrapper):
     # --- The step ---
 
     def build(self, variables: list) -> None:
-        """Makes room for the factor, and makes the step."""
+        """Creates the variable of the factor, and the step."""
         if self.built:
             return
         with in_step.outside_of_graph():
@@ -222,7 +223,7 @@ class Scheduled(Wrapper):
 
     @property
     def _has_open(self):
-        """Whether a schedule, also that of a group, must be bound."""
+        """Whether a schedule must be bound, including those of groups."""
         every = self.schedules.values()
         return any(base.is_open(one) for value in every for one in schedules_of(value))
 
@@ -240,13 +241,13 @@ class Scheduled(Wrapper):
 
     @in_step.uncompiled
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        """Updates variables, with the values of the schedules at this step."""
+        """Updates variables with the values of the schedules at this step."""
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
             self.build(trainable_variables)
         inner = self.inner_optimizer
         if optimizers.has_other_apply(inner):
-            # A run's step, which has taken the schedules into its plan.
+            # The step of a run, whose plan includes the schedules.
             inner.apply(grads, trainable_variables)
             return
         if self._step is None:
@@ -254,13 +255,13 @@ class Scheduled(Wrapper):
         self._step.apply_anywhere(grads, trainable_variables)
 
     def finalize_variable_values(self, var_list: list) -> None:
-        """Ends training, as the optimizer inside does."""
+        """Ends training as the inner optimizer does."""
         self.inner_optimizer.finalize_variable_values(var_list)
 
     # --- Files ---
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor, as JSON."""
+        """Returns the arguments of the constructor, as JSON."""
         inner = optimizers.portable_config(self.inner_optimizer)
         if self.own_rate is not None:  # The variable holds the rate last used.
             inner["config"]["learning_rate"] = self.own_rate
@@ -274,8 +275,8 @@ class Scheduled(Wrapper):
     def from_config(
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> "Scheduled":
-        """The optimizer whose `get_config` gave `config`."""
-        config = copy.deepcopy(config)  # Keras's optimizers change theirs.
+        """Makes the optimizer whose `get_config` returned `config`."""
+        config = copy.deepcopy(config)  # Keras's optimizers change their configs.
         for name, value in config.items():
             if isinstance(value, dict):
                 config[name] = keras.saving.deserialize_keras_object(
@@ -285,7 +286,7 @@ class Scheduled(Wrapper):
 
 
 class _WholeLife:
-    """The progress of a loop that has no beginning but that of the optimizer."""
+    """The progress of a loop that begins when the optimizer is created."""
 
     def __init__(self):
         self.paces = Paces()
@@ -295,7 +296,7 @@ class _WholeLife:
 
 
 def _bound(value, window):
-    """A value with its open schedules bound."""
+    """Returns a value with its open schedules bound."""
     if isinstance(value, PerVariable):
         pairs = ((pattern, _bound(one, window)) for pattern, one in value.values)
         return PerVariable(tuple(pairs))

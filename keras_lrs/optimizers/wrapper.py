@@ -1,4 +1,4 @@
-"""`Wrapper`: an optimizer that has another one inside."""
+"""`Wrapper`: an optimizer that wraps another one."""
 
 import warnings
 from typing import Any
@@ -9,12 +9,12 @@ from keras_lrs._keras import optimizers
 from keras_lrs._step.hosted import host_of
 from keras_lrs.schedules import fields, names
 
-# What Keras's constructor sets, though the optimizer inside acts on it.
+# Keras's constructor sets these, but the inner optimizer acts on them.
 _OF_THE_INNER = ("weight_decay", "clipnorm", "global_clipnorm", "clipvalue")
 
 
 class Wrapper(keras.optimizers.Optimizer):
-    """What is that of the optimizer inside, which `inner_optimizer` holds."""
+    """Passes attributes and state on to the optimizer in `inner_optimizer`."""
 
     def __init__(self, optimizer: Any, learning_rate: float, name: str | None):
         super().__init__(learning_rate=learning_rate, name=name)
@@ -27,7 +27,7 @@ class Wrapper(keras.optimizers.Optimizer):
         cls.__init__ = names.hinted(cls.__init__)  # type: ignore[method-assign]
 
     def __getattr__(self, name: str) -> Any:
-        """An attribute of the optimizer inside, such as its momentum."""
+        """Returns an attribute of the inner optimizer, such as its momentum."""
         inner = vars(self).get("inner_optimizer")
         if name.startswith("_") or inner is None or name not in vars(inner):
             kind = type(self).__name__
@@ -44,7 +44,7 @@ class Wrapper(keras.optimizers.Optimizer):
 
     @property
     def variables(self) -> list:
-        """All state: its own, then that of the optimizer inside."""
+        """All state: its own, then that of the inner optimizer."""
         return [*self._variables, *self.inner_optimizer.variables]
 
     @property
@@ -54,12 +54,12 @@ class Wrapper(keras.optimizers.Optimizer):
 
     @property
     def loss_scale_factor(self) -> float | None:
-        """What the loss is multiplied by."""
+        """The factor by which the loss is multiplied."""
         return self.inner_optimizer.loss_scale_factor
 
     @loss_scale_factor.setter
     def loss_scale_factor(self, factor: float | None) -> None:
-        if "inner_optimizer" in vars(self):  # Not in Keras's constructor.
+        if "inner_optimizer" in vars(self):  # False in Keras's constructor.
             self.inner_optimizer.loss_scale_factor = factor
 
     def exclude_from_weight_decay(
@@ -68,7 +68,7 @@ class Wrapper(keras.optimizers.Optimizer):
         """Leaves variables out of the weight decay."""
         self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
 
-    # The state of the optimizer inside Keras saves by itself.
+    # Keras saves the state of the inner optimizer by itself.
 
     def save_own_variables(self, store: Any) -> None:
         """Writes its own state."""
@@ -76,16 +76,16 @@ class Wrapper(keras.optimizers.Optimizer):
             store[str(i)] = variable.numpy()
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads its state, if it is that of as many variables."""
+        """Reads its state if the file has as many variables."""
         self._load_own(store)
 
     def _load_own(self, store):
-        """Reads its state, and returns whether it was that of as many variables."""
+        """Reads its state, and returns whether the file has as many variables."""
         own = [key for key in store.keys() if key.isdecimal()]  # noqa: SIM118
         if len(own) != len(self._variables):
             warnings.warn(
                 f"Skipping the state of the optimizer '{self.name}': it has "
-                f"{len(self._variables)} variables, the saved one {len(own)}.",
+                f"{len(self._variables)} variables, and the saved one has {len(own)}.",
                 stacklevel=3,
             )
             return False
@@ -107,13 +107,13 @@ def check_kind(optimizer: Any, wrapper: str) -> None:
         cure = f"One `{kind}` is enough: give it all arguments"
     else:
         cure = (
-            "`ScheduleFree` and `Scheduled` do not work together. The optimizer inside "
-            "of `ScheduleFree` may hold a schedule of its rate, and in `fit` "
-            "`HyperparameterScheduler` drives its hyperparameters"
+            "`ScheduleFree` and `Scheduled` do not work together. The optimizer in "
+            "`ScheduleFree` may hold a schedule of its rate, and in `fit` "
+            "`HyperparameterScheduler` schedules its hyperparameters"
         )
     raise ValueError(
-        f"Argument `optimizer` must be one that updates variables itself. {cure}. "
-        f"Received: optimizer={kind}"
+        "Argument `optimizer` must be an optimizer that updates variables itself. "
+        f"{cure}. Received: optimizer={kind}"
     )
 
 

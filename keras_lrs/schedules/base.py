@@ -1,4 +1,4 @@
-"""What every schedule is: the three hooks, binding, curves and cycles."""
+"""The base classes of schedules: hooks, binding, curves and cycles."""
 
 import copy
 import dataclasses
@@ -20,23 +20,22 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
     """A learning rate as a function of the training step.
 
     `schedule(0)` is the rate of the first update. Pass a schedule to any Keras
-    optimizer: it is evaluated inside the compiled training step.
+    optimizer, and it is evaluated inside the compiled training step.
 
-    Instances are immutable; they are equal when their classes and arguments are.
-
-    Subclasses are frozen dataclasses: decorate yours with
+    Instances are immutable. They are equal if their classes and arguments are equal.
+    Subclasses are frozen dataclasses. Decorate yours with
     `@dataclasses.dataclass(frozen=True)` and, to save it,
     `@keras.saving.register_keras_serializable(package=...)`, and implement `call` (or
     `profile`, for a `Decay`) with operators and `keras.ops`.
     """
 
     def __call__(self, step: Any) -> Any:
-        """The learning rate of the update that follows `step` updates.
+        """Returns the learning rate of the update that follows `step` updates.
 
         Args:
             step: An integer or float in Python, NumPy or the backend, a Keras Variable
-                (`optimizer.iterations`), or a vector of steps. Negative steps read as
-                0, floats are rounded down.
+                (`optimizer.iterations`), or a vector of steps. Negative steps count as
+                0, and floats are rounded down.
 
         Returns:
             A float tensor of the step's shape; a float64 NumPy array for a NumPy array.
@@ -52,7 +51,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         return numerics.to_learning_rate(self.call(step), step)
 
     def call(self, step: Any) -> Any:
-        """The value at integer time, written in the vocabulary of `numerics`.
+        """Returns the value at integer time, written with the functions of `numerics`.
 
         Args:
             step: An int >= 0, an int64 NumPy array, or an integer tensor.
@@ -63,10 +62,10 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         raise NotImplementedError
 
     def curve(self, num_steps: int) -> np.ndarray:
-        """The first `num_steps` values.
+        """Returns the first `num_steps` values.
 
         Args:
-            num_steps: How many steps, >= 0.
+            num_steps: The number of steps, >= 0.
 
         Returns:
             A float64 array of shape `(num_steps,)`.
@@ -82,11 +81,11 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         return self(np.arange(fields.count("num_steps", num_steps, 0)))
 
     def cycle_ends(self, num_steps: int) -> list[int]:
-        """The numbers of completed steps, up to `num_steps`, at which a cycle ends.
+        """Returns the numbers of completed steps at which cycles end.
 
         Args:
-            num_steps: How many steps to look at, >= 0. A cycle that ends right there is
-                included.
+            num_steps: The number of steps to consider, >= 0. A cycle that ends exactly
+                there is included.
 
         Returns:
             Python ints in increasing order; empty for a schedule without cycles.
@@ -110,25 +109,25 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         samples_per_step: int | None = None,
         tokens_per_step: int | None = None,
     ) -> "Schedule":
-        """The same schedule with every length a number of steps.
+        """Returns the same schedule with every length as a number of steps.
 
-        Positions are rounded, not lengths, halves up: two halves of 55 steps end at 28
-        and 55. A piece that was asked for is never empty.
+        Positions are rounded (halves up), and lengths are not: two halves of 55 steps
+        end at 28 and 55. No piece is ever empty, unless its length is 0.
 
         Args:
-            total_steps: Steps of the whole run, > 0. What `Fraction` is a fraction
-                of, and what None lasts until.
-            steps_per_epoch: What `Epochs` counts, > 0; only needed for these.
-            samples_per_step: The global batch size, > 0; only needed for `Samples`.
-            tokens_per_step: The tokens in a batch, > 0; only needed for `Tokens`.
+            total_steps: The steps of the whole run, > 0. A `Fraction` is a fraction of
+                it, and None lasts until its end.
+            steps_per_epoch: The steps per epoch, > 0; needed only for `Epochs`.
+            samples_per_step: The global batch size, > 0; needed only for `Samples`.
+            tokens_per_step: The tokens per batch, > 0; needed only for `Tokens`.
 
         Returns:
             A schedule of the same class.
 
         Raises:
-            ValueError: If an argument is not > 0, if `Epochs`, `Samples` or `Tokens`
-                are met and what they need is None, or if the lengths, now known, do not
-                fit.
+            ValueError: If an argument is not > 0, if an argument that `Epochs`,
+                `Samples` or `Tokens` need is None, or if the lengths do not fit once
+                they are known.
 
         Example:
             >>> from keras_lrs.schedules import CosineAnnealing, Epochs, Warmup
@@ -142,13 +141,13 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
             )
         )
 
-    # `0.5 * schedule`, `schedule * schedule` and `schedule + schedule`: set by
-    # `combinators`, which is made of schedules itself.
+    # `0.5 * schedule`, `schedule * schedule` and `schedule + schedule`. `combinators`
+    # sets them, because it imports this module.
     __mul__: ClassVar[Callable[[Any, Any], "Schedule"]]
     __rmul__: ClassVar[Callable[[Any, Any], "Schedule"]]
     __add__: ClassVar[Callable[[Any, Any], "Schedule"]]
     __radd__: ClassVar[Callable[[Any, Any], "Schedule"]]
-    # NumPy's numbers leave them to us.
+    # Makes NumPy's numbers leave these operators to us.
     __array_ufunc__ = None
 
     @property
@@ -164,13 +163,13 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         return not self._unbound
 
     def _repr_html_(self) -> str:
-        """The call and the curve, where a notebook shows a schedule."""
+        """Returns the call and the curve, which notebooks show."""
         return sparkline.markup(self)
 
-    # --- For schedules that contain or play others ---
+    # --- For schedules that contain others ---
 
     def _bind(self, window: Window) -> "Schedule":
-        """Binds every field to a window; overridden where pieces follow each other."""
+        """Binds every field to a window; overridden if pieces follow each other."""
         return self._replaced(
             {
                 field.name: _BINDERS[_kind(field)](
@@ -182,20 +181,20 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         )
 
     def _replaced(self, changes: dict[str, Any]) -> "Schedule":
-        """The same schedule with other arguments; itself where none differs."""
+        """Returns the schedule with other arguments; itself if none differs."""
         if all(getattr(self, name) is value for name, value in changes.items()):
             return self
         return dataclasses.replace(self, **changes)
 
     def _cycle_ends(self, num_steps: int) -> set[int]:
-        """Cycle ends in `[1, num_steps]`: by default those of the inner schedules."""
+        """Returns cycle ends in `[1, num_steps]`, by default of the inner schedules."""
         ends: set[int] = set()
         for _, inner in self._inner():
             ends |= cycle_ends(inner, num_steps)
         return ends
 
     def _inner(self):
-        """Pairs of a place in this schedule, and the schedule that stands there."""
+        """Yields pairs of a place in this schedule and the schedule there."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             for index, item in enumerate(value if _is_list(value) else (value,)):
@@ -204,9 +203,9 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
                     yield name, item
 
     def _open(self, in_cycle: bool = False) -> list[tuple[str, Any]]:
-        """The names and values of the arguments that are not numbers of steps yet.
+        """Returns names and values of arguments that are not numbers of steps yet.
 
-        Inside a cycle, what is measured by the cycle is not open.
+        Inside a cycle, lengths that depend on the cycle do not count as open.
         """
         found = []
         for field in dataclasses.fields(self):
@@ -225,7 +224,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
 
     @functools.cached_property
     def _unbound(self) -> str:
-        """Why this schedule cannot be used yet; empty if it can."""
+        """The reason why this schedule cannot be used yet; empty if it can."""
         found = self._open()
         if not found:
             return ""
@@ -238,7 +237,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         )
 
     def _take(self, index: Any) -> "Schedule":
-        """This schedule in the cycle `index`: its tables replaced by their entries."""
+        """Returns the schedule of cycle `index`, with entries in place of tables."""
         changes = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -248,7 +247,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         return self._unchecked(changes) if changes else self
 
     def _unchecked(self, changes: dict[str, Any]) -> "Schedule":
-        """The same schedule with other arguments, which are not looked at."""
+        """Returns the schedule with other arguments, which are not checked."""
         changed = object.__new__(type(self))
         changed.__dict__.update(self.__getstate__())
         changed.__dict__.update(changes)
@@ -256,7 +255,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
 
 
 def schedule_field(default: Any = fields.REQUIRED) -> Any:
-    """Field specifier: any learning-rate schedule of Keras."""
+    """Field specifier: any `LearningRateSchedule`, including Keras's."""
     return fields.checked(default, _check_schedule, kind="schedule")
 
 
@@ -276,9 +275,9 @@ def _check_schedule(name, value):
     if not isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
         bound = "be a `LearningRateSchedule`"
         if fields.is_number(value):
-            bound += "; for a number it is `Constant`"
+            bound += "; use `Constant` for a number"
         elif callable(value):
-            bound += "; for a function of the step it is `FunctionSchedule`"
+            bound += "; use `FunctionSchedule` for a function of the step"
         fields.refuse(name, bound, value, TypeError)
     return value
 
@@ -307,12 +306,12 @@ def serializable(cls: type[T]) -> type[T]:
 
 
 class Composition(Schedule):
-    """A named schedule that is made of others and adds no formula of its own.
+    """A named schedule that combines others and adds no formula of its own.
 
-    Subclasses are frozen dataclasses that implement `compose`. Binding one binds what
-    it is made of: `schedule.bind(n)` has the values of `schedule.compose().bind(n)`. So
-    a length that `compose` hands to a schedule inside `Restarts` is measured by the
-    cycle, as it is wherever `Restarts` is written out.
+    Subclasses are frozen dataclasses that implement `compose`. Binding a composition
+    binds the schedules that it consists of: `schedule.bind(n)` has the values of
+    `schedule.compose().bind(n)`. So a length that `compose` passes to a schedule inside
+    `Restarts` is measured by the cycle, as if you had written out `Restarts` yourself.
 
     Example:
         >>> import dataclasses
@@ -333,10 +332,10 @@ class Composition(Schedule):
     """
 
     calculates = False
-    """Whether `compose` calculates with lengths, instead of handing them on.
+    """Whether `compose` calculates with lengths, instead of only passing them on.
 
-    Then it is asked only once all lengths are numbers of steps, and they are bound as
-    those of any schedule are: none is measured by a cycle of `Restarts` inside.
+    Then it is called only once all lengths are numbers of steps. They are bound like
+    those of any other schedule, and not to the cycles of a `Restarts` inside.
     """
 
     def __init_subclass__(cls, **arguments):
@@ -345,14 +344,14 @@ class Composition(Schedule):
         if own and not cls.calculates:
             raise TypeError(
                 f"`{cls.__name__}` must not define `{min(own)}`, which is lost when "
-                "what it is made of is bound: set `calculates = True`, or make it a "
+                "its lengths are bound: set `calculates = True`, or make it a "
                 "`Schedule`."
             )
 
     def compose(self) -> Schedule:
-        """The schedule that this one names.
+        """Returns the schedule that this one stands for.
 
-        Lengths may still be open: hand them on as they are, or set `calculates`.
+        Lengths may still be open: pass them on unchanged, or set `calculates`.
         """
         raise NotImplementedError
 
@@ -382,11 +381,11 @@ class Composition(Schedule):
             bound = composed._bind(window)
         except ValueError as error:
             raise ValueError(self._in_own_names(str(error))) from None
-        # In cycles of several lengths it is only played, and needs no name.
+        # In cycles of several lengths it is only evaluated, and needs no name.
         return bound if isinstance(window.total, np.ndarray) else self._named(bound)
 
     def _composed_open(self):
-        """What this is made of, as long as lengths may be open."""
+        """Returns the composed schedule while lengths may be open."""
         try:
             return self._composed
         except TypeError as error:
@@ -397,14 +396,14 @@ class Composition(Schedule):
                 f"Argument `{name}` must be a number of steps, because "
                 f"`{type(self).__name__}.compose` calculates with it. Received: "
                 f"{name}={value}. Set `calculates = True` in the class to have lengths "
-                "bound before it is asked."
+                "bound before it is called."
             ) from error
 
     def _named(self, bound):
-        """The schedule of this class that is made of `bound`, or else `bound` itself.
+        """Returns the schedule of this class that composes `bound`, or `bound` itself.
 
-        There is none where one argument has become two numbers of steps, by rounding
-        in two places, or where what was open is not an argument.
+        No such schedule exists if rounding in two places has turned one argument into
+        two numbers of steps, or if an open length was not an argument.
         """
         changes: dict[str, Any] = {}
         for place, value in _places(bound):
@@ -416,9 +415,10 @@ class Composition(Schedule):
 
     @functools.cached_property
     def _owners(self) -> dict[str, str]:
-        """The arguments that `compose` hands on, by the places to which it does.
+        """The arguments that `compose` passes on, by the places to which it does.
 
-        Each is marked in turn, by an object of its own, and looked for.
+        Each argument in turn is replaced by a marker object, which is then searched
+        for.
         """
         found: dict[str, str] = {}
         for field in dataclasses.fields(self):
@@ -431,7 +431,7 @@ class Composition(Schedule):
             try:
                 composed: Any = self._unchecked(changes)
                 places = list(_places(composed.compose()))
-            except Exception:  # Whatever `compose` raises where None is the only value.
+            except Exception:  # Anything `compose` raises if None is the only value.
                 continue
             for place, there in places:
                 items = there if _is_list(there) else (there,)
@@ -440,7 +440,7 @@ class Composition(Schedule):
         return found
 
     def _own_name(self, place):
-        """The name of a place in the composition, from the argument that it is of."""
+        """Names a place in the composition by the argument that it comes from."""
         inner, rest = place, ""
         while inner not in self._owners:
             inner, dot, last = inner.rpartition(".")
@@ -463,15 +463,15 @@ class Composition(Schedule):
         return self._composed._cycle_ends(num_steps)
 
     def _take(self, index):
-        # Its own tables, if it has any, have gone into the composition.
+        # The composition contains this schedule's own tables, if it has any.
         return self._composed._take(index)
 
 
 def evaluate(schedule: Any, step: Any) -> Any:
-    """The value of any learning-rate schedule at integer time.
+    """Returns the value of any learning-rate schedule at integer time.
 
-    Keras's own schedules and users' subclasses are given what an optimizer gives them:
-    an integer tensor.
+    Keras's own schedules and users' subclasses get an integer tensor, as from an
+    optimizer.
     """
     if isinstance(schedule, Schedule):
         return schedule.call(step)
@@ -486,10 +486,10 @@ def evaluate(schedule: Any, step: Any) -> Any:
 
 
 def evaluate_foreign(function: Any, step: Any) -> Any:
-    """The value at integer time of a function that returns numbers or tensors.
+    """Returns the value of a function at integer time, as a number or tensor.
 
-    The function may not be able to take a vector of steps (Keras's warmup branches with
-    `cond`): then it is mapped over the steps.
+    If the function cannot take a vector of steps (Keras's warmup branches with `cond`),
+    it is mapped over the steps.
     """
     if numerics.is_number(step):
         value = function(step)
@@ -500,11 +500,11 @@ def evaluate_foreign(function: Any, step: Any) -> Any:
             return step.astype(np.float64)
         try:
             value = function(step)
-        except Exception:  # Whatever a function of scalars raises when given a vector.
+        except Exception:  # Anything a function of scalars raises for a vector.
             value = numerics.mapped(function, step)
         value = np.asarray(ops.convert_to_numpy(value), dtype=np.float64)
         value = np.broadcast_to(value, step.shape)
-        # One that takes a vector need not treat it as so many scalars.
+        # A function that accepts a vector may still not treat it elementwise.
         for end in (0, -1):
             scalar = evaluate_foreign(function, step.flat[end].item())
             if not np.isclose(value.flat[end], scalar, rtol=1e-5, atol=0.0):
@@ -512,7 +512,7 @@ def evaluate_foreign(function: Any, step: Any) -> Any:
                     ops.convert_to_numpy(numerics.mapped(function, step)), float
                 )
         return value
-    # In a graph a branch on a vector is only noticed when the graph is run.
+    # In a graph, a branch on a vector fails only when the graph runs.
     value = (
         function(step) if numerics.is_scalar(step) else numerics.mapped(function, step)
     )
@@ -520,7 +520,7 @@ def evaluate_foreign(function: Any, step: Any) -> Any:
 
 
 def bind(schedule: Any, window: Window) -> Any:
-    """Any learning-rate schedule; bound to a window if it is a `Schedule`."""
+    """Binds any learning-rate schedule to a window if it is a `Schedule`."""
     return schedule._bind(window) if isinstance(schedule, Schedule) else schedule
 
 
@@ -534,7 +534,7 @@ def needs_length(schedule: Any) -> bool:
 def bind_to_steps(
     name: str, schedule: Any, num_steps: int, steps_per_epoch: int | None = None
 ) -> Any:
-    """Any schedule, bound to a run of so many steps for the argument `name`."""
+    """Binds any schedule to a run of `num_steps`, for the argument `name`."""
     try:
         return bind(schedule, Window(num_steps, steps_per_epoch))
     except ValueError as error:
@@ -546,7 +546,7 @@ def bind_to_steps(
 def window_of_run(
     total_steps: Any, steps_per_epoch: Any, samples_per_step: Any, tokens_per_step: Any
 ) -> Window:
-    """The window of a whole run, of what a user gives to bind schedules by."""
+    """Makes the window of a whole run from a user's arguments."""
     if steps_per_epoch is not None:
         steps_per_epoch = fields.count("steps_per_epoch", steps_per_epoch, 1)
     total_steps = fields.count("total_steps", total_steps, 1)
@@ -566,7 +566,7 @@ def check_bound(schedule: Any) -> None:
 
 
 def is_open(schedule: Any) -> bool:
-    """Whether a schedule must be bound; one that is not a `Schedule` need not be."""
+    """Whether a schedule must be bound; False if it is not a `Schedule`."""
     return isinstance(schedule, Schedule) and not schedule.is_bound
 
 
@@ -576,7 +576,7 @@ def agree(one: Any, other: Any, step: int) -> bool:
 
 
 def cycle_ends(schedule: Any, num_steps: int) -> set[int]:
-    """The cycle ends of a schedule; none for one that is not a `Schedule`."""
+    """Returns the cycle ends of a schedule; none if it is not a `Schedule`."""
     return schedule._cycle_ends(num_steps) if isinstance(schedule, Schedule) else set()
 
 
@@ -605,7 +605,7 @@ _BINDERS = {
 
 
 def _places(schedule, within=""):
-    """All lengths and schedules in a schedule: pairs of a place's name and a value."""
+    """Yields all lengths and schedules in a schedule, as pairs of place and value."""
     for field in dataclasses.fields(schedule):
         if _kind(field) in _BINDERS:
             yield within + field.name, getattr(schedule, field.name)
@@ -616,7 +616,7 @@ def _places(schedule, within=""):
 
 
 def _mark(value):
-    """An object that is no other and equal; for None, some length."""
+    """Returns an equal object with its own identity; for None, some length."""
     if value is None:
         return durations.Fraction(1.0)
     return copy.copy(value) if isinstance(value, fields.Configured) else value
@@ -639,7 +639,7 @@ def _is_open(kind, value, in_cycle):
 
 
 def entry(value, index):
-    """What stands for `value` in the cycle `index`; `value` itself if not a table."""
+    """Returns the entry of `value` for cycle `index`; `value` itself if not a table."""
     if isinstance(value, fields.Table):
         return numerics.gather(value.view(np.ndarray), index)
     if isinstance(value, Schedule):

@@ -1,4 +1,4 @@
-"""Changes of time and changes of value, around any schedule."""
+"""Changes of time and changes of value for any schedule."""
 
 import functools
 import statistics
@@ -14,7 +14,7 @@ from keras_lrs.schedules.durations import Duration
 
 @serializable
 class Warmup(Schedule):
-    """A warmup before any schedule: the rate rises to the schedule's first value.
+    """Raises the rate to a schedule's first value, and then follows the schedule.
 
     `schedule(max(t - warmup_steps, 0)) * ramp(t / warmup_steps)`; the ramp goes from
     `r = initial_fraction` at 0 to 1 at 1:
@@ -25,15 +25,15 @@ class Warmup(Schedule):
     - `"polynomial"`: `r + (1 - r) * s ** power`
     - `"constant"`: `r` until the end
 
-    Use it whenever the first updates are the dangerous ones: large batches, Adam,
+    Use it if the first updates could make the run diverge: with large batches, Adam, or
     transformers.
 
     Args:
         schedule: The schedule that follows; its step 0 is the end of the warmup.
         warmup_steps: The length of the warmup, >= 0; also `Epochs` or a `Fraction`.
             0 means no warmup.
-        initial_fraction: The first rate over the schedule's first rate, in [0, 1];
-            >= 2**-126 for `"exponential"`.
+        initial_fraction: The first rate divided by the schedule's first rate, in [0,
+            1]; >= 2**-126 for `"exponential"`.
         shape: One of the five above.
         power: The exponent of `"polynomial"`, > 0, at most 1000.
 
@@ -70,7 +70,7 @@ class Warmup(Schedule):
     def call(self, step):
         if isinstance(self.warmup_steps, int) and self.warmup_steps == 0:
             return evaluate(self.schedule, step)
-        # During the warmup the inner schedule stands still at its first value.
+        # During the warmup the inner schedule stays at its first value.
         value = evaluate(self.schedule, numerics.since(step, self.warmup_steps))
         return value * self._ramp(step)
 
@@ -104,7 +104,7 @@ class Warmup(Schedule):
 
 @serializable
 class Delayed(Schedule):
-    """A schedule that starts later: its first value is held until then.
+    """Starts a schedule later, and holds its first value until then.
 
     `schedule(max(t - delay_steps, 0))`
 
@@ -155,14 +155,14 @@ def _shifted(schedule, steps, num_steps):
 
 @serializable
 class Sequential(Schedule):
-    """Schedules one after the other, each in its own time.
+    """Joins schedules one after the other, each with its own step 0.
 
     `schedules[i](t - boundaries[i - 1])` from `boundaries[i - 1]` on
 
-    Use it to join anything: a warmup of your own, a plateau, a cooldown.
+    Use it to join any pieces, such as your own warmup, a plateau and a cooldown.
 
     Args:
-        schedules: n >= 1 schedules. A length of None in one lasts until its piece ends.
+        schedules: The n >= 1 schedules. A length of None lasts until the piece ends.
         boundaries: The n - 1 steps at which the next piece starts, >= 0 and
             increasing; also `Epochs` or `Fraction`s.
 
@@ -224,26 +224,26 @@ class Sequential(Schedule):
 
 @serializable
 class Sampled(Schedule):
-    """A schedule that is looked at only now and then: its value is held in between.
+    """Evaluates a schedule only at some steps, and holds its value in between.
 
     `schedule(s)` with `s` the last sample at or before `t`
 
-    Use it to make a step decay out of any profile: a schedule is a profile times a
+    Use it to turn any profile into a step decay: a schedule is a profile times a
     sampling rate.
 
     Args:
         schedule: The profile.
         every: The steps from one sample to the next, > 0; also `Epochs` or a
             `Fraction`.
-        at: Instead of `every`: the steps of the samples after the first, which is step
-            0; > 0 and increasing; also `Epochs` or `Fraction`s
-            (`at=[Fraction(0.5), Fraction(0.75)]`).
+        at: Instead of `every`, the steps of the samples after step 0, which is always
+            one; > 0 and increasing; also `Epochs` or `Fraction`s (`at=[Fraction(0.5),
+            Fraction(0.75)]`).
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
 
     Raises:
-        ValueError: If an argument is out of range, or not exactly one of `every` and
+        ValueError: If an argument is out of range, or if not exactly one of `every` and
             `at` is given.
         TypeError: If an argument has the wrong type.
 
@@ -304,11 +304,11 @@ class Sampled(Schedule):
 
 @serializable
 class Scaled(Schedule):
-    """A schedule times a number.
+    """Multiplies a schedule by a number.
 
     `factor * schedule(t)`
 
-    Use it to try the same shape at another rate.
+    Use it to try the same shape with another rate.
 
     Args:
         schedule: The schedule.
@@ -341,11 +341,11 @@ class Scaled(Schedule):
 
 @serializable
 class Product(Schedule):
-    """The product of schedules, all in the same time.
+    """Multiplies schedules that run at the same time.
 
     `schedules[0](t) * schedules[1](t) * ...`
 
-    Use it for effects that multiply: a warmup, a decay and a step of your own.
+    Use it for effects that multiply, such as a warmup, a decay and your own steps.
 
     Args:
         schedules: At least one schedule.
@@ -378,11 +378,11 @@ class Product(Schedule):
 
 @serializable
 class Sum(Schedule):
-    """The sum of schedules, all in the same time.
+    """Adds schedules that run at the same time.
 
     `schedules[0](t) + schedules[1](t) + ...`
 
-    Use it to lift a shape off 0, with a `Constant`, or to lay one effect over another.
+    Use it to raise a shape above 0 with a `Constant`, or to add one effect to another.
 
     Args:
         schedules: At least one schedule.
@@ -416,7 +416,7 @@ class Sum(Schedule):
 
 @serializable
 class Clipped(Schedule):
-    """A schedule kept within bounds.
+    """Clips a schedule to bounds.
 
     `min(max(schedule(t), minimum), maximum)`
 
@@ -424,8 +424,8 @@ class Clipped(Schedule):
 
     Args:
         schedule: The schedule.
-        minimum: The lower bound, >= 0; None for none.
-        maximum: The upper bound, >= `minimum`; None for none.
+        minimum: The lower bound, >= 0; None is no bound.
+        maximum: The upper bound, >= `minimum`; None is no bound.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -467,19 +467,19 @@ class Clipped(Schedule):
 
 @serializable
 class Noisy(Schedule):
-    """A schedule times reproducible noise.
+    """Multiplies a schedule by reproducible noise.
 
-    `schedule(t) * (1 + n)`, `n` drawn from a normal distribution of mean 0, truncated
-    to `(-limit, limit)`
+    `schedule(t) * (1 + n)`, with `n` drawn from a normal distribution of mean 0,
+    truncated to `(-limit, limit)`
 
     Use it to explore around a schedule. The noise is a pure function of the seed and
-    the step: the same on every backend, after a resume, and in `curve`.
+    the step, so it is the same on every backend, after resuming, and in `curve`.
 
     Args:
         schedule: The schedule.
         stddev: The standard deviation of the normal distribution, >= 0.
         limit: The largest relative change, in (0, 1).
-        seed: An integer in [0, 2**31).
+        seed: The seed of the noise, an integer in [0, 2**31).
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -521,7 +521,7 @@ class Noisy(Schedule):
 
 
 def warmup_steps(schedule: Any) -> int:
-    """The steps of a schedule's warmup, also within one that changes values alone."""
+    """Returns the steps of a schedule's warmup, even within changes of value."""
     if isinstance(schedule, (Clipped, Noisy, Product, Scaled, Sum)):
         return max(warmup_steps(inner) for _, inner in schedule._inner())
     found = getattr(schedule, "warmup_steps", 0)

@@ -1,4 +1,4 @@
-"""Published schedules that are compositions of the others."""
+"""Published schedules that are compositions of others."""
 
 import itertools
 import math
@@ -34,8 +34,8 @@ class CosineRestarts(Composition):
     `Restarts(CosineAnnealing(initial, end_learning_rate=end), first_decay_steps, ...)`
 
     Use it for a model that is good at any time (at the end of any cycle), and for
-    snapshot ensembles. The end is a rate; the `alpha` of Keras's `CosineDecayRestarts`
-    is a fraction of the initial one.
+    snapshot ensembles. The end is a rate, while the `alpha` of Keras's
+    `CosineDecayRestarts` is a fraction of the initial rate.
 
     Args:
         initial_learning_rate: The rate at the beginning of the first cycle, >= 0.
@@ -44,17 +44,17 @@ class CosineRestarts(Composition):
         t_mul: The factor from one cycle's length to the next, >= 1.
         m_mul: The factor from one cycle's amplitude above the end rate to the next,
             > 0.
-        end_learning_rate: The rate towards which every cycle falls, >= 0.
-        num_cycles: How many cycles; the end rate is held after the last. None is
-            endless.
-            With no `first_decay_steps`, the cycles fill `total_steps` exactly.
-        total_steps: What `num_cycles` cycles fill; None is the rest of the run.
+        end_learning_rate: The rate to which every cycle falls, >= 0.
+        num_cycles: The number of cycles; the end rate is held after the last. None is
+            endless. With no `first_decay_steps`, the cycles fill `total_steps` exactly.
+        total_steps: The steps that `num_cycles` cycles fill; None is the rest of the
+            run.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
 
     Raises:
-        ValueError: If an argument is out of range, or as `Restarts` says.
+        ValueError: If an argument is out of range, or in the cases of `Restarts`.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -80,7 +80,7 @@ class CosineRestarts(Composition):
 
     def check(self):
         try:
-            self._composed  # noqa: B018 (refuses what `Restarts` refuses)
+            self._composed  # noqa: B018 (raises the errors of `Restarts`)
         except ValueError as error:
             message = str(error).replace("first_cycle_steps", "first_decay_steps")
             raise ValueError(message) from None
@@ -104,8 +104,8 @@ class PhasedCosine(Composition):
 
     In phase `i`: `min_i + (max_i - min_i) * (1 + cos(pi * t / phase_steps_i)) / 2`
 
-    Use it to choose every cycle by hand. The weights to keep are those of the end of
-    the last completed phase; `cycle_ends` says where the phases end.
+    Use it to choose every cycle by hand. Keep the weights from the end of the last
+    completed phase; `cycle_ends` returns where the phases end.
 
     Args:
         phase_steps: The length of each phase, > 0; also `Epochs` or `Fraction`s.
@@ -127,8 +127,8 @@ class PhasedCosine(Composition):
         >>> schedule.cycle_ends(30)
         [10, 30]
 
-    Reference: Cutkosky, lecture notes on tuning and learning-rate schedules (they count
-    from 1 in each phase; here as everywhere the first update of a phase is at 0).
+    Reference: Cutkosky, lecture notes on tuning and learning-rate schedules. They count
+    from 1 in each phase. Here the first update of a phase is at 0, as everywhere.
     """
 
     phase_steps: tuple[Duration, ...] = durations.lengths()
@@ -173,10 +173,10 @@ class PhasedCosine(Composition):
 class Damped(Schedule):
     """A schedule whose height above a floor shrinks by the same factor at every step.
 
-    It only ever stands inside a schedule that made it; its arguments are not a user's.
+    Only other schedules make it; users do not.
 
     Args:
-        schedule: A schedule that is nowhere below the floor.
+        schedule: A schedule that is never below the floor.
         floor: The rate towards which it is damped.
         decay_rate: The factor, in (0, 1].
     """
@@ -201,16 +201,16 @@ class CyclicalLearningRate(Composition):
     - `"triangular2"`: `0.5 ** cycle`
     - `"exp_range"`: `gamma ** t`
 
-    Use it with the bounds that a range test gives; stop at the end of a cycle.
+    Use it with the bounds from a range test, and stop training at the end of a cycle.
 
     Args:
         initial_learning_rate: The lower bound, >= 0.
         maximal_learning_rate: The upper bound, >= the lower.
         step_size: The length of the rising half, > 0; also `Epochs` or a `Fraction`.
-            2 to 10 epochs in the paper.
+            The paper uses 2 to 10 epochs.
         mode: One of the three above.
         gamma: The factor of `"exp_range"`, in (0, 1].
-        step_size_down: The length of the falling half; None is `step_size`.
+        step_size_down: The length of the falling half, > 0; None is `step_size`.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -275,18 +275,19 @@ class OneCycle(Composition):
     `max / div_factor / final_div_factor` at `total_steps`. With `three_phase`, down to
     `max / div_factor` as slowly as it went up, and from there to the end.
 
-    Use it to train fast at rates that would diverge if held. The other half of the
-    policy cycles the momentum the other way. PyTorch's `OneCycleLR` reaches its peak
-    and its end one step earlier.
+    Use it to train fast at rates at which training would diverge if they were held. The
+    other half of the policy moves the momentum in the opposite direction. PyTorch's
+    `OneCycleLR` reaches its peak and its end one step earlier.
 
     Args:
         max_learning_rate: The peak, >= 0.
         total_steps: The length of the run, > 0; None is the rest of it.
-        warmup_fraction: Where the peak is, in [0, 1]; at most 0.5 with `three_phase`.
-        div_factor: The peak over the first rate, >= 1.
-        final_div_factor: The first rate over the last, >= 1.
+        warmup_fraction: The position of the peak as a fraction of the run, in [0, 1];
+            at most 0.5 with `three_phase`.
+        div_factor: The peak divided by the first rate, >= 1.
+        final_div_factor: The first rate divided by the last, >= 1.
         shape: `"cosine"` or `"linear"`.
-        three_phase: Whether to come down in two phases, as in the paper.
+        three_phase: Whether the rate falls in two phases, as in the paper.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -327,17 +328,18 @@ class OneCycle(Composition):
         )
 
     def _through(self, start, top, end):
-        """The cycle's shape, from one value over another to a third."""
+        """Returns the cycle from a start through a top value to an end."""
         total: Any = self.total_steps
         peak = _share(self.warmup_fraction, total)
         points = [(0, start), (peak, top)]
         if self.three_phase and self.warmup_fraction > 0.0:
             middle = durations.at_most(2 * peak, total - 1)
-            # With no room between peak and end, the middle goes to the end.
+            # With no room between the peak and the end, the middle moves to the end.
             middle = middle + (total - middle) * (middle <= peak)
             points.append((middle, start))
         points.append((total, end))
-        # The peak goes before a start at the same step, the end before the middle.
+        # If steps coincide, the peak replaces the start, and the end replaces the
+        # middle.
         points = [
             point
             for point, after in itertools.zip_longest(points, points[1:])
@@ -351,10 +353,10 @@ class OneCycle(Composition):
 class MirroredOneCycle(Composition):
     """The momentum of the 1cycle policy: low where the rate of `cycle` is high.
 
-    From `max_momentum` down to `base_momentum` at the peak of the rate, and back up.
-    With three phases it stays at the maximum in the last.
+    The momentum falls from `max_momentum` to `base_momentum` at the peak of the rate,
+    and rises again. With three phases it stays at the maximum in the last phase.
 
-    `keras_lrs.callbacks.OneCycleScheduler` plays both halves.
+    `keras_lrs.callbacks.OneCycleScheduler` uses both halves.
 
     Args:
         cycle: The rate, a `OneCycle`.
@@ -395,7 +397,7 @@ class MirroredOneCycle(Composition):
 
 
 def _share(fraction, total):
-    """The step at `fraction` of `total`, before the last and not 0 by rounding."""
+    """Returns the step at `fraction` of `total`; not the last, nor 0 by rounding."""
     step = durations.half_up(durations.exact(fraction) * total)
     if fraction > 0.0:
         step = durations.at_least(step, 1)
@@ -415,11 +417,11 @@ _COOLDOWNS = {
 class WarmupStableDecay(Composition):
     """Warmup, a constant rate, and a cooldown (WSD, trapezoid).
 
-    `Warmup(Delayed(cooldown(peak, decay_steps, end), stable), warmup_steps)`, `stable`
-    being what `total_steps` leaves
+    `Warmup(Delayed(cooldown(peak, decay_steps, end), stable), warmup_steps)`, where
+    `stable` is the rest of `total_steps`
 
-    Use it when the length of the run may change: a checkpoint of the stable phase
-    can be cooled down at any time.
+    Use it when the length of the run may change, because you can cool down from any
+    checkpoint of the stable phase.
 
     Args:
         peak_learning_rate: The constant rate, >= 0.
@@ -427,11 +429,12 @@ class WarmupStableDecay(Composition):
             `Fraction`.
         decay_steps: The length of the cooldown, > 0, counted from the end; also
             `Epochs` or a `Fraction`. The paper recommends a fifth of the run.
-        total_steps: The length of everything, > 0; None is the rest of the run.
-        end_learning_rate: The rate at the end, >= 0; `"exponential"` has both rates
-            >= 2**-126.
-        shape: The cooldown's: `"1-sqrt"`, `"linear"`, `"cosine"`, `"exponential"` or
-            `"rex"`.
+        total_steps: The length of all phases together, > 0; None is the rest of the
+            run.
+        end_learning_rate: The rate at the end, >= 0. For `"exponential"`, both rates
+            must be >= 2**-126.
+        shape: The shape of the cooldown: `"1-sqrt"`, `"linear"`, `"cosine"`,
+            `"exponential"` or `"rex"`.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -501,7 +504,8 @@ class FlatCosine(Composition):
         initial_learning_rate: The constant rate, >= 0.
         decay_steps: The length of both parts together, > 0; also `Epochs` or a
             `Fraction`. None is the rest of the run.
-        flat_fraction: The part that is flat, in [0, 1]. The end is reached in any case.
+        flat_fraction: The fraction that is flat, in [0, 1]. The end rate is reached in
+            any case.
         end_learning_rate: The rate at the end, >= 0.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A schedule played again and again."""
+"""Schedules that repeat in cycles."""
 
 import decimal
 import functools
@@ -17,15 +17,15 @@ MAX_CYCLES = 2**20
 
 @serializable
 class Segments(Schedule):
-    """One schedule whose arguments change with the segment that time is in.
+    """A schedule whose arguments change from segment to segment.
 
-    It only ever stands inside a schedule that made it; its arguments are not a user's.
+    Only other schedules make it; users do not.
 
     Args:
         schedule: A schedule with a `fields.Table` in place of each argument that
             changes, one entry per segment.
         starts: The steps at which the segments start, from 0, as an int64 array.
-        lengths: The steps after which each segment stands still, or None.
+        lengths: The steps after which the time of each segment stops, or None.
     """
 
     schedule: Any = base.schedule_field()
@@ -34,16 +34,16 @@ class Segments(Schedule):
 
     @functools.cached_property
     def index(self):
-        """The segment in which a step falls, as a function of the step."""
+        """A function from a step to the segment in which it falls."""
         return numerics.Lookup(self.starts[1:])
 
     @functools.cached_property
     def _segment(self):
-        # An eager backend meets the same segment again and again.
+        # An eager backend asks for the same segment many times.
         return functools.lru_cache(maxsize=16)(self._gathered)
 
     def _gathered(self, index):
-        """The start, the length (None if it does not end) and the schedule there."""
+        """Returns a segment's start, length (None if endless) and schedule."""
         start = numerics.gather(self.starts, index)
         length = None
         if self.lengths is not None:
@@ -59,43 +59,43 @@ class Segments(Schedule):
         return evaluate(schedule, local)
 
     def _take(self, index):
-        return self  # The tables inside are this schedule's own.
+        return self  # The tables inside belong to this schedule.
 
 
 @serializable
 class Restarts(Schedule):
-    """Any schedule, played from its beginning in every cycle.
+    """Repeats any schedule from its beginning in every cycle.
 
     `floor + (schedule(t - start_i) - floor) * m_mul ** i` in cycle `i`, which lasts
-    `first_cycle_steps * t_mul ** i` steps; the floor is what the schedule ends a cycle
-    with
+    `first_cycle_steps * t_mul ** i` steps; the floor is the schedule's value at the end
+    of a cycle
 
-    Use it for warm restarts of any shape, warmup included: None and `Fraction` inside
-    the schedule mean the cycle.
+    Use it for warm restarts of any shape, including a warmup. Inside the schedule, None
+    means the rest of the cycle, and a `Fraction` is a fraction of the cycle.
 
     Args:
-        schedule: What to play once per cycle.
+        schedule: The schedule that each cycle repeats.
         first_cycle_steps: The length of the first cycle, > 0; also `Epochs` or a
             `Fraction`. None is the rest of the run.
-        t_mul: The factor from one cycle's length to the next, >= 1. Starts are exact
-            sums, rounded half up.
-        m_mul: The factor from one cycle's amplitude to the next, > 0. Above 1, a floor
-            close to the peak costs digits.
-        num_cycles: How many cycles; after the last one its end is held. None is
-            endless.
-            With no `first_cycle_steps`, the cycles fill `total_steps` exactly: cycle
-            `i` ends at `total_steps` times its share of the sum, rounded half up.
-        total_steps: What `num_cycles` cycles fill; None is the rest of the run.
+        t_mul: The factor from one cycle's length to the next, >= 1. The start of a
+            cycle is the exact sum of the lengths before it, rounded half up.
+        m_mul: The factor from one cycle's amplitude to the next, > 0. Above 1, digits
+            are lost if the floor is close to the peak.
+        num_cycles: The number of cycles; after the last cycle, its end is held. None is
+            endless. With no `first_cycle_steps`, the cycles fill `total_steps` exactly:
+            cycle `i` ends at its share of `total_steps`, rounded half up.
+        total_steps: The steps that `num_cycles` cycles fill; None is the rest of the
+            run.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
 
     Raises:
         ValueError: If an argument is out of range, if `total_steps` is given with
-            `first_cycle_steps` or without `num_cycles`, if there would be empty cycles
-            or more than 2**20 of different lengths, or if cycles that may differ in
-            length (`t_mul` above 1, or cycles that fill `total_steps`) hold a schedule
-            that restarts itself.
+            `first_cycle_steps` or without `num_cycles`, if a cycle would be empty, if
+            there would be more than 2**20 cycles of different lengths, or if cycles
+            that may differ in length (`t_mul` above 1, or cycles that fill
+            `total_steps`) hold a schedule that restarts itself.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -126,11 +126,11 @@ class Restarts(Schedule):
         if self.t_mul != 1.0 or (self._fills and self.num_cycles != 1):
             self._refuse_restarts_inside()
         if isinstance(getattr(self, self._measured), fields.Table):
-            # Made by a composition that only now, in cycles of a table, is composed.
+            # Made by a composition that is composed only now, for a table of cycles.
             _refuse_restarts("Restarts", self)
         if self.is_bound:
-            # Made now: refused now if there are too many or if the schedule cannot be
-            # bound to them, and outside of any graph.
+            # Made now, outside of any graph, so that errors (too many cycles, or a
+            # schedule that cannot be bound to them) come now.
             self._played  # noqa: B018
             if self.m_mul != 1.0:
                 self._floor  # noqa: B018
@@ -141,7 +141,7 @@ class Restarts(Schedule):
 
     @property
     def _measured(self):
-        """The name of the length that the cycles are measured by."""
+        """The name of the length that determines the cycles."""
         return "total_steps" if self._fills else "first_cycle_steps"
 
     def call(self, step):
@@ -163,14 +163,14 @@ class Restarts(Schedule):
             floor = numerics.gather(floor, index)
         scale = numerics.geometric(1.0, math.log(self.m_mul), index)
         value = numerics.minimum(floor + (value - floor) * scale, numerics.LARGEST)
-        # Where a schedule ends higher than it was, growing would make that negative.
+        # If a schedule ends higher than it began, growth would make it negative.
         return numerics.maximum(value, 0.0)
 
     # --- The cycles ---
 
     @functools.cached_property
     def _lengths(self) -> Any:
-        """The length of every cycle, or one int if they are all the same."""
+        """The length of every cycle, or one int if all are the same."""
         if not self._fills:
             if self.t_mul == 1.0:
                 return self.first_cycle_steps
@@ -203,7 +203,7 @@ class Restarts(Schedule):
 
     @functools.cached_property
     def _played(self) -> Schedule:
-        """The schedule in steps: with all cycles' lengths in it, or the only one."""
+        """The schedule bound to the lengths of the cycles, or to their only length."""
         if self._even:
             return base.bind(self.schedule, Window(self._lengths, None))
         lengths = fields.table(self._lengths.astype(object))
@@ -213,7 +213,7 @@ class Restarts(Schedule):
 
     @functools.cached_property
     def _floor(self) -> Any:
-        """What the schedule ends each cycle with: a float, or an array of them."""
+        """The schedule's value at the end of each cycle: a float, or an array."""
         if self._even:
             return evaluate(self._played, self._lengths)
         cycles = np.arange(len(self._lengths))
@@ -241,7 +241,7 @@ class Restarts(Schedule):
         )
 
     def _in_steps(self, window):
-        """The schedule with what the data measures in steps; the cycle has the rest."""
+        """Binds the lengths that depend only on the data; cycles bind the rest."""
         schedule = self.schedule
         found = isinstance(schedule, Schedule) and schedule._open(in_cycle=True)
         if not found:
@@ -252,7 +252,7 @@ class Restarts(Schedule):
             kind = next(name for name in _OF_DATA if f"{name}(" in repr(found))
             raise ValueError(
                 f"Argument `schedule` must not hold `{kind}` where it calculates with "
-                "lengths that only a cycle gives. Use a number of steps or a "
+                "lengths that depend on a cycle. Use a number of steps or a "
                 f"`Fraction`. Received: schedule={schedule!r}"
             ) from error
 
@@ -276,7 +276,7 @@ class Restarts(Schedule):
         return {end for end in found if end <= num_steps}
 
     def _inside(self, length):
-        """The ends of the cycles that the schedule itself has inside one cycle."""
+        """Returns the ends of the cycles that the schedule has within one cycle."""
         return base.cycle_ends(base.bind(self.schedule, Window(length, None)), length)
 
 
@@ -285,9 +285,9 @@ _PRECISE = decimal.Context(120, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX)
 
 
 def _sums(first: Any, factor: float, count: int | None):
-    """`first`, `first + first * factor`, ...: exact to 120 digits.
+    """Yields `first`, `first + first * factor`, ..., exact to 120 digits.
 
-    The factor is the decimal number that it is written as.
+    The factor is taken as the decimal number that its `repr` shows.
     """
     decimal_factor = decimal.Decimal(repr(factor))
     length, total, number = decimal.Decimal(first), decimal.Decimal(0), 0
@@ -307,14 +307,13 @@ def _half_up(x: decimal.Decimal) -> int:
 
 def _refuse_restarts(name, schedule):
     raise ValueError(
-        "Argument `schedule` must not restart itself inside `Restarts` whose "
-        f"cycles may differ in length. Received: schedule={name}(...) inside "
-        f"{schedule!r}"
+        "Argument `schedule` must not have restarts inside `Restarts` whose cycles may "
+        f"differ in length. Received: schedule={name}(...) inside {schedule!r}"
     )
 
 
 def _restarting(schedule):
-    """The class names of the schedules inside `schedule` that restart themselves."""
+    """Yields the class names of the schedules inside `schedule` that restart."""
     if isinstance(schedule, Schedule):
         if getattr(schedule, "_restarts", False):
             yield type(schedule).__name__

@@ -1,4 +1,4 @@
-"""Decays of known length: one profile each, written once."""
+"""Decays of known length, each with one profile."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from keras_lrs.schedules.durations import Duration
 
 @serializable
 class Decay(Schedule):
-    """The affine image of a profile over `decay_steps`; held before and after.
+    """A decay between two rates over `decay_steps`, along a profile.
 
-    A leaf implements `profile`, a function from progress in [0, 1] to the fraction of
-    the way that is left: 1 at the beginning and 0 at the end, exactly.
+    Subclasses implement `profile`, a function from progress in [0, 1] to the fraction
+    of the way that is left: exactly 1 at the beginning and exactly 0 at the end.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
@@ -35,12 +35,13 @@ class Decay(Schedule):
         end = self.end_learning_rate
         if not (numerics.is_number(end) and end == 0.0):
             value = value + end * self.complement(progress, remaining)
-            # XLA multiplies by `1 / decay_steps`: a whole need not come out as 1.
+            # XLA multiplies by `1 / decay_steps`, so the last progress may not be
+            # exactly 1.
             value = numerics.where(numerics.reached(step, self.decay_steps), end, value)
         return numerics.where(step > 0, value, self.initial_learning_rate)
 
     def profile(self, progress: Any, remaining: Any) -> Any:
-        """The fraction left; `remaining` is `1 - progress`, precise where that is not.
+        """Returns the fraction left; `remaining` is a more precise `1 - progress`.
 
         Args:
             progress: The part of `decay_steps` that has passed, in [0, 1].
@@ -52,12 +53,12 @@ class Decay(Schedule):
         raise NotImplementedError
 
     def complement(self, progress: Any, remaining: Any) -> Any:
-        """`1 - profile`; overridden where it can be had without cancellation."""
+        """Returns `1 - profile`; overridden if there is a form without cancellation."""
         return 1.0 - self.profile(progress, remaining)
 
 
 def _bent(progress, remaining, k):
-    """`progress ** k` and its complement, both without cancellation."""
+    """Returns `progress ** k` and its complement, both without cancellation."""
     if k == 1.0:
         return progress, remaining
     log_progress = numerics.where(
@@ -68,12 +69,12 @@ def _bent(progress, remaining, k):
 
 @serializable
 class LinearDecay(Decay):
-    """Linear decay: the same amount less at every step.
+    """Linear decay: the rate falls by the same amount at every step.
 
     `end + (initial - end) * (1 - t / decay_steps)`
 
-    Use it when the length of the run is known: on theory and on most benchmarks
-    it is the schedule to beat (Defazio et al. 2023).
+    Use it when the length of the run is known. In theory and on most benchmarks it is
+    the schedule to beat (Defazio et al. 2023).
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
@@ -106,13 +107,13 @@ class LinearDecay(Decay):
 
 @serializable
 class PolynomialDecay(Decay):
-    """A power of the time that remains, optionally of bent time (k-decay).
+    """A power of the remaining time, optionally of bent time (k-decay).
 
     `end + (initial - end) * (1 - (t / decay_steps) ** k) ** power`
 
-    Use it when linear decay should spend more (`power < 1`, `k > 1`) or less
-    (`power > 1`) of the run at a high rate; common in segmentation. Without an end rate
-    it ends at 0; Keras's `PolynomialDecay` ends at 1e-4 then.
+    Use it when linear decay should spend more (`power < 1`, `k > 1`) or less (`power >
+    1`) of the run at a high rate. It is common in segmentation. By default it ends at
+    0, while Keras's `PolynomialDecay` ends at 1e-4.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
@@ -121,7 +122,7 @@ class PolynomialDecay(Decay):
         end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
         power: The exponent, > 0, at most 1000. 1 is linear.
         k: The exponent of progress, > 0, at most 1000. 1 is plain polynomial decay;
-            larger keeps the rate high for longer.
+            larger values keep the rate high for longer.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -152,22 +153,23 @@ class PolynomialDecay(Decay):
 
 @serializable
 class CosineAnnealing(Decay):
-    """Half a cosine from the initial to the end rate, optionally in bent time.
+    """Half a cosine from the initial rate to the end rate, optionally in bent time.
 
     `end + (initial - end) * (1 + cos(pi * (t / decay_steps) ** k)) / 2`
 
-    Use it when you would use linear decay and want the most widely tried shape. It is
-    computed as a squared sine of the time that remains, so that the last rates are
-    right too. The end is a rate; the `alpha` of Keras's `CosineDecay` is a fraction of
-    the initial one. PyTorch's `CosineAnnealingLR` rises again after `T_max`.
+    Use it instead of linear decay when you want the most widely tried shape. It is
+    computed as a squared sine of the remaining time, so that the last rates are
+    accurate too. The end is a rate, while the `alpha` of Keras's `CosineDecay` is a
+    fraction of the initial rate. PyTorch's `CosineAnnealingLR` rises again after
+    `T_max`.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
             rest of the run.
         end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
-        k: The exponent of progress, > 0, at most 1000; larger keeps the rate high for
-            longer.
+        k: The exponent of progress, > 0, at most 1000; larger values keep the rate high
+            for longer.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -202,16 +204,16 @@ class REXDecay(Decay):
     `end + (initial - end) * (1 - z) / ((1 - beta) + beta * (1 - z))`,
     `z = t / decay_steps`
 
-    Use it when the budget is tight: between linear decay and a delayed one, it was the
-    best across budgets in its paper.
+    Use it when the budget is tight. It lies between linear and delayed linear decay,
+    and was the best schedule across budgets in its paper.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
             rest of the run.
         end_learning_rate: The rate at step `decay_steps` and ever after, >= 0.
-        beta: How long the rate stays high, in [0, 1). 0 is linear decay, 0.5 the
-            paper's REX; the authors' published code uses 0.9.
+        beta: How long the rate stays high, in [0, 1). 0 is linear decay, and 0.5 is the
+            paper's REX. The authors' published code uses 0.9.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -247,9 +249,9 @@ class TanhDecay(Decay):
     `end + (initial - end) * (tanh(upper) - tanh(b)) / (tanh(upper) - tanh(lower))`,
     `b = lower + (upper - lower) * t / decay_steps`
 
-    Use it when you want the high rate held longer and left more suddenly than a cosine
-    does. The published form starts a little below the initial rate and never reaches
-    the end; this one does both.
+    Use it when the rate should stay high for longer than with a cosine, and drop more
+    suddenly. The published form starts a little below the initial rate and never
+    reaches the end rate. This one reaches both exactly.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
@@ -281,7 +283,7 @@ class TanhDecay(Decay):
     def check(self):
         if self.upper <= self.lower:
             fields.refuse("upper", f"be > lower={self.lower}", self.upper)
-        if self.upper - self.lower < 1e-6:  # All but a line, and lost in a float32.
+        if self.upper - self.lower < 1e-6:  # Nearly a line, lost in float32.
             bound = f"be > lower={self.lower} by 1e-6 or more"
             fields.refuse("upper", bound, self.upper)
 
@@ -307,7 +309,7 @@ def _tanh_profile(progress, remaining, lower, upper):
 
 @serializable
 class OneMinusSqrtDecay(Decay):
-    """The cooldown of one minus a square root: steep at first, then gentle.
+    """One minus a square root: steep at first, then gentle.
 
     `end + (initial - end) * (1 - sqrt(t / decay_steps))`
 
@@ -349,17 +351,16 @@ class BoundedExponentialDecay(Decay):
     `initial * (end / initial) ** (t / decay_steps)`; with `updates=m`,
     `initial * gamma ** floor(t * m / decay_steps)`, `gamma = (end / initial) ** (1/m)`
 
-    Use it when you know where the rate should begin and end: the factor and the step
-    size of the step decay follow.
+    Use it when you know where the rate should begin and end. The factor and the step
+    size of the step decay follow from that.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 2**-126.
         decay_steps: The length, > 0, in steps, `Epochs` or a `Fraction`; None is the
             rest of the run.
-        end_learning_rate: The rate at step `decay_steps` and ever after, also
-            >= 2**-126.
-        updates: The number of equal drops, in [1, 2**20]; the last one falls on step
-            `decay_steps`, also where the length is not a multiple. None decays at every
+        end_learning_rate: The rate at step `decay_steps` and ever after, >= 2**-126.
+        updates: The number of equal drops, in [1, 2**20]. The last drop falls on step
+            `decay_steps`, even if the length is not a multiple. None decays at every
             step.
 
     Returns:
@@ -390,7 +391,7 @@ class BoundedExponentialDecay(Decay):
 
     @property
     def decay_rate(self) -> float:
-        """Gamma: the factor of one drop; without `updates`, of one step.
+        """Gamma, the factor of one drop or, without `updates`, of one step.
 
         Raises:
             ValueError: If there are no `updates` and the schedule is not bound.
@@ -404,7 +405,7 @@ class BoundedExponentialDecay(Decay):
         time, length = numerics.capped(step, self.decay_steps), self.decay_steps
         if self.updates is not None:
             time, length = numerics.share(time, self.updates, length), self.updates
-        # By its root: the ratio itself may be too large for a float32.
+        # Uses the root, because the ratio itself may be too large for a float32.
         root = numerics.exponential(0.5 * self._log_ratio(), time, length)
         return numerics.where(
             numerics.reached(step, self.decay_steps),

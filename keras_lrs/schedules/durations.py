@@ -1,4 +1,4 @@
-"""Lengths in steps, epochs, samples, tokens or fractions of a run; binding them."""
+"""Lengths in steps, epochs, samples, tokens or fractions of a run, and binding."""
 
 import dataclasses
 import fractions
@@ -16,12 +16,12 @@ from keras_lrs.schedules import fields
 class Epochs(fields.Configured):
     """A length in epochs, for any argument of a schedule that is a number of steps.
 
-    A schedule that holds one must be bound (`Schedule.bind`) before it is used. All of
-    them have as many steps as an epoch of the `fit` that binds it, also those before
-    its `initial_epoch`.
+    A schedule with such a length must be bound (`Schedule.bind`) before it is used.
+    Every epoch has as many steps as an epoch of the `fit` that binds it, including
+    epochs before its `initial_epoch`.
 
     Args:
-        epochs: The number of epochs, >= 0; parts of an epoch are allowed.
+        epochs: The number of epochs, >= 0; may be fractional.
 
     Raises:
         ValueError: If `epochs` is negative or not finite.
@@ -52,12 +52,12 @@ def _fraction(name, value):
 class Fraction(fields.Configured):
     """A length as a fraction of the whole run, for any argument in steps.
 
-    A schedule that holds one must be bound (`Schedule.bind`) before it is used. Inside
-    `Restarts` the whole is the cycle.
+    A schedule with such a length must be bound (`Schedule.bind`) before it is used.
+    Inside `Restarts` it is a fraction of the cycle.
 
     Args:
-        fraction: In [0, 1]. Read as the decimal number it is written as: `0.1` is one
-            tenth.
+        fraction: The fraction, in [0, 1]. It counts as the decimal number that you
+            write: `0.1` is exactly one tenth.
 
     Raises:
         ValueError: If `fraction` is outside [0, 1].
@@ -76,17 +76,17 @@ class Fraction(fields.Configured):
 class Samples(fields.Configured):
     """A length in samples, for any argument of a schedule that is a number of steps.
 
-    A schedule that holds one must be bound (`Schedule.bind`) before it is used. A step
-    counts as a full batch, also the last one of an epoch. With gradient accumulation a
-    step is a micro-batch.
+    A schedule with such a length must be bound (`Schedule.bind`) before it is used.
+    Every step counts as a full batch, even the last step of an epoch. With gradient
+    accumulation a step is a micro-batch.
 
-    In `fit`, the samples per step are the global batch size: that of arrays, of a
-    `PyDataset` (its first batch), of a `DataLoader`, and of a `tf.data.Dataset` that is
-    batched with `drop_remainder=True`. Other data does not tell it: give `per_step`.
+    In `fit`, the samples per step are the global batch size. It is known for arrays, a
+    `PyDataset` (its first batch), a `DataLoader`, and a `tf.data.Dataset` that is
+    batched with `drop_remainder=True`. For other data, give `per_step`.
 
     Args:
         samples: The number of samples, >= 0.
-        per_step: The samples of a step, > 0; None is what `bind` or `fit` tells.
+        per_step: The samples per step, > 0; None takes the number from `bind` or `fit`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -107,16 +107,16 @@ class Samples(fields.Configured):
 class Tokens(fields.Configured):
     """A length in tokens, for any argument of a schedule that is a number of steps.
 
-    A schedule that holds one must be bound (`Schedule.bind`) before it is used. A step
-    counts as a full batch of full sequences, padding included.
+    A schedule with such a length must be bound (`Schedule.bind`) before it is used.
+    Every step counts as a full batch of full sequences, including padding.
 
-    In `fit`, the tokens per step are known if the samples are (see `Samples`) and the
-    model has one input, of integers and of shape `(batch, length)` with a known length.
-    Otherwise give `per_step`.
+    In `fit`, the tokens per step are known if the samples per step are (see `Samples`)
+    and the model has a single integer input of shape `(batch, length)` with a known
+    length. Otherwise give `per_step`.
 
     Args:
         tokens: The number of tokens, >= 0.
-        per_step: The tokens of a step, > 0; None is what `bind` or `fit` tells.
+        per_step: The tokens per step, > 0; None takes the number from `bind` or `fit`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -134,28 +134,28 @@ class Tokens(fields.Configured):
     per_step: int | None = fields.integer(None, at_least=1)
 
 
-_MOST_POSITIONS = 10_000_000  # They are kept in a table.
+_MOST_POSITIONS = 10_000_000  # A table holds them.
 
 Duration = int | Epochs | Fraction | Samples | Tokens | None
 """Steps, epochs, samples, tokens, a fraction of the run, or None: the rest of it."""
 
 OF_BATCHES = (Samples, Tokens)
-"""What the size of a batch turns into steps, whatever the length of the run is."""
+"""Lengths that depend on the size of a batch, and not on the length of the run."""
 OF_DATA = (Epochs, *OF_BATCHES)
-"""What the data turns into steps, also inside a cycle whose length is not known."""
+"""Lengths that depend only on the data, even inside a cycle of unknown length."""
 OPEN = (*OF_DATA, Fraction)
-"""All that must be bound."""
+"""All lengths that must be bound."""
 
 
 def check(name: str, value: Any, at_least: int = 0) -> Duration:
-    """`value`, if it is a duration or None; for arguments that are no fields."""
+    """Returns `value` if it is a duration or None; for arguments without a field."""
     return None if value is None else _duration(name, value, at_least)
 
 
 def length(
     default: Any = fields.REQUIRED, *, at_least: int = 1, optional: bool = False
 ) -> Any:
-    """Field specifier: a duration. None is allowed where it is the default.
+    """Field specifier: a duration. None is allowed if it is the default.
 
     None means the rest of the piece; with `optional` it means that there is no length.
     """
@@ -221,19 +221,19 @@ def _duration(name, value, at_least):
 
 
 def _size(duration):
-    """The number that a duration is written with: the first of its fields."""
+    """Returns the number of a duration: the first of its fields."""
     if not isinstance(duration, OPEN):
         return duration
     return getattr(duration, dataclasses.fields(duration)[0].name)
 
 
 def _unit(duration):
-    """Equal for durations whose sizes can be compared."""
+    """Returns a unit, which is equal for durations whose sizes can be compared."""
     return type(duration), getattr(duration, "per_step", None)
 
 
 def exact(value: float) -> fractions.Fraction:
-    """The decimal number that `value` is written as: 0.1 is one tenth."""
+    """Returns `value` as the exact decimal number of its `repr`: 0.1 is one tenth."""
     return fractions.Fraction(repr(float(value)))
 
 
@@ -243,39 +243,39 @@ def half_up(x):
 
 
 def at_least(x, low):
-    """The larger of two exact numbers (or object arrays of them)."""
+    """Returns the larger of two exact numbers (or object arrays of them)."""
     if isinstance(x, np.ndarray) or isinstance(low, np.ndarray):
         return np.maximum(x, low)
     return max(x, low)
 
 
 def at_most(x, high):
-    """The smaller of two exact numbers (or object arrays of them)."""
+    """Returns the smaller of two exact numbers (or object arrays of them)."""
     return -at_least(-x, -high)
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The stretch of the run in which a schedule plays.
+    """The part of the run that a schedule covers.
 
-    Positions are rounded, not lengths, so that pieces one after the other end where
-    their exact lengths say: `start` is where the window begins exactly, `first` the
-    step at which it begins. `total` may be an object array, one whole run per
-    cycle of `Restarts`; then all positions and lengths are arrays like it.
+    Positions are rounded and lengths are not, so that consecutive pieces end where
+    their exact lengths end. `start` is the exact position at which the window begins,
+    and `first` is the step. `total` may be an object array, with one run per cycle of
+    `Restarts`. Then all positions and lengths are arrays of the same shape.
 
-    `batch` tells the numbers of samples and of tokens per step, by the class of the
-    duration; a number that is not known is None. It is only asked for what is needed.
+    `batch` returns the samples or tokens per step for a class of durations, or None if
+    the number is not known. It is called only if the number is needed.
     """
 
     total: Any
-    steps_per_epoch: Any  # A number, perhaps a fraction; None if it is not known.
+    steps_per_epoch: Any  # May be a fraction; None if it is not known.
     start: Any = 0
     first: Any = 0
     stop: Any = None
     batch: Callable[[type], int | None] = lambda kind: None
 
     def exact(self, duration: Any) -> Any:
-        """A duration's exact number of steps."""
+        """Returns a duration's exact number of steps."""
         if isinstance(duration, Fraction):
             return exact(duration.fraction) * self.total
         if isinstance(duration, OF_BATCHES):
@@ -297,15 +297,16 @@ class Window:
             raise ValueError(
                 f"The {unit} of a step must be known to bind {duration}: pass "
                 f"`{kind.__name__}({_size(duration)}, per_step=...)`, or "
-                f"`{unit}_per_step=` to `bind`. In `fit`, the data or the model does "
-                f"not tell it. Received: per_step=None"
+                f"`{unit}_per_step=` to `bind`. In `fit`, it is not known from the "
+                "data or the model. Received: per_step=None"
             )
         return per_step
 
     def length(self, duration: Duration) -> Any:
-        """The whole number of steps of a duration at the window's beginning.
+        """Returns the whole number of steps of a duration at the window's beginning.
 
-        None is the rest of the window. At least 1, unless no steps were asked for.
+        None is the rest of the window. The result is at least 1, unless the duration is
+        0.
         """
         if isinstance(duration, (int, fields.Table)):
             return duration
@@ -316,7 +317,7 @@ class Window:
         return at_least(end - self.first, 1 if _size(duration) > 0 else 0)
 
     def lengths(self, durations: tuple) -> tuple:
-        """The steps of durations that follow each other."""
+        """Returns the steps of consecutive durations."""
         steps, window = [], self
         for duration in durations:
             steps.append(window.length(duration))
@@ -324,9 +325,9 @@ class Window:
         return tuple(steps)
 
     def both_ends(self, early: Duration, late: Duration, total: Any) -> tuple[Any, Any]:
-        """The steps of a duration at the beginning of `total`, and of one at its end.
+        """Returns the steps of one duration at the start of `total`, one at its end.
 
-        They only overlap if they do so exactly, not by rounding.
+        They overlap only if the exact lengths do, and not by rounding.
         """
         first, last = self.length(early), late
         if isinstance(late, OPEN):
@@ -336,7 +337,7 @@ class Window:
         return first, last
 
     def positions(self, name: str, durations: tuple) -> tuple:
-        """Steps from the window's beginning, in increasing order."""
+        """Returns increasing positions as steps from the window's beginning."""
         steps: list[Any] = []
         latest: Any = -1
         for duration in durations:
@@ -356,7 +357,7 @@ class Window:
         return tuple(steps)
 
     def after(self, duration: Duration) -> "Window":
-        """The window that begins a duration later."""
+        """Returns the window that begins a duration later."""
         return dataclasses.replace(
             self,
             start=self.start + self.exact(duration),
@@ -364,7 +365,7 @@ class Window:
         )
 
     def pieces(self, durations: tuple, steps: tuple) -> list["Window"]:
-        """The windows between positions that `positions` has turned into steps."""
+        """Returns the windows between positions that `positions` turned into steps."""
         stop = self.total if self.stop is None else self.stop
         starts = [self.start, *(self.start + self.exact(d) for d in durations)]
         firsts = [self.first, *(self.first + step for step in steps)]
@@ -376,7 +377,7 @@ class Window:
         ]
 
     def multiples(self, duration: Duration) -> tuple[Any, tuple | None]:
-        """`(every, at)`: a whole number of steps, or else positions up to the end."""
+        """Returns `(every, at)`: a whole number of steps, or else positions."""
         if isinstance(duration, (int, fields.Table)):
             return duration, None
         every = self.exact(duration)
@@ -388,22 +389,23 @@ class Window:
             count = math.floor(self.total / every)
         if count > _MOST_POSITIONS:
             raise ValueError(
-                f"{duration!r} is {float(every):g} steps, and {count} such positions "
-                f"in a run are too many: at most {_MOST_POSITIONS} may fall between "
-                "steps. Give a whole number of steps."
+                f"{duration!r} is {float(every):g} steps, and a run has {count} such "
+                f"positions: at most {_MOST_POSITIONS} may fall between steps. Give a "
+                "whole number of steps."
             )
         return None, tuple(k * every for k in range(1, count + 1))
 
     def cycle(self) -> "CycleWindow":
-        """What is known of a cycle of `Restarts` that plays in this window."""
+        """Returns the window of a cycle of `Restarts` whose length is not known yet."""
         return CycleWindow(None, self.steps_per_epoch, batch=self.batch)
 
 
 class CycleWindow(Window):
-    """A cycle or a run whose length is not known: what is `OF_DATA` becomes steps.
+    """A cycle or a run of unknown length, in which only `OF_DATA` lengths become steps.
 
-    Other durations come back as they are. They can be stored in a field, to be bound
-    when the cycle is, but not calculated with: `Restarts` refuses a schedule that does.
+    Other durations are returned unchanged. They can be stored in a field until the
+    cycle is bound, but a schedule that calculates with them raises an error in
+    `Restarts`.
     """
 
     def length(self, duration):

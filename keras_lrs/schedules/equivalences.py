@@ -1,4 +1,4 @@
-"""Schedules that train the same functions as others do, by a theorem."""
+"""Schedules that train the same functions as others, by a theorem."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from keras_lrs.schedules.open_ended import Constant, ExponentialGrowth
 from keras_lrs.schedules.piecewise import PiecewiseConstant, PiecewiseInterpolation
 
 MOST_STEPS = 2**22
-"""Of all steps there are lists in memory; this many take 20 seconds to make."""
+"""The largest number of steps: every step is listed, which takes about 20 seconds."""
 
 FORMS = ("decoupled", "l2")
 
@@ -25,56 +25,57 @@ def without_weight_decay(
     form: str = "decoupled",
     start_step: int = 0,
 ) -> tuple[Schedule, Schedule]:
-    """The rates and momenta that replace weight decay where weights are normalized.
+    """Computes rates and momenta that replace weight decay for normalized weights.
 
     The output of a network does not depend on the length of weights that feed a
-    normalization. Then SGD with the rate `eta(t)`, the momentum `gamma` and the decay
-    `lambda` trains, step for step, the same functions as SGD without decay and with
+    normalization. So SGD with the rate `eta(t)`, the momentum `gamma` and the decay
+    `lambda` trains the same functions, step for step, as SGD without decay and with
 
     `eta(t) * P(t) * P(t + 1)` and `gamma * P(t + 1) / P(t)` (`"decoupled"`)
     `eta(t) * P(t) * P(t + 1)` and `gamma / (a(t) * a(t + 1))` (`"l2"`)
 
-    `P(0) = 1`, `P(t + 1) = P(t) / a(t + 1)`: its weights are `P` times as long.
+    `P(0) = 1`, `P(t + 1) = P(t) / a(t + 1)`: the weights are `P` times as long.
 
     - `"decoupled"`: `a(t + 1) = 1 - lambda * eta(t)`
     - `"l2"`: `a(t + 1) = 1 - lambda * eta(t) + gamma * (1 - 1 / a(t))`, `a(0) = 1`
 
-    A constant rate becomes an exponentially *growing* one, ExpLR; a step decay becomes
-    TEXP, the tapered exponential. Both runs start with a velocity of 0, as Keras's do;
-    so the first rates of `"l2"` are not quite the exponential of the paper, which
+    A constant rate becomes an exponentially *growing* rate, ExpLR. A step decay becomes
+    TEXP, the tapered exponential. Both runs start with a velocity of 0, as in Keras. So
+    the first rates of `"l2"` differ a little from the exponential of the paper, which
     begins with the velocity `(1 - a) * weights`.
 
-    It holds for SGD without `nesterov` and without clipping, on the same batches, for
-    all weights that the optimizer trains, if each feeds a batch, layer or group
-    normalization directly: the kernels of convolutions and dense layers, not their
-    biases, not the `gamma` and `beta` of a normalization, not the last layer. Keep the
-    others fixed or give them to another optimizer, with the rate and the decay that
-    they had. It is exact as far as the normalization's `epsilon` is nothing beside the
-    variance that it is added to. Keras's default of 1e-3 is not nothing.
+    The equivalence holds for SGD without `nesterov` and without clipping, on the same
+    batches, if all weights that the optimizer trains feed a batch, layer or group
+    normalization directly. These are the kernels of convolutions and dense layers, but
+    not their biases, not the `gamma` and `beta` of a normalization, and not the last
+    layer. Keep those fixed, or give them to another optimizer, with the rate and the
+    decay that they had. The equivalence is exact if the normalization's `epsilon` is
+    negligible compared with the variance to which it is added. Keras's default of 1e-3
+    is not negligible.
 
     Args:
         schedule: The rates of the run with weight decay: a float or any schedule.
             Open lengths are bound to `num_steps`.
-        weight_decay: What is `SGD(weight_decay=)` in the form `"decoupled"`; twice the
-            factor of `keras.regularizers.L2` in the form `"l2"`. >= 0.
-        num_steps: The steps of the run, > 0, at most 2**22. The schedules say
-            nothing about later ones.
-        momentum: That of the run with weight decay, in [0, 1).
-        form: `"decoupled"`: `SGD(weight_decay=)`, which shrinks the weights; `"l2"`: a
-            regularizer on each kernel, whose gradient goes through the velocity.
-        start_step: At which step of the run the schedules begin, when the weights
-            have been divided by `P` there, and the velocities too.
+        weight_decay: The weight decay, >= 0: `SGD(weight_decay=)` for `"decoupled"`,
+            and twice the factor of `keras.regularizers.L2` for `"l2"`.
+        num_steps: The steps of the run, > 0, at most 2**22. The schedules are not valid
+            for later steps.
+        momentum: The momentum of the run with weight decay, in [0, 1).
+        form: `"decoupled"` for `SGD(weight_decay=)`, which shrinks the weights; `"l2"`
+            for a regularizer on each kernel, whose gradient goes through the velocity.
+        start_step: The step of the run at which the schedules begin, if the weights and
+            the velocities have been divided by `P` at that step.
 
     Returns:
         `(learning_rate, momentum)`, two schedules for `HyperparameterScheduler`,
-        computed in float64 on the host. Without momentum the first is enough.
+        computed in float64 on the host. Without momentum, the first one is enough.
 
     Raises:
-        ValueError: If an argument is out of range. If there are no such schedules: a
-            `weight_decay * schedule(t)` that is not below `1 - momentum`
-            (`"decoupled"`), or is above `(1 - sqrt(momentum))**2` (`"l2"`). If a rate
-            is too large for a float32: the message says from which step on, and how to
-            train in two stages.
+        ValueError: If an argument is out of range. If no such schedules exist, because
+            `weight_decay * schedule(t)` is not below `1 - momentum` (`"decoupled"`), or
+            is above `(1 - sqrt(momentum))**2` (`"l2"`). If a rate is too large for a
+            float32: then the message says from which step on, and how to train in
+            stages.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -116,7 +117,7 @@ def without_weight_decay(
 
 
 def _rates(schedule, num_steps):
-    """The float64 rates of the run with weight decay."""
+    """Returns the float64 rates of the run with weight decay."""
     if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
         schedule = Constant(fields.validate("schedule", schedule, fields.rate()))
     schedule = base.bind_to_steps("schedule", schedule, num_steps)
@@ -129,20 +130,20 @@ def _check_decay(weight_decay, rates, momentum, form):
     else:
         limit, bound = (1.0 - math.sqrt(momentum)) ** 2, "<= (1 - sqrt(momentum))**2"
     decay = weight_decay * rates
-    # At the limit itself the factors of `"l2"` stay positive, if there is a momentum.
+    # Exactly at the limit, the factors of `"l2"` stay positive if there is a momentum.
     at_limit = form == "l2" and momentum > 0.0
     bad = decay > limit if at_limit else decay >= limit
     if bad.any():
         step = int(np.argmax(bad))
         raise ValueError(
             f"Argument `weight_decay` times the rate must be {bound} = {limit:.6g} for "
-            f"form={form!r}: beyond, no run without weight decay is the same. "
+            f"form={form!r}: beyond it, no run without weight decay is equivalent. "
             f"Received: weight_decay={weight_decay!r}, {rates[step]:.6g} at step {step}"
         )
 
 
 def _factors(decay, momentum, form):
-    """`a(0)`, `a(1)`, ...: one more than there are steps."""
+    """Returns `a(0)`, `a(1)`, ..., one more than there are steps."""
     factors = np.concatenate([[1.0], 1.0 - decay])
     if form == "l2" and momentum > 0.0:
         for step in range(len(decay)):
@@ -159,20 +160,20 @@ def _check_overflow(log_rates, log_growth, start_step):
     raise ValueError(
         f"The learning rate is too large for a float32 from step {start_step + first} "
         f"on. Train in stages: for `num_steps={start_step + stop}` first; then divide "
-        "the weights and their velocities by "
-        f"{math.exp(log_growth[stop]):.9g}, which leaves the function as it is, and "
-        f"continue with `start_step={start_step + stop}`."
+        f"the weights and their velocities by {math.exp(log_growth[stop]):.9g}, which "
+        "does not change the function, and continue with "
+        f"`start_step={start_step + stop}`."
     )
 
 
 def _starts_of_runs(rates, factors):
-    """Where rates and factors have not been the same for long: growth changes there."""
+    """Returns the steps at which the rate or the factor, and so the growth, changes."""
     changes = (np.diff(rates) != 0.0) | (np.diff(factors[1:]) != 0.0)
     return np.concatenate([[0], np.flatnonzero(changes) + 1])
 
 
 def _growing(starts, rates, log_rates):
-    """A schedule through `exp(log_rates)`, geometric in each run."""
+    """Makes a schedule through `exp(log_rates)`, geometric between the starts."""
     num_steps = len(rates)
     values = np.exp(log_rates)
     if num_steps == 1 or not rates.any():
@@ -188,7 +189,7 @@ def _growing(starts, rates, log_rates):
 
 
 def _staircase(values: Any) -> Schedule:
-    """A schedule of values that are held until they change."""
+    """Makes a schedule of values that are held until they change."""
     boundaries = np.flatnonzero(np.diff(values)) + 1
     if len(boundaries) == 0:
         return Constant(values[0])

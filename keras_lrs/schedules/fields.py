@@ -1,8 +1,8 @@
-"""What an argument must satisfy, declared once with its dataclass field.
+"""Conditions on arguments, declared once with their dataclass fields.
 
-A field specifier (`rate`, `number`, `length`, ...) is used in a class body where
-`dataclasses.field` would be. `Configured` reads it to check and normalise arguments,
-to write configs and to compare; `durations` reads it to bind lengths.
+A field specifier (`rate`, `number`, `length`, ...) is used in a class body in place of
+`dataclasses.field`. `Configured` reads it to check and normalise arguments, to write
+configs and to compare. `durations` reads it to bind lengths.
 """
 
 import dataclasses
@@ -26,17 +26,17 @@ from keras_lrs.schedules.identity import identity
 T = TypeVar("T")
 REQUIRED: Any = dataclasses.MISSING
 LONGEST = 2**53
-"""No length is longer: time in int64 has room for a few of them, and a float for one.
+"""The longest length: int64 time has room for several of them, and a float for one.
 
 A run at a million steps per second would take 285 years."""
 LARGEST_NUMBER = 3.4e38
-"""No number is larger: a float32 ends at 3.4028e38, and sums may round up."""
+"""The largest number: a float32 ends at 3.4028e38, and sums may round up."""
 SMALLEST_POSITIVE = 2.0**-126
-"""Exponentials begin and end at no less: a smaller float32 has few digits, or none."""
+"""The smallest start or end of an exponential; smaller float32s have few digits."""
 
 
 def refuse(name: str, constraint: str, value: Any, error: type = ValueError):
-    """Raises `error`, naming the argument, what it must satisfy, and what came."""
+    """Raises `error`, with the argument, the condition and the received value."""
     received = f"{name}={_shown(value)}"
     raise error(f"Argument `{name}` must {constraint}. Received: {received}")
 
@@ -44,29 +44,29 @@ def refuse(name: str, constraint: str, value: Any, error: type = ValueError):
 def _shown(value):
     try:
         text = repr(value)
-    except Exception:  # An int of thousands of digits has none.
+    except Exception:  # An int with thousands of digits has no repr.
         return f"<{type(value).__name__}>"
     return text if len(text) <= 1000 else f"{text[:1000]}..."
 
 
 def plain(value: Any) -> Any:
-    """What an array or tensor without dimensions holds; anything else as it is."""
+    """Returns the number in an array or tensor of shape (); other values unchanged."""
     if isinstance(value, np.generic) or getattr(value, "shape", None) != ():
         return value
     try:
         return keras.ops.convert_to_numpy(value).item()
-    except Exception:  # One that is traced, or symbolic, has no value yet.
+    except Exception:  # A traced or symbolic tensor has no value yet.
         return value
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a real number, also in an array or tensor without dimensions."""
+    """Whether it is a real number, or an array or tensor of shape () with one."""
     value = plain(value)
     return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
 
 
 def real(name: str, value: Any) -> float:
-    """`value` as a float, if it is a finite real number."""
+    """Returns `value` as a float if it is a finite real number."""
     if not is_number(value):
         refuse(name, "be a number", value, TypeError)
     value = plain(value)
@@ -80,14 +80,14 @@ def real(name: str, value: Any) -> float:
 
 
 def check_positive(name: str, value: float, condition: str = "") -> None:
-    """Refuses what an exponential cannot begin or end at; a condition is appended."""
+    """Raises if an exponential cannot begin or end at `value`; appends a condition."""
     if value < SMALLEST_POSITIVE:
         bound = "be > 0" if value == 0.0 else f"be >= {SMALLEST_POSITIVE}"
         refuse(name, bound + condition, value)
 
 
 def whole(name: str, value: Any) -> int:
-    """`value` as an int, if it is a whole number (`1e5` is)."""
+    """Returns `value` as an int if it is a whole number (`1e5` is)."""
     value = plain(value)
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
@@ -97,7 +97,7 @@ def whole(name: str, value: Any) -> int:
 
 
 def count(name: str, value: Any, at_least: int, at_most: int = LONGEST) -> int:
-    """`value` as an int, if it is a whole number of steps, from 0 or from 1 on."""
+    """Returns `value` as an int if it is a whole number within bounds."""
     result = whole(name, value)
     if result < at_least:
         refuse(name, f"be >= {at_least}" if at_least == 0 else "be > 0", value)
@@ -107,7 +107,7 @@ def count(name: str, value: Any, at_least: int, at_most: int = LONGEST) -> int:
 
 
 def items(name: str, value: Any, bound: str = "be a list") -> tuple:
-    """`value` as a tuple, if it is a list, a tuple or a one-dimensional array."""
+    """Returns `value` as a tuple if it is a list, a tuple or a 1-dimensional array."""
     if isinstance(value, np.ndarray) and value.ndim == 1:
         return tuple(value.tolist())
     if isinstance(value, str) or not isinstance(value, Sequence):
@@ -116,14 +116,14 @@ def items(name: str, value: Any, bound: str = "be a list") -> tuple:
 
 
 def one_of(name: str, value: Any, options: Iterable[str]) -> str:
-    """`value`, if it is one of a few strings."""
+    """Returns `value` if it is one of a few strings."""
     if not isinstance(value, str) or value not in options:
         refuse(name, f"be one of {', '.join(map(repr, options))}", value)
     return value
 
 
 def cadence(name: str, value: Any) -> Any:
-    """`"epoch"`, or a number of steps as an int."""
+    """Returns `"epoch"`, or a number of steps as an int."""
     if isinstance(value, str):
         if value != "epoch":
             refuse(name, "be 'epoch' or a number of steps", value)
@@ -132,23 +132,23 @@ def cadence(name: str, value: Any) -> Any:
 
 
 def truth(name: str, value: Any) -> bool:
-    """`value` as a bool, if it is True or False."""
+    """Returns `value` as a bool if it is True or False."""
     if not isinstance(value, (bool, np.bool_)):
         refuse(name, "be True or False", value, TypeError)
     return bool(value)
 
 
 def verbosity(name: str, value: Any) -> int:
-    """`value` as an int, if it is one that says how much to print."""
+    """Returns `value` as an int if it is a level of verbosity."""
     return int(value) if isinstance(value, bool) else count(name, value, 0)
 
 
-# `gs://bucket`, or what `pathlib` makes of it, `gs:/bucket`; no drive of Windows.
+# `gs://bucket`, or `gs:/bucket`, as `pathlib` writes it, but no Windows drive.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):[/:]")
 
 
 def path(name: str, value: Any) -> pathlib.Path:
-    """`value` as a path on this machine, if it is one; `~` is the home folder."""
+    """Returns `value` as a path on this machine; `~` is the home folder."""
     if not isinstance(value, (str, os.PathLike)):
         refuse(name, "be a path", value, TypeError)
     text = os.fsdecode(value)
@@ -160,7 +160,7 @@ def path(name: str, value: Any) -> pathlib.Path:
     if url is not None and url[1].lower() == "file":
         text = urllib.request.url2pathname(urllib.parse.urlparse(text).path)
     elif url is not None:
-        refuse(name, f"be a path on this machine: {_instead(url[1])}", text)
+        refuse(name, f"be a local path: {_instead(url[1])}", text)
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError as error:
@@ -168,7 +168,7 @@ def path(name: str, value: Any) -> pathlib.Path:
 
 
 def any_path(name: str, value: Any) -> Any:
-    """`value` as a path on this machine, or in a storage such as `s3://bucket`."""
+    """Returns `value` as a path on this machine or in a bucket, `s3://bucket`."""
     if isinstance(value, remote.RemotePath):
         return value
     text = os.fsdecode(value) if isinstance(value, (str, os.PathLike)) else ""
@@ -179,12 +179,12 @@ def any_path(name: str, value: Any) -> Any:
     inside = text[url.end() :].strip("/")
     if protocol not in remote.PACKAGES:
         known = ", ".join(f"`{key}://`" for key in remote.PACKAGES)
-        bound = f"be a path on this machine or begin with one of {known}"
+        bound = f"be a local path or begin with one of {known}"
         refuse(name, f"{bound}: {_instead(url[1])}", text)
     if (package := remote.missing(protocol)) is not None:
         bound = (
-            f"be a path on this machine, since `{package}` is not installed, which "
-            f'reaches the `{protocol}` storage: pip install "keras-lrs[remote]"'
+            f"be a local path, because `{package}`, which `{protocol}` storage needs, "
+            f'is not installed: pip install "keras-lrs[remote]"'
         )
         refuse(name, bound, text)
     if not inside or "\0" in inside:
@@ -194,12 +194,12 @@ def any_path(name: str, value: Any) -> Any:
 
 def _instead(protocol):
     return (
-        f"mount the `{protocol}` storage, or write to a folder here and copy it there"
+        f"mount the `{protocol}` storage, or write to a local folder and copy it there"
     )
 
 
 def model(name: str, value: Any) -> keras.Model:
-    """`value`, if it is a built model of Keras."""
+    """Returns `value` if it is a built Keras model."""
     if not isinstance(value, keras.Model):
         refuse(name, "be a `keras.Model`", value, TypeError)
     if not value.built:
@@ -209,22 +209,22 @@ def model(name: str, value: Any) -> keras.Model:
 
 
 class Table(np.ndarray):
-    """One value per cycle, where a schedule's field holds one value otherwise.
+    """One value per cycle, in a field that otherwise holds a single value.
 
-    `Restarts` binds the schedule that it plays to all its cycles at once and gathers
-    the current cycle's fields when it is called. Users never meet a table.
+    `Restarts` binds its schedule to all cycles at once and gathers the fields of the
+    current cycle when it is called. Users never see a table.
     """
 
 
 def table(values: Any) -> Table:
-    """A table of integers (lengths) or floats (rates)."""
+    """Makes a table of integers (lengths) or floats (rates)."""
     return np.asarray(values).view(Table)
 
 
 def validate(name: str, value: Any, specifier: Any) -> Any:
-    """`value` as a field of this specifier would hold it, if it may be the argument.
+    """Checks `value` like a field with this specifier, and returns it normalised.
 
-    For functions, whose arguments have the same rules as the fields of a schedule:
+    This is for functions, whose arguments follow the same rules as schedules' fields:
     `validate("power", power, fields.number(above=0.0))`.
     """
     return specifier.metadata["check"](name, value)
@@ -234,12 +234,12 @@ def validate(name: str, value: Any, specifier: Any) -> Any:
 
 
 def checked(default: Any, check: Callable[[str, Any], Any], kind: str = "plain") -> Any:
-    """A field whose value `check(name, value)` normalises or refuses."""
+    """A field whose value `check(name, value)` normalises or rejects."""
 
     def unless_table(name, value):
         if not isinstance(value, Table):
             return check(name, value)
-        # Lengths are bound in exact arithmetic, on objects.
+        # Lengths are bound in exact arithmetic, in object arrays.
         return value.astype(np.int64) if value.dtype == object else value
 
     metadata = {"check": unless_table, "kind": kind}
@@ -259,7 +259,7 @@ def number(
     below: float = math.inf,
     at_most: float = LARGEST_NUMBER,
 ) -> Any:
-    """A float within bounds; None where that is the default."""
+    """A float within bounds, or None if that is the default."""
 
     def check(name, value):
         if value is None and default is None:
@@ -279,12 +279,12 @@ def number(
 
 
 def exponent(default: Any) -> Any:
-    """An exponent of a fraction, > 0; so large that float32 loses it is refused."""
+    """An exponent of a fraction, > 0, within the precision of float32."""
     return number(default, at_least=1e-6, at_most=1000.0)
 
 
 def rate(default: Any = REQUIRED, *, positive: bool = False) -> Any:
-    """A learning rate: >= 0 and at most `LARGEST_NUMBER`; or one for exponentials."""
+    """A learning rate, >= 0; with `positive`, one that suits exponentials."""
     bounded = number(default, at_least=0.0)
     if not positive:
         return bounded
@@ -308,7 +308,7 @@ def rates(default: Any = REQUIRED) -> Any:
 
 
 def integer(default: Any = REQUIRED, *, at_least: int, at_most: int = LONGEST) -> Any:
-    """A whole number within bounds; or None, where that is the default."""
+    """A whole number within bounds, or None if that is the default."""
 
     def check(name, value):
         if value is None and default is None:
@@ -338,7 +338,7 @@ def flag(default: Any = REQUIRED) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Configured:
-    """Checks its fields; `==` and its config are its fields, read the user's way."""
+    """Checks its fields, and derives `==` and its config from them."""
 
     _instead = (
         "This is a schedule: give it to the optimizer as its `learning_rate`, or to "
@@ -350,7 +350,7 @@ class Configured:
         if "__init__" in vars(cls):
             raise TypeError(
                 f"`{cls.__name__}` must not define `__init__`: make it a frozen "
-                "dataclass, whose fields are what is compared and saved."
+                "dataclass, whose fields are compared and saved."
             )
 
     def __post_init__(self):
@@ -361,10 +361,10 @@ class Configured:
         self.check()
 
     def check(self) -> None:
-        """Raises `ValueError` if fields that are right by themselves do not fit."""
+        """Raises `ValueError` if fields that are valid do not fit together."""
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor, as JSON."""
+        """Returns the arguments of the constructor, as JSON."""
         return {
             field.name: _to_config(getattr(self, field.name))
             for field in dataclasses.fields(self)
@@ -372,7 +372,7 @@ class Configured:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]):
-        """The object whose `get_config` gave `config`."""
+        """Makes the object whose `get_config` returned `config`."""
         known = [field.name for field in dataclasses.fields(cls)]
         for name in config:
             if name not in known:
@@ -383,11 +383,11 @@ class Configured:
         return cls(**{name: _from_config(value) for name, value in config.items()})
 
     def __getstate__(self):
-        # What was derived from the fields and cached is derived again after a copy.
+        # Cached values are derived from the fields again after a copy.
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     def __getattr__(self, name):
-        # What Keras asks of each item in a list of callbacks, the first of them first.
+        # Keras asks each item in a list of callbacks for these attributes.
         if name in ("async_safe", "set_model"):
             raise TypeError(
                 f"Argument `callbacks` must hold callbacks. {self._instead} "

@@ -1,8 +1,8 @@
-"""What proves that two schedules are equal: a snapshot of all that they hold.
+"""Snapshots of all that schedules hold, which prove that two schedules are equal.
 
-A compiled step has the numbers of its schedules in it, and may serve a later fit only
-if the schedules of that fit are the same. The config of somebody else's schedule does
-not prove it: it may leave things out, and its text shortens long arrays.
+A compiled step contains the numbers of its schedules, and a later fit may use it only
+if its schedules are the same. The config of a foreign schedule does not prove this: it
+may leave things out, and its text shortens long arrays.
 """
 
 import dataclasses
@@ -19,16 +19,16 @@ from keras import ops
 _PLAIN = {
     *(type(None), bool, int, float, complex, str, bytes, fractions.Fraction, np.dtype),
 }
-# Nobody changes what these hold between two fits.
+# The contents of these do not change between two fits.
 _FIXED = (type, enum.Enum, types.ModuleType, types.BuiltinFunctionType, np.ufunc)
 
 
 def identity(value: Any) -> Any:
-    """A hashable snapshot that equals another only if the values are provably equal.
+    """Returns a hashable snapshot; snapshots are equal only if the values provably are.
 
-    Schedules are known by their class and by everything that an instance holds. What
-    cannot be looked into, such as an object of a class that is no schedule, equals
-    nothing, itself included: it may have changed in between.
+    A schedule is identified by its class and by everything that the instance holds. An
+    object that cannot be inspected, such as one of a class that is not a schedule,
+    equals nothing, not even itself, because it may have changed in between.
     """
     return _snapshot(value, ())
 
@@ -54,9 +54,9 @@ def _snapshot(value, above):
 
 
 def _parts(value):
-    """What a value is, and what it holds; None where that cannot be told."""
+    """Returns what a value is and what it holds; None if that is not known."""
     kind = type(value)
-    if kind in (list, tuple):  # From a config a tuple comes back as a list.
+    if kind in (list, tuple):  # A config turns a tuple into a list.
         return tuple, tuple(value)
     if kind is dict:
         return dict, [*value.keys(), *value.values()]
@@ -64,7 +64,7 @@ def _parts(value):
         cells = [*(value.__closure__ or ())]
         try:
             closure = [cell.cell_contents for cell in cells]
-        except ValueError:  # A name that has no value yet.
+        except ValueError:  # The closure has a name without a value.
             return None
         return _Same(value), [closure, value.__defaults__, value.__kwdefaults__]
     if kind is types.MethodType:
@@ -74,16 +74,16 @@ def _parts(value):
     if isinstance(value, keras.Variable) or ops.is_tensor(value):
         try:
             return _Same(value), [np.array(ops.convert_to_numpy(value))]
-        except Exception:  # Of a graph, which has no value.
+        except Exception:  # A tensor of a graph has no value.
             return None
     if dataclasses.is_dataclass(value) and kind.__dataclass_params__.frozen:
-        # What it has cached follows from its fields.
+        # Cached values follow from the fields.
         return kind, [getattr(value, field.name) for field in dataclasses.fields(value)]
     if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
-        held = object.__getstate__(value)  # Also what is in slots.
+        held = object.__getstate__(value)  # Includes slots.
         try:
             return kind, [held, value.get_config()]
-        except Exception:  # Of a class that has no config, or one that raises.
+        except Exception:  # The class has no config, or it raises an error.
             return _Same(value), [held]
     return None
 
@@ -95,7 +95,7 @@ def _of_array(kind, array):
 
 
 class _Same:
-    """Equal for one object alone, which it keeps alive."""
+    """Equals only a wrapper of the same object, which it keeps alive."""
 
     def __init__(self, value):
         self.value = value

@@ -1,4 +1,4 @@
-"""Which of our arguments is meant by a name that is none, such as another library's."""
+"""Maps unknown argument names, such as another library's, to ours."""
 
 import difflib
 import functools
@@ -11,8 +11,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FIRST = "initial_learning_rate max_learning_rate learning_rate value"
 _LAST = "end_learning_rate min_learning_rate minimum"
 _LENGTH = "decay_steps first_decay_steps total_steps num_steps cycle_steps warmup_steps"
-# Keras's, PyTorch's, optax's, timm's, transformers', Composer's and fastai's names, and
-# ours for the same, of which the first that a function has is meant.
+# The names in Keras, PyTorch, optax, timm, transformers, Composer and fastai, and ours
+# for the same. The first of ours that a function has is meant.
 _TABLE = {
     "lr rate base_lr init_value initial_lr learning_rate": _FIRST,
     "max_lr lr_max peak_lr peak_value": f"max_learning_rate maximum {_FIRST}",
@@ -42,7 +42,7 @@ _OURS = [(theirs.split(), ours.split()) for theirs, ours in _TABLE.items()]
 
 
 def meant(name: str, known: Iterable[str]) -> str | None:
-    """The one of some names that another one stands for, if there is a likely one."""
+    """Returns the known name that another name probably stands for, if any."""
     known = list(known)
     for theirs, ours in _OURS:
         for candidate in ours if name in theirs else ():
@@ -53,18 +53,18 @@ def meant(name: str, known: Iterable[str]) -> str | None:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """A sentence that says which name is meant, or nothing."""
+    """Returns a sentence that suggests the right name, or an empty string."""
     found = meant(name, known)
     if found is None:
         return ""
-    # Keras's and Composer's are parts of the first rate; ours are rates.
+    # In Keras and Composer these are fractions of the first rate; ours are rates.
     share = name in ("alpha", "alpha_f") and found.endswith("learning_rate")
     more = f", a rate: {name} times the first one" if share else ""
     return f"Did you mean `{found}`{more}? "
 
 
 def hinted(function: F) -> F:
-    """Lets a function say which argument is meant by a name that is none of its own."""
+    """Makes a function suggest the right argument for an unknown name."""
     found = inspect.signature(function).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in found.values())
     parameters = {
@@ -83,7 +83,7 @@ def hinted(function: F) -> F:
             if parameters[name].default is empty and name not in keywords
         ]
         for name in keywords:
-            # Where any name is taken, only a missing argument can be meant.
+            # If a function takes any name, only a missing argument can be meant.
             if name not in parameters and (not takes_any or meant(name, missing)):
                 owner = function.__qualname__.removesuffix(".__init__")
                 raise TypeError(

@@ -1,4 +1,4 @@
-"""Schedules without an end of their own."""
+"""Schedules without a fixed end."""
 
 import functools
 import math
@@ -47,17 +47,17 @@ class Constant(Schedule):
 
 @serializable
 class ExponentialDecay(Schedule):
-    """The rate times a factor every `decay_steps`, smoothly or in a staircase.
+    """Multiplies the rate by a factor every `decay_steps`, smoothly or in a staircase.
 
     `initial * decay_rate ** (t / decay_steps)`; with `staircase`, of the floor
 
-    Use it as a drop-in for `keras.optimizers.schedules.ExponentialDecay`. It is right
-    where that one drifts: a rate close to 1 over a million steps.
+    Use it as a drop-in replacement for `keras.optimizers.schedules.ExponentialDecay`.
+    It stays accurate where Keras's drifts, such as with a factor close to 1 over a
+    million steps.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
-        decay_steps: The steps in which the rate is multiplied once, > 0; also `Epochs`
-            or a `Fraction`.
+        decay_steps: The number of steps per factor, > 0; also `Epochs` or a `Fraction`.
         decay_rate: The factor, > 0.
         staircase: Whether to multiply only at multiples of `decay_steps`.
 
@@ -97,13 +97,13 @@ class ExponentialDecay(Schedule):
 
 @serializable
 class InverseTimeDecay(Schedule):
-    """The rate over one plus a multiple of the time.
+    """Divides the rate by one plus a multiple of the time.
 
     `initial / (1 + decay_rate * t / decay_steps)`; with `staircase`, of the floor of
     `t / decay_steps`
 
-    Use it as a drop-in for `keras.optimizers.schedules.InverseTimeDecay`, or where the
-    theory of strongly convex problems applies.
+    Use it as a drop-in replacement for `keras.optimizers.schedules.InverseTimeDecay`,
+    or if the theory of strongly convex problems applies.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
@@ -141,7 +141,7 @@ class InverseTimeDecay(Schedule):
 
 @serializable
 class StepDecay(Schedule):
-    """The rate times a factor every `step_size` steps.
+    """Multiplies the rate by a factor every `step_size` steps.
 
     `initial * decay_rate ** floor(t / step_size)`
 
@@ -181,11 +181,11 @@ class StepDecay(Schedule):
 
 @serializable
 class InverseSqrtDecay(Schedule):
-    """The rate over the square root of the time.
+    """Divides the rate by the square root of the time.
 
     `initial * sqrt(timescale / (t + timescale))`
 
-    Use it when the length of the run is not known; put `Warmup` before it for the
+    Use it when the length of the run is not known. Put `Warmup` before it for the
     schedule of transformers.
 
     Args:
@@ -229,7 +229,7 @@ class NoamDecay(Schedule):
         model_dim: The width of the model, > 0.
         warmup_steps: The step count `s` at which the rate peaks, > 0; also `Epochs` or
             a `Fraction`.
-        factor: A factor on everything, >= 0.
+        factor: The factor of all values, >= 0.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -252,7 +252,7 @@ class NoamDecay(Schedule):
     factor: float = fields.rate(default=1.0)
 
     def call(self, step):
-        # In units of the warmup, where both sides of the minimum are 1 at the peak.
+        # In units of the warmup, both sides of the minimum are 1 at the peak.
         units = (numerics.to_float(step) + 1.0) / numerics.to_float(self.warmup_steps)
         peak = self.factor / numerics.sqrt(
             numerics.to_float(self.warmup_steps) * float(self.model_dim)
@@ -262,12 +262,13 @@ class NoamDecay(Schedule):
 
 @serializable
 class ExponentialGrowth(Schedule):
-    """The rate grows by the same factor at every step.
+    """Multiplies the rate by the same factor, at least 1, at every step.
 
     `initial * (1 + growth_rate) ** t`
 
-    Use it with normalization layers and no weight decay, where it trains the same
-    functions as a constant rate with weight decay; or to find where a model diverges.
+    Use it with normalization layers and no weight decay: it then trains the same
+    functions as a constant rate with weight decay. Or use it to find where a model
+    diverges.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
@@ -308,8 +309,8 @@ class PowerDecay(Schedule):
     advance, with a rate that was tuned on a shorter run.
 
     Args:
-        max_learning_rate: The cut-off, >= 0.
-        scale: The rate at step 1, if it is below the cut-off; >= 0.
+        max_learning_rate: The largest rate, >= 0.
+        scale: The rate at step 1, if it is below the largest rate; >= 0.
         exponent: The power, in [-8, 0].
 
     Returns:
@@ -348,10 +349,10 @@ class ChebyshevFractal(Schedule):
     Use it with plain gradient descent (no momentum) on problems whose curvature lies in
     `[1/max, 1/min]`: a cycle then converges as fast as accelerated methods. It leaves
     `2 r**T / (1 + r**(2 T))` of the error, with `r = (sqrt(k) - 1) / (sqrt(k) + 1)` and
-    `k = max / min`. Look at the loss only at the ends of cycles: within them, after the
-    first steps, the error may be up to `k` times that of the start. The order sees to
-    it that what goes wrong at any step, by rounding or noise, is not amplified by the
-    steps that follow; in sorted order it is, by many orders of magnitude.
+    `k = max / min`. Look at the loss only at the ends of cycles, because after the
+    first steps of a cycle the error may be up to `k` times the error at the start. The
+    order ensures that later steps do not amplify errors from rounding or noise. In
+    sorted order, they amplify them by many orders of magnitude.
 
     Args:
         min_learning_rate: One over the largest curvature, > 0.
@@ -405,19 +406,20 @@ class ChebyshevFractal(Schedule):
 
 @serializable
 class FunctionSchedule(Schedule):
-    """Any function of the step, saved by its registered name.
+    """Evaluates any function of the step, which is saved by its registered name.
 
     `function(t)`
 
-    Use it for a formula that is nowhere else here. It must be written with operators
-    and `keras.ops` (`keras.ops.where`, no `if`), because it becomes part of the
-    compiled training step.
+    Use it for a formula that no other class has. Write the function with operators and
+    `keras.ops` (`keras.ops.where`, not `if`), because it becomes part of the compiled
+    training step.
 
     Args:
-        function: A function of the step, given as a float (a float32 tensor in a
-            compiled step: whole numbers are exact up to 2**24), that returns the rate.
-            It must be registered with `keras.saving.register_keras_serializable`, so
-            that a saved model can be loaded.
+        function: A function that returns the rate of a step. It receives the step as a
+            float (in a compiled step a float32 tensor, in which whole numbers are exact
+            up to 2**24). It must be registered with
+            `keras.saving.register_keras_serializable`, so that a saved model can be
+            loaded.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -434,8 +436,7 @@ class FunctionSchedule(Schedule):
         >>> round(float(FunctionSchedule(halved_and_shifted)(8)), 4)
         0.01
 
-    Reference: TensorFlow, PyTorch and optax all have a way to hand over a function;
-    none of theirs can be saved.
+    Reference: TensorFlow, PyTorch and optax all accept functions, but cannot save them.
     """
 
     function: Callable[[Any], Any] = fields.checked(

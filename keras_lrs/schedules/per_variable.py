@@ -13,11 +13,11 @@ _NUMBER = fields.rate()
 
 
 def pairs_of(name: str, given: Any) -> tuple[tuple[str, Any], ...]:
-    """Pairs of a pattern and its value, if an argument is a mapping of them."""
+    """Returns pairs of a pattern and its value from an argument that maps them."""
     if isinstance(given, PerVariable):
         return given.values
     constraint = "map regular expressions to numbers and schedules"
-    # A config holds a list, since some writers of JSON sort the keys of an object.
+    # A config holds a list, because some JSON writers sort the keys of an object.
     pairs = list(given.items() if isinstance(given, Mapping) else _listed(given))
     if not all(isinstance(one, (list, tuple)) and len(one) == 2 for one in pairs):
         fields.refuse(name, constraint, given, TypeError)
@@ -51,20 +51,20 @@ def _value(name, pattern, value):
 
 @fields.serializable
 class PerVariable(fields.Configured):
-    """The values of a hyperparameter, by the names of variables.
+    """Values of a hyperparameter for groups of variables, selected by their paths.
 
     `v(variable, k) = values[first pattern found in variable.path](k)`
 
-    Use it as a value of `HyperparameterScheduler`, where parts of a model are to have a
-    learning rate, a weight decay or a momentum of their own. Variables that match no
-    pattern keep the optimizer's own value.
+    Use it as an argument of `HyperparameterScheduler` if parts of a model need their
+    own learning rate, weight decay or momentum. Variables that match no pattern keep
+    the optimizer's own value.
 
     A pattern is a regular expression that is searched for anywhere in the variable's
-    path (`re.search`), such as `"encoder/block_3/dense/kernel"`. The order counts: the
-    first pattern that is found decides. Print the paths with
-    `[v.path for v in model.trainable_variables]`: in a `Sequential` or a subclassed
-    model they begin with the model's name, in a functional one with the layer's, also
-    where it is a layer of another model. So write `"(^|/)head/"` for a layer and
+    path (`re.search`), such as `"encoder/block_3/dense/kernel"`. The order matters,
+    because the first pattern that matches decides. Print the paths with `[v.path for v
+    in model.trainable_variables]`. In a `Sequential` or a subclassed model they begin
+    with the model's name. In a functional model they begin with the layer's name, even
+    if the model is a layer of another one. So write `"(^|/)head/"` for a layer and
     `"bias$"` for a kind of variable.
 
     Args:
@@ -74,10 +74,10 @@ class PerVariable(fields.Configured):
         A value: it can be compared, printed, saved as JSON and loaded.
 
     Raises:
-        TypeError: If `values` is no dictionary, a pattern is no string, or a value is
-            neither a number nor a schedule.
-        ValueError: If it is empty, a pattern is no regular expression, or a number is
-            out of range.
+        TypeError: If `values` is not a dictionary, a pattern is not a string, or a
+            value is neither a number nor a schedule.
+        ValueError: If `values` is empty, a pattern is not a regular expression, or a
+            number is out of range.
 
     Example:
         >>> from keras_lrs import PerVariable
@@ -99,16 +99,16 @@ class PerVariable(fields.Configured):
         return tuple(pattern for pattern, _ in self.values)
 
     def pattern_of(self, path: str) -> str | None:
-        """The pattern that decides for a variable's path; None if none is found."""
+        """Returns the first pattern that matches a path; None if none does."""
         found = (one for one in self.patterns if re.search(one, path))
         return next(found, None)
 
     def check_paths(
         self, name: str, paths: Iterable[str], frozen: Iterable[str] = ()
     ) -> None:
-        """Raises `ValueError` if a pattern decides for none of some paths.
+        """Raises `ValueError` if a pattern applies to none of some paths.
 
-        `name` is that of the argument in the message, and `frozen` are the paths of
+        `name` is the name of the argument in the message, and `frozen` are the paths of
         variables that are not trained.
         """
         paths = list(paths)
@@ -121,8 +121,9 @@ class PerVariable(fields.Configured):
             if matched:
                 before = ", ".join(sorted({repr(self.pattern_of(p)) for p in matched}))
                 problem = (
-                    f"all that the pattern {pattern!r} matches is matched by {before} "
-                    "before, and the first match decides. Change their order"
+                    f"all variables that the pattern {pattern!r} matches are matched "
+                    f"by {before} before it, and the first match decides. Change their "
+                    "order"
                 )
             elif untrained:
                 problem = (
@@ -132,8 +133,8 @@ class PerVariable(fields.Configured):
                 )
             else:
                 problem = (
-                    f"the pattern {pattern!r} matches no trainable variable. A pattern "
-                    "is searched for in the variable's path"
+                    f"the pattern {pattern!r} matches no trainable variable. Patterns "
+                    "are searched for in the paths of variables"
                 )
             shown = "\n".join(f"  {path}" for path in paths)
             raise ValueError(f"Argument `{name}`: {problem}. The paths are:\n{shown}")

@@ -20,10 +20,10 @@ from keras_lrs.schedules.durations import Duration
 
 
 def lookup(boundaries: tuple):
-    """A function from a step to the number of boundaries reached.
+    """Makes a function from a step to the number of boundaries reached.
 
     Boundaries that `Restarts` has gathered for the current cycle are compared one by
-    one; there are few of them.
+    one, because there are few of them.
     """
     if all(isinstance(boundary, int) for boundary in boundaries):
         return numerics.Lookup(boundaries)
@@ -33,11 +33,11 @@ def lookup(boundaries: tuple):
 
 @serializable
 class MultiStepDecay(Schedule):
-    """The rate times a factor at each milestone.
+    """Multiplies the rate by a factor at each milestone.
 
     `initial * decay_rate ** (number of milestones <= t)`
 
-    Use it for step decay at chosen points: half and three quarters of the run.
+    Use it for step decay at chosen points, such as half and three quarters of the run.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
@@ -81,14 +81,14 @@ class PiecewiseConstant(Schedule):
 
     `values[number of boundaries <= t]`
 
-    Use it for a hand-made staircase. A table of 100,000 rows costs what one of ten
-    does. Mind that Keras's `PiecewiseConstantDecay` keeps the old value *at* the
+    Use it for a hand-made staircase. A table of 100,000 rows costs as much as a table
+    of ten. Note that Keras's `PiecewiseConstantDecay` keeps the old value *at* the
     boundary: its boundary `b` is `b + 1` here.
 
     Args:
         boundaries: The n steps at which the next value takes effect, >= 0 and
             increasing; also `Epochs` or `Fraction`s.
-        values: n + 1 rates, >= 0.
+        values: The n + 1 rates, >= 0.
 
     Returns:
         A schedule: called with a step of any shape, a tensor of rates of that shape.
@@ -138,15 +138,16 @@ _SHAPES: dict[str, Any] = {
 class PiecewiseInterpolation(Composition):
     """A curve through points: `values[i]` at step `boundaries[i]`.
 
-    Between two points a line, half a cosine, or a geometric interpolation; the first
-    value before the first point and the last value after the last.
+    Between two points it follows a line, half a cosine, or a geometric interpolation.
+    It has the first value before the first point and the last value after the last
+    point.
 
     Use it for a hand-made curve, or for rates that were measured or computed elsewhere.
 
     Args:
         boundaries: The n >= 2 steps of the points, >= 0 and increasing; also `Epochs`
             or `Fraction`s.
-        values: n rates, >= 0; >= 2**-126 for `"exponential"`.
+        values: The n rates, >= 0; >= 2**-126 for `"exponential"`.
         interpolation: `"linear"`, `"cosine"` or `"exponential"`.
 
     Returns:
@@ -196,7 +197,7 @@ class PiecewiseInterpolation(Composition):
                 )
             ]
             return Delayed(Sequential(tuple(pieces), tuple(starts)), first)
-        # One piece whose arguments are looked up, not a piece for every two points.
+        # One piece with looked-up arguments instead of a piece for every two points.
         piece = shape(
             fields.table(self.values[:-1]),
             fields.table(lengths),

@@ -1,4 +1,4 @@
-"""Drawing schedules, with matplotlib imported only when that is asked for."""
+"""Draws schedules, and imports matplotlib only when needed."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_POINTS = 10_000
-"""More points than this are not drawn; a screen shows fewer."""
+"""The largest number of points to draw; a screen shows fewer."""
 
 LINE_STYLES = ("-", "--", ":", "-.")
 
@@ -44,24 +44,25 @@ def plot_schedules(
 
     Args:
         schedules: A schedule, a list of schedules, or a dict from names to schedules;
-            Keras's own and users' subclasses too. Those of a list are named by their
-            classes, and by the arguments that differ where a class comes twice.
-        num_steps: How many steps to draw, > 0. Beyond 10,000, evenly spaced ones, the
-            first and the last included.
-        path: Where to save the picture, in the format of its suffix; None does not.
-        log_scale: Whether the learning rate has a logarithmic axis, on which rates
-            that are not > 0 are left out.
-        steps_per_epoch: What `Epochs` counts, > 0; only needed for these.
+            Keras's own and users' subclasses too. Schedules in a list are named by
+            their classes and, if a class occurs twice, by the arguments that differ.
+        num_steps: The number of steps to draw, > 0. If there are more than 10,000,
+            evenly spaced steps are drawn, including the first and the last.
+        path: The file for the picture, in the format of its suffix; None does not save
+            it.
+        log_scale: Whether the learning rate has a logarithmic axis, which leaves out
+            rates that are not > 0.
+        steps_per_epoch: The steps per epoch, > 0; needed only for `Epochs`.
 
     Returns:
-        A `matplotlib.figure.Figure` with one `Axes`. It belongs to no window and need
-        not be closed; a notebook shows it.
+        A `matplotlib.figure.Figure` with one `Axes`. A notebook shows it. It has no
+        window and does not need to be closed.
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If a number is not > 0, there is no schedule, one has lengths in
-            `Epochs` without `steps_per_epoch`, or the suffix of `path` is not that of a
-            picture.
+        ValueError: If a number is not > 0, if there is no schedule, if a schedule has
+            lengths in `Epochs` and `steps_per_epoch` is not given, or if the suffix of
+            `path` is not that of a picture.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -107,13 +108,13 @@ def drawn(
     width: float = 8.0,
     height: float = 4.5,
 ) -> Iterator["Figure"]:
-    """Gives a new figure to draw on, which is saved afterwards if there is a path.
+    """Yields a new figure to draw on, and saves it afterwards if there is a path.
 
     Args:
         asked_by: The name of the public function that draws.
         path: The file for the picture, in the format of its suffix; None does not save.
-        width: In inches.
-        height: In inches.
+        width: The width in inches.
+        height: The height in inches.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -122,33 +123,33 @@ def drawn(
     path = _picture(path)
     figure = _empty_figure(asked_by, width, height)
     yield figure
-    # Notebooks show only figures of pyplot by themselves.
+    # Notebooks show only pyplot's figures by default.
     figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
     if path is not None:
         figure.savefig(path)
 
 
 def _picture(path: Any) -> pathlib.Path | None:
-    """Where to save a picture, if anywhere: checked before the work is done."""
+    """Checks the path of a picture before the work is done."""
     if path is None:
         return None
     path = fields.path("path", path)
     suffix = path.suffix[1:].lower()
-    with contextlib.suppress(ImportError):  # `_empty_figure` says it.
+    with contextlib.suppress(ImportError):  # `_empty_figure` raises it.
         from matplotlib.backend_bases import FigureCanvasBase
 
         known = FigureCanvasBase.get_supported_filetypes()
         if suffix and suffix not in known:
             bound = f"have the suffix of a picture ({', '.join(sorted(known))}) or none"
             refuse("path", bound, path)
-    # Matplotlib gives a name without a suffix that of its usual format.
+    # Matplotlib adds the suffix of its default format to a name without one.
     file = path if suffix else path.with_name(f"{path.name}.png")
     files.check_writable(file, make_folders=False)
     return path
 
 
 def _empty_figure(asked_by: str, width: float, height: float) -> "Figure":
-    """A figure of so many inches; raises `ImportError` without matplotlib."""
+    """Makes a figure of a size in inches; raises `ImportError` without matplotlib."""
     try:
         import matplotlib.figure
     except ImportError as error:
@@ -156,7 +157,7 @@ def _empty_figure(asked_by: str, width: float, height: float) -> "Figure":
             f"`{asked_by}` needs matplotlib, which is not installed. Install it "
             'with: pip install "keras-lrs[plot]"'
         ) from error
-    # A figure of its own: pyplot would choose a backend and keep the figure alive.
+    # Not pyplot, which would choose a backend and keep the figure alive.
     return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
 
 
@@ -167,7 +168,7 @@ def _png(figure) -> bytes:
 
 
 def _points(schedule, num_steps, steps_per_epoch):
-    """Steps, evenly spaced from the first to the last, and the rates there."""
+    """Returns evenly spaced steps, from the first to the last, and their rates."""
     points = min(num_steps, MAX_POINTS)
     steps = np.linspace(0, num_steps - 1, points).round().astype(np.int64)
     bound = base.bind_to_steps("schedules", schedule, num_steps, steps_per_epoch)
@@ -175,7 +176,7 @@ def _points(schedule, num_steps, steps_per_epoch):
 
 
 def _named(schedules) -> list[tuple[str, LearningRateSchedule]]:
-    """Pairs of a name and a schedule, whatever the schedules came in."""
+    """Returns pairs of a name and a schedule, for any form of the argument."""
     if isinstance(schedules, LearningRateSchedule):
         schedules = [schedules]
     if isinstance(schedules, Mapping):
@@ -193,7 +194,7 @@ def _named(schedules) -> list[tuple[str, LearningRateSchedule]]:
 
 
 def _names(schedules: Sequence[LearningRateSchedule]) -> list[str]:
-    """Class names, with what tells schedules of the same class apart."""
+    """Returns class names, with the arguments that differ within a class."""
     classes = {type(schedule) for schedule in schedules}
     names = []
     for schedule in schedules:
@@ -207,7 +208,7 @@ def _names(schedules: Sequence[LearningRateSchedule]) -> list[str]:
 
 
 def _differing_arguments(schedule, schedules) -> str:
-    """The arguments of `schedule` that are not the same in all `schedules`."""
+    """Returns the arguments of `schedule` that differ between `schedules`."""
     different = []
     for name, value in _arguments(schedule).items():
         values = [_arguments(other).get(name) for other in schedules]

@@ -16,28 +16,29 @@ def refined_from_gradient_norms(
     smoothing: float = 0.1,
     power: float = 2.0,
 ) -> PiecewiseInterpolation:
-    """The schedule that the bound on the loss is lowest for, given a run's norms.
+    """Computes the schedule with the lowest bound on the loss, from a run's norms.
 
     `w_t = norm_t**-power`; `rate_t` is proportional to `w_t * sum(w_p for p > t)`, its
     largest value is `learning_rate` and its last is 0. Constant norms give linear
-    decay; norms that are large at first give a warmup.
+    decay, and norms that are large at first give a warmup.
 
-    Use it to train again what has been trained once, with a schedule of its own: record
-    the norms with `keras_lrs.callbacks.GradientNormRecorder`.
+    Use it to repeat a training run with a schedule that suits it. Record the norms of
+    the first run with `keras_lrs.callbacks.GradientNormRecorder`.
 
     Args:
-        norms: The norms of a run's gradients, in order, > 0; at least 2. Where
-            they were recorded of every n-th update, the rates between are interpolated.
+        norms: The norms of a run's gradients, in order, > 0; at least 2. If only every
+            n-th update was recorded, the rates between are interpolated.
         learning_rate: The largest rate, >= 2**-126. Tune it again.
-        total_steps: How many steps the schedule is for, >= 2: the norms are spread over
-            them evenly. None is as many as there are norms.
-        smoothing: The width of the median filter that the norms are smoothed with, as a
-            share of their number, in [0, 1]; 0 does not.
-        power: 2 for SGD, with Euclidean norms. For Adam 1, with sums of absolute
-            values: `GradientNormRecorder(order=1)`.
+        total_steps: The number of steps of the schedule, >= 2, over which the norms are
+            spread evenly. None is the number of norms.
+        smoothing: The width of the median filter that smooths the norms, as a fraction
+            of their number, in [0, 1]; 0 does not smooth.
+        power: 2 for SGD, with Euclidean norms; 1 for Adam, with sums of absolute values
+            from `GradientNormRecorder(order=1)`.
 
     Returns:
-        A `PiecewiseInterpolation` that is exactly the formula's at every norm.
+        A `PiecewiseInterpolation` that has exactly the value of the formula at every
+        norm.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -73,13 +74,13 @@ def refined_from_gradient_norms(
     )
     power = fields.validate("power", power, fields.number(above=0.0))
 
-    # Of the ratios to the smallest: the scale of the norms cancels.
+    # Uses ratios to the smallest norm, because the scale of the norms cancels.
     weights = (_median(given, share) / given.min()) ** -power
     later = np.cumsum(weights[::-1])[::-1] - weights
     later[-1] = 0.0
     rates = weights * later
     if not rates.max() > 0.0:
-        bound = f"differ less for `power={power:g}`: all weights but one vanish"
+        bound = f"differ less for `power={power:g}`: all weights but one are 0"
         fields.refuse("norms", bound, given.tolist())
     rates = peak * rates / rates.max()
     positions = np.linspace(0, steps - 1, len(rates))
@@ -91,12 +92,12 @@ def refined_from_gradient_norms(
 
 
 def _median(norms, share):
-    """Norms after a median filter: reflected at the end, held at the beginning."""
+    """Median-filters norms, reflected at the end and held at the beginning."""
     half = int(share * len(norms)) // 2
     if half == 0:
         return norms
     width = 2 * half + 1
-    # A reflection is as long as the norms at most; a longer one goes to and fro.
+    # A reflection longer than the norms goes back and forth.
     padded = np.pad(norms, (0, half), mode="reflect")
     padded = np.pad(padded, (half, 0), mode="edge")
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)

@@ -1,4 +1,4 @@
-"""What notebooks show of a schedule: the call, and a small picture of the curve."""
+"""Shows a schedule in notebooks: the call, and a small picture of the curve."""
 
 import html
 from typing import Any
@@ -9,15 +9,15 @@ _LAST = 2**31 - 2
 # Late steps, to notice a rate that never settles.
 _LATE = np.random.default_rng(0).integers(2**30, _LAST, 64)
 _COARSE = np.unique(np.append(2.0 ** (np.arange(248) / 8) - 1.0, _LAST).astype(int))
-_NEAR = 1e-12  # Of the range of the values: as good as the value that is held.
-_CYCLES = 4  # As many are drawn of those that never end,
-_LONGEST = 2**24  # if they take no longer than this.
+_NEAR = 1e-12  # A fraction of the values' range that counts as equal.
+_CYCLES = 4  # This many are drawn if they never end,
+_LONGEST = 2**24  # unless they take longer than this.
 _EPOCHS, _STEPS_PER_EPOCH = 100, 100  # The run that an open schedule is drawn in.
 _WIDTH, _HEIGHT, _POINTS = 320, 64, 321
 
 
 def markup(schedule: Any) -> str:
-    """The call in HTML, and the curve of a schedule that is not flat.
+    """Returns the call in HTML, and the curve if it is not flat.
 
     An open schedule is drawn as in a run of 100 epochs of 100 steps.
 
@@ -25,7 +25,7 @@ def markup(schedule: Any) -> str:
         schedule: A `Schedule`.
 
     Returns:
-        HTML, all of it in the text: no script, no style sheet, no file.
+        Self-contained HTML: no script, no style sheet, no file.
     """
     call = f"<code>{html.escape(repr(schedule))}</code>"
     drawn, num_steps, length = _drawn(schedule)
@@ -50,12 +50,12 @@ def markup(schedule: Any) -> str:
 
 
 def markup_of(title: str, schedules: dict[str, Any]) -> str:
-    """A title, and each of some named schedules as a notebook shows it.
+    """Returns a title and some named schedules, as notebooks show them.
 
     Args:
-        title: What they belong to.
-        schedules: Schedules, which may be foreign, or what holds some: a `PerVariable`,
-            or a dictionary.
+        title: The name of the object that holds the schedules.
+        schedules: Schedules, which may be foreign, or containers of schedules: a
+            `PerVariable` or a dictionary.
     """
     rows = [
         f"<tr><td>{html.escape(n)}</td><td>{m}</td></tr>" for n, m in _rows(schedules)
@@ -78,7 +78,7 @@ def _rows(schedules):
 
 
 def _drawn(schedule):
-    """The schedule to draw, over how many steps, and that in words; 0 for none."""
+    """Returns the schedule to draw, the number of steps (0 for none), and its text."""
     if not _is_known(schedule):
         return schedule, 0, ""
     if schedule.is_bound:
@@ -96,16 +96,17 @@ def _drawn(schedule):
 
 
 def _is_known(schedule):
-    """Whether it holds no foreign schedule: one may be slow, or not know late steps."""
+    """Whether it holds no foreign schedule, which may be slow or fail at late steps."""
     known = hasattr(schedule, "_inner") and not hasattr(schedule, "function")
     return known and all(_is_known(inside) for _, inside in schedule._inner())
 
 
 def own_length(schedule: Any) -> tuple[int, bool]:
-    """How many steps show the shape, and whether it stands still after them.
+    """Returns how many steps show the shape, and whether it stays constant afterwards.
 
-    Until its last value is held; of cycles that never end, the first four; of a decay
-    that never ends, 99.5 % of the way, or 75 % of a slow one, such as an inverse root.
+    These are the steps until the last value is held, or the first four of endless
+    cycles, or 99.5 % of the way of an endless decay, or 75 % if it is slow, such as an
+    inverse root.
 
     Args:
         schedule: A `Schedule` that is bound.
@@ -124,9 +125,10 @@ def own_length(schedule: Any) -> tuple[int, bool]:
 
 
 def _settled(schedule, share):
-    """The first step after which all values are near the last; 0 if there is none.
+    """Returns the first step after which all values are near the last; 0 if none.
 
-    Found by looking closer and closer. Near is by a share of the range of all values.
+    The search narrows step by step. A value is near if it differs by less than a share
+    of the range of all values.
     """
     values = schedule(_COARSE)
     held, near = values[-1], share * np.ptp(values)
@@ -143,11 +145,11 @@ def _settled(schedule, share):
 
 
 def _first_cycles(schedule, num_steps):
-    """The ends of the first four cycles; none if there are not as many."""
+    """Returns the ends of the first four cycles; none if there are fewer."""
     until = 1
     ends: list[int] = []
     while len(ends) < _CYCLES and until < num_steps:
-        # Not all at once: there may be very many.
+        # The range grows, because there may be very many.
         until = min(4 * until, num_steps)
         ends = schedule.cycle_ends(until)
     return ends[:_CYCLES] if len(ends) >= _CYCLES else []

@@ -1,4 +1,4 @@
-"""Ways to choose the learning rate."""
+"""Tools for choosing the learning rate."""
 
 from keras_lrs.tuning.batch_size import scale_learning_rate
 from keras_lrs.tuning.curve import RangeTest, Suggestions

@@ -1,4 +1,4 @@
-"""The learning rate that goes with another batch size."""
+"""Scales a learning rate for another batch size."""
 
 import math
 from typing import Any
@@ -23,35 +23,37 @@ def scale_learning_rate(
     gradient_accumulation_steps: int = 1,
     warmup_steps: Duration = 0,
 ) -> Any:
-    """The learning rate for a batch size, from one that was tuned at another.
+    """Scales a learning rate that was tuned at one batch size for another.
 
     `learning_rate * batch_size / base_batch_size`, or with the square root of the ratio
 
-    What counts is the *global* batch: how many examples one update of the weights has
-    seen. Keras's `fit(batch_size=)` and a `tf.data` pipeline say how many examples
-    *all* replicas of a distribution take together: leave `num_replicas` at 1. If yours
-    says how many each replica takes, as with Horovod or `torchrun`, give it. An
+    The batch size that counts is the *global* one: the number of examples in one update
+    of the weights. In Keras's `fit(batch_size=)` and in a `tf.data` pipeline, it is
+    that of *all* replicas together, so leave `num_replicas` at 1. If your batch size is
+    that of each replica, as with Horovod or `torchrun`, give `num_replicas` too. An
     optimizer with `gradient_accumulation_steps=k` updates the weights once in k
-    batches, with the mean of their gradients: give the same k here.
+    batches, with the mean of their gradients. Give the same k here.
 
-    Scale once: to scale a rate that has been scaled already multiplies it again.
+    Scale a rate only once, because a second call multiplies it again.
 
     Args:
-        learning_rate: The rate at `base_batch_size`: a float >= 0 or any schedule, all
-            of whose values are scaled.
+        learning_rate: The rate at `base_batch_size`: a float >= 0, or any schedule,
+            whose values are all scaled.
         batch_size: The number of examples in a batch, > 0.
         base_batch_size: The global batch for which `learning_rate` was tuned, > 0.
         rule: `"linear"`, for SGD; `"sqrt"`, which keeps the variance of an update and
             is used with Adam.
         num_replicas: How many replicas have a batch of `batch_size` each, > 0.
-        gradient_accumulation_steps: Those of the optimizer, > 0.
-        warmup_steps: In how many steps to go from the unscaled rate to the scaled one,
-            in a line, >= 0; also `Epochs` or a `Fraction`. A schedule begins after
-            them. Where the rate is not larger than before, it stays constant during
-            the warmup. Steps are batches, also with gradient accumulation.
+        gradient_accumulation_steps: The steps of the optimizer, > 0.
+        warmup_steps: The number of steps in which the rate rises linearly from its
+            original value to the scaled one, >= 0; also `Epochs` or a `Fraction`. A
+            schedule begins after them. If scaling does not raise the rate, the rate
+            stays constant during the warmup. Steps are batches, even with gradient
+            accumulation.
 
     Returns:
-        A float for a float without warmup, else a schedule.
+        A float if `learning_rate` is a float and there is no warmup, and a schedule
+        otherwise.
 
     Raises:
         ValueError: If an argument is out of range.

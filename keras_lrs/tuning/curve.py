@@ -17,16 +17,16 @@ METHODS: tuple[Method, ...] = get_args(Method)
 """The ways to read a rate off a curve."""
 
 BOUNDS = "bounds"
-_BEGUN, _SLOWED, _RAGGED = 0.1, 0.9, 0.1  # Of all that the metric gains.
+_BEGUN, _SLOWED, _RAGGED = 0.1, 0.9, 0.1  # Shares of the metric's total gain.
 
 _SLIDE_WINDOW, _SLIDE_THRESHOLD = 15, 0.005  # In steps, and in loss per step.
-_ROUNDING = 1e-12  # Relative, of a flat curve that is smoothed.
+_ROUNDING = 1e-12  # Relative, when a flat curve is smoothed.
 SMOOTHING = fields.number(at_least=0.0, below=1.0)
-"""What the argument `smoothing` must be."""
+"""The condition on the argument `smoothing`."""
 
 
 class Suggestions(dict[str, float | None]):
-    """The rate that each method suggests, by name; None where there is none."""
+    """The rates that the methods suggest, by their names; None if there is none."""
 
     @property
     def spread(self) -> float | None:
@@ -46,21 +46,21 @@ class Suggestions(dict[str, float | None]):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RangeTest:
-    """The curve of a range test, from which learning rates are read.
+    """The curve of a range test, which suggests learning rates.
 
     Args:
         learning_rates: The rate of each step, float64 of shape `(steps,)`.
         losses: The loss of each step's batch, before its update; float64 of the same
             shape. The last may be NaN or infinite.
-        num_steps: How many steps were planned; the first tenth of them is ignored.
-        smoothing: How much of the past the smoothed loss keeps, in [0, 1).
+        num_steps: The number of steps planned; the first tenth of them is ignored.
+        smoothing: The share of past losses that the smoothed loss keeps, in [0, 1).
         diverged: Whether the test stopped because the loss diverged.
         metric_learning_rates: The rates after which the model was evaluated, in rising
             order; None if it was not.
-        metrics: What the evaluations gave, of the same shape.
+        metrics: The results of the evaluations, of the same shape.
         monitor: The name of that metric.
-        mode: `"min"`, `"max"`, or `"auto"`: what the last word of the name says of
-            which it is known whether it should rise.
+        mode: `"min"`, `"max"`, or `"auto"`, which goes by the last telling word of the
+            name ("accuracy" rises, "loss" falls).
     """
 
     learning_rates: np.ndarray
@@ -92,7 +92,7 @@ class RangeTest:
             object.__setattr__(self, name, value)
 
     def _check_pair(self, rates, numbers):
-        """Checks that two fields are arrays with as many numbers as each other."""
+        """Checks that two fields are arrays of the same length."""
         shapes = []
         for name in (rates, numbers):
             values = getattr(self, name)
@@ -116,7 +116,7 @@ class RangeTest:
 
     @property
     def smoothed(self) -> np.ndarray:
-        """The exponential average of the losses, with its bias corrected."""
+        """The exponential average of the losses, corrected for bias."""
         average, smoothed = 0.0, []
         for step, loss in enumerate(self.losses.tolist()):
             average = self.smoothing * average + (1.0 - self.smoothing) * loss
@@ -130,27 +130,27 @@ class RangeTest:
     def suggestion(self, method: Method = "minimum") -> float | None: ...
 
     def suggestion(self, method="minimum"):
-        """Reads a learning rate to train with off the smoothed curve.
+        """Suggests a learning rate, read off the smoothed curve.
 
-        The first tenth of the planned steps is left out, because the average is over
-        few batches there, and so are the last five, where the loss explodes. The rest
-        must fall below its first value, or there is no suggestion.
+        The first tenth of the planned steps is left out, because there the average
+        covers few batches, and the last five steps, where the loss explodes. If the
+        rest never falls below its first value, there is no suggestion.
 
         Args:
-            method: `"minimum"`: a tenth of the rate of the lowest loss, for cycles and
-                1cycle. `"steepest"`: where the loss falls fastest, over the logarithm
-                of the rate. `"valley"`: the middle of the longest decreasing part,
-                counted in steps, which errs on the low side. `"slide"`: from the right
-                to where the slope has settled. `"bounds"`: the pair of Smith's section
-                3.3, off the curve of the metric: where it begins to improve (the last
-                rate before a tenth of all that it gains), and where that slows (nine
-                tenths of it) or becomes ragged (it loses a tenth), whichever comes
-                first.
+            method: `"minimum"`: a tenth of the rate with the lowest loss, for cycles
+                and 1cycle. `"steepest"`: the rate at which the loss falls fastest, over
+                the logarithm of the rate. `"valley"`: the middle of the longest
+                decreasing part, counted in steps, which errs on the low side.
+                `"slide"`: from the right to where the slope has settled. `"bounds"`:
+                Smith's pair (section 3.3), read off the curve of the metric: where it
+                begins to improve (the last rate before a tenth of its total gain), and
+                where it slows (nine tenths of the gain) or becomes ragged (it loses a
+                tenth), whichever comes first.
 
         Returns:
-            A rate that can be used as it is: as the peak of `OneCycle`, as the maximum
-            of `CyclicalLearningRate`, or as a fixed rate. For `"bounds"` a pair, which
-            are the two ends of `CyclicalLearningRate`. None where there is none.
+            A rate that can be used unchanged: as the peak of `OneCycle`, as the maximum
+            of `CyclicalLearningRate`, or as a fixed rate. For `"bounds"` a pair, for
+            the two ends of `CyclicalLearningRate`. None if there is no suggestion.
 
         Raises:
             ValueError: If the method is not known, or if it is `"bounds"` and the test
@@ -180,17 +180,17 @@ class RangeTest:
     def _bounds(self):
         if self.metrics is None or self.metric_learning_rates is None:
             raise ValueError(
-                'Argument `method` must be another one than "bounds", which reads the '
-                "curve of a metric: give `range_test` the argument `validation_data`"
+                'Argument `method` must not be "bounds" without the curve of a metric: '
+                "give `range_test` the argument `validation_data`"
             )
         mode = metrics.direction(self.monitor) if self.mode == "auto" else self.mode
         sign = 1.0 if mode == "max" else -1.0
         return _bounds(self.metric_learning_rates, sign * self.metrics)
 
     def suggestions(self) -> Suggestions:
-        """Returns what each of the methods that give one rate suggests.
+        """Returns the suggestion of each method that gives one rate.
 
-        Its `.spread` is how far they differ.
+        Its `.spread` is the factor by which they differ.
         """
         return Suggestions({method: self.suggestion(method) for method in METHODS})
 
@@ -221,7 +221,7 @@ class RangeTest:
                     label = f"{method}: {rate:.3g}"
                     color = f"C{index + 1}"
                     axes.plot(rate, loss, "o", color=color, markersize=9, label=label)
-            # A point that exploded would flatten all others.
+            # A loss that exploded would flatten the rest of the plot.
             seen = smoothed[np.isfinite(smoothed)]
             if len(seen) > 0:
                 low = seen.min()
@@ -238,7 +238,7 @@ class RangeTest:
         return figure
 
     def _draw_metric(self, axes):
-        """Draws the metric on an axis of its own, and its bounds."""
+        """Draws the metric on a separate axis, and its bounds."""
         axes.plot(self.metric_learning_rates, self.metrics, "C7s-", markersize=3)
         for rate in self.suggestion("bounds") or ():
             axes.axvline(rate, color="C7", linestyle=":")
@@ -260,7 +260,7 @@ def unread(num_steps):
 
 
 def _bounds(rates, values):
-    """Finds between which rates the values rise; None if they do not."""
+    """Finds the rates between which the values rise; None if they do not."""
     finite = np.isfinite(values)
     values = values[: len(values) if finite.all() else int(finite.argmin())]
     if len(values) < 2 or not (gain := values.max() - values[0]) > 0.0:
@@ -282,7 +282,7 @@ def _valley(rates, losses):
         higher = lengths[:i][losses[:i] > losses[i]]
         lengths[i] = 1 + higher.max(initial=0)
     end = int(lengths.argmax())
-    # The curve is smooth, so it hardly has gaps: it is treated as one piece.
+    # The curve is smooth and has few gaps, so treat it as one piece.
     start = max(end - int(lengths[end]), 0)
     third = (end - start) / 3
     return start + int(third) + int(third / 2)

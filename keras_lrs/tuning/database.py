@@ -21,10 +21,10 @@ RETRIES = 3
 
 
 def opened(optuna: Any, storage: Any) -> Any:
-    """Returns a storage of Optuna: the one that is given, or the one at a path or URL.
+    """Returns a storage of Optuna: the given one, or the one at a path or URL.
 
     Raises:
-        ValueError: If there is a path or URL and no database can be opened there.
+        ValueError: If no database can be opened at the path or URL.
         TypeError: If the argument has another type.
     """
     storages = optuna.storages

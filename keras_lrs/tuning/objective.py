@@ -33,13 +33,13 @@ class Objective:
         self.refusal: ValueError | None = None
 
     def find_mode(self, parameters: dict[str, float]) -> str:
-        """Whether the metric should rise (`"max"`) or fall, asking a model if need be.
+        """Returns whether the metric should rise (`"max"`) or fall (`"min"`).
 
         Args:
-            parameters: The point at which a model is built then.
+            parameters: The point at which a model is built, if the name cannot decide.
 
         Raises:
-            ValueError: If that is not known.
+            ValueError: If the direction is not known.
         """
         self._guesses = True
         self.mode = metrics.of_name(self.monitor)
@@ -49,20 +49,20 @@ class Objective:
         return self.mode
 
     def _check_mode(self, model):
-        """Raises if the name has said another thing than the metric of a model does."""
+        """Raises if the name and the metric of a model disagree."""
         if not self._guesses:
             return
         said = metrics.direction(self.monitor, model)
         if said != self.mode:
             self.refusal = ValueError(
-                f"Argument `mode` must be {said!r} for {self.monitor!r}, as the metric "
-                "that the model is compiled with says. Received: mode='auto', of which "
-                f"the name makes {self.mode!r}"
+                f"Argument `mode` must be {said!r} for {self.monitor!r}, because of "
+                "the metric that the model is compiled with. Received: mode='auto', "
+                f"which the name resolves to {self.mode!r}"
             )
             raise self.refusal
 
     def __call__(self, trial: Any, parameters: dict[str, float]) -> float:
-        """Returns the metric at the end; raises what training raises."""
+        """Returns the metric at the end; passes on errors of training."""
         import optuna
 
         reporter = _MetricReporter(trial, self.monitor, self._check_mode)
@@ -92,8 +92,8 @@ class Objective:
         if reporter.value is None:
             logged = ", ".join(sorted(reporter.logged)) or "nothing"
             self.refusal = ValueError(
-                f"Argument `monitor` must be what `fit` logs. It logs {logged}. "
-                f"Received: monitor={self.monitor!r}"
+                "Argument `monitor` must be a metric that `fit` logs. It logs "
+                f"{logged}. Received: monitor={self.monitor!r}"
             )
             raise self.refusal
         return reporter.value
@@ -105,8 +105,8 @@ def _accepted(argument, function, names, *first):
         fields.refuse(argument, "be a function", function, TypeError)
     try:
         signature = inspect.signature(function)
-    except ValueError:  # Of some classes that are written in C.
-        fields.refuse(argument, "be a function that shows its arguments", function)
+    except ValueError:  # Raised for some classes that are written in C.
+        fields.refuse(argument, "be a function with a known signature", function)
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds:
         return tuple(names)
@@ -150,13 +150,13 @@ class _MetricReporter(keras.callbacks.Callback):
 
     def _note(self, value):
         self.value = value
-        self.epochs += 1  # Not Keras's number: there may be a second `fit`.
+        self.epochs += 1  # Not Keras's number, because there may be a second `fit`.
         if math.isfinite(value):
             self.trial.report(value, self.epochs)
             self.pruned = self.trial.should_prune()
 
     def read(self, history):
-        """Reads a history, in case the callback was not handed on."""
+        """Reads a history, in case the callback was not passed on."""
         self.logged |= set(history)
         if self.value is None:
             for value in history.get(self.monitor, ()):

@@ -1,4 +1,4 @@
-"""The points of a sweep: where it searches, and where it searches next."""
+"""The points that a sweep tries, and the ranges that it tries next."""
 
 import itertools
 from typing import Any
@@ -13,9 +13,9 @@ Ranges = dict[str, tuple[float, float]]
 def points(
     optuna: Any, search: str, ranges: Ranges, tried: Sweep, count: int, seed: int | None
 ) -> list[dict[str, float]]:
-    """Lists parameters to try: a grid without what has been tried, or random draws.
+    """Lists points to try: those of a grid that have not been tried, or random ones.
 
-    Of a grid, `count` is the number of new values of each parameter that is extended.
+    For a grid, `count` is the number of new values of each parameter that is extended.
     """
     if search == "grid":
         values = [_values(ends, tried, name, count) for name, ends in ranges.items()]
@@ -35,8 +35,8 @@ def points(
 def _values(ends, tried, name, count):
     """Lists the values of one parameter in a grid: its old ones, or `count` new ones.
 
-    Where a range begins at an edge that has been tried, that value is there as well: it
-    has not been tried together with the new values of other parameters.
+    If a range begins at an edge that has been tried, that value is included as well,
+    because it has not been tried together with the new values of other parameters.
     """
     known = {trial.parameters[name] for trial in tried.trials}
     if known and ends == tried.ranges[name]:
@@ -48,7 +48,7 @@ def _values(ends, tried, name, count):
 
 
 def beyond(result: Sweep, ranges: Ranges, share: float) -> Ranges:
-    """Returns where to search next: past the edges, by a share of `ranges`."""
+    """Returns the ranges to search next: beyond the edges, by a share of `ranges`."""
     part = dict(result.ranges)
     for name, end in result.at_edge.items():
         (low, high), (first, last) = result.ranges[name], ranges[name]

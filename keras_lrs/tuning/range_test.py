@@ -21,7 +21,7 @@ from keras_lrs.schedules.decays import BoundedExponentialDecay, LinearDecay
 from keras_lrs.tuning.curve import SMOOTHING, RangeTest, unread
 
 _ENDLESS = 2**30  # Epochs.
-# Batches without an update. A loss scale is halved in each, at most some 250 times.
+# Batches without an update. Each halves a loss scale, at most some 250 times.
 _PATIENCE = 1000
 _REFUSED = {
     "callbacks": "their side effects could not be undone",
@@ -51,25 +51,24 @@ def range_test(
 
     `rate(i) = min * (max / min) ** (i / (num_steps - 1))` for i = 0 .. `num_steps - 1`,
     inside the compiled step. The loss of a step is that of its own batch, before its
-    update. The test ends early where the loss diverges.
+    update. The test ends early if the loss diverges.
 
-    Afterwards you can train as if there had been no test, however the test ended: every
+    Afterwards you can train as if there had been no test, however the test ended. Every
     weight, statistic, seed, metric and variable of the optimizer, its rate or schedule,
     the random generators of Python, NumPy, Keras, TensorFlow and PyTorch, and
-    `model.history` are bit for bit what they were. Only a model that was not built is
-    built, as its first `fit` would do. The state of the input itself is out of reach: a
-    generator has been advanced, a `tf.data.Dataset.shuffle` draws its next order, a
-    `PyDataset` has had its `on_epoch_end`, and threads that prefetch may have drawn
-    from global generators.
+    `model.history` are restored bit for bit. If the model was not built, it is now
+    built, as its first `fit` would do. The test cannot restore the state of the input:
+    a generator has advanced, a `tf.data.Dataset.shuffle` draws its next order, the
+    `on_epoch_end` of a `PyDataset` has been called, and threads that prefetch may have
+    drawn from global generators.
 
     Under gradient accumulation a step is a micro-batch. A batch without an update does
-    not count, be it that a `LossScaleOptimizer` skips it, or that a `train_step` of
-    your own updates once in several batches. If such a `train_step` updates several
-    times in a batch, the rate grows with each, and the curve has the first of each
-    batch. With several optimizers, rates are those of the one that updates most.
-
-    Under a `MirroredStrategy` TensorFlow may take minutes to end any `fit` that stops
-    within an epoch, as this one does.
+    not count, whether a `LossScaleOptimizer` skips it or a custom `train_step` updates
+    once in several batches. If such a `train_step` updates several times per batch, the
+    rate grows with each update, and the curve shows the first update of each batch.
+    With several optimizers, rates are those of the optimizer that updates most. Under a
+    `MirroredStrategy`, TensorFlow may take minutes to end any `fit` that stops within
+    an epoch, as the test does.
 
     Args:
         model: A compiled model.
@@ -78,19 +77,21 @@ def range_test(
         y: Target data, as in `fit`.
         min_learning_rate: The first rate, >= 2**-126; >= 0 with `"linear"`.
         max_learning_rate: The last rate, > `min_learning_rate`.
-        num_steps: How many steps, >= 2. Fewer than 30 leave too little of a curve.
+        num_steps: The number of steps, >= 2. Fewer than 30 give too short a curve.
         shape: How the rate grows: `"exponential"` or `"linear"`.
-        smoothing: How much of the past the smoothed loss keeps, in [0, 1).
-        stop_factor: The test ends where the smoothed loss exceeds its lowest value by
-            `stop_factor - 1` times that value (so at 4 times a positive one), > 1; the
-            first tenth of the steps is left out. It also ends where a loss is NaN or
-            infinite.
-        validation_data: None, or data as `fit` takes it: then the model is evaluated on
-            it as well, so that `RangeTest.suggestion("bounds")` has a curve to read.
-        validation_points: At how many of the steps, evenly spaced, >= 4. The weights
-            at each of them are held in the host's memory until the test is over.
-        monitor: The metric of that curve; None is the accuracy where there is one, and
-            the loss otherwise.
+        smoothing: The share of past losses that the smoothed loss keeps, in [0, 1).
+        stop_factor: The test ends when the smoothed loss exceeds its lowest value by
+            `stop_factor - 1` times that value (so at 4 times a positive one), > 1. The
+            first tenth of the steps is left out. The test also ends when a loss is NaN
+            or infinite.
+        validation_data: Data as `fit` takes it, on which the model is evaluated as
+            well. `RangeTest.suggestion("bounds")` reads this curve. None evaluates
+            nothing.
+        validation_points: The number of evenly spaced steps at which to evaluate, >= 4.
+            The weights at each of them are held in the host's memory until the test is
+            over.
+        monitor: The metric of that curve. None is the accuracy if there is one, and the
+            loss otherwise.
         **fit_arguments: Further arguments of `fit`, such as `batch_size`,
             `sample_weight`, `class_weight`, `shuffle`, `steps_per_epoch` or
             `validation_split`, whose part of the data is left out. `verbose=0` shows no
@@ -100,10 +101,10 @@ def range_test(
         The curve, as a `RangeTest`.
 
     Raises:
-        ValueError: If no update is made in 1000 batches in a row. If an argument is out
-            of range, if `callbacks` or `epochs` are given, if `monitor` is no metric of
-            the model, if the model is not compiled or has no trainable weight, or if
-            the optimizer takes no rate as large as the last.
+        ValueError: If no update is made in 1000 batches in a row, if an argument is out
+            of range, if `callbacks` or `epochs` are given, if `monitor` is not a metric
+            of the model, if the model is not compiled or has no trainable weights, or
+            if the optimizer does not accept a rate as large as the last.
         TypeError: If an argument has the wrong type or `fit` has no such argument.
 
     Example:
@@ -156,7 +157,7 @@ def range_test(
         undo.callback(FitSideEffects(model).undo)
         undo.callback(recorder.restore)
         undo.callback(recorder.leave)
-        if model.steps_per_execution != 1:  # The loss of every step is needed.
+        if model.steps_per_execution != 1:  # The test needs the loss of every step.
             model.steps_per_execution = 1
             model.train_function = None
         with built_first(model):
@@ -165,7 +166,7 @@ def range_test(
                 y,
                 **{
                     **fit_arguments,
-                    # The recorder ends it; validation would come after all of them.
+                    # The recorder ends the run, so validation never happens.
                     "epochs": _ENDLESS,
                     "validation_freq": _ENDLESS + 1,
                     "callbacks": [recorder],
@@ -280,7 +281,7 @@ class _LossRecorder(FitCallback):
         if not self._model.trainable_variables:
             bound = "have weights to train: all of its layers are frozen"
             fields.refuse("model", bound, self._model)
-        # Not earlier: a first `fit` draws random numbers to build the model.
+        # Not earlier, because a first `fit` draws random numbers to build the model.
         self.state = TrainingState(self._model)
         self.progress = keras.utils.Progbar(
             len(self.rates),
@@ -303,7 +304,7 @@ class _LossRecorder(FitCallback):
         loss, rate = number(logs["loss"]), self.rates[self.position]
         before, self.position = self.position, self._run.progress.step()
         if self.position == before and math.isfinite(loss):
-            # Gradients have overflowed, or are accumulated, but not forever.
+            # Gradients overflowed or were accumulated, which must end at some point.
             self.waited += 1
             self._model.stop_training = self.waited >= _PATIENCE
             # Without a loss scale the weights would be NaN by now.
@@ -333,10 +334,10 @@ class _LossRecorder(FitCallback):
         self.average = keep * self.average + (1.0 - keep) * loss
         smoothed = self.average / (1.0 - keep ** len(self.losses))
         lowest = self.lowest
-        # The first averages are over few batches: one easy batch would end the test.
+        # The first averages cover few batches, so one easy batch would end the test.
         if len(self.losses) > unread(len(self.rates)):
             self.lowest = min(lowest, smoothed)
-        # Means `smoothed > stop_factor * lowest`, but holds for negative losses, too.
+        # Equals `smoothed > stop_factor * lowest`, but works for negative losses too.
         margin = (self.stop_factor - 1.0) * abs(lowest)
         return not math.isfinite(loss) or smoothed > lowest + margin
 
@@ -369,8 +370,8 @@ class _LossRecorder(FitCallback):
         ):
             raise ValueError(
                 f"The model's `train_step` made no update in {self.waited} batches in "
-                f"a row, and {self.position} before. Let it call an optimizer that the "
-                "model holds, and give enough data for an update."
+                f"a row, after {self.position} updates. Let it call an optimizer that "
+                "the model holds, and give enough data for an update."
             )
         if not self.losses:
             raise ValueError("Argument `x` must hold at least one batch.")

@@ -1,4 +1,4 @@
-"""The result of a sweep: what became of each point, and which one is best."""
+"""The result of a sweep: the outcome of each point, and the best one."""
 
 import dataclasses
 import os
@@ -19,12 +19,12 @@ class Trial:
 
     Attributes:
         parameters: The values that were tried, by name.
-        value: The metric at the end, or where a pruned trial was stopped; None if there
+        value: The metric at the end, or when a pruned trial was stopped; None if there
             is none.
         state: `"complete"`, `"pruned"`, `"diverged"` (the metric was not finite),
-            `"failed"` (it raised, or its process was killed again and again), or
+            `"failed"` (it raised an error, or its process was killed repeatedly), or
             `"open"`, in a sweep that was interrupted.
-        epochs: After how many epochs the metric was read.
+            epochs: The number of epochs after which the metric was read.
         seconds: How long the trial took; None if it has not ended.
         error: The exception that was raised, if the trial failed.
     """
@@ -39,7 +39,7 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """The result of `sweep`; printed, it is a table.
+    """The result of `sweep`, which prints as a table.
 
     Attributes:
         ranges: The lower and the upper end of each parameter's range, by name; wider
@@ -78,8 +78,8 @@ class Sweep:
     def at_edge(self) -> dict[str, str]:
         """`"low"` or `"high"` for each parameter whose best value is the outermost.
 
-        A better value may then lie beyond it. If every trial diverged, the learning
-        rate is at its low edge: all were too large.
+        A better value may then lie beyond the edge. If every trial diverged, all rates
+        were too large, so the learning rate counts as being at its low edge.
         """
         tried = [
             t for t in self.trials if t.state in ("complete", "pruned", "diverged")
@@ -146,8 +146,8 @@ class Sweep:
 
         Returns:
             A `matplotlib.figure.Figure` with one `Axes` per parameter. Filled circles
-            are complete trials, the star is the best, open circles are pruned ones, and
-            crosses at the bottom diverged or failed.
+            are complete trials, the star is the best, open circles are pruned trials,
+            and crosses at the bottom are trials that diverged or failed.
 
         Raises:
             ImportError: If matplotlib is not installed.
@@ -186,14 +186,14 @@ def num_done(trials: list[Trial]) -> int:
 
 
 def remarks(result: Sweep) -> Iterator[str]:
-    """Says what the table of a sweep does not show, but the user must know."""
+    """Yields what the user must know but the table of a sweep does not show."""
     if result.best is None and result.is_complete:
         yield _why_none(result.trials)
     for name, end in result.at_edge.items():
         yield (
-            f"The best `{name}` lies at the {end} edge of what was tried: a better one "
-            f"may lie beyond. Search further {_BEYOND[end]}, or let the range extend "
-            "itself (`extend=True`)."
+            f"The best `{name}` lies at the {end} edge of the values that were tried: "
+            f"a better one may lie beyond. Search further {_BEYOND[end]}, or let the "
+            "range extend itself (`extend=True`)."
         )
 
 

@@ -1,4 +1,4 @@
-"""Studies of Optuna as queues of points, which several processes may share."""
+"""Uses Optuna studies as queues of points that several processes may share."""
 
 import datetime
 import time
@@ -53,7 +53,7 @@ class Studies:
         for key, value in settings.items():
             if found.get(key) != value:
                 raise ValueError(
-                    f"Argument `name` must be another one: the study {name!r} in this "
+                    f"Argument `name` must be a new name: the study {name!r} in this "
                     f"storage has {key}={found.get(key)}. Received: {key}={value}"
                 )
         return study
@@ -68,7 +68,7 @@ class Studies:
     def work(self, study, objective):
         """Tries points until none is left, or until Ctrl-C."""
         ranges = study.user_attrs[_SETTINGS]["ranges"]
-        current: dict[str, Any] = {}  # The attributes of the trial under way.
+        current: dict[str, Any] = {}  # The attributes of the current trial.
 
         def run(trial):
             if _POINT not in trial.user_attrs:  # Another process took the last point.

@@ -1,4 +1,4 @@
-"""Searches for the learning rate, and for what goes with it, on a log scale."""
+"""Searches for the learning rate and related parameters on a log scale."""
 
 import contextlib
 import dataclasses
@@ -35,62 +35,65 @@ def sweep(
 
     `sweep(build_model, fit, learning_rate=(1e-4, 1.0))`
 
-    Each trial builds a model and fits it. Optuna runs the search: a trial that raises
-    is recorded, and the others are run all the same; a trial whose metric becomes NaN
-    or infinite is stopped and counts as diverged.
+    Each trial builds a model and fits it. Optuna runs the search. A trial that raises
+    an error is recorded, and the other trials continue. A trial whose metric becomes
+    NaN or infinite is stopped and counts as diverged.
 
-    If the best value lies at the edge of the range, a better one may lie beyond. Then
-    `sweep` warns; with `extend=True` it searches beyond that edge, equally densely,
-    until the best value lies inside.
+    If the best value lies at the edge of the range, a better one may lie beyond it.
+    Then `sweep` warns. With `extend=True` it searches beyond that edge, with the same
+    spacing, until the best value lies inside.
 
-    With a `storage`, the same call resumes where a killed one stopped. Processes and
-    machines that make the same call with the same `storage` share the work; no point is
-    tried twice, and each gets the whole result. The point of a process that was killed
-    is given to another after a minute.
+    With a `storage`, the same call resumes a sweep that was killed. Processes and
+    machines that make the same call with the same `storage` share the work: no point is
+    tried twice, and each process gets the whole result. If a process is killed, its
+    point is given to another after a minute.
 
     Ctrl-C keeps the finished trials: `sweep` warns and returns them. With a `storage`,
     the next call tries the interrupted point again.
 
     Args:
-        build_model: Makes a compiled model. It is called with those parameters that it
-            takes as arguments, by name: `def build_model(learning_rate): ...`. To
-            start all trials from the same weights, set the seed in it.
-        fit: Trains it: `def fit(model, callbacks): return model.fit(...)`; it may take
-            parameters as further arguments. It must hand `callbacks` on to `model.fit`,
-            or else return the metric, a number.
-        search: `"grid"`: evenly spaced on the log scale, both ends included; of several
-            parameters, every combination. `"random"`: drawn from it. None is `"grid"`
-            for one parameter and `"random"` for several.
-        num_trials: How many points, 1 to 10,000; > 1 for `"grid"`. For a grid of
-            several parameters it is a power: 9 or 25 for two, whose sides have 3 or 5
-            values. An extension has half as many values of each parameter whose best
-            value is at an edge.
+        build_model: A function that makes a compiled model. It is called with the
+            parameters that it takes as arguments, by name: `def
+            build_model(learning_rate): ...`. To start all trials from the same weights,
+            set the seed in it.
+        fit: A function that trains the model: `def fit(model, callbacks): return
+            model.fit(...)`. It may take parameters as further arguments. It must pass
+            `callbacks` on to `model.fit`, or else return the metric, a number.
+        search: `"grid"`: points evenly spaced on the log scale, including both ends,
+            and every combination of several parameters. `"random"`: points drawn
+            uniformly on it. None is `"grid"` for one parameter and `"random"` for
+            several.
+        num_trials: The number of points, 1 to 10,000; > 1 for `"grid"`. For a grid of
+            several parameters it must be a power: 9 or 25 for two parameters with 3 or
+            5 values each. An extension has half as many values of each parameter whose
+            best value is at an edge.
         monitor: The metric by which trials are compared: its value after the last epoch
             of a trial.
-        mode: `"min"`, `"max"`, or `"auto"`, which the name tells ("accuracy" rises,
-            "loss" falls), or else the metric that the model is compiled with: to see
-            it, `build_model` is called once more.
-        pruner: `"median"` stops a trial whose metric, after an epoch, is worse than the
-            median of the others then; `"halving"` is successive halving; or any pruner
-            of Optuna. None stops none. Note that rates which decay look worse than
-            constant ones until they have decayed.
+        mode: `"min"`, `"max"`, or `"auto"`, which goes by the name ("accuracy" rises,
+            "loss" falls) or else asks the metric that the model is compiled with. For
+            this, `build_model` is called once more.
+        pruner: `"median"` stops a trial whose metric after an epoch is worse than the
+            median of the others after that epoch; `"halving"` is successive halving; or
+            any pruner of Optuna. None stops no trial. Note that decaying rates look
+            worse than constant ones until they have decayed.
         extend: Whether the range is extended, at most five times.
-        storage: None keeps the trials in memory; a path is an SQLite file; a URL is any
-            database of Optuna's (`"postgresql://..."`); or a storage of Optuna.
+        storage: None keeps the trials in memory. A path is an SQLite file, and a URL is
+            any database that Optuna supports (`"postgresql://..."`). A storage of
+            Optuna is used as it is.
         name: The name of the study in the storage. A call whose arguments differ from
-            those of the stored study is refused.
-        seed: The seed of the random points; None draws others every time.
-        **ranges: The lower and the upper end of each parameter, both > 0. By default
-            `learning_rate=(1e-4, 1.0)`.
+            those of the stored study raises an error.
+        seed: The seed of the random points; None draws different points every time.
+        **ranges: The lower and the upper end of each parameter's range, both > 0. The
+            default is `learning_rate=(1e-4, 1.0)`.
 
     Returns:
         A `Sweep`: print it for a table; `.best_parameters`, `.at_edge`, `.plot()`.
 
     Raises:
         ImportError: If Optuna is not installed.
-        ValueError: If an argument is out of range, a parameter is an argument of
-            neither function, the metric is not among those of `fit`, or `mode="auto"`
-            does not tell whether the metric should rise.
+        ValueError: If an argument is out of range, if a parameter is an argument of
+            neither function, if `fit` does not log the metric, or if `mode="auto"`
+            cannot decide whether the metric should rise.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -124,7 +127,7 @@ def sweep(
         if not isinstance(value, str) or not value:
             fields.refuse(argument, "be a name", value, TypeError)
     search = _checked_search(search, len(ranges), num_trials)
-    # Of a grid, how many values each parameter has.
+    # For a grid, this is the number of values of each parameter.
     side = _root(num_trials, len(ranges)) if search == "grid" else num_trials
     fields.one_of("mode", mode, ("auto", "min", "max"))
     extend = fields.truth("extend", extend)
@@ -210,7 +213,7 @@ def _checked_search(search, num_ranges, num_trials):
 
 
 def _root(number, power):
-    """The whole number whose power is nearest."""
+    """Returns the integer whose power is nearest to a number."""
     return round(number ** (1.0 / power))
 
 

@@ -392,7 +392,7 @@ def test_averaged_in_a_graph_of_tensorflow_raises():
         with averager.averaged():
             pass
 
-    with pytest.raises(RuntimeError, match="between steps only"):
+    with pytest.raises(RuntimeError, match="works only between steps"):
         step()
 
 
@@ -464,7 +464,7 @@ class TestJax:
             [],
             [],
         )
-        with pytest.raises(ValueError, match="does not track what is set on it"):
+        with pytest.raises(ValueError, match="does not track attributes that are set"):
             model.averager.update_state(model, state)
 
 

@@ -145,7 +145,7 @@ def test_inside_loss_scaling():
 class TestRefusals:
     def test_of_another_optimizer(self):
         model = linear_model(keras.optimizers.SGD())
-        with pytest.raises(ValueError, match="for other optimizers it is"):
+        with pytest.raises(ValueError, match="`WeightAveraging` for other"):
             references.fit(model, [AveragedEvaluation()])
 
     def test_of_an_average_of_an_average(self):

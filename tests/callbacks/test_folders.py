@@ -112,7 +112,7 @@ def test_readers_refuse_it_too():
     ids=["log_dir", "initial"],
 )
 def test_what_reads_and_writes_here_alone_says_so(make):
-    with pytest.raises(ValueError, match="must be a path on this machine: mount the `"):
+    with pytest.raises(ValueError, match="must be a local path: mount the `"):
         make()
 
 
@@ -121,7 +121,7 @@ def test_the_state_beside_a_remote_backup_needs_the_package(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
     backup.backup_dir = "gs://bucket/run"
-    with pytest.raises(ValueError, match="Argument `state_path` must be a path on th"):
+    with pytest.raises(ValueError, match="Argument `state_path` must be a local path"):
         references.fit(model(), [ReduceOnPlateau("loss"), backup], 1)
     assert list(tmp_path.iterdir()) == []
 
@@ -335,7 +335,7 @@ def test_checkpoints_of_a_later_fit_are_kept_for_it(tmp_path):
     straight = program(tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
         program(tmp_path / "resumed", Break(2))
-    with warns("of a fit that began after 40 updates"):
+    with warns("from a `fit` that began after 40 updates"):
         resumed = program(tmp_path / "resumed")
     np.testing.assert_array_equal(resumed, straight)
     assert list((tmp_path / "resumed").iterdir()) == []

@@ -836,8 +836,9 @@ class TestErrors:
 
     def test_a_pattern_that_is_hidden_says_by_which(self):
         message = (
-            "`rate_multipliers`: all that the pattern 'late/kernel' matches is matched "
-            "by 'late' before, and the first match decides.*net/late/kernel"
+            "`rate_multipliers`: all variables that the pattern 'late/kernel' "
+            "matches are matched by 'late' before it, and the first match "
+            "decides.*net/late/kernel"
         )
         refused(message, rate_multipliers={"late": 0.1, "late/kernel": 0.2})
 
@@ -859,7 +860,7 @@ class TestErrors:
         refused("`rho` is not a hyperparameter of `SGD`", rho=each)
         refused("does not use it", K.SGD(0.01), momentum=each)
         own = K.SGD(S.LinearDecay(0.1, 10))
-        refused("holds a schedule .* already", own, learning_rate=each)
+        refused("already holds a schedule", own, learning_rate=each)
 
     def test_a_weight_decay_of_groups_that_would_do_nothing(self):
         none = {"weight_decay": PerVariable({"bias$": 0.0})}
@@ -876,7 +877,7 @@ class TestErrors:
             refused(message, wrapped(optimizer), weight_decay=some)
 
     def test_a_number_of_the_model(self):
-        refused("`kl_weight`.* there is `VariableScheduler`", kl_weight=RATE)
+        refused("`kl_weight`.* use `VariableScheduler`", kl_weight=RATE)
 
     def test_absolute_rates_of_schedule_free(self):
         free = ScheduleFree(K.SGD(0.1))
@@ -884,7 +885,7 @@ class TestErrors:
         refused("`ScheduleFree`.* Use `rate_multipliers`", free, learning_rate=each)
 
     def test_both_kinds_of_rates(self):
-        message = "`rate_multipliers` cannot be given beside a `PerVariable`"
+        message = "`rate_multipliers` cannot be given together with a `PerVariable`"
         each, multipliers = PerVariable({"late": 0.5}), {"early": 0.1}
         refused(message, learning_rate=each, rate_multipliers=multipliers)
         all_of_them = PerVariable({"late": 0.5, ".*": 0.1})
@@ -926,7 +927,7 @@ class TestErrors:
 
     def test_a_callback_of_keras_that_sets_the_rate(self):
         theirs = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)
-        message = "cannot work beside Keras's `LearningRateScheduler`"
+        message = "cannot work together with Keras's `LearningRateScheduler`"
         refused(message, beside=[theirs], rate_multipliers={"late": 0.5})
 
     def test_a_model_that_is_not_built(self):

@@ -86,7 +86,7 @@ class TestData:
             assert found[0] is ValueError
             assert found[1].startswith(
                 f"The schedule of `{scheduled}` needs the number of steps per epoch, "
-                "which this data does not tell. Pass `steps_per_epoch=` to `fit`"
+                "which is not known for this data. Pass `steps_per_epoch=` to `fit`"
             )
         else:  # Keras ends in another way on each backend, on TensorFlow well.
             assert found == expected

@@ -94,7 +94,7 @@ def test_weights_that_were_trained_since_are_refused(kind):
     model, callback, _ = trained(kind, "average")
     model.compile("sgd", "mse")
     references.fit(model)
-    with pytest.raises(ValueError, match="after which they were trained no more"):
+    with pytest.raises(ValueError, match="since they were last trained"):
         model.evaluate(X, Y, verbose=0, callbacks=[callback])
 
 

@@ -309,7 +309,7 @@ def test_a_snapshot_is_taken_between_the_updates_of_two_batches(tmp_path):
         w = w - RATE * references.gradient(w, k // 2)
     np.testing.assert_allclose(member.values[0], w, atol=1e-6)
     for folder, told in (("odd", {"updates_per_batch": 2}), ("untold", {})):
-        with pytest.raises(RuntimeError, match="no weights of that step are left"):
+        with pytest.raises(RuntimeError, match="the weights of that step are lost"):
             fit(folder, 5, **told)
 
 

@@ -757,7 +757,7 @@ def test_a_training_without_any_look_says_so():
 def test_a_fit_that_has_not_begun_is_named():
     plateau = ReduceOnPlateau("loss")
     plateau.set_model(trail_model())
-    with pytest.raises(RuntimeError, match="`ReduceOnPlateau` was not told"):
+    with pytest.raises(RuntimeError, match="`ReduceOnPlateau` has not joined"):
         plateau.on_epoch_end(0, {"loss": 1.0})
 
 
@@ -1314,7 +1314,7 @@ def test_where_the_best_weights_cannot_come_back_is_told(every):
         return
     model = references.linear_model(keras.optimizers.SGD(0.02))
     average = lrs.callbacks.WeightAveraging()
-    with pytest.raises(ValueError, match="cannot work beside `WeightAveraging`"):
+    with pytest.raises(ValueError, match="cannot work together with `WeightAveraging`"):
         references.fit(model, [average, returning()])
     model = references.linear_model(lrs.optimizers.ScheduleFreeSGD(0.02))
     with pytest.raises(ValueError, match="cannot work with `ScheduleFree`"):

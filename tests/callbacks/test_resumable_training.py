@@ -386,7 +386,7 @@ def test_a_callback_that_is_gone_is_named(tmp_path):
         warnings.simplefilter("always")
         train(tmp_path)
     assert any(
-        "without callbacks that it had: `Reduce" in str(w.message) for w in caught
+        "callbacks of the interrupted run: `Reduce" in str(w.message) for w in caught
     )
 
 
@@ -558,10 +558,10 @@ class Random(Batches):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (generator, "is read on and on with `steps_per_epoch`"),
+        (generator, "is read endlessly with `steps_per_epoch`"),
         (lambda: {"x": Batches(workers=2)}, "is shuffled by threads"),
-        (lambda: {"x": Random()}, "comes in another order, or altered"),
-        (lambda: tf_data(shuffled=True), "comes in another order, or altered"),
+        (lambda: {"x": Random()}, "is ordered or altered differently"),
+        (lambda: tf_data(shuffled=True), "is ordered or altered differently"),
     ],
     ids=["generator", "PyDataset, threads", "PyDataset, random", "tf.data"],
 )
@@ -597,7 +597,7 @@ def test_shuffling_on_tensorflow_needs_a_seed(tmp_path):
             model.fit(**arrays(), verbose=0, callbacks=[callback])
     finally:
         tf.random.set_seed(0)
-    cure = r"another order.*unless you call `keras\.utils\.set_random_seed"
+    cure = r"ordered or altered.*unless you call `keras\.utils\.set_random_seed"
     assert any(re.search(cure, str(w.message)) for w in caught)
 
 
@@ -669,7 +669,7 @@ def test_a_later_format_is_refused(tmp_path):
     content = json.loads(path.read_bytes())
     del content["sha256"]
     manifest.write(path, {**content, "format": manifest.FORMAT + 1})
-    with pytest.raises(ValueError, match="has the format 2, written by keras_lrs"):
+    with pytest.raises(ValueError, match="has format 2, written by keras_lrs"):
         train(tmp_path)
 
 
@@ -701,11 +701,14 @@ def test_options_are_given_by_name():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda: keras.callbacks.BackupAndRestore("d"), "beside `BackupAndRestore`"),
-        (lambda: ResumableTraining("d"), "beside `ResumableTraining`"),
+        (
+            lambda: keras.callbacks.BackupAndRestore("d"),
+            "together with `BackupAndRestore`",
+        ),
+        (lambda: ResumableTraining("d"), "together with `ResumableTraining`"),
         (
             lambda: keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
-            "beside `SwapEMAWeights`. Use `WeightAveraging`",
+            "together with `SwapEMAWeights`. Use `WeightAveraging`",
         ),
     ],
 )
@@ -721,7 +724,7 @@ def test_another_training_is_refused(tmp_path):
     with pytest.raises(ValueError, match="of this model and optimizer, or none"):
         train(tmp_path, optimizer=lambda: keras.optimizers.RMSprop(momentum=0.9))
     x, y = numbers()
-    with pytest.raises(ValueError, match=r"as many steps per epoch.* of 6"):
+    with pytest.raises(ValueError, match=r"same number of steps per epoch.* of 6"):
         train(tmp_path, data=lambda: {"x": x, "y": y, "batch_size": 8})
     with pytest.raises(ValueError, match="of a batch within one, and the data is read"):
         train(tmp_path, data=generator)

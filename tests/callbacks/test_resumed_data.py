@@ -208,7 +208,7 @@ def test_data_with_a_state_is_resumed(tmp_path, data):
 @pytest.mark.every_backend
 def test_a_tf_dataset_that_is_shuffled_anew_is_resumed(tmp_path):
     straight = train(tf_data)
-    with warns("comes in another order"):
+    with warns("is ordered or altered"):
         assert_resumed(tf_data, tmp_path, straight)
 
 
@@ -216,7 +216,7 @@ def test_a_tf_dataset_that_is_shuffled_anew_is_resumed(tmp_path):
 
 
 def test_a_memory_that_nobody_knows_of_is_refused(tmp_path):
-    message = "The first batch of epoch 3 is not the one that the interrupted run had"
+    message = "The first batch of epoch 3 is not the one in the interrupted run"
     with pytest.raises(ValueError, match=message):
         interrupted(Counts, tmp_path, "epoch")
     train(Counts, tmp_path, "epoch", accept="data")
@@ -224,7 +224,7 @@ def test_a_memory_that_nobody_knows_of_is_refused(tmp_path):
 
 def test_probing_leaves_it_as_it_was(tmp_path):
     straight = train(Counts)
-    with warns("comes in another order, or altered"):
+    with warns("is ordered or altered differently"):
         np.testing.assert_array_equal(train(Counts, tmp_path), straight)
 
 

@@ -168,7 +168,7 @@ def test_each_fit_takes_up_its_own_checkpoints(tmp_path, make, keep):
     straight = program(tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
         program(tmp_path / "broken", Break())
-    told = warns("They are kept for it, and not taken up by this one")
+    told = warns("They are kept for it, and this `fit`")
     # Where the first keeps its own, those of the second are not in its way.
     with contextlib.nullcontext() if keep else told:
         resumed = program(tmp_path / "broken")

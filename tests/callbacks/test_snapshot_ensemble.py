@@ -415,9 +415,9 @@ class TestTheLastCycle:
 
     def test_that_is_also_the_first_is_said_to_leave_nothing(self, tmp_path):
         model = network(S.CosineRestarts(0.01, 35, t_mul=1.0))
-        with warns("first cycle, which ends after 35 steps"):
+        with warns("first cycle did, after 35 steps"):
             references.fit(model, [SnapshotEnsemble(tmp_path)], 3)
-        with pytest.raises(ValueError, match="names no member: no cycle was over yet"):
+        with pytest.raises(ValueError, match="names no member: no cycle has ended yet"):
             ensembles.load(tmp_path, model)
 
 

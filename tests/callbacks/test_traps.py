@@ -41,7 +41,7 @@ def warmed_up(steps):
 )
 def test_a_warmup_longer_than_the_run_is_warned_of(own, callbacks):
     model = references.linear_model(SGD(own))
-    with warns("warmup of 41 steps is longer than this run, of 40"):
+    with warns("warmup of 41 steps is longer than this run of 40"):
         references.fit(model, [*callbacks(), ReduceOnPlateau("loss")])
 
 
@@ -129,6 +129,6 @@ def test_the_mean_of_integers_is_refused():
     members = [lrs.ensembles.Member("", i, i, True, 0.0, {}, values) for i in range(2)]
     ensemble = lrs.ensembles.Ensemble(model, members)
     for predict in (ensemble.predict, lambda x, **_: ensemble.to_model()):
-        with pytest.raises(ValueError, match="mean of such numbers says nothing"):
+        with pytest.raises(ValueError, match="whose mean is meaningless"):
             predict(X, verbose=0)
     assert ensemble.predict_members(X, verbose=0).shape == (2, len(X))

@@ -99,7 +99,7 @@ class TestEpochsAreAveraged:
     def test_but_not_where_it_is_not_known_which_were(self):
         averaging = WeightAveraging(A.UniformAverage(), 15, "epoch", at_end="raw")
         model = averaged([averaging], 2)
-        with pytest.raises(ValueError, match="`start_step` must be in `Epochs` or"):
+        with pytest.raises(ValueError, match="`start_step` must be `Epochs` or"):
             model.fit(data(), epochs=4, initial_epoch=2, callbacks=[averaging])
 
     def test_with_the_statistics_of_batch_normalization(self):

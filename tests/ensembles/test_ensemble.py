@@ -243,7 +243,7 @@ class TestPredict:
         assert ensemble.predict_members(x, verbose=0).shape == (3, 37, 3)
         for ours, theirs in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(ours, theirs)
-        with pytest.raises(TypeError, match="`x` must be data that can be gone"):
+        with pytest.raises(TypeError, match="`x` must be data that can be read"):
             ensemble.predict(iter([(x,)]), verbose=0)
 
     @pytest.mark.skipif(BACKEND != "torch", reason="a module of PyTorch")
@@ -423,7 +423,7 @@ class TestGreedy:
         for metric in (keras.layers.Dense(1), lambda x: 0.0, lambda y, x: None):
             with pytest.raises(ValueError, match="`mode` must be 'max' or 'min'"):
                 linear([1.0]).greedy(x, x, metric, verbose=0)
-            with pytest.raises(ValueError, match="`metric` must be one for these"):
+            with pytest.raises(ValueError, match="`metric` must be a metric for these"):
                 linear([1.0]).greedy(x, x, metric, "min", verbose=0)
 
 

@@ -223,7 +223,7 @@ class TestEvaluateByTheModelsOwn:
     def test_methods_are_refused_what_an_activation_gives(self):
         ensemble = evaluated(OwnLoss)
         ensemble = Ensemble(ensemble.model, list(ensemble), "sigmoid")
-        with pytest.raises(ValueError, match=r"whether `OwnLoss.compute_loss` takes"):
+        with pytest.raises(ValueError, match=r"whether `OwnLoss.compute_loss` expects"):
             ensemble.evaluate(X, X[:, :1], verbose=0)
 
 

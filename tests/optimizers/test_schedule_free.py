@@ -619,9 +619,9 @@ class TestArguments:
             ({"warmup_steps": -1}, ValueError, "`warmup_steps` must be >= 0"),
             ({"warmup_steps": 1.5}, ValueError, "`warmup_steps` must be a whole"),
             ({"warmup_steps": lrs.Epochs(1)}, TypeError, "`warmup_steps` must be a"),
-            ({"average": 0.9}, TypeError, "`average` must be one of"),
+            ({"average": 0.9}, TypeError, "`average` must be an average"),
             ({"name": 3}, TypeError, "`name` must be a string or None"),
-            ({"average": S.Constant(0.9)}, TypeError, "`average` must be one of"),
+            ({"average": S.Constant(0.9)}, TypeError, "`average` must be an average"),
         ],
     )
     def test_a_bad_argument_is_named(self, arguments, error, message):

@@ -482,8 +482,12 @@ def used():
     ("make", "error", "message"),
     [
         (lambda: "sgd", TypeError, "must be a Keras optimizer"),
-        (lambda: sgd(), ValueError, "one that updates variables itself"),
-        (lambda: ScheduleFree(SGD()), ValueError, "one that updates variables itself"),
+        (lambda: sgd(), ValueError, "an optimizer that updates variables"),
+        (
+            lambda: ScheduleFree(SGD()),
+            ValueError,
+            "an optimizer that updates variables",
+        ),
         (lambda: HOST.inner_optimizer, ValueError, "SGD that is in use"),
         (used, ValueError, "SGD that is in use"),
         (lambda: SGD(S.Constant(0.1)), ValueError, "holds a schedule or a function"),

@@ -113,7 +113,7 @@ def test_what_holds_no_state_is_damaged_whatever_its_hash(tmp_path, kind):
     if kind == "objects":  # They are not read, as nothing of the tree is in them.
         assert found.newest()[1] == {}
         return
-    with warns(r"generation-00000002.npz` is damaged.*from the checkpoint before it"):
+    with warns(r"generation-00000002.npz` is damaged.*from the previous checkpoint"):
         checkpoint, content = Checkpoints(tmp_path).newest()
     assert checkpoint.epoch == content["epoch"] == 1
     found.path(checkpoint).unlink()
@@ -141,7 +141,7 @@ class TestSeveralFits:
     def test_an_earlier_one_leaves_the_checkpoints_of_a_later(self, tmp_path):
         later = Checkpoints(tmp_path)
         save(later, 2, began=40)
-        with warns(r"of a fit that began after 40 updates.*begins after 0\."):
+        with warns(r"from a `fit` that began after 40 updates.*begins after 0,"):
             earlier, newest = checkpoints.of_fit(tmp_path, 0, writes=True)
         assert newest is None
         save(earlier, 1)

@@ -428,7 +428,9 @@ def test_more_batches_for_an_update_than_an_epoch_has_are_refused():
 def test_a_step_that_stops_updating_is_refused(monkeypatch):
     model = test_paces.patient()
     monkeypatch.setattr(model, "is_due", lambda seen: seen == 3)
-    with pytest.raises(ValueError, match="no update in 1000 batches in a row, and 1 b"):
+    with pytest.raises(
+        ValueError, match="no update in 1000 batches in a row, after 1 u"
+    ):
         run_on(model, num_steps=2, batch_size=4)
 
 

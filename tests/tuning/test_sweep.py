@@ -368,7 +368,7 @@ def test_a_study_may_be_in_the_home_folder(tmp_path, monkeypatch):
 def test_a_study_of_another_sweep_is_refused(tmp_path):
     path = tmp_path / "sweep.db"
     search(0.01, 1e-4, 1.0, storage=path)
-    with pytest.raises(ValueError, match=r"`name` must be another .* ranges=.*1e-05"):
+    with pytest.raises(ValueError, match=r"`name` must be a new name.* ranges=.*1e-05"):
         search(0.01, 1e-5, 1.0, storage=path)
     with pytest.raises(ValueError, match=r"has num_trials=9\. Received: num_trials=5"):
         search(0.01, 1e-4, 1.0, storage=path, num_trials=5)
@@ -661,7 +661,7 @@ def test_the_picture_has_a_panel_for_each_parameter(tmp_path):
         ({"num_trials": 0}, "`num_trials` must be > 0"),
         ({"num_trials": 1}, "`num_trials` must be > 1 for a grid"),
         ({"search": "bayes"}, "`search` must be 'grid', 'random' or None"),
-        ({"build_model": int}, "`build_model` must be a function that shows its"),
+        ({"build_model": int}, "`build_model` must be a function with a known"),
         ({"mode": "up"}, "`mode` must be one of"),
         ({"pruner": "mean"}, "`pruner` must be 'median', 'halving'"),
         ({"seed": -1}, "`seed` must be >= 0"),

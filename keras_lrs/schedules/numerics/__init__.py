@@ -1,9 +1,9 @@
-"""The numeric vocabulary in which every schedule is written, once.
+"""The numeric functions with which every schedule is written, once.
 
-Each function here has three columns and picks one by the type it is given:
+Each function here has three columns and picks one by the type of its argument:
 
-- a Python number: `math`, in float64. A single known step costs microseconds, which is
-  what an eager backend (PyTorch) pays in every training step;
+- a Python number: `math`, in float64. A single known step costs microseconds, which an
+  eager backend (PyTorch) pays in every training step;
 - a NumPy array: NumPy, in float64. The reference that `Schedule.curve` returns;
 - a tensor: `keras.ops`, in float32 (float64 if that is Keras's `floatx`). The compiled
   training step.
@@ -12,7 +12,7 @@ Time stays an integer until the last operation. A float32 cannot count past 2**2
 a number of steps becomes a float in `ratio`, `fractions`, `exponential`, `geometric`
 and `power`, each of which keeps its *relative* precision at both ends.
 
-No other module of the schedules knows the backends.
+No other module of the schedules depends on the backend.
 """
 
 from keras_lrs.schedules.numerics.columns import (

@@ -1,4 +1,4 @@
-"""The three columns: which one a value is in, and the functions that pick by it."""
+"""The three columns, and the elementwise functions that pick one."""
 
 import math
 from typing import Any
@@ -12,21 +12,21 @@ if BACKEND == "tensorflow":
     import tensorflow as tf
 
 LARGEST = float(np.finfo(np.float32).max)
-"""Where growing schedules saturate: the largest float32."""
+"""The largest float32, at which growing schedules saturate."""
 
 
 def is_number(x: Any) -> bool:
-    """True for the Python column."""
+    """Whether a value is in the Python column."""
     return isinstance(x, (int, float))
 
 
 def is_tensor(x: Any) -> bool:
-    """True for the tensor column."""
+    """Whether a value is in the tensor column."""
     return not isinstance(x, (int, float, np.ndarray))
 
 
 def float_dtype() -> str:
-    """The dtype of a learning rate: never narrower than float32."""
+    """Returns the dtype of a learning rate, which is at least float32."""
     return "float64" if keras.backend.floatx() == "float64" else "float32"
 
 
@@ -66,22 +66,23 @@ floor = _columns(math.floor, np.floor, ops.floor)
 
 
 def where(condition, x, y):
-    """`x` where `condition` holds, else `y`. Never a branch in a compiled graph."""
+    """Returns `x` where `condition` holds, else `y`, without a branch in a graph."""
     if isinstance(condition, bool):
         return x if condition else y
     if isinstance(condition, np.ndarray):
         return np.where(condition, x, y)
     x, y = alike(x, y)
     if BACKEND == "tensorflow" and condition.shape.rank == 0:
-        # A third of the time that `tf.where` takes, which can broadcast.
+        # Takes a third of the time of `tf.where`, which can broadcast.
         return tf.raw_ops.Select(condition=condition, x=x, y=y)
     return ops.where(condition, x, y)
 
 
 def alike(x, y):
-    """Two tensors of one dtype, of which one may have been a Python number.
+    """Returns two tensors of one dtype; one argument may be a Python number.
 
-    Keras would choose the dtype by its `floatx`, and on JAX make an integer a float.
+    Keras would choose the dtype by its `floatx`, and on JAX turn an integer into a
+    float.
     """
     dtype = next((z.dtype for z in (x, y) if is_tensor(z)), float_dtype())
     return ops.convert_to_tensor(x, dtype), ops.convert_to_tensor(y, dtype)

@@ -1,10 +1,10 @@
 """Exponentials and powers of integer time.
 
-`exp(x)` in float32 is wrong by `|x| * 6e-8`, relatively, because `x` is rounded. So
-the exponent is split: a coarse part whose digits are few enough to be exact in
-float32, and a small rest. XLA rewrites `exp(a) * exp(b)` into `exp(a + b)`, which
-would undo the split; `exp(a) * (1 + expm1(b))` it leaves alone. On TensorFlow, whose
-time is int64, float64 is at hand: fewer operations, and no split.
+`exp(x)` in float32 has a relative error of `|x| * 6e-8`, because `x` is rounded. So the
+exponent is split into a coarse part, whose digits are few enough to be exact in
+float32, and a small rest. XLA rewrites `exp(a) * exp(b)` into `exp(a + b)`, which would
+undo the split, but it leaves `exp(a) * (1 + expm1(b))` alone. TensorFlow, whose time is
+int64, uses float64 instead, with fewer operations and no split.
 """
 
 import math
@@ -41,8 +41,8 @@ def exponential(log_ratio, step, length):
     steps, excess = split(length, step)
     whole = to_float(length)
     digit = ops.round(to_float(step) * (digits / whole))
-    # On int32 time the products may wrap; their difference, at most half of `length`,
-    # comes out exact all the same.
+    # In int32 time the products may wrap, but their difference, which is at most half
+    # of `length`, is still exact.
     rest = to_float(step * digits - ops.cast(digit, step.dtype) * steps)
     if excess is not None:
         rest = where(excess > 0, to_float(step) * digits - digit * whole, rest)
@@ -73,18 +73,18 @@ def geometric(initial: float, log_base: float, count):
     if BACKEND == "tensorflow":
         value = _grown(initial, log_base * ops.cast(count, "float64"))
         return ops.cast(value, float_dtype())
-    # Chunks of a power of two steps, each worth an exponent of at most 1 if it can be.
+    # Chunks of a power of two steps, each with an exponent of at most 1 if possible.
     chunk = 2 ** max(0, min(30, math.floor(-math.log2(abs(log_base)))))
     exponent = log_base * chunk
     coarse = _rounded(exponent, 4096)
-    # Count them from where the value is about 1, if it ever is: the exponential by
-    # itself would overflow where a tiny or huge `initial` still makes up for it.
+    # Count the chunks from where the value is about 1, if it ever is. Otherwise the
+    # exponential could over- or underflow although `initial` makes up for it.
     offset = 0
     if coarse != 0.0:
         offset = max(0, round(-math.log(initial) / coarse))
     start = math.exp(math.log(initial) + offset * coarse)
     chunks, rest = divided(count, chunk)
-    if coarse != 0.0:  # Otherwise time ends before the value has changed much.
+    if coarse != 0.0:  # If it is 0, time ends before the value changes much.
         chunks = minimum(chunks, offset + math.ceil(104.0 / abs(exponent)))
     chunks = to_float(chunks)
     fine = chunks * (exponent - coarse) + to_float(rest) * log_base
@@ -94,7 +94,7 @@ def geometric(initial: float, log_base: float, count):
 
 def _grown(initial, exponent):
     """`initial * exp(exponent)` in float64, held at the largest float32."""
-    if initial < 1e-200:  # The exponential by itself would overflow too soon.
+    if initial < 1e-200:  # The exponential alone would overflow too soon.
         return minimum(exp(math.log(initial) + exponent), LARGEST)
     return minimum(initial * exp(exponent), LARGEST)
 
@@ -103,7 +103,7 @@ def power(step, exponent: float):
     """`step ** exponent` for integer time >= 1."""
     if not is_tensor(step):
         return to_float(step) ** exponent
-    # The exponent's own rounding to float32 counts `log(step)` times: correct it.
+    # Rounding the exponent to float32 has an effect of `log(step)` times: correct it.
     base = to_float(step)
     rounded = float(np.float32(exponent))
     return tensor_power(base, rounded) * (1.0 + (exponent - rounded) * ops.log(base))

@@ -1,4 +1,4 @@
-"""Steps in, learning rates out."""
+"""Converts steps on the way in, and learning rates on the way out."""
 
 import math
 from typing import Any
@@ -23,15 +23,16 @@ elif BACKEND == "torch":
 
 
 def to_steps(step: Any) -> Any:
-    """Turns any step a user or an optimizer may hand over into integer time.
+    """Turns any step from a user or an optimizer into integer time.
 
     Args:
         step: A Python or NumPy integer or float, a NumPy array, a Keras Variable, or
-            a tensor of any shape. Negative steps read as 0, floats are rounded down.
+            a tensor of any shape. Negative steps count as 0, and floats are rounded
+            down.
 
     Returns:
         A Python int for a scalar whose value is known now, an int64 NumPy array for a
-        NumPy array, else an integer tensor.
+        NumPy array, and an integer tensor otherwise.
 
     Raises:
         TypeError: If `step` is a bool or not a number.
@@ -66,7 +67,7 @@ def _check_finite(step):
 
 
 def known_value(tensor):
-    """The Python value of a scalar tensor, or None while a graph is being traced."""
+    """Returns the Python value of a scalar tensor; None while a graph is traced."""
     if _is_symbolic(tensor):
         return None
     return (tensor.numpy() if BACKEND == "tensorflow" else tensor).item()
@@ -74,7 +75,7 @@ def known_value(tensor):
 
 def is_scalar(tensor):
     """True for a tensor without dimensions."""
-    # TensorFlow's shapes may be unknown, and have no length then.
+    # TensorFlow's shapes may be unknown, and then have no length.
     return (tensor.shape.rank if BACKEND == "tensorflow" else tensor.ndim) == 0
 
 
@@ -87,8 +88,8 @@ def _is_symbolic(tensor):
 
 
 def _tensor_steps(step):
-    # Keras's integer: int64 on TensorFlow, int32 elsewhere, where its operations turn
-    # an int64 into an int32 whatever it holds.
+    # Keras's integer is int64 on TensorFlow and int32 elsewhere, where Keras's
+    # operations cast any int64 to int32.
     dtype = keras.backend.standardize_dtype("int")
     given = keras.backend.standardize_dtype(step.dtype)
     if given == "bool":
@@ -107,25 +108,26 @@ def _tensor_steps(step):
 def to_learning_rate(value: Any, step: Any) -> Any:
     """Turns the value of a schedule at `step` into what `__call__` returns.
 
-    A float64 array for a NumPy array of steps, else a tensor of the step's shape.
+    This is a float64 array for a NumPy array of steps, and a tensor of the step's shape
+    otherwise.
     """
     if isinstance(step, np.ndarray):
         return value
     if BACKEND == "torch" and is_number(value):
-        # A quarter of the time that `convert_to_tensor` takes. Without a dimension, it
-        # goes with tensors on any device.
+        # Takes a quarter of the time of `convert_to_tensor`. A tensor without a
+        # dimension works with tensors on any device.
         return torch.scalar_tensor(value, dtype=getattr(torch, float_dtype()))
     return ops.convert_to_tensor(value, dtype=float_dtype())
 
 
 def mapped(function, steps):
-    """The values of a function of one scalar step at a vector of steps."""
+    """Evaluates a function of one scalar step at a vector of steps."""
 
     def as_tensor(step):
         return ops.convert_to_tensor(function(step))
 
     steps = ops.convert_to_tensor(steps)
-    # PyTorch's vmap cannot branch; elsewhere a loop takes a hundred times as long.
+    # PyTorch's vmap cannot branch; on other backends a loop is a hundred times slower.
     map_over = ops.map if BACKEND == "torch" else ops.vectorized_map
     values = map_over(as_tensor, ops.reshape(steps, (-1,)))
     return ops.reshape(values, ops.shape(steps))

@@ -20,10 +20,10 @@ if BACKEND == "tensorflow":
 
 
 def gather(table: np.ndarray, index):
-    """Row `index` of a table that the host computed.
+    """Returns row `index` of a table that the host computed.
 
-    Tables of integers are lengths: on int32 time, entries too large for it come back
-    as a `Length`.
+    Tables of integers are lengths. In int32 time, entries that are too large become a
+    `Length`.
     """
     if is_number(index):
         return table[index].item()
@@ -47,22 +47,22 @@ def _take(table, index):
         first, second = map(ops.convert_to_tensor, table)
         return where(index > 0, second, first)
     if BACKEND == "tensorflow":
-        # `ops.take` spends three more nodes on negative indices.
+        # `ops.take` adds three more nodes for negative indices.
         return tf.gather(table, index)
     return ops.take(_constant(table), index, axis=0)
 
 
 def _constant(table):
-    # With the dtype: by itself, JAX's column makes integers floats for some `floatx`.
+    # Give the dtype, because on JAX integers become floats for some `floatx`.
     return ops.convert_to_tensor(table, dtype=table.dtype.name)
 
 
 class Lookup:
     """Counts the boundaries that have been reached at a step.
 
-    A binary search where steps are known; in a graph, a tree of comparisons 32 wide:
-    four levels for 100,000 boundaries, a number of nodes that does not grow within a
-    level, and on XLA, where `searchsorted` compares with every boundary, 250 times
+    Known steps use a binary search. In a graph, a tree of comparisons that is 32 wide
+    needs four levels for 100,000 boundaries, and the number of nodes per level does not
+    grow. On XLA, where `searchsorted` compares with every boundary, it is 250 times
     faster.
 
     Args:
@@ -94,7 +94,7 @@ class Lookup:
         return ops.cast(count, dtype)
 
     def _tree(self, dtype):
-        """From the top: one row, then rows of rows, padded with the largest int."""
+        """Returns the levels from the top: one row, then tables of rows, padded."""
         if dtype in self._trees:
             return self._trees[dtype]
         never = np.iinfo(dtype).max

@@ -1,4 +1,4 @@
-"""Integer time, and the fractions that it is turned into."""
+"""Integer time, and its conversion to fractions."""
 
 from typing import Any, NamedTuple
 
@@ -18,14 +18,14 @@ from keras_lrs.schedules.numerics.columns import (
 )
 
 HORIZON = 2**31
-"""Steps up to which tables of cycles reach."""
+"""The number of steps that tables of cycles cover."""
 
 
 class Length(NamedTuple):
     """A number of steps too large for int32 time: `steps + excess`.
 
-    TensorFlow, whose time is int64, does not meet it. `steps` is all that comparisons
-    and differences with int32 time need; the `excess` matters to ratios.
+    It never occurs on TensorFlow, whose time is int64. Comparisons and differences with
+    int32 time need only `steps`, and ratios need the `excess` too.
     """
 
     steps: Any
@@ -33,7 +33,7 @@ class Length(NamedTuple):
 
 
 def split(length, step) -> Length:
-    """A length in two parts, the first in the dtype of time; or None and no excess."""
+    """Splits a length into a part that fits the dtype of time, and an excess."""
     if isinstance(length, Length):
         return length
     if is_number(length) and length >= HORIZON and is_tensor(step):
@@ -44,7 +44,7 @@ def split(length, step) -> Length:
 
 
 def fitting(length, step):
-    """A length as far as time can count."""
+    """Returns a length, capped at the largest step that time can count."""
     return length if is_number(step) else split(length, step).steps
 
 
@@ -54,22 +54,22 @@ def largest_step(tensor):
 
 
 def since(step, start):
-    """Steps passed since `start`, 0 before it."""
+    """Returns the steps since `start`, and 0 before it."""
     return maximum(step - fitting(start, step), 0)
 
 
 def capped(step, length):
-    """`step`, held at `length`."""
+    """Returns `step`, held at `length`."""
     return minimum(step, fitting(length, step))
 
 
 def reached(step, boundary):
-    """True from step `boundary` on: pieces are half open."""
+    """Returns True from step `boundary` on, so that pieces are half open."""
     return step >= fitting(boundary, step)
 
 
 def count_reached(step, boundaries):
-    """How many of a few boundaries have been reached."""
+    """Returns how many of a few boundaries have been reached."""
     count: Any = 0
     for boundary in boundaries:
         now = reached(step, boundary)
@@ -78,14 +78,14 @@ def count_reached(step, boundaries):
 
 
 def divided(step, length):
-    """The number of whole lengths in `step`, and the steps that remain."""
+    """Returns the number of whole lengths in `step`, and the remaining steps."""
     length = fitting(length, step)
     index = step // length
     return index, step - index * length
 
 
 def to_float(x):
-    """Integer time as a float, rounded if there are more than 2**24 steps."""
+    """Returns integer time as a float, rounded if there are more than 2**24 steps."""
     if isinstance(x, Length):
         return to_float(x.steps) + x.excess
     if is_number(x):
@@ -96,23 +96,23 @@ def to_float(x):
 
 
 def ratio(step, length):
-    """`step / length`, not held at the end."""
+    """Returns `step / length`, without holding it at the end."""
     return _over(to_float(step), to_float(length))
 
 
 def _over(x, y):
     if is_tensor(x) or is_number(y):
         return x / y
-    # A cycle of `Restarts` may have a piece without steps: never used, but computed.
+    # A cycle of `Restarts` may have an empty piece, which is computed but never used.
     with np.errstate(divide="ignore", invalid="ignore"):
         return x / y
 
 
 def fractions(step, length):
-    """How much of `length` has passed at `step`, and how much remains.
+    """Returns how much of `length` has passed at `step`, and how much remains.
 
-    Both are formed from integers, so that neither end is a difference of nearly equal
-    floats. Both are held at the ends.
+    Both are computed from integers, so that neither is a difference of nearly equal
+    floats near its end. Both are held at the ends.
 
     Returns:
         `(progress, remaining)`, two fractions in [0, 1].
@@ -129,15 +129,16 @@ def fractions(step, length):
 
 
 def share(step, parts: int, length):
-    """`floor(step * parts / length)` for `step <= length`.
+    """Returns `floor(step * parts / length)` for `step <= length`.
 
-    Exact, unless int32 time cannot count the length: then a share may come late.
+    It is exact unless int32 time cannot count the length. Then a share may come late.
     """
     if not is_tensor(step) or largest_step(step) > HORIZON:
         return step * parts // length
-    # int32 time: the product overflows. Estimate the quotient in float32, low by less
-    # than one, and correct it by the remainder. That is less than 2 * length < 2**32,
-    # so its wrapped low 32 bits are exact, and negative only beyond 2**31 > length.
+    # In int32 time the product overflows. Estimate the quotient in float32, low by less
+    # than one, and correct it by the remainder. The remainder is less than 2 * length <
+    # 2**32, so its wrapped low 32 bits are exact, and negative only beyond 2**31 >
+    # length.
     steps, excess = split(length, step)
     estimate = to_float(step) * (parts / to_float(length))
     low = ops.cast(maximum(floor(estimate * (1.0 - 4e-7) - 0.01), 0.0), step.dtype)
@@ -150,9 +151,10 @@ def share(step, parts: int, length):
 
 
 def scrambled(step, seed: int):
-    """A hash of `(seed, step)` in [0, 2**31), the same in every column and backend.
+    """Hashes `(seed, step)` into [0, 2**31), equally in every column and backend.
 
-    Products and xor-shifts on 31 bits, which fit int64 and wrap rightly in int32.
+    It uses products and xor-shifts on 31 bits, which fit int64 and wrap correctly in
+    int32.
     """
     bits = 2**31 - 1
     state = _xor(_and(step, bits), (seed * 0x9E3779B1 + 0x5BD1E995) & bits)
