@@ -16,8 +16,8 @@ that has cycles.
 
 All state is in `--directory`: after an interruption the same call with `--resume` goes
 on at the last completed epoch, and skips the schedules that are finished. A resumed
-training ends with the weights and rates of one that was not interrupted. Images are
-moved by up to 4 pixels and mirrored, in NumPy.
+training ends with the weights and rates of one that was not interrupted. The model
+moves images by up to 4 pixels and mirrors them, on its device.
 
 `--dataset digits` runs the same on 1,797 scans of handwritten digits, with a small
 network: half a minute of computing without a GPU. `benchmarks/device.py` measures what
@@ -122,7 +122,8 @@ def make_model(dataset, depth, shape, mixed_precision=None):
     with runs.precision(mixed_precision):
         # Every block has two layers; the first and the last one are in none.
         blocks = (depth - 2) // (2 * len(WIDTHS[dataset]))
-        model = make_resnet(WIDTHS[dataset], blocks, shape)
+        augmentation = runs.make_augmentation(dataset)
+        model = make_resnet(WIDTHS[dataset], blocks, shape, augmentation)
         model.compile(
             keras.optimizers.SGD(
                 0.1, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY
@@ -149,9 +150,7 @@ def train(text, schedule, options, data, folder):
     chosen = [make_scheduler(text, schedule, options)]
     if options.snapshots:
         chosen.append(callbacks.SnapshotEnsemble(folder / "snapshots"))
-    batches = runs.make_batches(
-        data[0], options.dataset, options.batch_size, options.seed
-    )
+    batches = runs.make_batches(data[0], options.batch_size, options.seed)
     time = runs.fit(
         model, batches, test, options.epochs, chosen, folder, options.log_dir
     )

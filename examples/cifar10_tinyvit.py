@@ -68,14 +68,17 @@ def train(name, setting, options, data, folder):
 
     keras.utils.set_random_seed(options.seed)
     method = averaging.make_methods()[name]
-    trainer = averaging.Trainer("vit", setting, data, total=None)
     with runs.precision(options.mixed_precision):
+        network = {
+            **setting.network,
+            "augmentation": runs.make_augmentation(options.dataset),
+        }
+        setting = dataclasses.replace(setting, network=network)
+        trainer = averaging.Trainer("vit", setting, data, total=None)
         model = trainer.make_model(method)
     epochs = setting.epochs * method.budget // 100
     callbacks = trainer.make_callbacks(method, options.rate)
-    batches = runs.make_batches(
-        data[0], options.dataset, options.batch_size, options.seed
-    )
+    batches = runs.make_batches(data[0], options.batch_size, options.seed)
     time = runs.fit(model, batches, data[1], epochs, callbacks, folder, options.log_dir)
     model.save(folder / "model.keras")
     loss, accuracy = model.evaluate(*data[1], batch_size=512, verbose=0)

@@ -22,8 +22,11 @@ def hold_out(data):
     return (x_train, y_train), (x_valid, y_valid)
 
 
-def make_resnet(widths, blocks, shape=(32, 32, 3)):
-    """A residual network (He et al., 2015, arXiv:1512.03385) for small images."""
+def make_resnet(widths, blocks, shape=(32, 32, 3), augmentation=None):
+    """A residual network (He et al., 2015, arXiv:1512.03385) for small images.
+
+    `augmentation` is a layer that the images go through first.
+    """
     import keras
     from keras import layers
 
@@ -32,7 +35,8 @@ def make_resnet(widths, blocks, shape=(32, 32, 3)):
         return layers.BatchNormalization(momentum=0.9)(x)
 
     image = keras.Input(shape)
-    x = layers.ReLU()(convolve(image, widths[0], 3))
+    x = image if augmentation is None else augmentation(image)
+    x = layers.ReLU()(convolve(x, widths[0], 3))
     for stage, width in enumerate(widths):
         for block in range(blocks):
             strides = 2 if stage > 0 and block == 0 else 1
@@ -44,15 +48,19 @@ def make_resnet(widths, blocks, shape=(32, 32, 3)):
     return keras.Model(image, layers.Dense(10, dtype="float32")(x))
 
 
-def make_vit(shape, patch, width, depth, heads, dropout):
-    """A vision transformer (Dosovitskiy et al., 2020, arXiv:2010.11929), pooled."""
+def make_vit(shape, patch, width, depth, heads, dropout, augmentation=None):
+    """A vision transformer (Dosovitskiy et al., 2020, arXiv:2010.11929), pooled.
+
+    `augmentation` is a layer that the images go through first.
+    """
     import keras
     from keras import layers
 
     height, side, channels = shape[0] // patch, shape[1] // patch, shape[2]
     tokens = height * side
     image = keras.Input(shape)
-    x = layers.Reshape((height, patch, side, patch, channels))(image)
+    x = image if augmentation is None else augmentation(image)
+    x = layers.Reshape((height, patch, side, patch, channels))(x)
     x = layers.Permute((1, 3, 2, 4, 5))(x)
     x = layers.Reshape((tokens, patch * patch * channels))(x)
     # Its bias, one vector per patch, is the embedding of the positions.

@@ -43,8 +43,8 @@ def make_parser(description, name):
 # --- What `fit` is given --------------------------------------------------------------
 
 
-def make_batches(data, dataset, batch_size, seed):
-    """Training data in an order, moved and mirrored, as seed and epoch say.
+def make_batches(data, batch_size, seed):
+    """Training data in the order that seed and epoch determine.
 
     So an epoch that is begun again is the same. Without the last batch, if it is small.
     """
@@ -52,35 +52,32 @@ def make_batches(data, dataset, batch_size, seed):
     import numpy as np
 
     x, y = data
-    shift, mirror = AUGMENTATION[dataset]
 
     class Batches(keras.utils.PyDataset):
         def begin(self, epoch):
-            self.epoch = epoch
             self.order = np.random.default_rng((seed, epoch)).permutation(len(x))
 
         def __len__(self):
             return len(x) // batch_size
 
         def __getitem__(self, index):
-            random = np.random.default_rng((seed, self.epoch, index))
             rows = self.order[index * batch_size : (index + 1) * batch_size]
-            around = ((0, 0), (shift, shift), (shift, shift), (0, 0))
-            # Of each image all its windows: by position, channel, row and column.
-            windows = np.lib.stride_tricks.sliding_window_view(
-                np.pad(x[rows], around), x.shape[1:3], axis=(1, 2)
-            )
-            down, right = random.integers(0, 2 * shift + 1, (2, batch_size))
-            chosen = windows[np.arange(batch_size), down, right]
-            images = np.ascontiguousarray(np.moveaxis(chosen, 1, -1))
-            if mirror:
-                mirrored = random.random(batch_size) < 0.5
-                images[mirrored] = images[mirrored, :, ::-1]
-            return images, y[rows]
+            return x[rows], y[rows]
 
     batches = Batches()
     batches.begin(0)
     return batches
+
+
+def make_augmentation(dataset):
+    """A layer that moves and mirrors training images on the device of the model.
+
+    The state of its random numbers belongs to the model, so a backup has it, too.
+    """
+    from reproduce.augmentation import RandomShift
+
+    pixels, mirror = AUGMENTATION[dataset]
+    return RandomShift(pixels, mirror=mirror)
 
 
 def make_clock():

@@ -14,6 +14,7 @@ from tests.programs import load_program
 
 pytestmark = [pytest.mark.only("torch"), pytest.mark.program]
 
+load_program("examples/reproduce.command")  # The programs import the augmentation late.
 resnet = load_program("examples/cifar10_resnet")
 tinyvit = load_program("examples/cifar10_tinyvit")
 
@@ -156,9 +157,8 @@ def test_tensorboard_shows_losses_and_the_rate_along_the_steps(tmp_path, monkeyp
 
 
 def test_a_resumed_epoch_has_the_same_batches_and_another_one_others():
-    batches = resnet.runs.make_batches(
-        resnet.quickstart.load_data()[0], "digits", 16, 1
-    )
+    x, y = resnet.quickstart.load_data()[0]
+    batches = resnet.runs.make_batches((x, np.arange(len(y))), 16, seed=1)
     assert len(batches) == 3
     first = [batches[index] for index in range(3)]
     batches.begin(1)
@@ -167,23 +167,26 @@ def test_a_resumed_epoch_has_the_same_batches_and_another_one_others():
     for index in range(3):
         np.testing.assert_array_equal(batches[index][0], first[index][0])
         np.testing.assert_array_equal(batches[index][1], first[index][1])
+        # On the host they are taken from the data, and nothing else is done.
+        np.testing.assert_array_equal(x[first[index][1]], first[index][0])
 
 
-def test_images_are_moved_and_mirrored_and_nothing_else():
+def test_images_are_moved_and_mirrored_by_the_model_and_nothing_else():
     x = np.random.default_rng(0).normal(size=(200, 8, 8, 3)).astype("float32")
-    batches = resnet.runs.make_batches((x, np.arange(200)), "cifar10", 200, seed=1)
-    images, labels = batches[0]
-    assert sorted(labels) == list(range(200))
+    network = resnet.make_model("cifar10", 8, x.shape[1:])
+    layer = network.layers[1]
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(x)), x)
+    images = keras.ops.convert_to_numpy(layer(x, training=True))
     padded = np.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)))
     seen = set()
-    for image, label in zip(images, labels, strict=True):
+    for number, image in enumerate(images):
         moves = [
             (down, right, step)
             for down in range(9)
             for right in range(9)
             for step in (1, -1)
             if np.array_equal(
-                padded[label, down : down + 8, right : right + 8][:, ::step], image
+                padded[number, down : down + 8, right : right + 8][:, ::step], image
             )
         ]
         assert len(moves) == 1
@@ -192,6 +195,11 @@ def test_images_are_moved_and_mirrored_and_nothing_else():
         {down for down, _, _ in seen} == {right for _, right, _ in seen} == {*range(9)}
     )
     assert {step for _, _, step in seen} == {1, -1}
+
+
+def test_digits_are_moved_by_a_pixel_and_not_mirrored():
+    layer = resnet.make_model("digits", 6, (8, 8, 1)).layers[1]
+    assert (layer.pixels, layer.mirror) == (1, False)
 
 
 def test_every_name_is_a_schedule_with_this_peak_and_so_is_a_call(capsys):

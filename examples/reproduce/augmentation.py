@@ -68,6 +68,7 @@ class Windows(layers.Layer):
         return {**super().get_config(), "mirror": self.mirror}
 
 
+@keras.saving.register_keras_serializable("keras_lrs_examples")
 class RandomShift(Windows):
     """Moves each image by up to `pixels` whole pixels and mirrors half of them.
 
@@ -95,6 +96,7 @@ class RandomShift(Windows):
         return {**super().get_config(), "pixels": self.pixels}
 
 
+@keras.saving.register_keras_serializable("keras_lrs_examples")
 class RandomResizedCrop(Windows):
     """Cuts a random share of each image, of a random ratio, and resizes it.
 
