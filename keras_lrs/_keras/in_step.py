@@ -146,6 +146,13 @@ def ratio(value: Any, variable: Any, known: Any) -> Any:
     return ops.where(known, value / ops.where(known, previous, 1.0), 1.0)
 
 
+def times(rate: Any, factor: Any) -> Any:
+    """A rate, which may be a variable, times a number."""
+    if IS_TORCH and isinstance(rate, keras.Variable):
+        rate = rate.value  # With a variable, Keras makes the number a tensor.
+    return rate * factor
+
+
 def norm(tensors: list, order: int) -> Any:
     """Returns the norm of order 1 or 2 over all entries of tensors, in float32."""
     # Squares of 16-bit values would overflow.

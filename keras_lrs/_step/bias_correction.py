@@ -111,7 +111,8 @@ class BiasCorrection(StepPart):
         """Multiplies the rate by the ratio of the two corrections."""
 
         def corrected_step(gradients, variables, rate):
-            return call(gradients, variables, rate * self._correction(update))
+            corrected = in_step.times(rate, self._correction(update))
+            return call(gradients, variables, corrected)
 
         return corrected_step
 

@@ -210,7 +210,8 @@ class ScheduleFree(Wrapper):
         used = self._known.value_of(self.inner_optimizer.learning_rate)
         warmup = self._warmup()
         self._known.assign(self._learning_rate, used * warmup)
-        optimizers.update(self.inner_optimizer, grads, z, rate * warmup)
+        rate = in_step.times(rate, warmup)
+        optimizers.update(self.inner_optimizer, grads, z, rate)
 
     def _warmup(self):
         """Returns the warmup's factor on the rate."""

@@ -1,13 +1,18 @@
-"""No step waits for the device: nothing that it computes is read on the host."""
+"""No step waits for the device: nothing that it computes is read on the host.
+
+Neither is a tensor made of a number of the host: PyTorch copies it to a GPU, and waits.
+"""
 
 import contextlib
 import os
+import pathlib
 import sys
 
 import keras
 import pytest
 
 import keras_lrs as lrs
+from tests.callbacks import catalogue
 from tests.step import traced
 
 S, A, C = lrs.schedules, lrs.averages, lrs.callbacks
@@ -28,6 +33,7 @@ def of_a_fit(folder):
         ),
         C.ReduceOnPlateau("loss", 0.5, patience=1),
         C.GradientNormRecorder(),
+        C.VariableScheduler({catalogue.SCHEDULED: S.LinearDecay(1.0)}),
         C.WeightAveraging(A.ExponentialAverage(0.9), at_end="raw"),
         C.PosthocAveraging(folder / "averages", [0.2]),
         C.HyperparameterLogger(),
@@ -47,13 +53,26 @@ def with_betas(folder):
     ]
 
 
+def of_groups(folder):
+    return [
+        C.HyperparameterScheduler(
+            learning_rate=S.LinearDecay(0.1),
+            beta_2=S.LinearDecay(0.9, end_learning_rate=0.5),
+            rate_multipliers={"kernel": 0.5},
+            weight_decay=lrs.PerVariable({"bias$": 0.0}),
+        )
+    ]
+
+
 def of_an_average(folder):
     return [C.AveragedEvaluation(at_end="raw")]
 
 
+AVERAGER = "Averager"
 CASES = {
     "SGD": (lambda: keras.optimizers.SGD(0.05, momentum=0.9), of_a_fit),
     "AdamW": (lambda: keras.optimizers.AdamW(0.01), with_betas),
+    "groups": (lambda: keras.optimizers.AdamW(0.01), of_groups),
     "OneCycle": (
         lambda: keras.optimizers.Adam(0.01),
         lambda folder: [C.OneCycleScheduler(0.1)],
@@ -68,7 +87,54 @@ CASES = {
         ),
         lambda folder: [],
     ),
+    AVERAGER: (lambda: keras.optimizers.SGD(0.05), lambda folder: []),
 }
+
+
+class Averaged(keras.Model):
+    """Averages its weights in `train_step`."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(traced.CLASSES)
+        self.dense.build((None, traced.FEATURES))
+        self.averager = A.Averager(self.dense, A.ExponentialAverage(0.9))
+        self.built = True
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    if BACKEND == "jax":
+
+        def train_step(self, state, data):
+            logs, state = super().train_step(state, data)
+            return logs, self.averager.update_state(self, state)
+
+    else:
+
+        def train_step(self, data):
+            logs = super().train_step(data)
+            self.averager.update()
+            return logs
+
+
+def test_every_callback_is_in_a_case(tmp_path):
+    made = [make(tmp_path) for _, make in CASES.values()]
+    found = {type(callback).__name__ for some in made for callback in some}
+    assert found == set(catalogue.CALLBACKS)
+
+
+# --- What is refused ------------------------------------------------------------------
+
+OURS = os.path.dirname(lrs.__file__)
+KERAS = str(pathlib.Path(keras.__file__).parent / "src")
+# What Keras does by itself in a step, and not because we called a function of `ops`.
+OF_KERAS = [
+    os.path.join(KERAS, name)
+    for name in ("optimizers", "trainers", "layers", "losses", "metrics")
+]
+OPTIMIZERS = os.path.join(KERAS, "backend", "torch", "optimizers")
+TRAINER = os.path.join(KERAS, "backend", BACKEND, "trainer.py")
 
 
 @contextlib.contextmanager
@@ -86,7 +152,16 @@ def nothing_is_read(monkeypatch):
                 patch.setattr(torch.Tensor, name, refuse)
             for name in ("__bool__", "__float__", "__int__", "__index__"):
                 patch.setattr(torch.Tensor, name, refuse)
+            for name in ("tensor", "as_tensor", "asarray", "from_numpy"):
+                patch.setattr(torch, name, not_by_us(getattr(torch, name)))
             stack.enter_context(refusing_mode())
+        elif BACKEND == "tensorflow":
+            from tensorflow.python.framework import ops
+
+            # All that reads an eager tensor asks this method. Keras asks whether the
+            # data is over.
+            kind = ops._EagerTensorBase
+            patch.setattr(kind, "_numpy", but_for_keras(kind._numpy, refuse))
         else:
             import jax
 
@@ -96,6 +171,27 @@ def nothing_is_read(monkeypatch):
             for name in ("__bool__", "__float__", "__int__", "__index__", "_value"):
                 patch.setattr(kind, name, property(refuse))
         yield
+
+
+def but_for_keras(function, otherwise):
+    """The function where Keras's `fit` calls it, and else another one."""
+
+    def checked(*arguments):
+        by_keras = nearest(sys._getframe(), OURS, TRAINER) == TRAINER
+        return (function if by_keras else otherwise)(*arguments)
+
+    return checked
+
+
+def not_by_us(function):
+    """A function that makes a tensor of numbers, unless we asked for it."""
+
+    def checked(*arguments, **keywords):
+        if nearest(sys._getframe(), OURS, OPTIMIZERS, TRAINER, *OF_KERAS) == OURS:
+            raise AssertionError("A number was read on the host and made a tensor.")
+        return function(*arguments, **keywords)
+
+    return checked
 
 
 def refusing_mode():
@@ -108,24 +204,22 @@ def refusing_mode():
     class Refusing(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
             reads = function.name() == "aten::_local_scalar_dense"
-            if reads and not is_asked_by_keras(sys._getframe()):
+            if reads and nearest(sys._getframe(), OURS, OPTIMIZERS) != OPTIMIZERS:
                 raise AssertionError("A value was read on the host, within PyTorch.")
             return function(*arguments, **(keywords or {}))
 
     return Refusing()
 
 
-def is_asked_by_keras(frame):
-    """Whether an update of Keras's is nearer than anything of ours."""
-    own = os.path.join("keras", "src", "backend", "torch", "optimizers")
+def nearest(frame, *places):
+    """Which of some folders and files the innermost call from any of them is from."""
     while frame is not None:
         file = frame.f_code.co_filename
-        if f"{os.sep}keras_lrs{os.sep}" in file:
-            return False
-        if own in file:
-            return True
+        for place in places:
+            if file == place or file.startswith(place + os.sep):
+                return place
         frame = frame.f_back
-    return False
+    return None
 
 
 class Guard(keras.callbacks.Callback):
@@ -168,10 +262,16 @@ class Guard(keras.callbacks.Callback):
 
 
 def network(name):
-    return traced.network(CASES[name][0](), layers=2)
+    make_optimizer, _ = CASES[name]
+    if name == AVERAGER:
+        model = Averaged()
+        model.compile(make_optimizer(), "mse", jit_compile=BACKEND == "jax")
+        return model
+    model = traced.network(make_optimizer(), layers=2)
+    catalogue.give_a_variable(model)
+    return model
 
 
-@pytest.mark.skipif(BACKEND == "tensorflow", reason="its steps are graphs")
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_is_read_in_a_step_or_between_steps(name, tmp_path, monkeypatch):
     guard = Guard(monkeypatch)
@@ -180,13 +280,26 @@ def test_nothing_is_read_in_a_step_or_between_steps(name, tmp_path, monkeypatch)
     assert guard.guarded == 2 * (STEPS - 2)
 
 
-@pytest.mark.skipif(BACKEND == "tensorflow", reason="its steps are graphs")
-def test_a_step_that_reads_is_noticed(monkeypatch):
+def to_a_number(logs):
+    float(logs["loss"])
+
+
+def of_a_number(logs):
+    keras.ops.convert_to_tensor(1.0)
+
+
+ACTS = {"to a number": to_a_number}
+if BACKEND == "torch":
+    ACTS["of a number"] = of_a_number
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+def test_a_step_that_reads_is_noticed(act, monkeypatch):
     class Reading(C.FitCallback):
         every_step = True
 
         def step_ends(self, logs):
-            float(logs["loss"])
+            act(logs)
 
     guard = Guard(monkeypatch)
     with pytest.raises(AssertionError, match="read"):
