@@ -11,7 +11,7 @@ PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses=auto
 
 .PHONY: run test test-tensorflow test-jax test-torch test-all test-oldest test-newest \
 	test-nightly test-browser fuzz lint format \
-	bench reliability lines claims gallery docs package clean
+	bench gpu gpu-wheels reliability lines claims gallery docs package clean
 
 run: $(VENV)/.tensorflow $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -89,6 +89,32 @@ bench: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.peers
 	$(BIN)/python benchmarks/ensembles.py $(BENCH)
 	$(BIN)/python benchmarks/schedules.py $(BENCH)
 
+# What a step costs on a GPU, in 8 minutes, on a machine without a network that has a
+# backend. `make gpu-wheels`, where there is a network, puts what else Keras and we
+# require into the folder `wheels`; the packages of the machine are not replaced. What is
+# measured is the package in this folder, whose wheel says what it requires.
+# ARGS="--device cpu --quick" tries it.
+GPU_PYTHON ?= python3
+GPU_PYTHON_VERSION ?= 3.12
+GPU_PLATFORMS := manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1
+WHEELS := wheels
+
+gpu:
+	@test -d $(WHEELS) || { echo "First run make gpu-wheels, with a network."; exit 1; }
+	rm -rf $(WHEELS)/installed
+	mkdir $(WHEELS)/installed
+	$(GPU_PYTHON) -m pip install --quiet --no-index --find-links $(WHEELS) \
+		--prefix $(WHEELS)/installed keras-lrs
+	PYTHONPATH=$(CURDIR):$$(find $(CURDIR)/$(WHEELS)/installed -name "*-packages" | paste -sd:) \
+		$(GPU_PYTHON) benchmarks/gpu.py $(ARGS)
+
+gpu-wheels: | $(BIN)/python
+	rm -rf $(WHEELS)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(WHEELS) .
+	$(BIN)/python -m pip download --quiet --only-binary=:all: --implementation cp \
+		--python-version $(GPU_PYTHON_VERSION) $(GPU_PLATFORMS:%=--platform %_x86_64) \
+		--dest $(WHEELS) $(WHEELS)/*.whl
+
 # Half a day: trainings that are killed, faults of files, and an hour without any. Then
 # interruptions at every line, which take hours on each backend; `lines` alone, and
 # ARGS="--sample 100".
@@ -133,7 +159,7 @@ package: $(VENV)/.test
 	$(BIN)/python tests/installed.py --size dist/*.whl
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-newest $(WHEELS) build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -14,7 +14,9 @@ the memory of each contender.
 import argparse
 import concurrent.futures
 import functools
+import importlib.util
 import json
+import math
 import os
 import resource
 import statistics
@@ -26,6 +28,7 @@ import intervals
 import numpy as np
 from intervals import Estimate
 from report import add_outputs, aim_cell, aims_part, publish, table
+from steps import synchronize, wait_for
 
 TITLE = "# Performance of averages"
 PLAIN, AGAIN = "none", "none, again"
@@ -59,9 +62,12 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def contenders(backend):
-    return [PLAIN, AGAIN, EMA, OURS, IN_STEP] + (
-        [TORCH, EMA_PYTORCH] if backend == "torch" else []
-    )
+    found = [PLAIN, AGAIN, EMA, OURS, IN_STEP]
+    if backend == "torch":
+        found.append(TORCH)
+        if importlib.util.find_spec("ema_pytorch") is not None:
+            found.append(EMA_PYTORCH)
+    return found
 
 
 def trainer(name, workload, jit_compile):
@@ -132,16 +138,6 @@ def trainer(name, workload, jit_compile):
     return train
 
 
-def synchronize(model):
-    """Waits for the step; Keras's callbacks have the state of JAX synchronized."""
-    import keras
-
-    if keras.backend.backend() == "jax":
-        import jax
-
-        jax.block_until_ready([variable.value for variable in model.variables])
-
-
 def eager_average(name, model):
     """A callback that averages after each step, as PyTorch's users do."""
     import keras
@@ -187,23 +183,68 @@ def limit(size):
     return add
 
 
+def device_limit(size):
+    """The same on the device, which adds often: once may be too short to be timed."""
+    from keras import ops
+
+    add, total, ones = device_addition(), ops.zeros((size,)), ops.ones((size,))
+    repeats = 20
+
+    def add_often():
+        nonlocal total
+        wait_for([total])
+        start = time.perf_counter()
+        for _ in range(repeats):
+            total = add(total, ones)
+        wait_for([total])
+        return [(time.perf_counter() - start) / repeats]
+
+    return add_often
+
+
+def device_addition():
+    """A function that adds in place, as far as the backend can."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(lambda total, more: total + more, donate_argnums=0)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.Tensor.add_
+    import tensorflow as tf
+
+    return tf.function(lambda total, more: total + more, jit_compile=True)
+
+
 def measured(configuration, quick):
     """Seconds: `{workload: {contender: one per round}}`."""
+    return {
+        workload: update_seconds(configuration, workload, ROUNDS[quick])
+        for workload, (count, _) in WORKLOADS.items()
+        if not (quick and count == 1)
+    }
+
+
+def update_seconds(configuration, workload, rounds, end=-math.inf, make_limit=limit):
+    """Seconds of a step of all contenders, in turn.
+
+    There are so many rounds, and more until `end`.
+    """
     backend, jit_compile = CONFIGURATIONS[configuration]
-    found = {}
-    for workload, (count, size) in WORKLOADS.items():
-        if quick and count == 1:
-            continue
-        trainers = {
-            name: trainer(name, workload, jit_compile) for name in contenders(backend)
-        }
-        trainers["limit"] = limit(count * size)
-        for train in trainers.values():
-            train()
-        found[workload] = {name: [] for name in trainers}
-        for _ in range(ROUNDS[quick]):
-            for name, train in trainers.items():
-                found[workload][name].append(statistics.median(train()))
+    count, size = WORKLOADS[workload]
+    trainers = {
+        name: trainer(name, workload, jit_compile) for name in contenders(backend)
+    }
+    trainers["limit"] = make_limit(count * size)
+    for train in trainers.values():
+        train()
+    found = {name: [] for name in trainers}
+    while len(found[PLAIN]) < rounds or time.monotonic() < end:
+        for name, train in trainers.items():
+            found[name].append(statistics.median(train()))
     return found
 
 
@@ -223,14 +264,7 @@ def peak(configuration, name):
 def markdown(times, peaks):
     parts = [TITLE]
     parts.append("## One update of the average, over the limit of the memory")
-    for workload in WORKLOADS:
-        rows = []
-        for name in (AGAIN, EMA, OURS, IN_STEP, TORCH, EMA_PYTORCH):
-            cells = [
-                ratio_cell(found.get(workload, {}), name) for found in times.values()
-            ]
-            rows.append([name, *cells])
-        parts.append(table([workload, *times], rows))
+    parts += [updates_table(workload, times) for workload in WORKLOADS]
     parts.append(
         "Each cell is what a contender adds to a step, over the time in which this "
         "machine adds two arrays of the weights' size in place: as much has to be read "
@@ -250,6 +284,15 @@ def markdown(times, peaks):
         "model and taking it out needs copies one tensor at a time, here the only one."
     )
     return "\n\n".join(parts)
+
+
+def updates_table(workload, times):
+    """A row for every contender, and a column for every configuration."""
+    rows = [
+        [name, *(ratio_cell(of.get(workload, {}), name) for of in times.values())]
+        for name in (AGAIN, EMA, OURS, IN_STEP, TORCH, EMA_PYTORCH)
+    ]
+    return table([workload, *times], rows)
 
 
 def excess(found, name):

@@ -1,16 +1,14 @@
 """Measures what schedules and averages add to a step of a full-size network.
 
     python benchmarks/device.py [--backends tensorflow jax torch] [--quick]
-                                [--results results.json] [--output docs/performance.md]
+                                [--output docs/performance.md]
 
-A ResNet-20 for CIFAR-10 is trained on the device that Keras uses, a GPU if it finds
-one: turn and turn about with a constant rate, once more with a constant rate, with a
-schedule, with a scheduler of rate and momentum, and with an average of the weights.
-Backends that are not installed are left out. Images are random: nothing is downloaded.
+A ResNet-20 for CIFAR-10 is trained on the processor: turn and turn about with a
+constant rate, once more with a constant rate, with a schedule, with a scheduler of rate
+and momentum, and with an average of the weights. Backends that are not installed are
+left out. Images are random: nothing is downloaded.
 
-With `--results` what was measured is added to a file, and the table is of all that is
-in it: of a GPU on one machine and a processor on another. A kind of device that nobody
-measured is shown as such.
+`benchmarks/gpu.py` trains this network on a GPU, and a small vision transformer.
 """
 
 import argparse
@@ -25,145 +23,121 @@ import tempfile
 
 import intervals
 import steps
-from report import add_outputs, publish, read_results, table, write_results
+from report import add_outputs, publish, table
 from steps import CONTROL, REFERENCE, Contender, Size
 
 TITLE = "# A training step of a ResNet-20"
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 CPU, GPU = "CPU", "GPU"
-NOT_MEASURED = "not measured"
+# So that no backend finds a GPU.
+ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
 NETWORK = {"widths": (16, 32, 64), "blocks": 3}
+TRANSFORMER = {"patch": 4, "width": 128, "depth": 6, "heads": 4, "dropout": 0.1}
 SHAPE = (32, 32, 3)
 # Images of a batch, and steps of an epoch.
-LENGTHS = {CPU: (32, 4), GPU: (128, 96)}
+LENGTHS = {CPU: (32, 4), GPU: (128, 16)}
 SIZES = {False: Size(30.0, 9, 0), True: Size(0.0, 2, 0)}
 
 
-def network(rate):
+def example(name):
+    """A function of `examples/images.py`."""
+    return runpy.run_path(str(EXAMPLES / "images.py"))[name]
+
+
+def resnet(rate, **options):
     """That of `examples/cifar10_resnet.py`, and its optimizer."""
     import keras
 
-    make_resnet = runpy.run_path(str(EXAMPLES / "images.py"))["make_resnet"]
-    optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
-    return make_resnet(**NETWORK, shape=SHAPE), optimizer
+    optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, **options)
+    return example("make_resnet")(**NETWORK, shape=SHAPE), optimizer
 
 
-RESNET = "ResNet-20"
-steps.WORKLOADS[RESNET] = network
-CONTENDERS = [
-    Contender(RESNET, REFERENCE),
-    Contender(RESNET, CONTROL),
-    Contender(
-        RESNET,
-        "`Warmup(CosineAnnealing)`",
-        rate=steps.long_warmup_and_cosine,
-    ),
-    Contender(
-        RESNET,
-        "`OneCycleScheduler`: rate and momentum",
-        callbacks=steps.one_cycle,
-    ),
-    Contender(RESNET, "`WeightAveraging`", callbacks=steps.averaged),
-]
+def transformer(rate, **options):
+    """That of `examples/cifar10_tinyvit.py`, and its optimizer."""
+    import keras
+
+    optimizer = keras.optimizers.Adam(rate, **options)
+    return example("make_vit")(SHAPE, **TRANSFORMER), optimizer
+
+
+RESNET, TINY_VIT = "ResNet-20", "tiny ViT"
+NETWORKS = {RESNET: resnet, TINY_VIT: transformer}
+steps.WORKLOADS.update(NETWORKS)
+
+
+def contenders(workload):
+    return [
+        Contender(workload, REFERENCE),
+        Contender(workload, CONTROL),
+        Contender(
+            workload,
+            "`Warmup(CosineAnnealing)`",
+            rate=steps.long_warmup_and_cosine,
+        ),
+        Contender(
+            workload,
+            "`OneCycleScheduler`: rate and momentum",
+            callbacks=steps.one_cycle,
+        ),
+        Contender(workload, "`WeightAveraging`", callbacks=steps.averaged),
+    ]
+
+
+CONTENDERS = contenders(RESNET)
 
 
 # --- Measuring ------------------------------------------------------------------------
 
 
-def device():
-    """The name of the GPU that Keras trains on, or None."""
-    import keras
-
-    if keras.backend.backend() == "jax":
-        import jax
-
-        found = jax.devices()[0]
-        return None if found.platform == "cpu" else found.device_kind
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    import tensorflow as tf
-
-    found = tf.config.list_physical_devices("GPU")
-    if not found:
-        return None
-    return tf.config.experimental.get_device_details(found[0])["device_name"]
-
-
-def configuration(gpu, backend):
-    """As networks of this kind are trained: with XLA, but on a CPU and in PyTorch."""
-    name = "TensorFlow XLA" if gpu and backend == "tensorflow" else BACKENDS[backend]
-    _, length = LENGTHS[GPU if gpu else CPU]
-    return dataclasses.replace(steps.CONFIGURATIONS[name], steps=length)
-
-
 def measured(size, contenders=CONTENDERS):
-    """The device, and seconds per step of every contender, one per round."""
+    """Seconds per step of every contender, one per round."""
     import keras
 
-    gpu = device()
-    batch_size, length = LENGTHS[GPU if gpu else CPU]
+    batch_size, length = LENGTHS[CPU]
+    name = BACKENDS[keras.backend.backend()]
     with tempfile.TemporaryDirectory() as folder:
         found = steps.step_seconds(
-            configuration(gpu, keras.backend.backend()),
+            dataclasses.replace(steps.CONFIGURATIONS[name], steps=length),
             size,
             contenders,
             pathlib.Path(folder),
             steps.data(length, SHAPE, batch_size),
         )
-    return {"device": gpu or CPU, "seconds": found[RESNET]}
+    return found[RESNET]
 
 
 # --- The table ------------------------------------------------------------------------
 
 
 def markdown(results):
-    """All that is said of it; results by backend and kind of device."""
-    gpus = sorted({found["device"] for found in results.values()} - {CPU})
-    batches = [f"{LENGTHS[kind][0]} on a {kind}" for kind in (CPU, GPU)]
+    """All that is said of it; results by backend."""
+    ratios = by_backend(results)
+    rows = [[f"**{REFERENCE}**", *map(milliseconds, results.values())]]
+    rows += [
+        [each.name, *(found[each.name].cell() for found in ratios.values())]
+        for each in CONTENDERS[1:]
+    ]
     return "\n\n".join(
         [
             TITLE,
             "The table shows what `model.fit` takes per step for the network of "
-            "`examples/cifar10_resnet.py`, as a ratio to that with a constant rate. "
-            "Each cell is the median of the ratios within a round, with its 95 % "
-            "interval, and the second row shows the noise. The optimizer is SGD with "
-            f"momentum, batches are of {' and '.join(batches)}, and images are in "
-            "memory. "
-            + (f"The GPU: {', '.join(gpus)}." if gpus else "No GPU was at hand."),
-            table(*columns(results)),
+            "`examples/cifar10_resnet.py` on the processor, as a ratio to that with a "
+            "constant rate. Each cell is the median of the ratios within a round, with "
+            "its 95 % interval, and the second row shows the noise. The optimizer is "
+            f"SGD with momentum. Batches of {LENGTHS[CPU][0]} images are in memory.",
+            table(["", *results], rows),
         ]
     )
 
 
-def columns(results):
-    """The header and the rows, with a column for what was not measured."""
-    header, rows = [""], [[f"**{REFERENCE}**"]]
-    rows += [[each.name] for each in CONTENDERS[1:]]
-    for kind in (CPU, GPU):
-        of_kind = {key: found for key, found in results.items() if kind_of(key) == kind}
-        for key, found in of_kind.items():
-            header.append(key)
-            for row, cell in zip(rows, cells(found["seconds"]), strict=True):
-                row.append(cell)
-        if not of_kind:
-            header.append(kind)
-            for row in rows:
-                row.append(NOT_MEASURED)
-    return header, rows
+def by_backend(results):
+    """Estimates of all ratios: by backend and name."""
+    return {key: intervals.ratios(found, REFERENCE) for key, found in results.items()}
 
 
-def kind_of(key):
-    return key.rpartition(", ")[2]
-
-
-def cells(seconds):
-    yield f"{1e3 * statistics.median(seconds[REFERENCE]):.3g} ms"
-    found = intervals.ratios(seconds, REFERENCE)
-    for each in CONTENDERS[1:]:
-        yield found[each.name].cell()
+def milliseconds(found):
+    return f"{1e3 * statistics.median(found[REFERENCE]):.3g} ms"
 
 
 # --- The program ----------------------------------------------------------------------
@@ -174,23 +148,24 @@ def main(arguments=None):
     if arguments.measure:
         print(json.dumps(measured(SIZES[arguments.quick])))
         return
-    results = read_results(arguments.results)
-    for backend in arguments.backends:
-        if importlib.util.find_spec(backend) is None:
-            print(f"{BACKENDS[backend]} is not installed.", file=sys.stderr)
-            continue
+    results = {}
+    for backend in installed(arguments.backends):
         print(f"Measuring on {BACKENDS[backend]} ...", file=sys.stderr)
         quick = ["--quick"] * arguments.quick
-        found = steps.run(__file__, backend, ["--measure", *quick], environment={})
-        kind = CPU if found["device"] == CPU else GPU
-        results[f"{BACKENDS[backend]}, {kind}"] = found
-        write_results(arguments.results, results)
-    ratios = {
-        key: intervals.ratios(found["seconds"], REFERENCE)
-        for key, found in results.items()
-    }
-    found = {"seconds": results, "ratios": ratios}
+        results[BACKENDS[backend]] = steps.run(
+            __file__, backend, ["--measure", *quick], environment=ON_CPU
+        )
+    found = {"seconds": results, "ratios": by_backend(results)}
     publish(__file__, arguments, markdown(results), found)
+
+
+def installed(backends):
+    """Those of some backends that are installed."""
+    for backend in backends:
+        if importlib.util.find_spec(backend) is None:
+            print(f"{BACKENDS[backend]} is not installed.", file=sys.stderr)
+        else:
+            yield backend
 
 
 def parsed_arguments(arguments):
@@ -199,7 +174,6 @@ def parsed_arguments(arguments):
         "--backends", nargs="+", choices=list(BACKENDS), default=list(BACKENDS)
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--results", type=pathlib.Path, help="a file to add them to")
     add_outputs(parser)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

@@ -1,5 +1,6 @@
 """Writes the parts of the page, the aims, and summaries of what was measured."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -20,6 +21,7 @@ ORDER = (
     "# A training step",
     "# Groups of variables",
     "# A training step of a ResNet-20",
+    "# A training step on a GPU",
     "# How the cost of a training step grows",
     "# Performance of averages",
     "# Ensembles and snapshots",
@@ -98,9 +100,18 @@ def surroundings():
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": versions(),
         "machine": {"processor": processor(), "cores": os.cpu_count()},
     }
+
+
+def versions():
+    """The versions of the packages that matter, where they are installed."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def processor():

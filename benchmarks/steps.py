@@ -128,6 +128,7 @@ WORKLOADS = {ADAM: adam, SGD: sgd, ADAMW: adamw}
 # By how much shorter an epoch is, so that it takes about as long as with 4 variables.
 SHORTER = {ADAMW: 3}
 REFERENCE, CONTROL = "constant", "constant, again"
+NOT_MEASURED = "not measured"
 
 
 def constant(keras, lrs):
@@ -469,17 +470,23 @@ def stopwatch_of(model):
 
 
 def synchronize(model):
-    """Waits until the device has made the last step.
+    """Waits until the device has made the last step."""
+    wait_for([variable.value for variable in model.trainable_variables])
 
-    TensorFlow has, once the metrics have been read.
-    """
+
+def wait_for(arrays):
+    """Waits until the device has computed them; where it can, all that it was told."""
     import keras
 
-    if keras.backend.backend() == "jax":
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.test.experimental.sync_devices()
+    elif keras.backend.backend() == "jax":
         import jax
 
-        jax.block_until_ready([v.value for v in model.trainable_variables])
-    elif keras.backend.backend() == "torch":
+        jax.block_until_ready(arrays)
+    else:
         import torch
 
         if torch.cuda.is_available():
@@ -513,10 +520,11 @@ def measured(configuration, size, contenders=CONTENDERS, fits=FITS):
         }
 
 
-def step_seconds(configuration, size, contenders, folder, inputs=None):
+def step_seconds(configuration, size, contenders, folder, inputs=None, end=None):
     """All contenders once per round, in another order each time.
 
-    `inputs` are what `fit` is given, unless the data are those of this program.
+    `inputs` are what `fit` is given, unless the data are those of this program. The
+    last round begins before `end`, or when `size.seconds` have passed since the setup.
     """
     lengths = [length(configuration, contender.workload) for contender in contenders]
     trainees = [
@@ -530,7 +538,7 @@ def step_seconds(configuration, size, contenders, folder, inputs=None):
     samples = [[] for _ in trainees]
     order = list(range(len(trainees)))
     shuffle = random.Random(0).shuffle
-    end = time.monotonic() + size.seconds
+    end = time.monotonic() + size.seconds if end is None else end
     gc.disable()
     while len(samples[0]) < size.rounds or time.monotonic() < end:
         shuffle(order)
@@ -578,15 +586,19 @@ def measured_in_a_process(name, quick):
 
 def run(program, backend, arguments, environment=ONE_THREAD):
     """What a program measures in a process of its own, with one backend."""
+    pipe = {"stdout": subprocess.PIPE, "text": True, "check": True}
+    done = process(program, backend, arguments, environment, **pipe)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def process(program, backend, arguments, environment, **options):
+    """Runs a program with one backend; the options are those of `subprocess.run`."""
     own = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, program, *arguments],
         env={**os.environ, **environment, **own},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
+        **options,
     )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 # --- The tables -----------------------------------------------------------------------
@@ -653,13 +665,18 @@ def steps_table(results, contenders):
         workload, name = contender.workload, contender.name
         if workload not in seen:
             cells = [
-                microseconds(result["steps"][workload][REFERENCE])
+                duration(result["steps"][workload][REFERENCE])
+                if workload in result["steps"]
+                else NOT_MEASURED
                 for result in results.values()
             ]
             rows.append([f"**{workload}: {REFERENCE}**", *cells])
             seen.add(workload)
         if name != REFERENCE:
-            cells = [of[workload][name].cell() for of in found.values()]
+            cells = [
+                of[workload][name].cell() if workload in of else NOT_MEASURED
+                for of in found.values()
+            ]
             rows.append([name, *cells])
     return table(["", *results], rows)
 
@@ -675,7 +692,7 @@ def by_configuration(results):
     }
 
 
-def aims_of(results, contenders=CONTENDERS):
+def aims_of(results, contenders=CONTENDERS, title=TITLE):
     """The aims of our rows, and whether they were met."""
     found = by_configuration(results)
     rows = [
@@ -688,16 +705,21 @@ def aims_of(results, contenders=CONTENDERS):
                     intervals.noise(of[contender.workload][CONTROL]),
                 )
                 for configuration, of in found.items()
+                if contender.workload in of
             },
         )
         for contender in contenders
         if contender.target is not None
     ]
-    return aims_part(TITLE, list(results), rows)
+    return aims_part(title, list(results), rows)
 
 
-def microseconds(samples):
-    return f"{1e6 * statistics.median(samples):.0f} us"
+def duration(samples):
+    """The median of some seconds, in a unit that suits it."""
+    microseconds = 1e6 * statistics.median(samples)
+    if microseconds < 10_000:
+        return f"{microseconds:.0f} us"
+    return f"{microseconds / 1e3:.1f} ms"
 
 
 def fits_table(results):

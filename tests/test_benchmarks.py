@@ -62,8 +62,10 @@ def test_what_a_step_costs_comes_first_and_unknown_parts_last(tmp_path):
 
 
 def test_the_order_of_the_page_is_of_the_programs_that_write_it():
-    programs = [load_program(f"benchmarks/{name}") for name in PROGRAMS]
-    assert [program.TITLE for program in programs] == list(report.ORDER)
+    titles = [load_program(f"benchmarks/{name}").TITLE for name in PROGRAMS]
+    on_a_gpu = load_program("benchmarks/gpu").TITLE
+    assert [title for title in report.ORDER if title != on_a_gpu] == titles
+    assert on_a_gpu in report.ORDER
 
 
 def test_make_bench_runs_the_programs_that_write_the_page():

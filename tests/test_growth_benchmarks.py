@@ -1,4 +1,4 @@
-"""The benchmarks of growth and of devices run, and say what was not measured."""
+"""The benchmarks of growth and of a network run, and say what was not measured."""
 
 import json
 import math
@@ -109,61 +109,50 @@ def test_each_backend_and_axis_has_a_process_of_its_own(monkeypatch, tmp_path, c
     assert rows.count(["**PyTorch: constant**", "not measured"]) == 1
 
 
-# --- Devices --------------------------------------------------------------------------
+# --- A network ------------------------------------------------------------------------
 
 SECONDS = {each.name: [0.2, 0.1, 0.3] for each in device.CONTENDERS}
 SECONDS[device.CONTENDERS[-1].name] = [0.4, 0.2, 0.6]
 
 
-def test_a_network_is_trained_in_all_ways_on_the_device_of_keras(monkeypatch):
+def test_a_network_is_trained_in_all_ways(monkeypatch):
     monkeypatch.setattr(device, "NETWORK", {"widths": (4,), "blocks": 1})
     monkeypatch.setattr(device, "LENGTHS", dict.fromkeys(device.LENGTHS, (2, 2)))
     found = device.measured(TINY)
-    assert found["device"] == (device.device() or device.CPU)
-    assert list(found["seconds"]) == [each.name for each in device.CONTENDERS]
-    for seconds in found["seconds"].values():
+    assert list(found) == [each.name for each in device.CONTENDERS]
+    for seconds in found.values():
         assert len(seconds) == TINY.rounds
         assert all(math.isfinite(each) and each > 0.0 for each in seconds)
 
 
-def test_a_kind_of_device_that_nobody_had_is_not_measured():
-    results = {"JAX, CPU": {"device": "CPU", "seconds": SECONDS}}
-    text = device.markdown(results)
-    header, _, first, *rows = rows_of(text)
-    assert header == ["", "JAX, CPU", "GPU"]
-    assert first == ["**constant**", "200 ms", "not measured"]
-    assert [row[1] for row in rows] == ["1.00 [1.00, 1.00]"] * 3 + ["2.00 [2.00, 2.00]"]
-    assert {row[2] for row in rows} == {"not measured"}
-    assert "No GPU was at hand." in text
-
-
-def test_what_machines_measured_comes_together_in_one_table(
+def test_backends_that_are_installed_come_together_in_one_table(
     monkeypatch, tmp_path, capsys
 ):
-    devices = {"jax": "CPU", "torch": "Some GPU"}
-    monkeypatch.setattr(device.importlib.util, "find_spec", devices.get)
-    monkeypatch.setattr(
-        device.steps,
-        "run",
-        lambda program, backend, *arguments, **environment: {
-            "device": devices[backend],
-            "seconds": SECONDS,
-        },
-    )
-    file, path = tmp_path / "results.json", tmp_path / "performance.md"
-    device.main(["--backends", "tensorflow", "jax", "--results", str(file)])
+    asked = []
+
+    def run(program, backend, arguments, environment):
+        asked.append((backend, arguments))
+        assert environment == device.ON_CPU
+        return SECONDS
+
+    installed = {"jax": "here", "torch": "here"}
+    monkeypatch.setattr(device.importlib.util, "find_spec", installed.get)
+    monkeypatch.setattr(device.steps, "run", run)
+    path = tmp_path / "performance.md"
+    device.main(["--quick", "--output", str(path)])
+    assert asked == [(name, ["--measure", "--quick"]) for name in installed]
     printed = capsys.readouterr()
     assert "TensorFlow is not installed." in printed.err
-    assert "| JAX, CPU | GPU |" in printed.out
-    device.main(["--backends", "torch", "--results", str(file), "--output", str(path)])
     written = path.read_text(encoding="utf-8")
-    assert "| JAX, CPU | PyTorch, GPU |" in written
-    assert "not measured" not in written
-    assert "The GPU: Some GPU." in written
+    assert printed.out.strip() in written
+    header, _, first, *rows = rows_of(written)
+    assert header == ["", "JAX", "PyTorch"]
+    assert first == ["**constant**", "200 ms", "200 ms"]
+    assert [row[1] for row in rows] == ["1.00 [1.00, 1.00]"] * 3 + ["2.00 [2.00, 2.00]"]
 
 
 def test_the_network_is_the_resnet_20_of_the_example():
-    model, _ = device.network(0.1)
+    model, _ = device.resnet(0.1)
     convolutions = [
         layer
         for layer in model.layers
