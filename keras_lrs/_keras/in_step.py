@@ -147,9 +147,10 @@ def ratio(value: Any, variable: Any, known: Any) -> Any:
 
 
 def times(rate: Any, factor: Any) -> Any:
-    """A rate, which may be a variable, times a number."""
+    """Multiplies a rate, which may be a variable, by a number."""
     if IS_TORCH and isinstance(rate, keras.Variable):
-        rate = rate.value  # With a variable, Keras makes the number a tensor.
+        # Keras would make the number a tensor first, and PyTorch copy it to the GPU.
+        rate = rate.value
     return rate * factor
 
 

@@ -224,15 +224,22 @@ def original_apply(optimizer: Any) -> Iterator[None]:
 # --- An optimizer that makes the updates of another ---
 
 
-def take_over(optimizer: Any, update: Any, decay: Any) -> None:
+def take_over(optimizer: Any, update: Any, decay: Any, known: Any) -> None:
     """Makes an optimizer call another one's methods instead of its update and decay.
 
     Both are called once per update, not per micro-batch: `decay(variables)`, then
     `update(gradients, variables, rate)` with gradients that are averaged and clipped.
+    `known` are the `KnownNumbers` of the one that takes over.
     """
     attributes = vars(optimizer)
+    attributes["_keras_lrs_known"] = known
     attributes["_backend_update_step"] = update
     attributes["_apply_weight_decay"] = decay
+
+
+def known_numbers(optimizer: Any) -> Any:
+    """Returns the numbers of the one that has taken over an optimizer, or None."""
+    return vars(optimizer).get("_keras_lrs_known")
 
 
 def is_taken_over(optimizer: Any) -> bool:

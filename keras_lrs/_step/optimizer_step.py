@@ -103,7 +103,7 @@ class OptimizerStep:
         self.start = StepNumber(model, plan.start, "int")
         self.iterations = 0
         self.used = self.installs_itself = False
-        self._known = KnownNumbers()
+        self._known = optimizers.known_numbers(self.optimizer) or KnownNumbers()
         self._count: Any = None  # Counts the calls in a custom loop.
         self.originals = plan.originals
         self.overridden: set[str] = set()
@@ -282,7 +282,7 @@ class OptimizerStep:
         if update.rate is None:
             return
         if isinstance(own, keras.Variable):
-            in_step.assign(own, update.rate)
+            self._known.assign(own, update.rate)
         else:  # It replaces the optimizer's own schedule.
             update.put("_learning_rate", update.rate)
 

@@ -103,7 +103,7 @@ class ScheduleFree(Wrapper):
         self._known = KnownNumbers()
         self._hold(None)
         self._note_untrained(())
-        optimizers.take_over(optimizer, self._update, self._decay)
+        optimizers.take_over(optimizer, self._update, self._decay, self._known)
 
     @property
     def learning_rate(self) -> Any:

@@ -65,7 +65,11 @@ def of_groups(folder):
 
 
 def of_an_average(folder):
-    return [C.AveragedEvaluation(at_end="raw")]
+    decay = S.LinearDecay(0.1, end_learning_rate=0.01)
+    return [
+        C.HyperparameterScheduler(learning_rate=decay),
+        C.AveragedEvaluation(at_end="raw"),
+    ]
 
 
 AVERAGER = "Averager"
@@ -78,7 +82,9 @@ CASES = {
         lambda folder: [C.OneCycleScheduler(0.1)],
     ),
     "ScheduleFree": (
-        lambda: lrs.optimizers.ScheduleFree(keras.optimizers.SGD(0.05)),
+        lambda: lrs.optimizers.ScheduleFree(
+            keras.optimizers.SGD(0.05, weight_decay=0.1), warmup_steps=3
+        ),
         of_an_average,
     ),
     "Scheduled": (
@@ -139,10 +145,17 @@ TRAINER = os.path.join(KERAS, "backend", BACKEND, "trainer.py")
 
 @contextlib.contextmanager
 def nothing_is_read(monkeypatch):
-    """Within it, whatever takes a value from the device raises."""
+    """Within it, whatever takes a value from the device raises, but only once.
+
+    What then is undone may read.
+    """
+    refused = False
 
     def refuse(*arguments, **keywords):
-        raise AssertionError("A value was read on the host.")
+        nonlocal refused
+        refused = True
+        patch.undo()
+        raise AssertionError("A value was read on the host, or a number made a tensor.")
 
     with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
         if BACKEND == "torch":
@@ -153,8 +166,8 @@ def nothing_is_read(monkeypatch):
             for name in ("__bool__", "__float__", "__int__", "__index__"):
                 patch.setattr(torch.Tensor, name, refuse)
             for name in ("tensor", "as_tensor", "asarray", "from_numpy"):
-                patch.setattr(torch, name, not_by_us(getattr(torch, name)))
-            stack.enter_context(refusing_mode())
+                patch.setattr(torch, name, not_by_us(getattr(torch, name), refuse))
+            stack.enter_context(refusing_mode(lambda: refused or refuse()))
         elif BACKEND == "tensorflow":
             from tensorflow.python.framework import ops
 
@@ -183,18 +196,18 @@ def but_for_keras(function, otherwise):
     return checked
 
 
-def not_by_us(function):
-    """A function that makes a tensor of numbers, unless we asked for it."""
+def not_by_us(function, otherwise):
+    """The function, which makes a tensor of numbers, unless we call it."""
 
     def checked(*arguments, **keywords):
-        if nearest(sys._getframe(), OURS, OPTIMIZERS, TRAINER, *OF_KERAS) == OURS:
-            raise AssertionError("A number was read on the host and made a tensor.")
-        return function(*arguments, **keywords)
+        places = OURS, OPTIMIZERS, TRAINER, *OF_KERAS
+        by_us = nearest(sys._getframe(), *places) == OURS
+        return (otherwise if by_us else function)(*arguments, **keywords)
 
     return checked
 
 
-def refusing_mode():
+def refusing_mode(refuse):
     """Refuses what reads a number within PyTorch, but for Keras's own updates.
 
     There SGD hands its rate, a tensor, to a function that wants a number.
@@ -205,7 +218,7 @@ def refusing_mode():
         def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
             reads = function.name() == "aten::_local_scalar_dense"
             if reads and nearest(sys._getframe(), OURS, OPTIMIZERS) != OPTIMIZERS:
-                raise AssertionError("A value was read on the host, within PyTorch.")
+                refuse()
             return function(*arguments, **(keywords or {}))
 
     return Refusing()
@@ -247,7 +260,7 @@ class Guard(keras.callbacks.Callback):
             try:
                 result = function(*arguments)
             except BaseException:
-                stack.close()  # What is undone may read.
+                stack.close()
                 raise
             self.guarded += 1 < count < STEPS
             if count == STEPS - 1:
