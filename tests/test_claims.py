@@ -883,6 +883,30 @@ def made_up_bounded(good):
     }  # fmt: skip
 
 
+def made_up_drops(good):
+    """A loss every few steps: its fall per step changes only where the rate jumps."""
+
+    def found(jumps, falls):
+        loss = 3.0 - np.cumsum(falls)
+        return {
+            "rate": 0.1, "jumps": jumps, "window": 3, "rates": [0.1] * len(falls),
+            "losses": [(loss + n).tolist() for n in around(0.0)],
+        }  # fmt: skip
+
+    slow, fast = [0.01] * 6, [0.2] * 3
+    # Without the fall after a drop, what was lost before it comes back.
+    drops = [*slow, *(fast if good else [-0.1] * 3)]
+    phases = [*slow, -0.5 if good else 0.2, 0.05, 0.05]
+    drops, phases = ([*slow, *twice] for twice in (drops * 2, phases * 2))
+    return {
+        "seeds": SEEDS, "epochs": 28,
+        "methods": {
+            methods.THIRDS: found([12, 21], drops),
+            methods.PHASED: found([12, 21], phases),
+        },
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_judges_say_both(name):
     make = globals()[f"made_up_{name}"]
