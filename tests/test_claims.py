@@ -907,6 +907,23 @@ def made_up_drops(good):
     }  # fmt: skip
 
 
+def made_up_bound(good):
+    """Sixteen small steps where sigma is 4 and H is 2: the bound is 4 + norm / 8."""
+    bounds = {8.0: 5.0, 4.0: 4.5, 2.0: 4.25, 1.0: 4.125}
+    # Of a gap that shrinks with the gradient, or grows beyond the bound.
+    gaps = [2.0, 0.9, 0.5, 0.2] if good else [2.0, 4.0, 9.0, 20.0]
+
+    def runs(gap, norm):
+        each = enumerate(around(0.0))
+        return [[gap + n / (10 + k), bounds[norm], norm, 4.0, 2.0] for k, n in each]
+
+    stages = zip((0, 1, 5, 20), gaps, bounds, strict=True)
+    return {
+        "seeds": SEEDS, "small steps": 16,
+        "stages": [[stage, runs(gap, norm)] for stage, gap, norm in stages],
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_judges_say_both(name):
     make = globals()[f"made_up_{name}"]
