@@ -924,6 +924,21 @@ def made_up_bound(good):
     }  # fmt: skip
 
 
+def made_up_curvature(good):
+    # At a rate within the bound, and at one that is eight times as large.
+    means = [(95.0, 95.0), (60.0, 90.0)] if good else [(85.0, 95.0), (90.0, 60.0)]
+    return {
+        "seeds": SEEDS, "epochs": 20, "curvatures": around(4.0),
+        "accuracies": {
+            f"{factor}, {name}": around(mean)
+            for factor, pair in zip((1, 8), means, strict=True)
+            for name, mean in zip(
+                ("without a warmup", "with a warmup"), pair, strict=True
+            )
+        },
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_judges_say_both(name):
     make = globals()[f"made_up_{name}"]
