@@ -939,6 +939,20 @@ def made_up_curvature(good):
     }  # fmt: skip
 
 
+def made_up_smallest(good):
+    smallest = module_of("smallest")
+
+    def found(error):
+        return {"rate": 0.1, "scores": [[e, 1.5, e, 1.5] for e in around(error)]}
+
+    every = dict.fromkeys(smallest.METHODS, 55.0)
+    every[methods.OURS] = 50.0 if good else 60.0
+    return {
+        "seeds": SEEDS, "steps": 16,
+        "methods": {name: found(error) for name, error in every.items()},
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_judges_say_both(name):
     make = globals()[f"made_up_{name}"]
