@@ -953,6 +953,26 @@ def made_up_smallest(good):
     }  # fmt: skip
 
 
+def made_up_pareto(good):
+    """Twenty epochs; the ends of linear decays are 1.6, 0.8, 0.5 and 0.4."""
+    example = module_of("pareto").example
+    epochs = 20
+    front = np.interp(np.arange(1, 21), [5, 10, 15, 20], [1.6, 0.8, 0.5, 0.4])
+    moved = -0.05 if good else 0.1
+
+    def curves(name, method):
+        averaged = name in ("EMA, 10 %", "schedule-free, exponential")
+        test = front + (moved if averaged else 0.0 if "linear" in name else 0.2)
+        test = test[: epochs * method.budget // 100]
+        return [[(test + n).tolist()] * 2 + [(10.0 * test).tolist()]
+                for n in around(0.0)]  # fmt: skip
+
+    return {
+        "seeds": SEEDS, "epochs": epochs, "rate": 0.01,
+        "curves": {n: curves(n, one) for n, one in example.make_methods().items()},
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_judges_say_both(name):
     make = globals()[f"made_up_{name}"]
