@@ -973,6 +973,27 @@ def made_up_pareto(good):
     }  # fmt: skip
 
 
+def made_up_normalizations(good):
+    variants = ("layer normalization", "group normalization", "batch norm., L2")
+    largest = [1e-15, 1e-14, 1e-12, 1e-10] if good else [1e-3, 0.01, 0.1, 1.0]
+    # norm(w)^2 / rate falls, and then stays or rises again.
+    settled = [400.0, 300.0, 250.0, 220.0, 205.0, 200.0]
+    settled += [200.5, 200.0] if good else [300.0, 400.0]
+    fixed = 94.0 if good else 90.0
+    return {
+        "seeds": SEEDS, "epochs": 20, "steps": 32, "few": 2,
+        "differences": {
+            name: {"constant": largest, "step decay": largest} for name in variants
+        },
+        "settled": {name: [settled, settled] for name in variants},
+        "lemma": [[1e-17 if good else 0.3, 1.0 if good else 8.0, 0.0]] * 2,
+        "heads": {
+            "trained": {"rate": 0.1, "accuracies": around(94.0)},
+            "fixed": {"rate": 0.1, "accuracies": around(fixed)},
+        },
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_judges_say_both(name):
     make = globals()[f"made_up_{name}"]
