@@ -1025,6 +1025,17 @@ def test_judges_say_both(name):
             assert "| " in "\n".join(row.tables(results))
 
 
+def test_a_loss_that_rises_less_does_not_decrease_faster():
+    results = made_up_drops(True)
+    rising = np.concatenate([np.arange(12) / 2.0, 6.0 + np.arange(12) / 10.0])
+    results["methods"][methods.THIRDS]["jumps"] = [12]
+    results["methods"][methods.THIRDS]["losses"] = [
+        (rising + n).tolist() for n in around(0.0)
+    ]
+    first = judging.judge(module_of("drops").judge(results))[0]
+    assert first.outcomes == ("no", "yes")
+
+
 def test_what_was_not_measured_cannot_be_told():
     results = made_up_batch_sizes(True)
     del results["norms"], results["best"]

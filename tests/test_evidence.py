@@ -298,9 +298,11 @@ def drops(data):
                 runs[:, start : start + window].mean(1)
                 for start in (jump - 2 * window, jump - window, jump)
             )
-            faster = name.startswith("step")
-            pair = (after - before, before - earlier) if faster else (before, after)
-            each.append(error(*pair))
+            if name.startswith("step"):
+                each.append(error(after, before))
+                each.append(error(after - before, before - earlier))
+            else:
+                each.append(error(before, after))
         compared.append(each)
     return compared
 
