@@ -1036,6 +1036,14 @@ def test_a_loss_that_rises_less_does_not_decrease_faster():
     assert first.outcomes == ("no", "yes")
 
 
+@pytest.mark.parametrize("name", ["cosine, every step", "1cycle"])
+def test_rex_is_not_the_best_if_any_method_that_was_run_is_better(name):
+    results = made_up_smallest(True)
+    results["methods"][name] = {"rate": 0.1, "scores": [[40.0, 1.0] * 2] * SEEDS}
+    found = judging.judge(module_of("smallest").judge(results))
+    assert judging.verdict(found) == "no (of 11: 10 yes, 1 no)"
+
+
 def test_what_was_not_measured_cannot_be_told():
     results = made_up_batch_sizes(True)
     del results["norms"], results["best"]
