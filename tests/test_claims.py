@@ -1001,7 +1001,9 @@ def made_up_uniform(good):
     """
     results = made_up_averages(True)
     example = module_of("averages").example
-    runs = [[mean] * 20 for mean in around(0.4 if good else 0.6)]
+    # Or it is above the decays of the first half, and below those of the second.
+    off = np.zeros(20) if good else np.repeat([0.2, -0.2], 10)
+    runs = [(mean + off).tolist() for mean in around(0.4)]
     results["found"][example.POLYAK] = [runs] * 2
     return results
 
@@ -1042,6 +1044,15 @@ def test_rex_is_not_the_best_if_any_method_that_was_run_is_better(name):
     results["methods"][name] = {"rate": 0.1, "scores": [[40.0, 1.0] * 2] * SEEDS}
     found = judging.judge(module_of("smallest").judge(results))
     assert judging.verdict(found) == "no (of 11: 10 yes, 1 no)"
+
+
+def test_an_average_that_is_better_than_the_decay_does_not_act_like_it():
+    results = made_up_uniform(True)
+    example = module_of("averages").example
+    runs = [[mean] * 20 for mean in around(0.1)]
+    results["found"][example.POLYAK] = [runs] * 2
+    found = judging.judge(module_of("averages").judge_uniform(results))
+    assert [one.outcome for one in found] == ["yes", "no"]
 
 
 def test_what_was_not_measured_cannot_be_told():

@@ -285,7 +285,10 @@ def averages(data):
 
 def uniform(data):
     pairs = [(losses(data, "Polyak average", s), linear(data, s)) for s in QUARTERS]
-    return [[error(*pair, LOSS) for pair in pairs]]
+    return [
+        [error(ours, theirs, LOSS) for ours, theirs in pairs],
+        [error(theirs, ours, LOSS) for ours, theirs in pairs],
+    ]
 
 
 def drops(data):
