@@ -1027,6 +1027,54 @@ def test_judges_say_both(name):
             assert "| " in "\n".join(row.tables(results))
 
 
+def diverged_normalizations():
+    results = made_up_normalizations(True)
+    results["differences"]["group normalization"]["constant"] = [1e-15, np.nan] * 2
+    results["settled"]["group normalization"] = [[200.0] * 8, [200.0] * 7 + [np.nan]]
+    results["lemma"] = [[1e-17, 1.0, 0.0], [np.nan] * 3]
+    return results, [0, 4, 5]
+
+
+def diverged_growth():
+    results = made_up_growth(True)
+    results["differences"]["step decay"] = dict.fromkeys(
+        module_of("growth").example.COLUMNS, np.nan
+    )
+    return results, [1]
+
+
+def diverged_fractals():
+    results = made_up_fractals(True)
+    results["quadratic"].append([16, np.nan, 0.3, 0.5])
+    return results, [0, 1]
+
+
+def diverged_lecture_notes():
+    results = made_up_lecture_notes(True)
+    end, kept = module_of("lecture_notes").END, module_of("lecture_notes").KEPT
+    for name in (end, kept):
+        runs = results["stopped"][name]
+        results["stopped"][name] = [*runs[:-1], [runs[-1][0], np.nan]]
+    return results, [4]
+
+
+def diverged_bound():
+    results = made_up_bound(True)
+    results["stages"][1][1][2] = [np.nan, np.nan, 4.0, np.nan, np.nan]
+    return results, [0]
+
+
+@pytest.mark.parametrize(
+    "name", ["normalizations", "growth", "fractals", "lecture_notes", "bound"]
+)
+def test_what_diverged_is_neither_the_same_nor_different(name):
+    results, unknown = globals()[f"diverged_{name}"]()
+    found = page.judged(EXPERIMENTS[name].rows[0], results)
+    outcomes = [one.outcome for one in found]
+    assert [outcomes[index] for index in unknown] == ["cannot be told"] * len(unknown)
+    assert "no" not in outcomes
+
+
 def test_a_loss_that_rises_less_does_not_decrease_faster():
     results = made_up_drops(True)
     rising = np.concatenate([np.arange(12) / 2.0, 6.0 + np.arange(12) / 10.0])

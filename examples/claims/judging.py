@@ -215,6 +215,18 @@ def bootstrap(what, statistic, seeds, threshold, unit="", digits=2):
     return Comparison(what, mean, float(low), float(high), threshold, p, by)
 
 
+def largest(values):
+    """The largest value; nan if one of them is, which `max` may pass over."""
+    import numpy as np
+
+    return float(np.max(list(values)))
+
+
+def at_most(what, value, limit, by):
+    """A fact: a value is within a limit. Of what diverged nothing is told."""
+    return Fact(what, None if math.isnan(value) else value <= limit, by)
+
+
 # --- Outcomes -------------------------------------------------------------------------
 
 
