@@ -292,6 +292,14 @@ def test_a_statement_is_true_if_all_its_comparisons_are():
     assert outcomes(*([one] for one in fact)) == ["yes", "no", "cannot be told"]
 
 
+def test_a_statement_without_comparisons_cannot_be_told():
+    assert outcomes([]) == ["cannot be told"]
+    results = made_up_drops(True)
+    results["methods"][methods.THIRDS]["jumps"] = []
+    first = judging.judge(module_of("drops").judge(results))[0]
+    assert first.outcome == "cannot be told"
+
+
 def test_a_claim_says_how_many_statements_are_true():
     (true,), (false,) = compared(0.0), compared(0.0, mean=-1.0)
     unknown = judging.Fact("", None, "")

@@ -244,7 +244,8 @@ def together(outcomes):
     """Of a conjunction: false if one is false, true if all are true."""
     if NO in outcomes:
         return NO
-    return YES if all(outcome == YES for outcome in outcomes) else UNTOLD
+    # Not `all`, which is true of no outcomes.
+    return YES if set(outcomes) == {YES} else UNTOLD
 
 
 def judge(statements):
