@@ -962,10 +962,11 @@ def made_up_smallest(good):
 
 
 def made_up_pareto(good):
-    """Twenty epochs; the ends of linear decays are 1.6, 0.8, 0.5 and 0.4."""
+    """Twenty epochs; the ends of linear decays fall, or rise where they are bad."""
     example = module_of("pareto").example
     epochs = 20
-    front = np.interp(np.arange(1, 21), [5, 10, 15, 20], [1.6, 0.8, 0.5, 0.4])
+    ends = [1.6, 0.8, 0.5, 0.4] if good else [0.4, 0.5, 0.8, 1.6]
+    front = np.interp(np.arange(1, 21), [5, 10, 15, 20], ends)
     moved = -0.05 if good else 0.1
 
     def curves(name, method):

@@ -340,11 +340,10 @@ def pareto(data):
         """Of a run over a budget, which was looked at as often for each share."""
         return [run[1][len(run[1]) * share // budget - 1] for run in curves[name]]
 
-    return [
-        [
-            error(at(name, s, 100), at(f"linear decay, {s} %", s, s), LOSS)
-            for s in QUARTERS
-        ]
+    ends = {s: at(f"linear decay, {s} %", s, s) for s in QUARTERS}
+    front = [error(ends[s], ends[s - 25]) for s in QUARTERS[1:]]
+    return [front] + [
+        [error(at(name, s, 100), ends[s], LOSS) for s in QUARTERS]
         for name in ("EMA, 10 %", "schedule-free, exponential")
     ]
 
