@@ -971,7 +971,8 @@ def made_up_pareto(good):
 
     def curves(name, method):
         averaged = name in ("EMA, 10 %", "schedule-free, exponential")
-        test = front + (moved if averaged else 0.0 if "linear" in name else 0.2)
+        other = 0.2 if good else -0.2
+        test = front + (moved if averaged else 0.0 if "linear" in name else other)
         test = test[: epochs * method.budget // 100]
         return [[(test + n).tolist()] * 2 + [(10.0 * test).tolist()]
                 for n in around(0.0)]  # fmt: skip

@@ -342,7 +342,8 @@ def pareto(data):
 
     ends = {s: at(f"linear decay, {s} %", s, s) for s in QUARTERS}
     front = [error(ends[s], ends[s - 25]) for s in QUARTERS[1:]]
-    return [front] + [
+    plain = [error(ends[s], at("constant", s, 100), LOSS) for s in QUARTERS]
+    return [front, plain] + [
         [error(at(name, s, 100), ends[s], LOSS) for s in QUARTERS]
         for name in ("EMA, 10 %", "schedule-free, exponential")
     ]

@@ -93,6 +93,18 @@ def judge(results):
             for shorter, longer in itertools.pairwise(ends)
         ),
     )
+    yield Statement(
+        "with one rate for all, no end is above the trajectory at a constant rate",
+        *(
+            loss_difference(
+                f"at {budget} %",
+                ends[budget],
+                losses(results, example.CONSTANT, budget),
+                LOSS_MARGIN,
+            )
+            for budget in example.BUDGETS
+        ),
+    )
     for name in (MEMORY, example.FREE):
         yield Statement(
             f"with one rate for all, {name} is on or below the end of every linear "
