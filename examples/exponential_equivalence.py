@@ -218,7 +218,9 @@ def compare_all(steps, seeds, data):
                         schedule, epsilon, steps, seed, data
                     )
                     largest = float(np.abs(decayed[0] - plain[0]).max())
-                    differences[name][column] = max(differences[name][column], largest)
+                    # `max` would pass over the nan of a seed that diverged.
+                    before = differences[name][column]
+                    differences[name][column] = float(np.maximum(before, largest))
                     if epsilon is None:
                         curves[name] = decayed, plain, rates
                     progress.update()

@@ -292,6 +292,14 @@ def test_a_statement_is_true_if_all_its_comparisons_are():
     assert outcomes(*([one] for one in fact)) == ["yes", "no", "cannot be told"]
 
 
+def test_a_statement_without_comparisons_cannot_be_told():
+    assert outcomes([]) == ["cannot be told"]
+    results = made_up_drops(True)
+    results["methods"][methods.THIRDS]["jumps"] = []
+    first = judging.judge(module_of("drops").judge(results))[0]
+    assert first.outcome == "cannot be told"
+
+
 def test_a_claim_says_how_many_statements_are_true():
     (true,), (false,) = compared(0.0), compared(0.0, mean=-1.0)
     unknown = judging.Fact("", None, "")
@@ -883,10 +891,141 @@ def made_up_bounded(good):
     }  # fmt: skip
 
 
+def made_up_drops(good):
+    """A loss every few steps: its fall per step changes only where the rate jumps."""
+
+    def found(jumps, falls):
+        loss = 3.0 - np.cumsum(falls)
+        return {
+            "rate": 0.1, "jumps": jumps, "window": 3, "rates": [0.1] * len(falls),
+            "losses": [(loss + n).tolist() for n in around(0.0)],
+        }  # fmt: skip
+
+    slow, fast = [0.01] * 6, [0.2] * 3
+    # Without the fall after a drop, what was lost before it comes back.
+    drops = [*slow, *(fast if good else [-0.1] * 3)]
+    phases = [*slow, -0.5 if good else 0.2, 0.05, 0.05]
+    drops, phases = ([*slow, *twice] for twice in (drops * 2, phases * 2))
+    return {
+        "seeds": SEEDS, "epochs": 28,
+        "methods": {
+            methods.THIRDS: found([12, 21], drops),
+            methods.PHASED: found([12, 21], phases),
+        },
+    }  # fmt: skip
+
+
+def made_up_bound(good):
+    """Sixteen small steps where sigma is 4 and H is 2: the bound is 4 + norm / 8."""
+    bounds = {8.0: 5.0, 4.0: 4.5, 2.0: 4.25, 1.0: 4.125}
+    # Of a gap that shrinks with the gradient, or grows beyond the bound.
+    gaps = [2.0, 0.9, 0.5, 0.2] if good else [2.0, 4.0, 9.0, 20.0]
+
+    def runs(gap, norm):
+        each = enumerate(around(0.0))
+        return [[gap + n / (10 + k), bounds[norm], norm, 4.0, 2.0] for k, n in each]
+
+    stages = zip((0, 1, 5, 20), gaps, bounds, strict=True)
+    return {
+        "seeds": SEEDS, "small steps": 16,
+        "stages": [[stage, runs(gap, norm)] for stage, gap, norm in stages],
+    }  # fmt: skip
+
+
+def made_up_curvature(good):
+    # At a rate within the bound, and at one that is eight times as large.
+    means = [(95.0, 95.0), (60.0, 90.0)] if good else [(85.0, 95.0), (90.0, 60.0)]
+    return {
+        "seeds": SEEDS, "epochs": 20, "curvatures": around(4.0),
+        "accuracies": {
+            f"{factor}, {name}": around(mean)
+            for factor, pair in zip((1, 8), means, strict=True)
+            for name, mean in zip(
+                ("without a warmup", "with a warmup"), pair, strict=True
+            )
+        },
+    }  # fmt: skip
+
+
+def made_up_smallest(good):
+    smallest = module_of("smallest")
+
+    def found(error):
+        return {"rate": 0.1, "scores": [[e, 1.5, e, 1.5] for e in around(error)]}
+
+    every = dict.fromkeys(smallest.METHODS, 55.0)
+    every[methods.OURS] = 50.0 if good else 60.0
+    return {
+        "seeds": SEEDS, "steps": 16,
+        "methods": {name: found(error) for name, error in every.items()},
+    }  # fmt: skip
+
+
+def made_up_pareto(good):
+    """Twenty epochs; the ends of linear decays fall, or rise where they are bad."""
+    example = module_of("pareto").example
+    epochs = 20
+    ends = [1.6, 0.8, 0.5, 0.4] if good else [0.4, 0.5, 0.8, 1.6]
+    front = np.interp(np.arange(1, 21), [5, 10, 15, 20], ends)
+    moved = -0.05 if good else 0.1
+
+    def curves(name, method):
+        averaged = name in ("EMA, 10 %", "schedule-free, exponential")
+        other = 0.2 if good else -0.2
+        test = front + (moved if averaged else 0.0 if "linear" in name else other)
+        test = test[: epochs * method.budget // 100]
+        return [[(test + n).tolist()] * 2 + [(10.0 * test).tolist()]
+                for n in around(0.0)]  # fmt: skip
+
+    return {
+        "seeds": SEEDS, "epochs": epochs, "rate": 0.01,
+        "curves": {n: curves(n, one) for n, one in example.make_methods().items()},
+    }  # fmt: skip
+
+
+def made_up_normalizations(good):
+    variants = ("layer normalization", "group normalization", "batch norm., L2")
+    largest = [1e-15, 1e-14, 1e-12, 1e-10] if good else [1e-3, 0.01, 0.1, 1.0]
+    # norm(w)^2 / rate falls, and then stays or rises again.
+    settled = [400.0, 300.0, 250.0, 220.0, 205.0, 200.0]
+    settled += [200.5, 200.0] if good else [300.0, 400.0]
+    fixed = 94.0 if good else 90.0
+    return {
+        "seeds": SEEDS, "epochs": 20, "steps": 32, "few": 2,
+        "differences": {
+            name: {"constant": largest, "step decay": largest} for name in variants
+        },
+        "settled": {name: [settled, settled] for name in variants},
+        "lemma": [[1e-17 if good else 0.3, 1.0 if good else 8.0, 0.0]] * 2,
+        "heads": {
+            "trained": {"rate": 0.1, "accuracies": around(94.0)},
+            "fixed": {"rate": 0.1, "accuracies": around(fixed)},
+        },
+    }  # fmt: skip
+
+
+def made_up_uniform(good):
+    """The results of `averages` where the uniform average is the linear decay.
+
+    It lags the constant rate in those of the other claims, which is another claim.
+    """
+    results = made_up_averages(True)
+    example = module_of("averages").example
+    # Or it is above the decays of the first half, and below those of the second.
+    off = np.zeros(20) if good else np.repeat([0.2, -0.2], 10)
+    runs = [(mean + off).tolist() for mean in around(0.4)]
+    results["found"][example.POLYAK] = [runs] * 2
+    return results
+
+
+# Claims that contradict others of the same experiment.
+MADE_UP_APART = {"Linear decay and uniform averages": made_up_uniform}
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_judges_say_both(name):
-    make = globals()[f"made_up_{name}"]
     for row in EXPERIMENTS[name].rows:
+        make = MADE_UP_APART.get(row.title, globals()[f"made_up_{name}"])
         good, bad = (
             [one.outcome for one in page.judged(row, make(each))]
             for each in (True, False)
@@ -896,6 +1035,82 @@ def test_judges_say_both(name):
         assert "no" in bad
         for results in (make(True), make(False)):
             assert "| " in "\n".join(row.tables(results))
+
+
+def diverged_normalizations():
+    results = made_up_normalizations(True)
+    results["differences"]["group normalization"]["constant"] = [1e-15, np.nan] * 2
+    results["settled"]["group normalization"] = [[200.0] * 8, [200.0] * 7 + [np.nan]]
+    results["lemma"] = [[1e-17, 1.0, 0.0], [np.nan] * 3]
+    return results, [0, 4, 5]
+
+
+def diverged_growth():
+    results = made_up_growth(True)
+    results["differences"]["step decay"] = dict.fromkeys(
+        module_of("growth").example.COLUMNS, np.nan
+    )
+    return results, [1]
+
+
+def diverged_fractals():
+    results = made_up_fractals(True)
+    results["quadratic"].append([16, np.nan, 0.3, 0.5])
+    return results, [0, 1]
+
+
+def diverged_lecture_notes():
+    results = made_up_lecture_notes(True)
+    end, kept = module_of("lecture_notes").END, module_of("lecture_notes").KEPT
+    for name in (end, kept):
+        runs = results["stopped"][name]
+        results["stopped"][name] = [*runs[:-1], [runs[-1][0], np.nan]]
+    return results, [4]
+
+
+def diverged_bound():
+    results = made_up_bound(True)
+    results["stages"][1][1][2] = [np.nan, np.nan, 4.0, np.nan, np.nan]
+    return results, [0]
+
+
+@pytest.mark.parametrize(
+    "name", ["normalizations", "growth", "fractals", "lecture_notes", "bound"]
+)
+def test_what_diverged_is_neither_the_same_nor_different(name):
+    results, unknown = globals()[f"diverged_{name}"]()
+    found = page.judged(EXPERIMENTS[name].rows[0], results)
+    outcomes = [one.outcome for one in found]
+    assert [outcomes[index] for index in unknown] == ["cannot be told"] * len(unknown)
+    assert "no" not in outcomes
+
+
+def test_a_loss_that_rises_less_does_not_decrease_faster():
+    results = made_up_drops(True)
+    rising = np.concatenate([np.arange(12) / 2.0, 6.0 + np.arange(12) / 10.0])
+    results["methods"][methods.THIRDS]["jumps"] = [12]
+    results["methods"][methods.THIRDS]["losses"] = [
+        (rising + n).tolist() for n in around(0.0)
+    ]
+    first = judging.judge(module_of("drops").judge(results))[0]
+    assert first.outcomes == ("no", "yes")
+
+
+@pytest.mark.parametrize("name", ["cosine, every step", "1cycle"])
+def test_rex_is_not_the_best_if_any_method_that_was_run_is_better(name):
+    results = made_up_smallest(True)
+    results["methods"][name] = {"rate": 0.1, "scores": [[40.0, 1.0] * 2] * SEEDS}
+    found = judging.judge(module_of("smallest").judge(results))
+    assert judging.verdict(found) == "no (of 11: 10 yes, 1 no)"
+
+
+def test_an_average_that_is_better_than_the_decay_does_not_act_like_it():
+    results = made_up_uniform(True)
+    example = module_of("averages").example
+    runs = [[mean] * 20 for mean in around(0.1)]
+    results["found"][example.POLYAK] = [runs] * 2
+    found = judging.judge(module_of("averages").judge_uniform(results))
+    assert [one.outcome for one in found] == ["yes", "no"]
 
 
 def test_what_was_not_measured_cannot_be_told():

@@ -285,7 +285,10 @@ def averages(data):
 
 def uniform(data):
     pairs = [(losses(data, "Polyak average", s), linear(data, s)) for s in QUARTERS]
-    return [[error(*pair, LOSS) for pair in pairs]]
+    return [
+        [error(ours, theirs, LOSS) for ours, theirs in pairs],
+        [error(theirs, ours, LOSS) for ours, theirs in pairs],
+    ]
 
 
 def drops(data):
@@ -298,9 +301,11 @@ def drops(data):
                 runs[:, start : start + window].mean(1)
                 for start in (jump - 2 * window, jump - window, jump)
             )
-            faster = name.startswith("step")
-            pair = (after - before, before - earlier) if faster else (before, after)
-            each.append(error(*pair))
+            if name.startswith("step"):
+                each.append(error(after, before))
+                each.append(error(after - before, before - earlier))
+            else:
+                each.append(error(before, after))
         compared.append(each)
     return compared
 
@@ -325,10 +330,7 @@ def curvature(data):
 def smallest(data):
     found = results(data, "smallest")["methods"]
     ends = {name: np.array(one["scores"])[:, 2] for name, one in found.items()}
-    rarer = ("50 and 75 %", "33 and 66 %", "25, 50 and 75 %")
-    others = ["linear, every step", "step decay", "constant"]
-    others += [f"REX, {sampling}" for sampling in rarer]
-    return [[error(ends[REX], ends[name])] for name in others]
+    return [[error(ends[REX], ends[name])] for name in ends if name != REX]
 
 
 def pareto(data):
@@ -338,11 +340,11 @@ def pareto(data):
         """Of a run over a budget, which was looked at as often for each share."""
         return [run[1][len(run[1]) * share // budget - 1] for run in curves[name]]
 
-    return [
-        [
-            error(at(name, s, 100), at(f"linear decay, {s} %", s, s), LOSS)
-            for s in QUARTERS
-        ]
+    ends = {s: at(f"linear decay, {s} %", s, s) for s in QUARTERS}
+    front = [error(ends[s], ends[s - 25]) for s in QUARTERS[1:]]
+    plain = [error(ends[s], at("constant", s, 100), LOSS) for s in QUARTERS]
+    return [front, plain] + [
+        [error(at(name, s, 100), ends[s], LOSS) for s in QUARTERS]
         for name in ("EMA, 10 %", "schedule-free, exponential")
     ]
 

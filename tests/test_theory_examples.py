@@ -56,6 +56,16 @@ def test_weight_decay_is_replaced_to_the_precision_of_the_floats(
     assert keras.config.dtype_policy().name == "float32"
 
 
+def test_a_seed_that_diverged_is_not_passed_over(monkeypatch):
+    def compare(schedule, epsilon, steps, seed, data):
+        losses = np.array([1.0, np.nan if seed == 1 else 1.5])
+        return (losses, losses), (np.ones(2), losses), losses
+
+    monkeypatch.setattr(equivalence, "compare", compare)
+    differences, _ = equivalence.compare_all(2, 3, None)
+    assert np.isnan([list(found.values()) for found in differences.values()]).all()
+
+
 def test_lemma_1_is_shown(capsys):
     equivalence.main(["--lemma", "--seeds", "2"])
     rows = re.findall(r"^ +(\d) +([-\d.e+]+) +([\d.]+)$", capsys.readouterr().out, re.M)

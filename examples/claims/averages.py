@@ -160,6 +160,10 @@ def judge_uniform(results):
         "of a constant rate is as good as the linear decay that ends there",
         *at_budgets(results, example.POLYAK, example.linear, LOSS_MARGIN),
     )
+    yield Statement(
+        "and the linear decay is as good as the uniform average",
+        *at_budgets(results, example.linear, example.POLYAK, LOSS_MARGIN),
+    )
 
 
 def tables(results):

@@ -6,7 +6,7 @@ import program
 from claims.drops import Stepwise
 from claims.experiment import NOTES, Experiment, Row, job
 from claims.harness import Kind, words_of
-from claims.judging import Fact, Statement, better, spread
+from claims.judging import Statement, at_most, better, spread
 from claims.regime import FIRST_RATES, MOMENTUM, SGD
 
 SMALL_STEPS = 16  # B: how many small steps one large step stands for.
@@ -133,7 +133,7 @@ def judge(results):
     for stage, (gaps, bounds, *_) in columns(results).items():
         largest = float((gaps / bounds).max())
         by = f"at most {largest:.2f} of the bound"
-        facts.append(Fact(f"after {stage} epochs", largest <= 1.0, by))
+        facts.append(at_most(f"after {stage} epochs", largest, 1.0, by))
     yield Statement(
         "w_{B+1} and w_2 differ by no more than the bound, in every seed", *facts
     )

@@ -7,7 +7,7 @@ import numpy as np
 import program
 
 from claims.experiment import OVERVIEW, Experiment, Row, job
-from claims.judging import Fact, Statement, difference
+from claims.judging import Fact, Statement, at_most, difference, largest
 
 EXACT = 0.01  # How far the measured error may be from the theorem's, relatively.
 TWICE = 0.3  # In log10 of the loss: what "as fast as" may lose.
@@ -49,22 +49,19 @@ def decoded(results):
 
 def judge(results):
     quadratic, gaps = decoded(results)
-    off = {t: abs(ours / theory - 1.0) for t, (ours, theory, _) in quadratic.items()}
+    off = largest(abs(ours / theory - 1.0) for ours, theory, _ in quadratic.values())
     yield Statement(
         "the quadratic's error is 2 rho^T / (1 + rho^2T)",
-        Fact(
-            "",
-            max(off.values()) <= EXACT,
-            f"off by at most {100.0 * max(off.values()):.2g} %",
-        ),
+        at_most("", off, EXACT, f"off by at most {100.0 * off:.2g} %"),
     )
-    ratios = {t: constant / ours for t, (ours, _, constant) in quadratic.items()}
+    ratios = np.array([constant / ours for ours, _, constant in quadratic.values()])
+    least, most = ratios.min(), ratios.max()
     yield Statement(
         "on the quadratic it is better than the best constant rate",
         Fact(
             "",
-            min(ratios.values()) > 1.0,
-            f"{min(ratios.values()):.3g} to {max(ratios.values()):.3g} times smaller",
+            None if np.isnan(least) else bool(least > 1.0),
+            f"{least:.3g} to {most:.3g} times smaller",
         ),
     )
     best = example.best_constant(gaps)

@@ -5,7 +5,7 @@ import numpy as np
 import program
 
 from claims.experiment import EXPONENTIAL, Experiment, Row, job
-from claims.judging import Fact, Statement
+from claims.judging import Fact, Statement, at_most
 
 CLAIMED = ("constant", "step decay")  # The table has another: its rate ends at 0.
 SAME = 1e-9  # Of losses in float64.
@@ -48,7 +48,7 @@ def same_losses(results, name, column, limit):
     """Whether the losses with and without weight decay differ by no more."""
     largest = results["differences"][name][column]
     by = f"differ by at most {largest:.1e} in {results['steps']} steps"
-    return Fact(name, largest <= limit, by)
+    return at_most(name, largest, limit, by)
 
 
 def judge_in_keras(results):

@@ -215,6 +215,18 @@ def bootstrap(what, statistic, seeds, threshold, unit="", digits=2):
     return Comparison(what, mean, float(low), float(high), threshold, p, by)
 
 
+def largest(values):
+    """The largest value; nan if one of them is, which `max` may pass over."""
+    import numpy as np
+
+    return float(np.max(list(values)))
+
+
+def at_most(what, value, limit, by):
+    """A fact: a value is within a limit. Of what diverged nothing is told."""
+    return Fact(what, None if math.isnan(value) else value <= limit, by)
+
+
 # --- Outcomes -------------------------------------------------------------------------
 
 
@@ -232,7 +244,8 @@ def together(outcomes):
     """Of a conjunction: false if one is false, true if all are true."""
     if NO in outcomes:
         return NO
-    return YES if all(outcome == YES for outcome in outcomes) else UNTOLD
+    # Not `all`, which is true of no outcomes.
+    return YES if set(outcomes) == {YES} else UNTOLD
 
 
 def judge(statements):

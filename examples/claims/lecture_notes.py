@@ -8,7 +8,7 @@ import program
 from claims import methods
 from claims.experiment import NOTES, Experiment, Row, job
 from claims.harness import grid_words, measured, words_of
-from claims.judging import Fact, Statement, better, no_worse, spread
+from claims.judging import Fact, Statement, at_most, better, largest, no_worse, spread
 from claims.methods import CONSTANT, PHASED, PHASES, ROOT
 from claims.regime import SGD
 
@@ -22,6 +22,7 @@ METHODS = {
     PHASED: PHASED,
     CONSTANT: CONSTANT,
 }
+SAME = 1e-3  # Of accuracies (%) and losses of the same weights.
 STOPPED = "stopped"
 END, MIDDLE, KEPT = "end of the last completed phase", "middle of the next", "kept"
 
@@ -91,14 +92,14 @@ def judge(results):
             text = f"{text}: less than {POINT:g} point below the best, {best}"
             yield no_worse(text, accuracies[name], accuracies[best], POINT)
     stopped = results["stopped"]
-    off = max(
+    off = largest(
         abs(ours - theirs)
         for kept, end in zip(stopped[KEPT], stopped[END], strict=True)
         for ours, theirs in zip(kept, end, strict=True)
     )
     yield Statement(
         f"stopped in the middle of a phase, what is kept is the {END}",
-        Fact("", off < 1e-3, f"accuracy (%) and loss differ by at most {off:.0e}"),
+        at_most("", off, SAME, f"accuracy (%) and loss differ by at most {off:.0e}"),
     )
     yield better(
         f"it is better than the {MIDDLE}",

@@ -7,7 +7,7 @@ import program
 from claims import methods
 from claims.experiment import EXPONENTIAL, Experiment, Row, job
 from claims.harness import Harness
-from claims.judging import MARGIN, Fact, Statement, no_worse, spread
+from claims.judging import MARGIN, Statement, at_most, largest, no_worse, spread
 
 SAME = 1e-9  # Of losses in float64, as for batch normalization.
 PARTS = 4  # Of the steps: in later ones the rounding of the first has grown.
@@ -105,10 +105,11 @@ def judge(results):
     yield Statement(
         "Lemma 1: the gradient is orthogonal to the weights, and 1/c as long at c "
         "times the weights",
-        Fact("cosine", cosine <= ORTHOGONAL, f"at most {cosine:.0e}"),
-        Fact(
+        at_most("cosine", cosine, ORTHOGONAL, f"at most {cosine:.0e}"),
+        at_most(
             "c norm(g(c w)) / norm(g(w)) - 1, c = 8",
-            off <= LONGER,
+            off,
+            LONGER,
             f"at most {off:.0e}",
         ),
     )
@@ -118,21 +119,21 @@ def judge(results):
         yield Statement(
             f"{variant}: the same losses without weight decay in the first {first} "
             "steps, in float64",
-            *(same(name, largest[0]) for name, largest in by_schedule.items()),
+            *(same(name, parts[0]) for name, parts in by_schedule.items()),
         )
     yield Statement(
         f"all of them: the same losses in all {results['steps']} steps",
         *(
-            same(f"{variant}, {name}", max(largest))
+            same(f"{variant}, {name}", largest(parts))
             for variant, by_schedule in differences.items()
-            for name, largest in by_schedule.items()
+            for name, parts in by_schedule.items()
         ),
     )
     facts = []
     for variant, curves in results["settled"].items():
         changes = [change(curve) for curve in curves]
         by = " and ".join(f"{one:.1%}" for one in changes)
-        facts.append(Fact(variant, max(changes) <= SETTLED, f"changes by {by}"))
+        facts.append(at_most(variant, largest(changes), SETTLED, f"changes by {by}"))
     yield Statement(
         "norm(w)^2 / rate is constant in the last quarter, with weight decay and "
         "without",
@@ -146,9 +147,9 @@ def judge(results):
     )
 
 
-def same(what, largest):
+def same(what, difference):
     """Whether losses are the same, to what rounding allows."""
-    return Fact(what, largest <= SAME, f"differ by at most {largest:.1e}")
+    return at_most(what, difference, SAME, f"differ by at most {difference:.1e}")
 
 
 def change(curve):

@@ -1,5 +1,7 @@
 """The Pareto figure: trajectories of runs against the ends of linear decays."""
 
+import itertools
+
 import averaging as example
 import numpy as np
 import program
@@ -82,6 +84,27 @@ def losses(results, name, budget=100):
 
 
 def judge(results):
+    ends = {b: losses(results, example.linear(b), b) for b in example.BUDGETS}
+    yield Statement(
+        "the ends of linear decays are a Pareto front: each is lower than that of the "
+        "next shorter one",
+        *(
+            loss_difference(f"at {longer} %", ends[longer], ends[shorter])
+            for shorter, longer in itertools.pairwise(ends)
+        ),
+    )
+    yield Statement(
+        "with one rate for all, no end is above the trajectory at a constant rate",
+        *(
+            loss_difference(
+                f"at {budget} %",
+                ends[budget],
+                losses(results, example.CONSTANT, budget),
+                LOSS_MARGIN,
+            )
+            for budget in example.BUDGETS
+        ),
+    )
     for name in (MEMORY, example.FREE):
         yield Statement(
             f"with one rate for all, {name} is on or below the end of every linear "
@@ -90,7 +113,7 @@ def judge(results):
                 loss_difference(
                     f"at {budget} %",
                     losses(results, name, budget),
-                    losses(results, example.linear(budget), budget),
+                    ends[budget],
                     LOSS_MARGIN,
                 )
                 for budget in example.BUDGETS
