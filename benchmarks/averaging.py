@@ -266,11 +266,11 @@ def markdown(times, peaks):
     parts.append("## One update of the average, over the limit of the memory")
     parts += [updates_table(workload, times) for workload in WORKLOADS]
     parts.append(
-        "Each cell is what a contender adds to a step, over the time in which this "
-        "machine adds two arrays of the weights' size in place: as much has to be read "
-        "and written. It is the median of rounds in which all took turns, with its "
-        "95 % interval. The first row shows the noise: a second model without an "
-        "average."
+        "Each cell is the time that an average adds to a step, divided by the time in "
+        "which this machine adds two arrays of the weights' size in place. Both read "
+        "and write the same amount of memory. The cell is the median of rounds in "
+        "which all models took turns, with its 95 % interval. The first row shows the "
+        "noise: it is a second model without an average."
     )
     parts.append("## Memory, over the size of the weights")
     rows = [
@@ -279,9 +279,10 @@ def markdown(times, peaks):
     ]
     parts.append(table(["100 MB of weights", *peaks], rows))
     parts.append(
-        "The largest resident set of a process that trains and ends an epoch, less "
-        "that of one without an average. The average itself is 1; putting it into the "
-        "model and taking it out needs copies one tensor at a time, here the only one."
+        "Each cell is the largest resident set of a process that trains for an epoch "
+        "and ends it, minus that of a process without an average, divided by the size "
+        "of the weights. The average itself accounts for 1. A swap copies one tensor "
+        "at a time, and here there is only one."
     )
     return "\n\n".join(parts)
 

@@ -121,8 +121,8 @@ def markdown(results):
     return "\n\n".join(
         [
             TITLE,
-            "The table shows what `model.fit` takes per step for the network of "
-            "`examples/cifar10_resnet.py` on the processor, as a ratio to that with a "
+            "The table shows how long a step of `model.fit` takes for the network of "
+            "`examples/cifar10_resnet.py` on the CPU, as a ratio to that with a "
             "constant rate. Each cell is the median of the ratios within a round, with "
             "its 95 % interval, and the second row shows the noise. The optimizer is "
             f"SGD with momentum. Batches of {LENGTHS[CPU][0]} images are in memory.",

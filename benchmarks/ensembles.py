@@ -174,7 +174,7 @@ def markdown(results):
             f"a ratio to {MEMBERS} calls of `model.predict` and a mean.",
             predict_table(results),
             "Each cell is the median of the ratios within a round, with its 95 % "
-            'interval. The column "again" is of five other models of the same kind and '
+            'interval. The column "again" has five other models of the same kind and '
             "shows the noise. Batches of 32 samples are in memory: "
             + ", ".join(
                 f"{count:,} samples ({name})" for name, count in SAMPLES.items()
@@ -183,11 +183,11 @@ def markdown(results):
             "The next table shows how fast a snapshot is written, and what the machine "
             "does at best.",
             write_table(results),
-            "The snapshot is of two layers of 64 MiB. Training waits while it is "
-            "copied; beside it, NumPy copies the same arrays. A thread writes it: it "
-            "lays it out as HDF5, writes it to the disk (`fsync`), hashes it and names "
-            "it in the manifest, which is on the disk too. Beside it, the same bytes "
-            "are written to the same disk. The numbers are medians.",
+            "The snapshot has two layers of 64 MiB. Training waits while it is copied, "
+            'and "NumPy" is a plain copy of the same arrays. A thread then lays the '
+            "snapshot out as HDF5, writes it to the disk (`fsync`), hashes it and adds "
+            'it to the manifest, which is on the disk too. "Disk" is a plain write of '
+            "the same bytes to the same disk. The numbers are medians.",
         ]
     )
 

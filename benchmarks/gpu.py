@@ -246,10 +246,10 @@ def markdown(results, missing, seconds=None):
     return "\n\n".join(
         [
             TITLE,
-            f"The device: {', '.join(devices)}. The table shows what `model.fit` takes "
-            "per step, as a ratio to the same model with a constant rate. Each cell is "
-            f"the median of {min(counts, default=0)} or more rounds, with its 95 % "
-            f'interval. The row "{steps.CONTROL}" shows the noise.',
+            f"The device: {', '.join(devices)}. The table shows how long a step of "
+            "`model.fit` takes, as a ratio to the same model with a constant rate. "
+            f"Each cell is the median of {min(counts, default=0)} or more rounds, with "
+            f'its 95 % interval. The row "{steps.CONTROL}" shows the noise.',
             steps.steps_table(results, rows),
             "Every step trains on one batch, which was made on the device, so that no "
             "input pipeline is measured. (TensorFlow copies it from the host, ahead of "

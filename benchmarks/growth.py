@@ -123,14 +123,15 @@ ROWS = {
     PARAMETERS: (CONTROL, ONE_CYCLE, AVERAGING),
 }
 ABOUT = {
-    BOUNDARIES: "A piecewise constant rate, given to Adam: dense layers 64-128-10. "
-    "Keras's schedule has operations for every boundary; where it takes minutes to "
-    "compile, or a step seconds, it was not run.",
-    VARIABLES: f"AdamW, tensors of {FLOATS} floats each. On TensorFlow, Keras "
-    "evaluates a schedule in the optimizer once more for every variable that decays; a "
-    "`HyperparameterScheduler` evaluates it once.",
-    PARAMETERS: "SGD with momentum, one tensor. An average is as large as the weights: "
-    "it is read and written in every step, beside what the step itself has to.",
+    BOUNDARIES: "The rate is piecewise constant, the optimizer is Adam, and the dense "
+    "layers are 64-128-10. Keras's schedule has operations for every boundary. Where "
+    "compiling takes minutes, or a step takes seconds, it was not run.",
+    VARIABLES: f"The optimizer is AdamW, and each variable has {FLOATS} floats. On "
+    "TensorFlow, Keras evaluates a schedule in the optimizer once more for every "
+    "variable with weight decay. A `HyperparameterScheduler` evaluates it once.",
+    PARAMETERS: "The optimizer is SGD with momentum, and there is one tensor. An "
+    "average is as large as the weights. It is read and written in every step, in "
+    "addition to what the step itself reads and writes.",
 }
 
 
@@ -166,7 +167,7 @@ def markdown(results):
     """All that is said of it; results by configuration."""
     parts = [
         TITLE,
-        "The tables show what `model.fit` takes per step, as a ratio to the same "
+        "The tables show how long a step of `model.fit` takes, as a ratio to the same "
         "model with a constant rate. Each cell is the median of the ratios within a "
         "round, with its 95 % interval. The row of the second constant rate shows the "
         f"noise. Batches have {steps.BATCH_SIZE} samples, each library has one thread, "

@@ -46,7 +46,7 @@ PEERS = {
     JAX_CHAIN: (KERAS, OPTAX),
     EAGER: (KERAS, TORCH),
 }
-CHAINED = "A step is only known when the last value is: evaluations do not overlap. "
+CHAINED = "Each step depends on the last value, so evaluations do not overlap. "
 # Seconds, for a formula and for a table. None: as much as Keras's schedule takes.
 TARGETS = {
     GRAPH: (None, 15e-6),
@@ -263,10 +263,10 @@ def accuracy_section(accuracies):
         [
             "## Largest relative error in float32, compiled",
             table(header, rows),
-            "Against float64, over the first and the last 1,000 steps, the "
-            "neighbourhood of 2**24, every restart and 1,000 random steps. An error of "
-            "1 is a rate of 0 where it is not 0; of more, the wrong cycle or a rate "
-            "that does not decay.",
+            "The reference is float64. The steps are the first and the last 1,000, the "
+            "neighbourhood of 2**24, every restart and 1,000 random ones. An error of "
+            "1 means a rate of 0 where it should not be 0. A larger error means the "
+            "wrong cycle, or a rate that does not decay.",
         ]
     )
 

@@ -615,18 +615,18 @@ def markdown(results, contenders=CONTENDERS):
     return "\n\n".join(
         [
             TITLE,
-            "The table shows what `model.fit` takes per step, as a ratio to the same "
-            "model with a constant rate: 1.00 is a schedule that costs nothing. The "
-            'row "constant, again" is a second model with a constant rate. It shows '
+            "The table shows how long a step of `model.fit` takes, as a ratio to the "
+            "same model with a constant rate. A schedule at 1.00 costs nothing. The "
+            'row "constant, again" is a second model with a constant rate, and shows '
             "the noise: a row that is no further from 1 than this one may cost "
             "nothing.",
             steps_table(results, [c for c in contenders if c.leads]),
             f"Each cell is the median of {min(counts)} or more rounds, with its 95 % "
             "interval (bootstrap). In a round, every model is trained for one epoch, "
             "in random order, and its time is divided by that of the constant rate in "
-            "the same round. Every execution counts as the median one; what callbacks "
-            "do at the end of an epoch is added. An epoch has "
-            f"{described_lengths(workloads)}.",
+            "the same round. The time of an epoch is the number of executions times "
+            "the median time of one, plus the time of the callbacks at the end of the "
+            f"epoch. An epoch has {described_lengths(workloads)}.",
             "The layers are dense: 64-128-10 (4 variables), or 21 of width 64 (42 "
             "variables). Batches of 32 samples are in memory, and each library has one "
             "thread. `optimizers.Scheduled` needs no `fit`. The hand-written callback "
