@@ -152,8 +152,8 @@ def markdown(results):
             "The table shows how long a step of `model.fit` takes with AdamW, 42 "
             "variables and 13 groups, as a ratio to the same model with one schedule. "
             f'The row "{AGAIN}" shows the noise. Each cell is the median of the ratios '
-            "within a round, with its 95 % interval. On PyTorch, Keras updates all variables "
-            "at once; with groups there are 13 updates.",
+            "within a round, with its 95 % interval. On PyTorch, Keras updates all "
+            "variables at once; with groups there are 13 updates.",
             table(["", *results], lines),
         ]
     )

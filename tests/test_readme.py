@@ -122,7 +122,7 @@ def test_every_callback_is_in_the_overview():
 
 
 def test_every_other_name_of_the_overview_exists():
-    tables = OVERVIEW.partition("## For loops")[2].partition("## Conventions")[0]
+    tables = OVERVIEW.partition("## For custom loops")[2].partition("## Conventions")[0]
     for line in re.findall(r"^\| (`.*?) \|", tables, re.MULTILINE):
         for name in re.findall(r"`([\w.]+)`", line):
             found = lrs
