@@ -45,7 +45,7 @@ def notebook(page: str) -> str:
 
 
 def _without_itself(page):
-    return re.sub(r" The same is a notebook:\s+\[.*?\]\(.*?\)\.", "", page)
+    return re.sub(r" It is also available as a notebook:\s+\[.*?\]\(.*?\)\.", "", page)
 
 
 def _text(piece):
