@@ -40,16 +40,17 @@ operation that it makes (opening to write, write, fsync, rename, unlink, mkdir) 
 every kind of fault:
 
 - *killed*: the process is killed before the operation;
-- *torn*: the process is killed in the middle of a write, or after another operation;
-- *data lost*: the power fails, and data that was not synced is lost, but no rename;
-- *names lost*: the power fails, and renames that were not synced never happened, though
-  later removals did;
+- *torn*: the process is killed in the middle of a write, or, if the operation is not a
+  write, after it;
+- *data lost*: the power fails, and unsynced data is lost, but renames are kept;
+- *names lost*: the power fails, and unsynced renames are lost, but later
+  removals are kept;
 - *EIO*, *ENOSPC*: the operation fails, and the run continues if it can.
 
-A fault is survived if the same call then resumes from the last epoch whose saving was
-complete, and ends with the weights of a run without faults, bit for bit. If a
-callback does not resume a run, its saved files must load, and come from an epoch at
-least as late. The operations of HDF5 and Orbax are counted like those of Python."""
+A run survives a fault if the same call then resumes from the last epoch that was saved
+completely, and ends with the weights of a run without faults, bit for bit. If a
+callback cannot resume a run, its saved files must load, and must be from that epoch or
+a later one. The operations of HDF5 and Orbax are counted like those of Python."""
 EPOCHS = 3
 FAULTS = {
     "killed": (1, 0),
@@ -306,7 +307,7 @@ def report(found, sample):
         f"Keras {keras.__version__} with {keras.backend.backend()}, Python "
         f"{platform.python_version()}, {platform.system()}. Written by "
         "`benchmarks/faults.py`"
-        + ("." if sample is None else f", with {sample} of the operations, at random.")
+        + ("." if sample is None else f", for {sample} operations, chosen at random.")
     )
     text = [TITLE, "", TEXT.format(epochs=EPOCHS), "", version, "", table(head, rows)]
     if reasons:
