@@ -154,7 +154,7 @@ OTHERS = {
 PARTS = {"_average", "_initializer", "_backend_", "_self_"}
 
 # On a model: what JAX's `fit` keeps while it trains, and the run of ours.
-OURS = {"_jax_state", "_keras_lrs_run"}
+OURS = {"_jax_state", "_keras_lrs_known", "_keras_lrs_run"}
 
 # What subclasses of Keras's classes use of themselves.
 INHERITED = {

@@ -87,7 +87,7 @@ class WantedParts:
             own = optimizers.rate_source(optimizer)
             base.check_bound(own)
             if run is not None:
-                done = optimizers.iterations(optimizer)
+                done = self._progress.iterations(optimizer)
                 warmups.warn_of_schedule(self._progress, own, done)
         # Schedules come first, because other parts may depend on them.
         wanted.sort(key=lambda pair: not issubclass(pair[1].kind, Hyperparameter))

@@ -182,7 +182,7 @@ def test_updates_that_come_otherwise_than_the_first_are_refused():
     np.testing.assert_allclose(weights(model), found, atol=1e-5)
 
 
-@quick_here
+@every_backend
 def test_an_average_once_an_epoch_is_of_the_epochs():
     model = patient(keras.optimizers.SGD(RATE))
     averaging = WeightAveraging(A.UniformAverage(), update_every="epoch")
@@ -191,7 +191,7 @@ def test_an_average_once_an_epoch_is_of_the_epochs():
     np.testing.assert_allclose(weights(model), np.mean(ends, 0), atol=1e-5)
 
 
-@quick_here
+@every_backend
 def test_variables_follow_the_updates():
     model = patient(keras.optimizers.SGD(RATE))
     catalogue.give_a_variable(model)
@@ -260,7 +260,7 @@ def test_two_updates_for_a_batch_are_told_or_refused():
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_samples_of_data_that_does_not_tell_its_length():
-    import tensorflow as tf
+    tf = pytest.importorskip("tensorflow")
 
     data = tf.data.Dataset.from_tensor_slices((references.X, references.Y))
     data = data.filter(lambda x, y: True).batch(4, drop_remainder=True)
