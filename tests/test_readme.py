@@ -123,7 +123,9 @@ def test_every_callback_is_in_the_overview():
 
 def test_every_other_name_of_the_overview_exists():
     tables = OVERVIEW.partition("## For custom loops")[2].partition("## Conventions")[0]
-    for line in re.findall(r"^\| (`.*?) \|", tables, re.MULTILINE):
+    rows = re.findall(r"^\| (`.*?) \|", tables, re.MULTILINE)
+    assert rows
+    for line in rows:
         for name in re.findall(r"`([\w.]+)`", line):
             found = lrs
             for part in name.split("."):
