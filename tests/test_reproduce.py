@@ -267,15 +267,17 @@ def test_a_recipe_runs_small_and_reports(name, tmp_path, capsys):
 
 @pytest.fixture
 def in_float64():
-    before = keras.config.floatx()
+    before = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     with contextlib.ExitStack() as stack:
         if keras.backend.backend() == "jax":
             import jax
 
             stack.enter_context(jax.enable_x64(True))
         yield
-    keras.config.set_floatx(before)
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
 
 
 @pytest.mark.usefixtures("in_float64")  # A high rate makes a per cent of rounding.
