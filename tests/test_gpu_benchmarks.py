@@ -125,6 +125,9 @@ def test_parts_share_the_time_and_what_others_left_of_it(tmp_path, monkeypatch):
     np.testing.assert_allclose(lengths / lengths[0], np.divide(shares, shares[0]))
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="there it is a `tf.data.Dataset`"
+)
 def test_every_step_is_given_the_same_batch_as_tensors():
     batches = gpu.same_batch(3, (4, 4, 3), 2)["x"]
     assert len(batches) == 3

@@ -217,6 +217,7 @@ def test_the_notebooks_rule_is_a_step_early():
     dense.kernel.assign(start)
     optimizer = vit.make_literal(rate, decay)
     model.compile(optimizer, "mse")
+    optimizer.build(model.trainable_variables)
     x = np.random.default_rng(0).normal(size=(12, 8, 2)).astype("float32")
 
     z, average, second = start.copy(), np.zeros((2, 1)), np.zeros((2, 1))

@@ -177,6 +177,8 @@ def train_literally(options, found, folder):
         options, 1, lambda: make_network(options, found),
         lambda: make_literal(options.rate),
     )  # fmt: skip
+    # In TensorFlow's graph, what building assigns would be assigned in every step.
+    model.optimizer.build(model.trainable_variables)
     return recipe.fit(
         model, found, options, options.epochs, [], folder,
         replacement=True, steps=options.steps or options.steps_per_epoch,
