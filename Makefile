@@ -30,7 +30,7 @@ test-jax: $(VENV)/.jax $(VENV)/.test
 test-torch: $(VENV)/.torch $(VENV)/.peers $(VENV)/.storage $(VENV)/.test
 	KERAS_BACKEND=torch $(PYTEST) $(ARGS)
 
-# Every parameter and every program on every backend; takes hours.
+# Every parameter and every program on every backend; takes an hour.
 test-all:
 	$(MAKE) test-tensorflow ARGS="--all $(ARGS)"
 	$(MAKE) test-jax ARGS="--all $(ARGS)"

@@ -17,13 +17,12 @@ import importlib.util
 import json
 import pathlib
 import runpy
-import statistics
 import sys
 import tempfile
 
 import intervals
 import steps
-from report import add_outputs, publish, table
+from report import add_outputs, milliseconds, publish, table
 from steps import CONTROL, REFERENCE, Contender, Size
 
 TITLE = "# A training step of a ResNet-20"
@@ -113,7 +112,8 @@ def measured(size, contenders=CONTENDERS):
 def markdown(results):
     """All that is said of it; results by backend."""
     ratios = by_backend(results)
-    rows = [[f"**{REFERENCE}**", *map(milliseconds, results.values())]]
+    constant = (milliseconds(found[REFERENCE]) for found in results.values())
+    rows = [[f"**{REFERENCE}**", *constant]]
     rows += [
         [each.name, *(found[each.name].cell() for found in ratios.values())]
         for each in CONTENDERS[1:]
@@ -134,10 +134,6 @@ def markdown(results):
 def by_backend(results):
     """Estimates of all ratios: by backend and name."""
     return {key: intervals.ratios(found, REFERENCE) for key, found in results.items()}
-
-
-def milliseconds(found):
-    return f"{1e3 * statistics.median(found[REFERENCE]):.3g} ms"
 
 
 # --- The program ----------------------------------------------------------------------

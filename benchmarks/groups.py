@@ -13,13 +13,12 @@ Every backend is measured in a process of its own.
 import argparse
 import json
 import pathlib
-import statistics
 import sys
 import tempfile
 
 import intervals
 import steps
-from report import add_outputs, aim_cell, aims_part, publish, table
+from report import add_outputs, aim_cell, aims_part, milliseconds, publish, table
 from steps import NUM_CLASSES, NUM_FEATURES, RATE, Contender, Size
 
 TITLE = "# Groups of variables"
@@ -144,7 +143,8 @@ def measured(name, size):
 def markdown(results):
     """All that is said of it; results by configuration."""
     found = by_configuration(results)
-    lines = [["**one schedule**", *map(milliseconds, results.values())]]
+    one = (milliseconds(of[ONE]) for of in results.values())
+    lines = [["**one schedule**", *one]]
     lines += [[row, *(cell(of, row) for of in found.values())] for row in ROWS]
     return "\n\n".join(
         [
@@ -162,10 +162,6 @@ def markdown(results):
 def by_configuration(results):
     """Estimates of all ratios: by configuration and name."""
     return {name: intervals.ratios(found, ONE) for name, found in results.items()}
-
-
-def milliseconds(found):
-    return f"{1e3 * statistics.median(found[ONE]):.3g} ms"
 
 
 def cell(found, row):

@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import statistics
 import sys
 import tempfile
 
@@ -24,7 +23,14 @@ import intervals
 import numpy as np
 import steps
 from contenders import boundaries
-from report import add_outputs, publish, read_results, table, write_results
+from report import (
+    add_outputs,
+    milliseconds,
+    publish,
+    read_results,
+    table,
+    write_results,
+)
 from steps import CONTROL, NUM_CLASSES, NUM_FEATURES, REFERENCE, Contender, Size
 
 TITLE = "# How the cost of a training step grows"
@@ -190,7 +196,7 @@ def markdown(results):
 def reference_cell(found):
     if found is None:
         return "not measured"
-    return f"{1e3 * statistics.median(found[REFERENCE]):.3g} ms"
+    return milliseconds(found[REFERENCE])
 
 
 def ratio_cell(found, row):

@@ -164,6 +164,11 @@ def aim_cell(found, aim, noise=0.0, factor=1.0, digits=2):
     return f"{said}: {found.cell(factor, digits)}, {allowed}"
 
 
+def milliseconds(samples):
+    """A cell: the median of some seconds."""
+    return f"{1e3 * statistics.median(samples):.3g} ms"
+
+
 def table(header, rows):
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

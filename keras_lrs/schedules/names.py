@@ -11,8 +11,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FIRST = "initial_learning_rate max_learning_rate learning_rate value"
 _LAST = "end_learning_rate min_learning_rate minimum"
 _LENGTH = "decay_steps first_decay_steps total_steps num_steps cycle_steps warmup_steps"
-# The names in Keras, PyTorch, optax, timm, transformers, Composer and fastai, and ours
-# for the same. The first of ours that a function has is meant.
+# The names in Keras, PyTorch, optax, timm, transformers, Composer and fastai, and our
+# names for the same. The first of our names that a function has is suggested.
 _TABLE = {
     "lr rate base_lr init_value initial_lr learning_rate": _FIRST,
     "max_lr lr_max peak_lr peak_value": f"max_learning_rate maximum {_FIRST}",
