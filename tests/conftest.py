@@ -102,11 +102,13 @@ def pytest_collection_finish():
     gc.set_threshold(20_000, 50, 1_000)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item, nextitem):
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
     """Nor what earlier tests have left. Models are freed before they get cold."""
+    reported = yield
     is_last = nextitem is None or nextitem.path != item.path
     if is_last and "jax" in sys.modules:  # Which keeps every compiled function.
         sys.modules["jax"].clear_caches()
     gc.collect()
     gc.freeze()
+    return reported

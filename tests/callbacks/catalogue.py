@@ -407,9 +407,7 @@ def watched_fit(model, callback, epochs=1, batches=references.STEPS):
     """Trains on the first batches, in their order; returns what was seen of it."""
     watch, size = Watch(), batches * references.BATCH
     model.fit(
-        references.X[:size],
-        references.Y[:size],
-        batch_size=references.BATCH,
+        **references.batches(references.X[:size], references.Y[:size]),
         epochs=epochs,
         shuffle=False,
         verbose=0,

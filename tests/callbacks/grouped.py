@@ -28,9 +28,7 @@ def linear_models(optimizer, **compile_arguments):
 def fit(model, callbacks=(), epochs=4, **arguments):
     """Trains on the batches of `references` in their order."""
     return model.fit(
-        references.X,
-        [references.Y] * len(NAMES),
-        batch_size=references.BATCH,
+        **references.batches(y=(references.Y,) * len(NAMES)),
         epochs=epochs,
         shuffle=False,
         verbose=0,
@@ -79,9 +77,7 @@ def fit_network(model, callbacks=(), epochs=2, **arguments):
     """Trains it on fixed batches."""
     targets = np.concatenate([references.Y, references.X[:, :1]], axis=1)
     return model.fit(
-        references.X,
-        targets,
-        batch_size=references.BATCH,
+        **references.batches(y=targets),
         epochs=epochs,
         shuffle=False,
         verbose=0,

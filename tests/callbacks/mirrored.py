@@ -122,7 +122,7 @@ def main():
     scheduler = HyperparameterScheduler(S.LinearDecay(0.05, Samples(80)))
     with strategy.scope():
         model = references.linear_model(keras.optimizers.SGD(0.01))
-    references.fit(model, [scheduler])
+    references.fit(model, [scheduler], data=references.arrays())
     assert scheduler.bound["learning_rate"].decay_steps == 20
 
     for settings in ({}, {"run_eagerly": True}):

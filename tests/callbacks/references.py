@@ -22,12 +22,25 @@ def linear_model(optimizer, **compile_arguments):
     return model
 
 
-def fit(model, callbacks=(), epochs=4, **arguments):
+def arrays(x=X, y=Y, batch_size=BATCH):
+    """These batches, as most users give them."""
+    return {"x": x, "y": y, "batch_size": batch_size}
+
+
+def batches(x=X, y=Y, batch_size=BATCH, sample_weight=None):
+    """The same, quicker: Keras's way to slice arrays takes TensorFlow half of a fit."""
+    if keras.backend.backend() != "tensorflow":
+        return arrays(x, y, batch_size) | {"sample_weight": sample_weight}
+    import tensorflow as tf
+
+    slices = (x, y) if sample_weight is None else (x, y, sample_weight)
+    return {"x": tf.data.Dataset.from_tensor_slices(slices).batch(batch_size)}
+
+
+def fit(model, callbacks=(), epochs=4, data=None, **arguments):
     """Trains on the batches in their order."""
     return model.fit(
-        X,
-        Y,
-        batch_size=BATCH,
+        **(batches() if data is None else data),
         epochs=epochs,
         shuffle=False,
         verbose=0,

@@ -82,7 +82,9 @@ def overflowing_fit(callbacks, optimizer, infinite):
     weight = np.ones(len(references.X), "float32")
     for batch in infinite:
         weight[batch * references.BATCH] = np.inf
-    history = references.fit(model, callbacks, epochs=1, sample_weight=weight)
+    history = references.fit(
+        model, callbacks, 1, references.batches(sample_weight=weight)
+    )
     return model, history
 
 

@@ -98,9 +98,7 @@ def fit(model, callbacks, epochs, steps=1, validate=False, **arguments):
     x = np.zeros((steps, 1), "float32")
     validation = (x[:1], x[:1]) if validate else None
     return model.fit(
-        x,
-        x,
-        batch_size=1,
+        **references.batches(x, x, 1),
         epochs=epochs,
         shuffle=False,
         verbose=0,

@@ -186,7 +186,7 @@ class TestCallbacks:
             start_step=lrs.Samples(40),
             update_every=lrs.Samples(20),
         )
-        references.fit(model, [averaging])
+        references.fit(model, [averaging], data=references.arrays())
         loop = references.SGD()
         steps = [loop.train(1).copy() for _ in range(40)]
         expected = np.mean(steps[14::5], axis=0)
@@ -199,7 +199,7 @@ class TestCallbacks:
                 "loss", 0.5, patience=1, min_delta=1e9, warmup=warmup
             )
             model = references.linear_model(keras.optimizers.SGD(0.05))
-            references.fit(model, [plateau])
+            references.fit(model, [plateau], data=references.arrays())
             found.append(plateau.state)
         assert found[0]["factor"] == 0.5
         assert found[1] == found[0] == found[2]
@@ -207,6 +207,7 @@ class TestCallbacks:
     def test_the_ends_of_snapshots(self, tmp_path):
         model = references.linear_model(keras.optimizers.SGD(0.05))
         ends = [lrs.Samples(40), lrs.Samples(100)]
-        references.fit(model, [SnapshotEnsemble(tmp_path, schedule=ends)])
+        ensemble = SnapshotEnsemble(tmp_path, schedule=ends)
+        references.fit(model, [ensemble], data=references.arrays())
         members = lrs.ensembles.load(tmp_path, model)
         assert [member.step for member in members] == [10, 25]

@@ -74,7 +74,7 @@ def test_validating_schedule_free_without_its_average_is_warned_of(given, wrap):
     model = references.linear_model(wrap(ScheduleFree(SGD(0.1))))
     for _ in range(2):
         with warns("validates the weights at which `ScheduleFree` takes its gradients"):
-            references.fit(model, epochs=1, **given)
+            references.fit(model, epochs=1, data=references.arrays(), **given)
 
 
 def test_validating_its_average_or_nothing_is_not():
