@@ -2,33 +2,34 @@
 
     python benchmarks/endurance.py [--fits 2000] [--snapshots 500]
                                    [--backends tensorflow jax torch]
+                                   [--resume] [--publish] [--workers 2]
                                    [--output docs/reliability.md]
 
 Each kind of fit has a process of its own, which makes a model and calls its `fit` again
 and again. Beside the kinds of ours there is one without callbacks: what grows there is
 not ours. Memory is that of the process; objects are those that Python's garbage
-collector knows.
+collector knows. Each kind is kept when it is finished, in
+`benchmarks/results/endurance.jsonl`: `--resume` runs only those that are missing, and
+`--publish` runs nothing, but writes the page again.
 """
 
 import argparse
+import functools
 import gc
 import json
 import os
 import pathlib
-import platform
 import shutil
-import subprocess
-import sys
 import tempfile
 
+import kept
 import keras
 import numpy as np
-from report import table, write_part
+import reliability_page
 
 from keras_lrs import callbacks
 from keras_lrs import schedules as S  # noqa: N812
 
-TITLE = "# Thousands of fits"
 PLAIN, STEP, SNAPSHOTS = "no callbacks", "schedules and averages", "snapshots"
 RESUMABLE = "checkpoints"
 KINDS = (PLAIN, STEP, SNAPSHOTS, RESUMABLE)
@@ -37,41 +38,45 @@ PARTS = 20
 
 
 def main(arguments=None):
-    """Prints the table, and writes it."""
+    """Runs what is missing, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--fits", type=int, default=2000)
     parser.add_argument("--snapshots", type=int, default=500, help="fits with files")
     backends = ["tensorflow", "jax", "torch"]
     parser.add_argument("--backends", nargs="+", choices=backends, default=backends)
     parser.add_argument("--kind", choices=KINDS, help="run this one here")
-    parser.add_argument("--output", help="the report to write into")
+    kept.add_options(parser, __file__)
     options = parser.parse_args(arguments)
     if options.kind is not None:
-        print("REPORT" + json.dumps(repeated(options.kind, options.fits)))
+        print("REPORT" + json.dumps(growth(repeated(options.kind, options.fits))))
         return
-    found = {
-        (backend, kind): in_a_process(backend, kind, options)
+    if not options.publish:
+        store = kept.Kept(options.work, [__file__], options.resume)
+        jobs = [
+            functools.partial(
+                store.measure, case, functools.partial(in_a_process, **case)
+            )
+            for case in cases(options)
+        ]
+        kept.run_all(jobs, options.workers)
+    lines = kept.read(options.work)
+    reliability_page.publish(options, reliability_page.endurance, lines)
+
+
+def cases(options):
+    """What is measured: each kind of fit on each backend."""
+    fits = dict.fromkeys(KINDS, options.fits)
+    fits |= dict.fromkeys((SNAPSHOTS, RESUMABLE), options.snapshots)
+    return [
+        {"callbacks": kind, "backend": backend, "fits": fits[kind]}
         for backend in options.backends
         for kind in KINDS
-    }
-    text = report(found)
-    print(text)
-    if options.output is not None:
-        write_part(pathlib.Path(options.output), text)
+    ]
 
 
-def in_a_process(backend, kind, options):
-    """What `repeated` returns, in a process of its own."""
-    with_files = kind in (SNAPSHOTS, RESUMABLE)
-    fits = options.snapshots if with_files else options.fits
-    result = subprocess.run(
-        [sys.executable, __file__, "--kind", kind, "--fits", str(fits)],
-        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(result.stdout.split("REPORT")[1])
+def in_a_process(callbacks, backend, fits):
+    """What was found, in a process of its own."""
+    return kept.in_a_process([__file__, "--kind", callbacks, "--fits", fits], backend)
 
 
 def repeated(kind, fits):
@@ -127,34 +132,17 @@ def resident():
 
 
 def growth(seen):
-    """The bytes and objects that a fit added, in the second half of all."""
+    """What all fits used, and what each of the second half added."""
     second = np.array(seen[len(seen) // 2 - 1 :], np.float64)
     fits = second[-1, 0] - second[0, 0]
     line = np.polyfit(second[:, 0], second[:, 1], 1)[0]
-    return line, (second[-1, 2] - second[0, 2]) / fits
-
-
-def report(found):
-    """The page's part, in Markdown."""
-    rows = []
-    for (backend, kind), seen in found.items():
-        grown, objects = growth(seen)
-        first, last = seen[0], seen[-1]
-        memory = f"{first[1] / 1e6:.1f} to {last[1] / 1e6:.1f}"
-        added = f"{grown / 1e3:+.2f}"
-        rows.append([backend, kind, f"{last[0]:,}", memory, added, f"{objects:+.2f}"])
-    header = ["backend", "callbacks", "fits", "memory, MB", "kB a fit", "objects a fit"]
-    return "\n\n".join(
-        [
-            TITLE,
-            f"Fits of {EPOCHS} epochs of {STEPS} steps of one model, one after another "
-            "in one process, with new callbacks in each. What a fit adds is the slope "
-            "of a line through the second half. What grows without callbacks, too, is "
-            f"not ours. Keras {keras.__version__}, Python "
-            f"{platform.python_version()}. Written by `benchmarks/endurance.py`.",
-            table(header, rows),
-        ]
-    )
+    return {
+        "fits": seen[-1][0],
+        "first_mb": seen[0][1] / 1e6,
+        "last_mb": seen[-1][1] / 1e6,
+        "kb_per_fit": line / 1e3,
+        "objects_per_fit": (second[-1, 2] - second[0, 2]) / fits,
+    }
 
 
 if __name__ == "__main__":

@@ -1,56 +1,44 @@
-"""Injects a fault into every operation on files, and looks what is left.
+"""Injects a fault into every file operation, and checks what is left.
 
-    python benchmarks/faults.py [--sample 20] [--output docs/reliability.md]
+    python benchmarks/faults.py [--sample 20] [--kinds Resumable Snapshot]
+                                [--faults killed torn] [--resume] [--publish]
+                                [--workers 2] [--output docs/reliability.md]
 
 `benchmarks/faults.c`, which this compiles and preloads, sees the operations of Python,
-HDF5 and Orbax alike. A small training is run once to count them. Then it is run again
-for each operation and each kind of fault, in a process of its own, and after that once
-more without a fault, as a user would: it must resume from what was saved, and end with
-the same weights; or what was saved must load.
+HDF5 and Orbax alike. A small run is made once to count them. Then it is repeated for
+each operation and each kind of fault, in a process of its own, and after that once more
+without a fault, as a user would: it must resume from what was saved, and end with the
+same weights; or what was saved must load. Uses the backend that Keras is set to.
+
+Each kind of callback with each kind of fault is kept when it is finished, in
+`benchmarks/results/faults.jsonl`: `--resume` runs only those that are missing, and
+`--publish` runs nothing, but writes the page again.
 """
 
 import argparse
-import collections
 import contextlib
 import ctypes
 import errno
+import functools
 import json
 import os
 import pathlib
-import platform
 import random
 import shutil
 import subprocess
-import sys
 import tempfile
 
+import kept
 import keras
 import numpy as np
-from report import table, write_part
+import reliability_page
 
 from keras_lrs import averages, callbacks, ensembles
 
 with contextlib.suppress(ImportError):
     import tensorflow  # noqa: F401  (Or Keras imports it in each of the processes.)
 
-TITLE = "# Faults of files"
-TEXT = """\
-A run of {epochs} epochs that saves after each epoch is repeated once for every file
-operation that it makes (opening to write, write, fsync, rename, unlink, mkdir) and
-every kind of fault:
-
-- *killed*: the process is killed before the operation;
-- *torn*: the process is killed in the middle of a write, or, if the operation is not a
-  write, after it;
-- *data lost*: the power fails, and unsynced data is lost, but renames are kept;
-- *names lost*: the power fails, and unsynced renames are lost, but later
-  removals are kept;
-- *EIO*, *ENOSPC*: the operation fails, and the run continues if it can.
-
-A run survives a fault if the same call then resumes from the last epoch that was saved
-completely, and ends with the weights of a run without faults, bit for bit. If a
-callback cannot resume a run, its saved files must load, and must be from that epoch or
-a later one. The operations of HDF5 and Orbax are counted like those of Python."""
+SOURCE = pathlib.Path(__file__).with_suffix(".c")
 EPOCHS = 3
 FAULTS = {
     "killed": (1, 0),
@@ -71,19 +59,19 @@ def flat(model):
 
 
 class Log(keras.callbacks.Callback):
-    """Notes the epochs that begin, before which those that are over were saved."""
+    """Notes each epoch that begins: all epochs before it were saved."""
 
     def __init__(self, path):
         super().__init__()
         self.path = path
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Those before it were saved."""
+        """Notes it."""
         with open(self.path, "a") as file:
             file.write(f"{epoch}\n")
 
     def on_train_end(self, logs=None):
-        """All were."""
+        """Notes that all were saved."""
         with open(self.path, "a") as file:
             file.write(f"{EPOCHS}\n")
 
@@ -149,7 +137,7 @@ def train(kind, folder, log):
 
 
 def loaded(kind, folder):
-    """What was saved, by the epoch after which: of the newest, or of all there are."""
+    """Returns the weights in the newest file, or in all files of snapshots."""
     model = made()
     if kind == "`SnapshotEnsemble`":
         try:
@@ -218,38 +206,39 @@ def again(kind, folder, log):
 
 
 def outcome(kind, folder, number, fault, expected):
-    """Why a fault was not survived; None if it was."""
+    """Says why a fault was not survived; None if it was."""
     log = folder.with_suffix(".log")
     after = folder.with_suffix(".after")
     log.write_text("")
     how, what = forked(faulty, kind, folder, log, number, fault)
     if how == "signal" and (what != 9 or fault in ("EIO", "ENOSPC")):
-        return f"ended by signal {what}"
+        return f"the process crashed with signal {what}"
     begun = max(map(int, log.read_text().split()), default=0)
     how, what = forked(again, kind, folder, after)
     if how != "done" and kind in LOADED and not begun:
         return None  # Nothing had been saved.
     if how != "done":
-        return f"what is left cannot be used: {what}"[:150]
+        left = "the run cannot resume" if kind in RESUMED else "the files do not load"
+        return f"{left}: {what}"[:150]
     if kind in RESUMED:
         first = int(after.read_text().split()[0])
         if what[0] != expected[-1]:
-            return "resumed, and ended otherwise"
-        # While its files are removed, a training is over, and may be run again.
-        return "started over" if first < begun < EPOCHS else None
+            return "resumed, but ended with different weights"
+        # A run is over while its files are removed, and may then start over.
+        lost = first < begun < EPOCHS
+        return "resumed from an epoch before the last saved one" if lost else None
     newest = max((expected.index(w) if w in expected else -2 for w in what), default=-1)
     if newest == -2 or any(w not in expected for w in what):
-        return "loads what was never saved"
+        return "the files load, but hold weights that were never saved"
     late = newest + 1 >= begun or kind in SAVES_LATER
-    return None if late else "lost what was saved"
+    return None if late else "a saved epoch was lost"
 
 
 # --- All of them ----------------------------------------------------------------------
 
 
-def measured(kind, faults, sample, seed=0):
-    """For each fault: how many, how many were survived, and why others were not."""
-    report = {}
+def measured(kind, fault, sample, seed=0):
+    """Returns how many faults were injected and survived, and why others were not."""
     with tempfile.TemporaryDirectory() as place:
         folder = pathlib.Path(place, "run")
         how, what = forked(faulty, kind, folder, folder.with_suffix(".log"), 10**9, "")
@@ -258,21 +247,20 @@ def measured(kind, faults, sample, seed=0):
         count, expected = what
         if kind == "`PosthocAveraging`":
             expected = prefixes(kind, place)
-        for fault in faults:
-            numbers = range(count)
-            if sample is not None and sample < count:
-                numbers = sorted(random.Random(seed).sample(numbers, sample))
-            failures = []
-            for number in numbers:
-                shutil.rmtree(folder, ignore_errors=True)
-                for left in pathlib.Path(place).glob("run.*"):
-                    left.unlink()
-                reason = outcome(kind, folder, number, fault, expected)
-                if reason is not None:
-                    failures.append(reason)
-            survived = len(numbers) - len(failures)
-            report[fault] = [len(numbers), survived, collections.Counter(failures)]
-    return report
+        numbers = range(count)
+        if sample is not None and sample < count:
+            numbers = sorted(random.Random(seed).sample(numbers, sample))
+        failures = []
+        for number in numbers:
+            shutil.rmtree(folder, ignore_errors=True)
+            for left in pathlib.Path(place).glob("run.*"):
+                left.unlink()
+            reason = outcome(kind, folder, number, fault, expected)
+            if reason is not None:
+                failures.append(reason)
+    run = len(numbers)
+    survived = run - len(failures)
+    return {"operations": count, "run": run, "survived": survived, "failures": failures}
 
 
 def prefixes(kind, place):
@@ -287,63 +275,57 @@ def prefixes(kind, place):
     return found
 
 
-def report(found, sample):
-    """The page's part, in Markdown."""
-    rows, reasons = [], []
-    for kind, faults in found.items():
-        if "unmeasured" in faults:
-            reasons.append(f"- {kind} could not be run: {faults['unmeasured']}")
-            continue
-        cells = [
-            f"{faults[f][1]} of {faults[f][0]}" if f in faults else "-" for f in FAULTS
-        ]
-        rows.append([kind, *cells])
-        total = collections.Counter()
-        for _, _, failures in faults.values():
-            total.update(failures)
-        reasons += [f"- {kind}, {n} x: {why}" for why, n in total.most_common(4)]
-    head = ["survived by", *FAULTS]
-    version = (
-        f"Keras {keras.__version__} with {keras.backend.backend()}, Python "
-        f"{platform.python_version()}, {platform.system()}. Written by "
-        "`benchmarks/faults.py`"
-        + ("." if sample is None else f", for {sample} operations, chosen at random.")
-    )
-    text = [TITLE, "", TEXT.format(epochs=EPOCHS), "", version, "", table(head, rows)]
-    if reasons:
-        text += ["", "What was not survived, and why:", "", *reasons]
-    return "\n".join(text)
-
-
-def preloaded(arguments):
-    """Runs this program again, with the library preloaded."""
+@contextlib.contextmanager
+def library():
+    """Compiles the library, for as long as it is needed."""
     with tempfile.TemporaryDirectory() as folder:
-        library = os.path.join(folder, "faults.so")
-        source = pathlib.Path(__file__).with_suffix(".c")
-        command = ["cc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"]
+        path = os.path.join(folder, "faults.so")
+        command = ["cc", "-O2", "-shared", "-fPIC", "-o", path, SOURCE, "-ldl"]
         subprocess.run([*command, "-lpthread"], check=True)
-        environment = {**os.environ, "LD_PRELOAD": library, "PYTHONWARNINGS": "ignore"}
-        program = [sys.executable, __file__, *arguments]
-        return subprocess.run(program, env=environment, check=False).returncode
+        yield path
 
 
 def main(arguments=None):
-    """Prints the table, and writes it."""
-    if "LD_PRELOAD" not in os.environ:
-        sys.exit(preloaded(sys.argv[1:] if arguments is None else arguments))
+    """Runs what is missing, and writes the page."""
     kinds = RESUMED | LOADED
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sample", type=int, help="how many operations; all if not")
     parser.add_argument("--kinds", nargs="+", default=[*kinds], help="parts of names")
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=[*FAULTS])
-    parser.add_argument("--output", help="the report to write into")
+    parser.add_argument("--case", nargs=2, help="a kind and a fault to run here")
+    kept.add_options(parser, __file__)
     options = parser.parse_args(arguments)
-    chosen = [kind for kind in kinds if any(part in kind for part in options.kinds)]
-    found = {k: measured(k, options.faults, options.sample) for k in chosen}
-    text = report(found, options.sample)
-    print(text)
-    if options.output is not None:
-        write_part(pathlib.Path(options.output), text)
+    if options.case is not None:
+        print("REPORT" + json.dumps(measured(*options.case, options.sample)))
+        return
+    if not options.publish:
+        store = kept.Kept(options.work, [__file__, SOURCE], options.resume)
+        with library() as path:
+            run = functools.partial(in_a_process, path)
+            jobs = [
+                functools.partial(store.measure, case, functools.partial(run, **case))
+                for case in cases(kinds, options)
+            ]
+            kept.run_all(jobs, options.workers)
+    reliability_page.publish(options, reliability_page.faults, kept.read(options.work))
+
+
+def cases(kinds, options):
+    """What is measured: each kind of callback with each fault."""
+    backend = keras.backend.backend()
+    return [
+        {"kind": kind, "fault": fault, "backend": backend, "sample": options.sample}
+        for kind in kinds
+        if any(part in kind for part in options.kinds)
+        for fault in options.faults
+    ]
+
+
+def in_a_process(path, kind, fault, backend, sample):
+    """What `measured` returns, with the library preloaded."""
+    sampled = [] if sample is None else ["--sample", sample]
+    command = [__file__, "--case", kind, fault, *sampled]
+    return kept.in_a_process(command, backend, LD_PRELOAD=path)
 
 
 if __name__ == "__main__":

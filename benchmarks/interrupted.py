@@ -4,17 +4,16 @@ Run by `benchmarks/reliability.py` and by the tests, in processes of its own.
 
     python benchmarks/interrupted.py MODE FOLDER [KILLS] [SEED] [SIGNAL] [TRAINING]
 
-prints, as JSON, what differs between a training that was not interrupted and one that
-got a signal so many times: half of them at random times, half in the middle of random
-operations on files. One after the other they hit the same training, which is begun anew
-when it gets to its end.
+prints, as JSON, what differs between an uninterrupted run and one that got a signal so
+many times: half of them at random times, half in the middle of random file operations.
+They hit the same run one after the other. When it reaches its end, a new run starts.
 
-MODE says what brings a training back: `epoch` and `steps` are `ResumableTraining`, at
-the ends of epochs and every 5 steps; `backup` is Keras's `BackupAndRestore`. SIGNAL is
-`SIGKILL` or `SIGTERM`, after which a process has a minute to end by itself. TRAINING is
-`restarts`, or `combined`: 1cycle in mixed precision, whose loss scale begins so high
-that steps are skipped, with gradients that are accumulated over a number of batches
-that does not divide an epoch.
+MODE says what resumes a run: `epoch` and `steps` are `ResumableTraining`, at the end of
+each epoch and every 5 steps; `backup` is Keras's `BackupAndRestore`. SIGNAL is SIGKILL
+or SIGTERM, after which a process has a minute to end. TRAINING is `restarts`, or
+`combined`: 1cycle in mixed precision, whose loss scale starts so high that steps are
+skipped, with gradients that are accumulated over a number of batches that does not
+divide an epoch.
 """
 
 import contextlib
@@ -57,22 +56,23 @@ def main(mode, folder, kills=2, seed=0, sent="SIGKILL", training="restarts"):
     report = {"kills": 0, "survived": 0, "hits": {}, "trainings": 0, "differences": []}
     while report["kills"] < kills:
         again = folder / f"killed-{report['trainings']}"
-        before, where = report["kills"], "nothing"
+        before, where = report["kills"], "never"
         try:
             while report["kills"] < kills:
                 if report["kills"] % 2:
                     moment = {"operation": choose.randrange(1, 60)}
                 else:
                     moment = {"seconds": choose.uniform(0.0, whole)}
-                where = run(again, **moment)
-                if where is None:  # It was over before.
+                hit = run(again, **moment)
+                if hit is None:  # It was over before.
                     break
+                where = hit
                 report["kills"] += 1
                 report["hits"][where] = report["hits"].get(where, 0) + 1
             run(again)
-            different = differences(expected, result(again), mode)
+            different = differences(expected, result(again))
         except FailedError:
-            different = [f"killed in {where}, it could not be resumed"]
+            different = [f"killed {where}, the run could not be resumed"]
         report["trainings"] += 1
         report["differences"] += different
         report["survived"] += 0 if different else report["kills"] - before
@@ -84,12 +84,13 @@ def main(mode, folder, kills=2, seed=0, sent="SIGKILL", training="restarts"):
 
 
 def one_run(mode, training, sent, folder, seconds=None, operation=None):
-    """Trains in a process of its own; where it was killed, None if it was not.
+    """Trains in a new process; returns where it was killed, or None if it was not.
 
-    The process is a fork of this one, which has imported all and computed nothing.
+    The process is a fork of this one, which has imported everything and computed
+    nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "where").write_text("beginning")
+    (folder / "where").write_text("during startup")
     pid = os.fork()
     if pid == 0:
         try:
@@ -118,12 +119,12 @@ def one_run(mode, training, sent, folder, seconds=None, operation=None):
     if by_signal or os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM:
         return (folder / "where").read_text().strip()
     if status:
-        raise FailedError(f"The training of {folder} failed.")
+        raise FailedError(f"The run in {folder} failed.")
     return None
 
 
 def ended(pid):
-    """Waits until a process ends, and ends it if it takes longer than it may."""
+    """Waits until a process ends, and kills it after the grace period."""
     end = time.monotonic() + GRACE
     while time.monotonic() < end:
         found, status = os.waitpid(pid, os.WNOHANG)
@@ -135,27 +136,27 @@ def ended(pid):
 
 
 class FailedError(Exception):
-    """A training ended with an error."""
+    """A run ended with an error."""
 
 
 class Where(keras.callbacks.Callback):
-    """Notes what the training is about, for the report."""
+    """Notes what the run is doing, for the report."""
 
     def __init__(self, path):
         super().__init__()
         file = os.open(path, os.O_WRONLY)
 
         def noting(what):
-            return lambda *_, **__: os.pwrite(file, what.ljust(12).encode(), 0)
+            return lambda *_, **__: os.pwrite(file, what.ljust(24).encode(), 0)
 
-        self.on_epoch_begin = noting("training")
-        self.on_test_begin = noting("validation")
-        self.on_test_end = noting("epoch's end")
-        self.on_train_end = noting("the end")
+        self.on_epoch_begin = noting("during training")
+        self.on_test_begin = noting("during validation")
+        self.on_test_end = noting("at the end of an epoch")
+        self.on_train_end = noting("at the end of the run")
 
 
 def die_within(operations, sent):
-    """Sends a signal to this process in the middle of an operation on files."""
+    """Sends a signal to this process in the middle of a file operation."""
     if operations is None:
         return
     left = [operations]
@@ -212,7 +213,7 @@ def driven(training):
 
 
 def train(mode, training, folder, before=lambda: None):
-    """Trains, or goes on; the result is in files of the folder."""
+    """Trains or resumes, and writes the result into files of the folder."""
     keras.utils.set_random_seed(1)
     if training == "combined":
         keras.config.set_dtype_policy("mixed_float16")
@@ -280,7 +281,7 @@ def state(model):
 
 
 def result(folder):
-    """What a training ended with."""
+    """What a run ended with."""
     found = json.loads((folder / "result.json").read_text())
     with np.load(folder / "result.npz") as arrays:
         found["variables"] = dict(arrays)
@@ -292,10 +293,10 @@ def result(folder):
     return found
 
 
-def differences(expected, found, mode):
-    """What is not the same, to the last bit; names, with the numbers."""
+def differences(expected, found):
+    """What is not the same to the last bit, by name, with the numbers."""
     different = [
-        f"{name}: {found[name]} for {expected[name]}"
+        f"{name} is {found[name]} instead of {expected[name]}"
         for name in expected
         if name != "variables" and expected[name] != found[name]
     ]
@@ -303,8 +304,8 @@ def differences(expected, found, mode):
         other = found["variables"][name]
         if not np.array_equal(array, other, equal_nan=True):
             distance = np.max(np.abs(array.astype("float64") - other))
-            different.append(f"{name}: off by {distance:.1e}")
-    return [f"{mode}: {text}"[:300] for text in different]
+            different.append(f"{name} differs by up to {distance:.1e}")
+    return [text[:300] for text in different]
 
 
 if __name__ == "__main__":

@@ -1,17 +1,22 @@
-"""Interrupts the package at every one of its lines, and looks at what is left.
+"""Interrupts the package at every one of its lines, and checks what is left.
 
     python benchmarks/interrupted_lines.py [--backends tensorflow jax torch]
-        [--sample 200] [--seed 0] [--output docs/reliability.md]
+        [--calls "range_test" "evaluate"] [--parts 2] [--resume] [--publish]
+        [--workers 2] [--output docs/reliability.md]
 
 `sys.settrace` raises KeyboardInterrupt before a line of the package is executed: at the
 first and at the last time that it is, for each line, each time in a call of its own.
-Where a line calls into C, the lines before and after it are its boundaries. All points
-take hours per backend; `--sample` takes so many of each case at random.
+Where a line calls into C, the lines before and after it are its boundaries.
+
+All points take hours per backend. They are interrupted in random order, in parts of
+100, each of which is kept when it is finished, in
+`benchmarks/results/interrupted_lines.jsonl`. `--parts` limits how many parts of each
+call there are, `--resume` runs only those that are missing, and `--publish` runs
+nothing, but writes the page again.
 """
 
 import argparse
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -19,11 +24,9 @@ import gc
 import json
 import os
 import pathlib
-import platform
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -32,9 +35,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import kept
 import keras
 import numpy as np
-from report import table, write_part
+import reliability_page
 
 import keras_lrs as lrs
 
@@ -43,6 +47,7 @@ C, S, A = lrs.callbacks, lrs.schedules, lrs.averages
 PACKAGE = os.path.dirname(lrs.__file__) + os.sep
 BACKEND = keras.backend.backend()
 STEPS, EPOCHS, BATCH = 3, 2, 4
+PART = 100  # The points that are kept together.
 RATE, OWN = 0.05, 3.0  # The user's values of what is scheduled.
 
 
@@ -414,12 +419,12 @@ class Subject:
         try:
             wrong = self._traces(before, keys)
             if signal.getsignal(signal.SIGINT) is not handler:
-                wrong.append("the handler of SIGINT")
+                wrong.append("SIGINT has another handler")
             self.reset()
             fit(model, None, 1)
             found = values(model.variables)
             if not any(is_same(found, plain) for plain in self.expected["plain"]):
-                wrong.append("a plain fit is not plain")
+                wrong.append("a plain `fit` trains differently")
         except Exception:
             return [f"unusable: {traceback.format_exc(limit=-2)}"]
         return wrong
@@ -430,12 +435,16 @@ class Subject:
         if self.case.trains:
             number = count(self.model)
             if not self._is_raw(number, after["weights"]):
-                wrong.append(f"not the weights after {number} updates")
+                wrong.append(f"the weights are not those after {number} updates")
             rate = values([leaf(self.model)._learning_rate])[0]
             if rate != np.float32(RATE):
-                wrong.append(f"learning rate {rate}")
+                wrong.append(f"the learning rate is {rate}")
         else:
-            wrong += [name for name in after if not is_same(before[name], after[name])]
+            wrong += [
+                f"other {name}"
+                for name in after
+                if not is_same(before[name], after[name])
+            ]
         for name, keys in self._keys().items():
             known = keys_before[name]
             if self.case.trains:
@@ -545,16 +554,15 @@ def points(subject):
             times = {1, counts[file, line]}
             found += [Point(file, line, time, first) for time in sorted(times)]
     subject.renew()
-    return found
+    # An order that does not depend on which other points there are.
+    return sorted(found, key=lambda point: random.Random(str(point)).random())
 
 
-def measured(case, folder, sample=None, seed=0):
-    """How many points of a case there are, and what was wrong after which."""
-    subject = Subject(CASES[case], pathlib.Path(folder) / "files")
+def measured(call, folder, first=0, number=PART):
+    """Interrupts some of the points of a call; returns what was wrong after which."""
+    subject = Subject(CASES[call], pathlib.Path(folder) / "files")
     every = points(subject)
-    chosen = every
-    if sample is not None:
-        chosen = random.Random(seed).sample(every, min(sample, len(every)))
+    chosen = every[first : first + number]
     wrong, reached, is_warm = {}, 0, False
     for point in sorted(chosen, key=lambda point: (point.first, point)):
         if point.first:
@@ -569,110 +577,55 @@ def measured(case, folder, sample=None, seed=0):
             print(point, found, file=sys.stderr, flush=True)
             subject.renew()
             is_warm = False
-    return {"all": len(every), "reached": reached, "wrong": wrong}
-
-
-# --- The page -------------------------------------------------------------------------
-
-TITLE = "# Interrupted at its lines"
-TEXT = """\
-`KeyboardInterrupt` is raised before a line of the package, by `sys.settrace`: before
-each that a call executes, the first and the last time that it does, each time in a call
-of its own. A call survives if afterwards the model holds the raw weights of the last
-finished step, bit for bit (or, where the call does not train, all variables and random
-numbers as before), the optimizer has its own learning rate, a plain `fit` trains as it
-does without us, nothing is left in `vars` of the model and its optimizers, and Ctrl-C
-has its handler. {sample}
-
-`fit` with all callbacks is with `HyperparameterScheduler` and its multipliers,
-`VariableScheduler`, `HyperparameterLogger`, `GradientNormRecorder`, `ReduceOnPlateau`,
-`SnapshotEnsemble`, `PosthocAveraging`, `WeightAveraging` with recalibration,
-`ResumableTraining` and validation; to the average, with `OneCycleScheduler` and
-averaged statistics; with `ScheduleFree`, with `AveragedEvaluation` and
-`BackupAndRestore`."""
-SAMPLED = "Of each case {sample} points were drawn at random (seed {seed})."
-NOT_HELD = """\
-Where it does not hold: outside of the main thread no signal waits, but none arrives
-there either. What raises by other means within PyTorch's update of the weights leaves
-some of them updated, as in Keras's own. A second Ctrl-C does not wait."""
+    run = {"all": len(every), "run": len(chosen)}
+    return {**run, "reached": reached, "wrong": wrong}
 
 
 def main(arguments=None):
-    """Prints the table, and writes it."""
+    """Runs what is missing, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     backends = ["tensorflow", "jax", "torch"]
     parser.add_argument("--backends", nargs="+", choices=backends, default=backends)
-    parser.add_argument("--sample", type=int, help="points of each case; all if none")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", help="the report to write into")
+    parser.add_argument("--calls", nargs="+", default=[*CASES], help="parts of names")
     parser.add_argument(
-        "--case", help="the one to measure here, for the program itself"
+        "--parts", type=int, help=f"parts of {PART} points of each call; all if none"
     )
+    parser.add_argument("--case", choices=CASES, help="run a part of this one here")
+    parser.add_argument("--first", type=int, default=0, help="the part's first point")
+    kept.add_options(parser, __file__)
     options = parser.parse_args(arguments)
     if options.case is not None:
         sys.unraisablehook = lambda unraisable: None  # Interrupted finalizers.
         with tempfile.TemporaryDirectory() as folder:
-            found = measured(options.case, folder, options.sample, options.seed)
+            found = measured(options.case, folder, options.first)
         print("REPORT" + json.dumps(found))
         return
-    cases = [(case, backend) for case in CASES for backend in options.backends]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        reports = pool.map(lambda case: in_a_process(*case, options), cases)
-        found = dict(zip(cases, reports, strict=True))
-    text = report(found, options)
-    print(text)
-    if options.output is not None:
-        write_part(pathlib.Path(options.output), text)
+    if not options.publish:
+        store = kept.Kept(options.work, [__file__], options.resume)
+        jobs = [
+            functools.partial(run_parts, store, call, backend, options.parts)
+            for call in CASES
+            if any(part in call for part in options.calls)
+            for backend in options.backends
+        ]
+        kept.run_all(jobs, options.workers)
+    lines = kept.read(options.work)
+    reliability_page.publish(options, reliability_page.interrupts, lines)
 
 
-def in_a_process(case, backend, options):
+def run_parts(store, call, backend, parts):
+    """Interrupts the points of a call, part by part."""
+    first, points = 0, PART
+    while first < points:
+        case = {"call": call, "backend": backend, "first": first}
+        found = store.measure(case, functools.partial(in_a_process, **case))
+        points = found["all"] if parts is None else min(found["all"], parts * PART)
+        first += PART
+
+
+def in_a_process(call, backend, first):
     """What `measured` returns on a backend."""
-    sample = [] if options.sample is None else ["--sample", str(options.sample)]
-    seed = ["--seed", str(options.seed)]
-    result = subprocess.run(
-        [sys.executable, __file__, "--case", case, *sample, *seed],
-        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(result.stdout.split("REPORT")[1])
-
-
-def report(found, options):
-    """The page's part, in Markdown."""
-    rows = [
-        [
-            case,
-            backend,
-            f"{one['reached'] - len(one['wrong']):,} of {one['reached']:,}",
-            f"{one['all']:,}",
-        ]
-        for (case, backend), one in found.items()
-    ]
-    wrong = [
-        f"- {case}, {backend}, {point}: {'; '.join(texts)}"
-        for (case, backend), one in found.items()
-        for point, texts in one["wrong"].items()
-    ]
-    sample = ""
-    if options.sample is not None:
-        sample = SAMPLED.format(sample=options.sample, seed=options.seed)
-    return "\n".join(
-        [
-            TITLE,
-            "",
-            TEXT.format(sample=sample).replace(" \n", "\n"),
-            "",
-            f"Keras {keras.__version__}, Python {platform.python_version()}, "
-            f"{platform.system()}. Written by `benchmarks/interrupted_lines.py`.",
-            "",
-            table(["interrupted", "backend", "survived", "points there are"], rows),
-            "",
-            *(["What was left:", "", *wrong, ""] if wrong else []),
-            NOT_HELD,
-        ]
-    )
+    return kept.in_a_process([__file__, "--case", call, "--first", first], backend)
 
 
 if __name__ == "__main__":

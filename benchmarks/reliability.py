@@ -1,128 +1,73 @@
 """Kills runs at random moments, and checks that they end with the same result.
 
     python benchmarks/reliability.py [--kills 30] [--backends tensorflow jax torch]
+                                     [--modes epoch steps backup]
                                      [--signals SIGKILL SIGTERM]
                                      [--trainings restarts combined]
+                                     [--resume] [--publish] [--workers 2]
                                      [--output docs/reliability.md]
 
-What is trained, and what is compared, is in `benchmarks/interrupted.py`.
+What is trained, and what is compared, is in `benchmarks/interrupted.py`. The kills of a
+case come in parts of ten, each of which is kept when it is finished, in
+`benchmarks/results/reliability.jsonl`: `--resume` runs only those that are missing, and
+`--publish` runs nothing, but writes the page again.
 """
 
 import argparse
-import collections
-import concurrent.futures
+import functools
 import itertools
-import json
-import os
 import pathlib
-import platform
-import subprocess
-import sys
 import tempfile
 
-import keras
-from interrupted import EPOCHS, MODES, SIGNALS, STEPS, TRAININGS
-from report import table, write_part
+import kept
+import reliability_page
+from interrupted import MODES, SIGNALS, TRAININGS
 
-TITLE = "# Resuming killed runs"
-NAMES = {
-    "epoch": "`ResumableTraining`",
-    "steps": "`ResumableTraining(every=5)`",
-    "backup": "`BackupAndRestore`",
-}
-TEXT = """\
-A run of {epochs} epochs of {steps} steps gets a signal again and again, SIGKILL or
-SIGTERM, and the same call resumes it. It has `WeightAveraging`, `SnapshotEnsemble`,
-`ReduceOnPlateau`, `EarlyStopping`, `ModelCheckpoint` and batch normalization.
-*restarts* has schedules of the rate and the momentum. *combined* is 1cycle in mixed
-precision, with steps that the loss scale skips and gradients accumulated over 5
-batches, which does not divide an epoch. Half of the signals come at random times, and
-half in the middle of random file operations. In the end, its weights, averages,
-statistics, optimizer, plateau state and snapshots (files and manifest) are compared
-bit for bit with those of an uninterrupted run. With `ResumableTraining`, the history
-of all epochs is compared too, with dropout and shuffled data. If a run differs, none
-of its kills counts as survived."""
 PROGRAM = pathlib.Path(__file__).with_name("interrupted.py")
+PART = 10
 
 
 def main(arguments=None):
-    """Prints the table, and writes it."""
+    """Runs what is missing, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=30, help="of each, per backend")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--signals", nargs="+", choices=SIGNALS, default=SIGNALS)
     parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=TRAININGS)
     backends = ["tensorflow", "jax", "torch"]
     parser.add_argument("--backends", nargs="+", choices=backends, default=backends)
-    parser.add_argument("--output", help="the report to write into")
+    kept.add_options(parser, __file__)
     options = parser.parse_args(arguments)
-    cases = list(
-        itertools.product(MODES, options.signals, options.trainings, options.backends)
-    )
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        reports = pool.map(lambda case: measured(*case, options.kills), cases)
-        found = dict(zip(cases, reports, strict=True))
-    text = report(found)
-    print(text)
-    if options.output is not None:
-        write_part(pathlib.Path(options.output), text)
+    if not options.publish:
+        store = kept.Kept(options.work, [PROGRAM], options.resume)
+        jobs = [
+            functools.partial(store.measure, case, functools.partial(measured, **case))
+            for case in cases(options)
+        ]
+        kept.run_all(jobs, options.workers)
+    reliability_page.publish(options, reliability_page.kills, kept.read(options.work))
 
 
-def measured(mode, sent, training, backend, kills):
+def cases(options):
+    """What is measured, in parts of ten kills."""
+    names = ("backend", "mode", "signal", "training", "seed")
+    seeds = range(-(-options.kills // PART))
+    chosen = (options.backends, options.modes, options.signals, options.trainings)
+    return [
+        {
+            **dict(zip(names, values, strict=True)),
+            "kills": min(PART, options.kills - PART * values[-1]),
+        }
+        for values in itertools.product(*chosen, seeds)
+    ]
+
+
+def measured(mode, signal, training, backend, kills, seed):
     """What `interrupted.py` reports."""
     with tempfile.TemporaryDirectory() as folder:
-        result = subprocess.run(
-            [sys.executable, PROGRAM, mode, folder, str(kills), "0", sent, training],
-            env={
-                **os.environ,
-                "KERAS_BACKEND": backend,
-                "TF_CPP_MIN_LOG_LEVEL": "3",
-                "PYTHONWARNINGS": "ignore",
-            },
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
+        return kept.in_a_process(
+            [PROGRAM, mode, folder, kills, seed, signal, training], backend
         )
-    return json.loads(result.stdout.split("REPORT")[1])
-
-
-def report(found):
-    """The page's part, in Markdown."""
-    rows = []
-    for (mode, sent, training, backend), one in found.items():
-        hits = ", ".join(f"{count} in {where}" for where, count in one["hits"].items())
-        survived = f"{one['survived']} of {one['kills']}"
-        row = [NAMES[mode], sent, training, backend, survived]
-        rows.append([*row, str(one["trainings"]), hits])
-    differences = [
-        f"- {NAMES[mode]}, {sent}, {training}, {backend}, {count} x: {text}"
-        for (mode, sent, training, backend), one in found.items()
-        for text, count in collections.Counter(one["differences"]).items()
-    ]
-    return "\n".join(
-        [
-            TITLE,
-            "",
-            TEXT.format(epochs=EPOCHS, steps=STEPS),
-            "",
-            "Measured by `benchmarks/reliability.py` with Keras "
-            f"{keras.__version__} and Python {platform.python_version()} on "
-            f"{platform.system()}.",
-            "",
-            table(
-                [
-                    *("resumes with", "signal", "callbacks", "backend", "survived"),
-                    *("runs", "where the signals hit"),
-                ],
-                rows,
-            ),
-            "",
-            *(
-                ["What differed:", "", *differences]
-                if differences
-                else ["Nothing differed."]
-            ),
-        ]
-    )
 
 
 if __name__ == "__main__":

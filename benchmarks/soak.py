@@ -1,48 +1,56 @@
 """Trains for an hour with everything on, and looks for what grows or drifts.
 
-    python benchmarks/soak.py [--minutes 60] [--output docs/reliability.md]
+    python benchmarks/soak.py [--minutes 60] [--resume] [--publish]
+                              [--output docs/reliability.md]
 
 One `fit`, of as many epochs as it takes: a schedule of the rate and one of momentum,
 averages, snapshots, a plateau rule, logs of every step, and checkpoints to resume from.
 Every epoch it notes the memory of the process, the rate that was used, and the size of
-the files. Uses the backend that Keras is set to.
+the files. Uses the backend that Keras is set to. What it found is kept in
+`benchmarks/results/soak.jsonl`: with `--resume` it is not run again if the code is the
+same, and `--publish` runs nothing, but writes the page again.
 """
 
 import argparse
+import functools
 import pathlib
-import platform
 import tempfile
 import time
 
+import kept
 import keras
 import numpy as np
-from report import table, write_part
+import reliability_page
 
 from keras_lrs import callbacks
 from keras_lrs import schedules as S  # noqa: N812
 
-TITLE = "# An hour of training"
 STEPS, BATCH = 200, 32
 
 
 def main(arguments=None):
-    """Trains, prints what it found, and writes it."""
+    """Trains, keeps what it found, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--output", help="the report to write into")
+    kept.add_options(parser, __file__)
     options = parser.parse_args(arguments)
+    if not options.publish:
+        store = kept.Kept(options.work, [__file__], options.resume)
+        case = {"backend": keras.backend.backend(), "minutes": options.minutes}
+        store.measure(case, functools.partial(measured, options.minutes))
+    reliability_page.publish(options, reliability_page.soak, kept.read(options.work))
+
+
+def measured(minutes):
+    """Trains for so long; returns what was found."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         seconds = train(folder / "short", 20)[0]
         again = train(folder / "again", 40)[0]
-        # Without the time that it takes to begin.
+        # Without the time that startup takes.
         pace = (again - seconds) / 20
-        epochs = max(int(60 * options.minutes / pace), 40)
-        found = train(folder / "long", epochs)
-    text = report(*found)
-    print(text)
-    if options.output is not None:
-        write_part(pathlib.Path(options.output), text)
+        epochs = max(int(60 * minutes / pace), 40)
+        return summary(*train(folder / "long", epochs))
 
 
 class Watch(keras.callbacks.Callback):
@@ -129,45 +137,27 @@ def train(folder, epochs):
     return seconds, watch, schedule.bind(steps, STEPS)(last), epochs, sizes(folder)
 
 
-def report(seconds, watch, rates, epochs, last):
-    """The page's part, in Markdown."""
+def summary(seconds, watch, rates, epochs, last):
+    """What the page says, and no more: not the measurements of thousands of epochs."""
     memory = np.array(watch.memory)
-    # What is built in the beginning is no growth.
+    # What is built at the start is not growth.
     tenth = len(memory) // 10
-    tenths = [memory[i * tenth : (i + 1) * tenth].mean() for i in range(10)]
     settled = memory[tenth:]
     slope = np.polyfit(np.arange(len(settled)), settled, 1)[0] * len(settled)
-    error = np.max(np.abs(np.array(watch.rates) / rates - 1.0))
     steps = epochs * STEPS
-    logs = last["logs"] / steps
-    rows = [
-        [f"{t * 10} to {t * 10 + 10} %", f"{mb:.1f}"] for t, mb in enumerate(tenths)
-    ]
-    rest = [[name, f"{size / 1e6:.2f}"] for name, size in last.items() if name != "p"]
-    return "\n".join(
-        [
-            TITLE,
-            "",
-            f"This is one `fit` of {epochs:,} epochs, {steps:,} steps and "
-            f"{seconds / 60:.0f} minutes, with {keras.backend.backend()}, Keras "
-            f"{keras.__version__} and Python {platform.python_version()}. It was "
-            "measured by `benchmarks/soak.py`.",
-            "",
-            f"- Memory grew by {slope:+.1f} MB over the last nine tenths of the time "
-            f"(a line through {len(settled):,} measurements), to a total of "
-            f"{memory[-1]:.0f} MB. This includes the history of `fit`, which Keras "
-            "keeps.",
-            "- The rate of every epoch's last step differed from the schedule's value "
-            f"in float64 by a relative error of at most {error:.1e}.",
-            f"- The logs of two hyperparameters at every step took {logs:.0f} bytes "
-            "per step. Everything else is bounded: three snapshots, two checkpoints, "
-            f"and {last['p'] / 1e3:.0f} kB of plateau states.",
-            "",
-            table(["part of the time", "memory, MB"], rows),
-            "",
-            table(["files at the end", "MB"], rest),
-        ]
-    )
+    return {
+        "epochs": epochs,
+        "steps": steps,
+        "seconds": seconds,
+        "growth_mb": slope,
+        "measurements": len(settled),
+        "last_mb": memory[-1],
+        "tenths_mb": [memory[i * tenth : (i + 1) * tenth].mean() for i in range(10)],
+        "rate_error": float(np.max(np.abs(np.array(watch.rates) / rates - 1.0))),
+        "log_bytes_per_step": last["logs"] / steps,
+        "plateau_bytes": last["p"],
+        "files": {name: size for name, size in last.items() if name != "p"},
+    }
 
 
 if __name__ == "__main__":

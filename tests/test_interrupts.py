@@ -82,7 +82,7 @@ def test_nothing_is_left_after_an_interruption_at_a_line(tmp_path):
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
         patch.setattr(sys, "unraisablehook", lambda unraisable: None)
-        found = program.measured(case, tmp_path, sample=8)
+        found = program.measured(case, tmp_path, number=8)
     assert found["all"] > 300
     assert not found["wrong"]
 
