@@ -246,13 +246,24 @@ def test_what_is_undone_is_undone_to_its_end_in_the_other_order():
 
 
 @pytest.mark.every_backend
-def test_scopes_that_were_left_open_are_left():
+@pytest.mark.parametrize("kind", ["undoing", "finish"])
+def test_scopes_that_were_left_open_are_left(kind):
+    calls = []
+
+    def leave_scopes_open():
+        if calls:  # `finish` calls it again.
+            return
+        calls.append(kind)
+        keras.StatelessScope().__enter__()
+        if BACKEND == "torch":
+            torch.no_grad().__enter__()
+        raise KeyboardInterrupt
+
     def section():
+        if kind == "finish":
+            interrupts.finish(leave_scopes_open)
         with interrupts.undoing():
-            keras.StatelessScope().__enter__()
-            if BACKEND == "torch":
-                torch.no_grad().__enter__()
-            raise KeyboardInterrupt
+            leave_scopes_open()
 
     if BACKEND == "torch":
         import torch

@@ -87,11 +87,14 @@ def finish(function: Callable[[], Any]) -> None:
         function: A function that can continue where it stopped, or start over.
     """
     with deferred():
+        found = scopes.state()
         try:
             function()
         except Exception:
             raise
         except BaseException:
+            # A `with` that was interrupted at its end has left its scope open.
+            scopes.set_state(found)
             function()
             raise
 
