@@ -115,16 +115,19 @@ gpu-wheels: | $(BIN)/python
 		--python-version $(GPU_PYTHON_VERSION) $(GPU_PLATFORMS:%=--platform %_x86_64) \
 		--dest $(WHEELS) $(WHEELS)/*.whl
 
-# Half a day: trainings that are killed, faults of files, and an hour without any. Then
-# interruptions at every line, which take hours on each backend; `lines` alone, and
-# ARGS="--sample 100".
+# Takes a day: runs that are killed, faults of files, an hour and thousands of fits in one
+# process, and interrupts at every line, which take hours on each backend. Each finished
+# case is kept in `benchmarks/results`: `ARGS=--resume` runs only those that are missing
+# for today's code, `ARGS=--publish` only writes the page again, from what was kept, and
+# `ARGS="--resume --workers 1"` leaves cores for other work.
 reliability: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.examples
 	$(BIN)/python benchmarks/reliability.py --output docs/reliability.md $(ARGS)
-	KERAS_BACKEND=torch $(BIN)/python benchmarks/faults.py --output docs/reliability.md
+	KERAS_BACKEND=torch $(BIN)/python benchmarks/faults.py --output docs/reliability.md $(ARGS)
 	$(BIN)/python benchmarks/soak.py --output docs/reliability.md $(ARGS)
 	$(BIN)/python benchmarks/endurance.py --output docs/reliability.md $(ARGS)
-	$(MAKE) lines ARGS=
+	$(MAKE) lines
 
+# On its own, it can be limited: `ARGS="--parts 1 --backends torch"`.
 lines: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.examples
 	$(BIN)/python benchmarks/interrupted_lines.py --output docs/reliability.md $(ARGS)
 
