@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_lrs import averages, schedules
-from keras_lrs._keras import average_slots, interrupts
+from keras_lrs._keras import average_slots, in_step, interrupts, scopes
 from keras_lrs._keras.variables import Swap, assign
 from keras_lrs._step.optimizer_step import OptimizerStep
 from keras_lrs.callbacks import HyperparameterScheduler, WeightAveraging
@@ -272,6 +272,22 @@ def test_scopes_that_were_left_open_are_left(kind):
     keras.Variable(1.0).assign(2.0)  # Keras refuses variables in such a scope.
     if BACKEND == "torch":
         assert torch.is_grad_enabled()
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="has gradients to disable")
+@pytest.mark.parametrize("time", range(1, 14))
+def test_gradients_are_enabled_after_an_interruption_of_an_average(time):
+    import torch
+
+    averager = averages.Averager(network(), averages.UniformAverage())
+    averager.update()
+    # Its `with` is a line that comes twice: the second time, before its `__exit__`.
+    interrupted(averager.update, in_step.interpolate.__code__, time)
+    interrupted(averager.update, scopes.no_grad.__wrapped__.__code__, time)
+    assert torch.is_grad_enabled()
+    with torch.no_grad():
+        averager.update()
+        assert not torch.is_grad_enabled()
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="has a device without values")

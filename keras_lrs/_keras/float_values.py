@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from keras_lrs._keras import scopes
 from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
 
 if IS_TENSORFLOW:
@@ -109,7 +110,7 @@ def repeatable(optimizer: Any) -> Callable[[], None]:
     before = product.value.detach().clone()
 
     def undo():
-        with torch.no_grad():
+        with scopes.no_grad():
             product.value.copy_(before)
 
     return undo

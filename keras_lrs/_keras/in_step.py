@@ -192,7 +192,7 @@ def assign(variable: Any, value: Any) -> None:
     """Sets a variable to a number."""
     if IS_TORCH:
         # Filling does not wait, but a tensor made from a number is copied to the GPU.
-        with torch.no_grad():
+        with scopes.no_grad():
             variable.value.fill_(value)
     else:  # Bypasses a run's `assign`, which is for users' calls.
         type(variable).assign(variable, value)
@@ -210,7 +210,7 @@ def set_variable(variable: Any, value: Any) -> None:
 def scale(variables: list, factor: Any) -> None:
     """Multiplies variables by a number."""
     if IS_TORCH:
-        with torch.no_grad():
+        with scopes.no_grad():
             torch._foreach_mul_(_values(variables), factor)
         return
 
@@ -241,7 +241,7 @@ def interpolate(pairs: list[tuple[Any, Any]], share: Any, always: bool) -> None:
                 weight.to(value.dtype)
                 for weight, value in zip(_values(weights), values, strict=True)
             ]
-            with torch.no_grad():
+            with scopes.no_grad():
                 torch._foreach_lerp_(values, wide, share)
         return
 
@@ -266,7 +266,7 @@ def copy(targets: list, sources: list, condition: Any = True) -> None:
     """Assigns the values of variables to others, if a condition holds."""
     if IS_TORCH:
         if condition and targets:
-            with torch.no_grad():
+            with scopes.no_grad():
                 torch._foreach_copy_(_values(targets), _values(sources))
         return
 
@@ -305,7 +305,7 @@ def move(variables: list, *moves: tuple[Any, Any, Any]) -> None:
     ]
     thirds = range(0, len(columns), 3)
     if IS_TORCH:
-        with torch.no_grad():
+        with scopes.no_grad():
             for i in thirds:
                 factors, ends, starts = columns[i : i + 3]
                 ways = torch._foreach_sub(_values(ends), _values(starts))

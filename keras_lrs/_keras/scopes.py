@@ -30,6 +30,24 @@ def stateless(mapping: Iterable[tuple[Any, Any]] = ()) -> Iterator[Any]:
         set_state(found)
 
 
+@contextlib.contextmanager
+def no_grad() -> Iterator[None]:
+    """Disables PyTorch's gradients until the block ends, even if that is interrupted.
+
+    `torch.no_grad` leaves them disabled if Ctrl-C arrives just before its `__exit__`.
+    Python closes a generator that the frame drops.
+    """
+    found = torch.is_grad_enabled()
+    try:
+        try:
+            torch.set_grad_enabled(False)
+            yield
+        finally:
+            torch.set_grad_enabled(found)
+    finally:
+        torch.set_grad_enabled(found)  # The first call may have been interrupted.
+
+
 def state() -> tuple[Any, bool]:
     """Returns the innermost `keras.StatelessScope`, and if PyTorch has gradients."""
     scope = global_state.get_global_attribute(_STATELESS)

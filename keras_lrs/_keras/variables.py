@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lrs._keras import interrupts
+from keras_lrs._keras import interrupts, scopes
 from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
 from keras_lrs.schedules import numerics
 
@@ -15,8 +15,6 @@ if IS_TENSORFLOW:
     import tensorflow as tf
 elif IS_JAX:
     import jax.numpy as jnp
-elif IS_TORCH:
-    import torch
 
 
 def strategy_scope(model: Any) -> contextlib.AbstractContextManager:
@@ -62,7 +60,7 @@ def assign(variable: Any, value: Any) -> None:
             target.assign(tf.cast(value, target.dtype))
     elif IS_TORCH:
         # Keras builds models on a device without values.
-        with torch.no_grad(), keras.device(str(variable._value.device)):
+        with scopes.no_grad(), keras.device(str(variable._value.device)):
             variable._value.copy_(ops.convert_to_tensor(value))
     else:
         variable._direct_assign(jnp.asarray(value, variable.dtype))
@@ -125,7 +123,7 @@ class _Cell:
             with tf.init_scope():
                 self.get().assign(tf.cast(value, self._dtype))
         elif IS_TORCH:
-            with torch.no_grad():
+            with scopes.no_grad():
                 self.get().copy_(value)
         else:
             setattr(self._holder, self._name, value.astype(self._dtype))
@@ -149,7 +147,7 @@ def give(source: Any, target: Any) -> None:
         with tf.init_scope():
             target._value.assign(tf.cast(source._value, target._value.dtype))
     elif IS_TORCH:
-        with torch.no_grad():
+        with scopes.no_grad():
             target._value.copy_(source._value)
     else:
         # A step donates its buffers, so they must not be shared.
