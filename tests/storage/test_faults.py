@@ -16,11 +16,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 @pytest.mark.only("torch")
 @pytest.mark.skipif(sys.platform != "linux", reason="preloads a library")
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
-def test_a_fault_at_any_operation_on_files_is_survived():
+def test_a_fault_at_any_operation_on_files_is_survived(tmp_path):
     pytest.importorskip("torch")
     kinds, faults = ["ResumableTraining", "SnapshotEnsemble"], ["torn", "data lost"]
     program = ROOT / "benchmarks" / "faults.py"
     options = ["--sample", "3", "--kinds", *kinds, "--faults", *faults]
+    options += ["--work", tmp_path / "finished.jsonl"]
     result = subprocess.run(
         [sys.executable, program, *options],
         env={**os.environ, "KERAS_BACKEND": "torch"},
