@@ -115,7 +115,7 @@ gpu-wheels: | $(BIN)/python
 		--python-version $(GPU_PYTHON_VERSION) $(GPU_PLATFORMS:%=--platform %_x86_64) \
 		--dest $(WHEELS) $(WHEELS)/*.whl
 
-# Takes a day: runs that are killed, faults of files, an hour and thousands of fits in one
+# Takes hours: runs that are killed, faults of files, an hour and thousands of fits in one
 # process, and interrupts at every line, which take hours on each backend. Each finished
 # case is kept in `benchmarks/results`: `ARGS=--resume` runs only those that are missing
 # for today's code, `ARGS=--publish` only writes the page again, from what was kept, and
