@@ -300,7 +300,7 @@ def draw(results, path):
     last.set_yticks(places, labels=methods)
     last.invert_yaxis()
     last.set(xlabel="finishes, % of the settings, by the test error")
-    last.legend()
+    last.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     figure.savefig(path)
 
 

@@ -66,5 +66,5 @@ def paragraphs(margin, loss_margin):
         f'{loss_margin:g} of loss. "Several times as fast" means at least twice as '
         'fast, and "proportional" means an exponent within 0.25 of 1. We expected the '
         "interval of the difference between two methods to be, in points: ± "
-        f"{widths} of a whole run."
+        f"{widths} of the whole run."
     )
