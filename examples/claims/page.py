@@ -74,10 +74,9 @@ def about(kept):
     found = {n: v for one in every for n, v in one["versions"].items()}
     names = ", ".join(f"{name} {version}" for name, version in found.items())
     lines = [
-        f"Made by `make claims` in {minutes:.0f} minutes of a process, on "
-        f"{every[0]['cores']} cores",
+        f"`make claims` took {minutes:.0f} minutes on {every[0]['cores']} cores",
         f"with {' and '.join(backends)} (Python {every[0]['python']}, {names}).",
-        "Minutes are those of the clock, whatever else ran on the machine.",
+        "That is wall-clock time, and other programs may have run at the same time.",
     ]
     if any(one["quick"] for one in every):
         lines.append("This is the quick size, which shows nothing.")
@@ -93,12 +92,12 @@ def write(page, kept):
     yield "# Evidence"
     yield ""
     yield from wrap(
-        "The library exists so that what five sources describe can be used. Here is "
-        "what each of them claims, and whether it is so in real runs of small "
-        "networks. What is not so at this size is reported as it is; nothing was "
-        "tuned until it was. Nothing on this page is typed: numbers, verdicts and "
-        "figures come from the runs, which lie beside the figures as JSON, and a test "
-        "writes the page again from them."
+        "The library implements what five sources describe. This page lists what each "
+        "of them claims, and says whether we find the same when we train small "
+        "networks. Where we do not, the page says so: no setting was tuned to make a "
+        "claim come true. All numbers, verdicts and figures are computed from the "
+        "runs, whose results are stored as JSON beside the figures. A test recomputes "
+        "the page from them."
     )
     yield ""
     yield from wrap(about(kept))
@@ -111,8 +110,8 @@ def write(page, kept):
     yield "## The regime"
     yield ""
     yield from wrap(
-        "The regime was fixed before the runs on MNIST-1D. Runs of an earlier regime "
-        "say so."
+        "These settings were fixed before the runs on MNIST-1D. A row whose runs are "
+        "older than these settings says so."
     )
     yield ""
     for paragraph in regime.paragraphs(judging.MARGIN, judging.LOSS_MARGIN):
@@ -145,18 +144,21 @@ def write(page, kept):
 
 
 RULES = (
-    "Each claim is split into statements, and each statement into comparisons. All "
-    "three have one of three outcomes: yes, no, or cannot be told. A comparison is "
-    "decided if the 95 % interval of its number lies on one side of a threshold. For "
-    '"better" the threshold is 0. For "no worse" and "as good as" it is a margin of '
-    f"{judging.MARGIN:g} points of accuracy, or {judging.LOSS_MARGIN:g} of loss, "
-    "unless the claim names another. A difference that was not found decides nothing.",
-    "A statement is a yes if all its comparisons are, and a no if one of them is; "
-    "otherwise it cannot be told. The same goes for a claim and its statements.",
-    "Intervals are those of the differences between runs with the same seed (Student), "
-    "unless the claim says otherwise; ± is half of the interval. The p-values of all "
-    "comparisons of a claim are corrected together by Holm's method, and their number "
-    "is stated. So an interval may lie on one side and decide nothing.",
+    "Each claim is split into statements, and each statement into comparisons. A "
+    "claim, a statement and a comparison each have one of three outcomes: yes, no, or "
+    "cannot be told. A comparison is decided if its whole 95 % interval lies on one "
+    'side of a threshold. For "better" the threshold is 0. For "no worse" and "as good '
+    f'as" it is a margin of {judging.MARGIN:g} points of accuracy, or '
+    f"{judging.LOSS_MARGIN:g} of loss, unless the claim names another. Failing to find "
+    "a difference is not evidence that there is none, so it decides nothing.",
+    "A statement is a yes if all its comparisons are, and a no if at least one of them "
+    "is a no; otherwise it cannot be told. A claim follows from its statements in the "
+    "same way.",
+    "Intervals are Student's t intervals of the differences between runs with the same "
+    "seed, unless the claim says otherwise. The number after ± is half of its width. "
+    "The p-values of all comparisons of a claim are corrected together by Holm's "
+    "method, and the page says how many comparisons there are. After this correction, "
+    "a comparison may be undecided although its interval lies on one side.",
 )
 
 
@@ -266,10 +268,14 @@ def outcome_of(row, results):
 
 def publish(page):
     """Draws and writes what all the runs so far have kept."""
+    import matplotlib
+
     kept = load_all(page)
-    for experiment in EXPERIMENTS:
-        for name, one in kept.get(experiment.name, {}).items():
-            experiment.draw(one["results"], path_of(experiment, page, name, ".png"))
+    # Figures are shown at two thirds of their size.
+    with matplotlib.rc_context({"font.size": 13.0}):
+        for experiment in EXPERIMENTS:
+            for name, one in kept.get(experiment.name, {}).items():
+                experiment.draw(one["results"], path_of(experiment, page, name, ".png"))
     text = "\n".join(write(page, kept))
     page.write_text(f"{text}\n", encoding="utf-8")
     for other, quoted in requote(page, kept):

@@ -95,7 +95,8 @@ class SnapshotEnsemble(FitCallback):
 
     Reference: Huang et al., "Snapshot Ensembles: Train 1, get M for free", 2017,
     arXiv:1704.00109. Loshchilov and Hutter, "SGDR", 2016, arXiv:1608.03983. Cutkosky,
-    "Lecture Notes 5", which returns only weights of a completed phase.
+    "Lecture Notes 5: tuning and learning rate schedules", which returns only weights of
+    a completed phase.
     """
 
     every_step = True
