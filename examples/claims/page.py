@@ -1,5 +1,6 @@
 """The page: what was claimed, what was run, what came out, and whether it is so."""
 
+import functools
 import importlib
 import json
 import textwrap
@@ -86,6 +87,7 @@ def about(kept):
 def write(page, kept):
     """The page of what was kept, by experiment and data, as lines of Markdown."""
     rows = [pair for pair in all_rows() if pair[1].name in kept]
+    found = outcomes_of(kept)
     labels = {
         name: one["label"] for by_data in kept.values() for name, one in by_data.items()
     }
@@ -125,7 +127,7 @@ def write(page, kept):
             [
                 f"[{row.title}](#{row.name})",
                 *(
-                    judging.verdict(judged(row, kept[one.name][name]["results"]))
+                    judging.verdict(found(row.name, name))
                     if name in kept[one.name]
                     else ""
                     for name in labels
@@ -140,7 +142,7 @@ def write(page, kept):
             source = row.source
             yield ""
             yield f"## {source}"
-        yield from section(row, experiment, kept[experiment.name], page)
+        yield from section(row, experiment, kept[experiment.name], page, found)
 
 
 RULES = (
@@ -166,7 +168,19 @@ def judged(row, results):
     return judging.judge(row.judge(results))
 
 
-def section(row, experiment, by_data, page):
+def outcomes_of(kept):
+    """A function from the names of a row and of data to what is judged there."""
+    rows = {row.name: (row, one.name) for row, one in all_rows()}
+
+    @functools.cache  # Resampling takes long, and pages quote a row again and again.
+    def found(name, data):
+        row, experiment = rows[name]
+        return judged(row, kept[experiment][data]["results"])
+
+    return found
+
+
+def section(row, experiment, by_data, page, found):
     """A row: claim, runs, numbers, verdicts, figures."""
     source = f" ({row.reference})" if row.reference else ""
     yield ""
@@ -177,16 +191,14 @@ def section(row, experiment, by_data, page):
         yield ""
         yield f"#### On {kept['label']}"
         yield ""
-        yield from on_data(row, experiment, kept)
+        yield from on_data(row, experiment, kept, found(row.name, name))
         yield ""
         picture = path_of(experiment, page, name, ".png").relative_to(page.parent)
         yield f"![{row.title}]({picture.as_posix()})"
 
 
-def on_data(row, experiment, kept):
-    """The runs of a row on one data set."""
-    results = kept["results"]
-    found = judged(row, results)
+def on_data(row, experiment, kept, found):
+    """The runs of a row on one data set, and what is judged by them."""
     yield from wrap(
         f"**Run.** {kept['setting']} {kept['backend']}, "
         f"{kept['seconds'] / 60.0:.1f} minutes. "
@@ -195,7 +207,7 @@ def on_data(row, experiment, kept):
     yield ""
     first = first_of(row, experiment)
     if first is row:
-        yield from row.tables(results)
+        yield from row.tables(kept["results"])
     else:
         yield f"The numbers are those of [{first.title}](#{first.name})."
     yield ""
@@ -237,22 +249,24 @@ def requote(page, kept):
     if page.resolve() != PAGE:
         return
     rows = {row.name: (row, one) for row, one in all_rows() if one.name in kept}
+    found = outcomes_of(kept)
 
     def block(name, with_tables):
         row, experiment = rows[name]
-        first = next(iter(kept[experiment.name].values()))
+        data, first = next(iter(kept[experiment.name].items()))
         yield f"On {first['label']}:"
         yield ""
         if with_tables and first_of(row, experiment) is row:
             yield from row.tables(first["results"])
             yield ""
-        yield from statements(judged(row, first["results"]))
+        yield from statements(found(name, data))
 
     def outcome(name):
-        row, experiment = rows[name]
+        _, experiment = rows[name]
         return ", ".join(
-            f"{outcome_of(row, one['results'])} ({one['label']})"
-            for one in kept[experiment.name].values()
+            f"{judging.together([each.outcome for each in found(name, data)])} "
+            f"({one['label']})"
+            for data, one in kept[experiment.name].items()
         )
 
     folders = {name: next(iter(by_data)) for name, by_data in kept.items()}
@@ -260,10 +274,6 @@ def requote(page, kept):
     for other in quotes.pages(ROOT):
         text = other.read_text(encoding="utf-8")
         yield other, quotes.quote(text, block, outcome, folders, titles)
-
-
-def outcome_of(row, results):
-    return judging.together([one.outcome for one in judged(row, results)])
 
 
 def publish(page):
