@@ -42,6 +42,7 @@ def flipped(path, rng):
 class TestFaults:
     """An exception or a kill at each file operation in turn."""
 
+    @pytest.mark.only("torch")
     @pytest.mark.slow
     def test_an_exception_leaves_a_directory_that_loads(self, tmp_path):
         whole = tmp_path / "whole"
@@ -59,6 +60,7 @@ class TestFaults:
                 p.name for p in whole.iterdir()
             )
 
+    @pytest.mark.only("torch")
     @pytest.mark.slow
     def test_a_kill_leaves_a_directory_that_loads(self, tmp_path):
         result = subprocess.run(
