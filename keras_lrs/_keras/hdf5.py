@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 
 _LARGE = 2**16  # Bytes. Smaller arrays are copied.
-# For what HDF5 writes about a group, whose attributes have at most 2**16 bytes, and about
-# an array.
+# For what HDF5 writes about a group, whose attributes have at most 2**16 bytes, and
+# about an array.
 _ROOM_OF_GROUP, _ROOM_OF_ARRAY = 2**17, 2**13
 
 
