@@ -46,14 +46,14 @@ class Layout(io.RawIOBase):
 
     def pieces(self) -> list[Any]:
         """Returns the content of the closed file, as buffers that follow each other."""
-        whole = memoryview(self._memory)
+        whole = self._memory.data
         ends = [(place, place + x.nbytes) for place, x in sorted(self._large.items())]
         between = itertools.pairwise([(0, 0), *ends, (self._size, self._size)])
         found: list[Any] = []
         for (_, begin), (end, _) in between:
             found.append(whole[begin:end])
             if end in self._large:
-                found.append(memoryview(self._large[end]).cast("B"))
+                found.append(self._large[end].data.cast("B"))
         return [piece for piece in found if len(piece)]
 
     # --- What h5py calls ---
