@@ -10,7 +10,7 @@ TIMM ?= timm==1.0.31
 PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses=auto
 
 .PHONY: run test test-tensorflow test-jax test-torch test-all test-oldest test-newest \
-	test-nightly test-browser fuzz lint format \
+	test-nightly test-tools test-browser fuzz lint format \
 	bench gpu gpu-wheels reliability lines claims gallery docs package clean
 
 run: $(VENV)/.tensorflow $(VENV)/.examples
@@ -54,6 +54,10 @@ test-nightly: $(VENV)/.torch $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/nightly \
 		keras-nightly
 	PYTHONPATH=$(CURDIR)/$(VENV)/nightly KERAS_BACKEND=torch $(PYTEST) $(MATRIX) $(ARGS)
+
+# With MLflow, W&B, KerasTuner and scikeras: the guide "With the tools you use".
+test-tools: $(VENV)/.tensorflow $(VENV)/.tools $(VENV)/.test
+	KERAS_BACKEND=tensorflow $(PYTEST) --numprocesses=0 tests/test_tools.py $(ARGS)
 
 # All on JAX, with the newest Python that TensorFlow has wheels for.
 NEWEST ?= python3.13
@@ -175,7 +179,7 @@ $(EXTRAS:%=$(VENV)/.%): $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	touch $@
 
-GROUPS := examples test peers storage docs
+GROUPS := examples test peers storage tools docs
 $(GROUPS:%=$(VENV)/.%): $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable . --group "$*"
 	touch $@

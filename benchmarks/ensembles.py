@@ -121,7 +121,7 @@ def write_seconds(rounds):
     model = keras.Sequential([keras.Input((LARGE,)), *layers])
     arrays = [keras.ops.convert_to_numpy(v.value) for v in model.variables]
     weights = copied_weights(model)
-    content = bytes(weights.content())
+    content = weights.content()
     record = store.Record(0, 1, 1, True, 0.1, {})
     with tempfile.TemporaryDirectory(dir=pathlib.Path.cwd()) as name:
         found = store.Store(pathlib.Path(name, "ensemble"))
@@ -137,7 +137,7 @@ def write_seconds(rounds):
             {
                 "copy": lambda: copied_weights(model),
                 "bare copy": lambda: [np.array(array) for array in arrays],
-                "write": lambda: found.add(record, weights.content(), keep_last=1),
+                "write": lambda: found.add(record, weights.pieces(), keep_last=1),
                 "bare write": write_bare,
             },
             max(rounds // 3, 2),

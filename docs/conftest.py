@@ -1,6 +1,15 @@
-"""What the pages write goes into a folder of its own."""
+"""Pages are programs that write into a folder of their own."""
 
 import pytest
+
+from tests import thinning
+
+
+def pytest_itemcollected(item):
+    """A page that never asks for the backend does the same on each."""
+    item.add_marker("program")
+    if "backend.backend()" not in item.path.read_text():
+        item.add_marker(pytest.mark.only(thinning.WHOLE))
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,11 @@ TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
 NAME = re.compile(r'(?<=<code>)[^<]+(?=</code>)|(?<=">)\w+\.py(?=</a>)')
 BREAK = re.compile(r"""([(\[{=/]|\w_|[a-z]\.(?!py))(?=[\w&"'(\[{])""")
 
+# An interval such as `[0.97, 1.02]` in a table.
+INTERVAL = re.compile(r"(?<=\[)(-?[\d.]+), (?=-?[\d.]+\])")
+# A picture that is no link, as thumbnails are.
+FIGURE = re.compile(r'(?<!">)<img alt="[^"]*" src="([^"]+\.png)"[^>]*>')
+
 
 def on_config(config):
     """Reads the version, and lists the guides: as in mkdocs.yml, then the others."""
@@ -60,9 +65,13 @@ def on_page_markdown(markdown, **arguments):
 
 
 def on_page_content(content, page, **arguments):
-    """Shows doctests without prompts, so that they can be pasted, and narrow tables."""
+    """Shows doctests without prompts, so that they can be pasted, and narrow tables.
+
+    On a phone, figures are too small to read. A link opens each at its full size.
+    """
     if page.file.src_uri == "evidence.md":
         _drop_data_sets(page.toc)
+    content = FIGURE.sub(r'<a class="figure" href="\1">\g<0></a>', content)
     return TABLE.sub(_with_breaks, BLOCK.sub(_without_prompts, content))
 
 
@@ -74,8 +83,9 @@ def _drop_data_sets(headings):
 
 
 def _with_breaks(match):
-    """A table whose cells may be narrower than the names in them."""
-    return NAME.sub(lambda name: BREAK.sub(r"\1<wbr>", name[0]), match[0])
+    """A table whose names may be broken, and whose intervals stay whole."""
+    table = INTERVAL.sub(r"\1,&nbsp;", match[0])
+    return NAME.sub(lambda name: BREAK.sub(r"\1<wbr>", name[0]), table)
 
 
 def _without_prompts(match):

@@ -217,7 +217,7 @@ def draw(tests, suggested, grid, path):
     import numpy as np
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.0, 4.5), layout="constrained")
+    figure = Figure(figsize=(10.0, 6.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     for seed, test in enumerate(tests):
         left.plot(test.learning_rates, test.smoothed, color="gray", alpha=0.5)

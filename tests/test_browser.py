@@ -172,6 +172,20 @@ def test_signatures_are_wrapped(browser, site, size):
     assert [wide for wide, width in widths if wide > width + 1] == []
 
 
+def test_a_figure_opens_at_its_full_size(browser, site):
+    show(browser, PHONE)
+    browser.get((site / "evidence.html").as_uri())
+    script = """
+    const figures = [...document.querySelectorAll(".md-content img[src$='.png']")]
+    return figures.map(one => [one.src, one.closest("a")?.href, one.naturalWidth])
+    """
+    figures = browser.execute_script(script)
+    assert len(figures) > 10
+    for source, opened, width in figures:
+        assert opened == source
+        assert width > PHONE[0]
+
+
 def test_the_search_works_from_disk(browser, site):
     show(browser, LAPTOP)
     browser.get((site / "index.html").as_uri())

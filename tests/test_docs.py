@@ -120,6 +120,9 @@ b
 8
 >>> 1 + 1
 2
+>>> import keras
+>>> class Half(keras.layers.Layer):
+...     rate = 0.5
 
 """
     assert (
@@ -140,6 +143,11 @@ double(
 
 1 + 1
 # 2
+
+import keras
+
+class Half(keras.layers.Layer):
+    rate = 0.5
 """
     )
 

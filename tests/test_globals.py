@@ -101,6 +101,7 @@ class Break(keras.callbacks.Callback):
         raise RuntimeError("stop")
 
 
+@pytest.mark.slow
 def test_an_import_changes_nothing():
     run = subprocess.run(
         [sys.executable, "-c", IMPORTED],

@@ -95,6 +95,13 @@ def test_a_schedule_that_was_altered_is_another(inside):
     assert identity(inside(schedule)) != before
 
 
+def test_numbers_of_another_type_are_others():
+    rows = [[0, 1], [0.0, 1.0], [False, True], [0, 1.0], [0, True]]
+    found = [identity(Table(row, {})) for row in rows]
+    for one in found:
+        assert sum(one == other for other in found) == 1
+
+
 def test_what_cannot_be_looked_into_equals_nothing():
     schedule = Table(object())
     assert identity(schedule) != identity(schedule)

@@ -75,6 +75,7 @@ SAMPLED = {
 
 
 @pytest.mark.every_backend
+@pytest.mark.slow
 def test_nothing_is_left_after_an_interruption_at_a_line(tmp_path):
     program = load_program("benchmarks/interrupted_lines")
     # The same in every run; `make lines` interrupts at all.

@@ -10,7 +10,7 @@ import pytest
 
 from tests.programs import ROOT, load_program
 
-pytestmark = [pytest.mark.only("tensorflow"), pytest.mark.program]
+pytestmark = [pytest.mark.only("torch"), pytest.mark.program]
 
 one_cycle = load_program("examples/one_cycle")
 STEP, PLAIN, FULL = one_cycle.METHODS

@@ -3,6 +3,7 @@
 import pathlib
 import re
 import tomllib
+from urllib.parse import unquote
 
 import keras
 import numpy as np
@@ -14,7 +15,8 @@ from tests import catalogue
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OVERVIEW = (ROOT / "docs" / "overview.md").read_text(encoding="utf-8")
-URLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+URLS = PROJECT["urls"]
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 TASKS = re.findall(r"^\| \[(.*?)\]\(\S+\).*? \| `(.*?)`.*\|$", README, re.MULTILINE)
 
@@ -84,6 +86,25 @@ def test_a_task_runs_as_it_is_written(task, code, tmp_path, monkeypatch):
 
 def test_it_is_short_enough_to_be_read():
     assert len(re.sub(r"\]\([^)]*\)", "]", README).split()) < 900
+
+
+def test_the_badges_are_true():
+    badges = dict(re.findall(r"^\[!\[(.+?)\]\((\S+?)\)\]\(", README, re.MULTILINE))
+    for name in ("tests", "docs"):
+        path = f"workflows/{name}.yml"
+        assert badges.pop(name) == f"{URLS['Repository']}/actions/{path}/badge.svg"
+        assert (ROOT / ".github" / path).exists()
+    keras_needed = next(d for d in PROJECT["dependencies"] if d.startswith("keras"))
+    assert list(badges) == [
+        f"Python {PROJECT['requires-python'].replace('>=', '>= ')}",
+        keras_needed.replace("keras>=", "Keras >= "),
+        f"licence {PROJECT['license']}",
+    ]
+    # A picture shows the words that stand for it.
+    for words, picture in badges.items():
+        label, message, _ = re.split(r"(?<!-)-(?!-)", picture.rpartition("/")[2])
+        shown = f"{label} {unquote(message).replace('_', ' ').replace('--', '-')}"
+        assert shown == words
 
 
 def test_every_address_is_of_something_that_is_there():

@@ -138,9 +138,11 @@ def test_all_parts_of_the_page_can_be_written_from_what_is_kept():
     assert any(lines.values())
 
 
-def test_the_readme_has_as_many_kills_as_the_page():
+def test_all_runs_that_were_killed_recovered_as_the_readme_says():
+    text = " ".join(README.split())
+    assert "Our tests kill runs at random moments, and [all of them recover]" in text
     part = PAGE.partition("# Resuming killed runs")[2].partition("\n# ")[0]
     rows = re.findall(r"^\| `ResumableTraining.* (\d+) of (\d+) \|", part, re.MULTILINE)
-    survived, kills = (sum(map(int, column)) for column in zip(*rows, strict=True))
-    assert f"[{survived} of {kills} kills]" in README
-    assert kills > 0
+    assert len(rows) >= 2 * 3  # Modes and backends.
+    for survived, kills in rows:
+        assert survived == kills

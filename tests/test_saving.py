@@ -55,6 +55,7 @@ def resume(path, steps):
     [NESTED, S.CosineAnnealing(0.1, 20), S.WarmupStableDecay(0.1, 5, 10, 30)],
     ids=lambda schedule: type(schedule).__name__,
 )
+@pytest.mark.slow
 def test_a_model_trains_on_in_a_fresh_process(schedule, tmp_path):
     path = tmp_path / "model.keras"
     saved = model(schedule)

@@ -60,6 +60,33 @@ def test_each_source_has_a_section():
     assert set(re.findall(r"^## (.*)$", TEXT, re.MULTILINE)) > SECTIONS
 
 
+def test_each_source_is_cited_with_a_link():
+    for section in SECTIONS:
+        citation = TEXT.split(f"\n## {section}\n")[1].split("\n|")[0]
+        assert "](https://" in citation, section
+
+
+def test_every_paper_that_it_links_to_is_a_reference_in_the_package():
+    docstrings = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "keras_lrs").rglob("*.py")
+    )
+    linked = re.findall(r"\[(\S+)\]\(https://arxiv\.org/abs/(\S+)\)", TEXT)
+    assert len(linked) == 8
+    for name, number in linked:
+        assert name == f"arXiv:{number}"
+        assert name in docstrings
+
+
+def test_every_item_is_shown_by_something():
+    items = [row.strip("| ").split(" | ") for row in ROWS if row.count("|") == 5]
+    heads = [item for item in items if item[0] == "in the words of the source"]
+    assert len(heads) == len(SECTIONS)
+    assert len(items) > 50
+    for words, _, shown, *_ in items:
+        assert words
+        assert shown
+
+
 def test_every_class_that_it_names_exists():
     code = " ".join(re.findall(r"`([^`]+)`", " ".join(ROWS)))
     named = set(re.findall(r"\b([A-Z][a-z]+(?:[A-Z][A-Za-z]+)*)\b(?=\(|\.|$| )", code))

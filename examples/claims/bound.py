@@ -183,7 +183,7 @@ def draw(results, path):
     """Gap and bound against the norm of the gradient."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.0, 5.0), layout="constrained")
+    figure = Figure(figsize=(8.0, 6.0), layout="constrained")
     axes = figure.add_subplot()
     for number, (stage, found) in enumerate(columns(results).items()):
         gaps, bounds, norms, *_ = found

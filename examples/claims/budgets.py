@@ -264,8 +264,9 @@ def draw(results, path):
     methods = present(results, EVERY_STEP_METHODS)
     optimizers = optimizers_with(results, methods)
     budgets = list(results["optimizers"][optimizers[0]])
-    figure = Figure(figsize=(6.0 * (len(optimizers) + 1), 5.0), layout="constrained")
-    *panels, right = figure.subplots(1, len(optimizers) + 1)
+    # One above the other, so that they can be read at the width of a page.
+    figure = Figure(figsize=(9.0, 4.5 * (len(optimizers) + 1)), layout="constrained")
+    *panels, last = figure.subplots(len(optimizers) + 1, 1)
     for panel, optimizer in zip(panels, optimizers, strict=True):
         for number, name in enumerate(methods):
             runs = np.array([errors(results, name, [optimizer], [b]) for b in budgets])
@@ -286,20 +287,20 @@ def draw(results, path):
         panel.yaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
         panel.grid(alpha=0.3)
-    panels[0].legend(fontsize="small")
+    panels[0].legend(fontsize="small", ncols=2)
     places = np.arange(len(methods))
     for first, offset in ((1, 0.2), (3, -0.2)):
         found = finishes(results, methods, first)
-        right.barh(
+        last.barh(
             places + offset,
             [found[name] for name in methods],
             0.4,
             label=f"top {first}",
         )
-    right.set_yticks(places, labels=methods)
-    right.invert_yaxis()
-    right.set(xlabel="finishes, % of the settings, by the test error")
-    right.legend()
+    last.set_yticks(places, labels=methods)
+    last.invert_yaxis()
+    last.set(xlabel="finishes, % of the settings, by the test error")
+    last.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     figure.savefig(path)
 
 

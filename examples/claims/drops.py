@@ -148,7 +148,7 @@ def draw(results, path):
     """The training loss around every jump, and the rates."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12.0, 6.0), layout="constrained")
+    figure = Figure(figsize=(10.0, 6.0), layout="constrained")
     panels = figure.subplots(2, 2, sharex="col")
     for (upper, lower), (name, found) in zip(
         panels.T, results["methods"].items(), strict=True

@@ -141,33 +141,35 @@ def setting(results, data):
 
 
 def draw(results, path):
-    """The schedules on the left; on the right what each of them ends with."""
+    """The schedules, and below them the accuracy that each of them ends with."""
     import numpy as np
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.0, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(9.0, 8.5), layout="constrained")
+    upper, lower = figure.subplots(2, 1)
     epochs, per_epoch = results["epochs"], 20
     made = methods.make_methods()
     for number, (name, method) in enumerate(METHODS.items()):
         found = results["methods"][name]
         bound = made[method](found["rate"]).bind(epochs * per_epoch, per_epoch)
         steps = np.arange(epochs * per_epoch)
-        left.plot(steps / per_epoch, bound.curve(len(steps)), label=name)
+        upper.plot(steps / per_epoch, bound.curve(len(steps)), label=name)
         runs = [100.0 - error for error in column(found["scores"], 2)]
         mean, deviation = statistics.mean(runs), statistics.pstdev(runs)
-        right.errorbar(number, mean, deviation, fmt=f"C{number}o", capsize=4)
+        lower.errorbar(number, mean, deviation, fmt=f"C{number}o", capsize=4)
     names = list(results["methods"])
     for number, name in enumerate((END, MIDDLE), start=len(names)):
         runs = column(results["stopped"][name], 0)
         mean, deviation = statistics.mean(runs), statistics.pstdev(runs)
-        right.errorbar(number, mean, deviation, fmt="ks", capsize=4)
+        lower.errorbar(number, mean, deviation, fmt="ks", capsize=4)
         names.append(f"phases:\n{name}".replace(" the ", "\nthe "))
-    left.set(xlabel="epoch", ylabel="learning rate", yscale="log")
-    left.legend(fontsize="small")
-    right.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
-    right.set(ylabel="test accuracy (%)")
-    for panel in (left, right):
+    upper.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+    upper.legend(fontsize="small")
+    lower.set_xticks(
+        range(len(names)), names, rotation=25, ha="right", fontsize="small"
+    )
+    lower.set(ylabel="test accuracy (%)")
+    for panel in (upper, lower):
         panel.grid(alpha=0.3)
     figure.savefig(path)
 

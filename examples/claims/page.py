@@ -1,5 +1,6 @@
 """The page: what was claimed, what was run, what came out, and whether it is so."""
 
+import functools
 import importlib
 import json
 import textwrap
@@ -74,10 +75,9 @@ def about(kept):
     found = {n: v for one in every for n, v in one["versions"].items()}
     names = ", ".join(f"{name} {version}" for name, version in found.items())
     lines = [
-        f"Made by `make claims` in {minutes:.0f} minutes of a process, on "
-        f"{every[0]['cores']} cores",
+        f"`make claims` took {minutes:.0f} minutes on {every[0]['cores']} cores",
         f"with {' and '.join(backends)} (Python {every[0]['python']}, {names}).",
-        "Minutes are those of the clock, whatever else ran on the machine.",
+        "That is wall-clock time, and other programs may have run at the same time.",
     ]
     if any(one["quick"] for one in every):
         lines.append("This is the quick size, which shows nothing.")
@@ -87,18 +87,19 @@ def about(kept):
 def write(page, kept):
     """The page of what was kept, by experiment and data, as lines of Markdown."""
     rows = [pair for pair in all_rows() if pair[1].name in kept]
+    found = outcomes_of(kept)
     labels = {
         name: one["label"] for by_data in kept.values() for name, one in by_data.items()
     }
     yield "# Evidence"
     yield ""
     yield from wrap(
-        "The library exists so that what five sources describe can be used. Here is "
-        "what each of them claims, and whether it is so in real runs of small "
-        "networks. What is not so at this size is reported as it is; nothing was "
-        "tuned until it was. Nothing on this page is typed: numbers, verdicts and "
-        "figures come from the runs, which lie beside the figures as JSON, and a test "
-        "writes the page again from them."
+        "The library implements what five sources describe. This page lists what each "
+        "of them claims, and says whether we find the same when we train small "
+        "networks. Where we do not, the page says so: no setting was tuned to make a "
+        "claim come true. All numbers, verdicts and figures are computed from the "
+        "runs, whose results are stored as JSON beside the figures. A test recomputes "
+        "the page from them."
     )
     yield ""
     yield from wrap(about(kept))
@@ -111,8 +112,8 @@ def write(page, kept):
     yield "## The regime"
     yield ""
     yield from wrap(
-        "The regime was fixed before the runs on MNIST-1D. Runs of an earlier regime "
-        "say so."
+        "These settings were fixed before the runs on MNIST-1D. A row whose runs are "
+        "older than these settings says so."
     )
     yield ""
     for paragraph in regime.paragraphs(judging.MARGIN, judging.LOSS_MARGIN):
@@ -126,7 +127,7 @@ def write(page, kept):
             [
                 f"[{row.title}](#{row.name})",
                 *(
-                    judging.verdict(judged(row, kept[one.name][name]["results"]))
+                    judging.verdict(found(row.name, name))
                     if name in kept[one.name]
                     else ""
                     for name in labels
@@ -141,22 +142,25 @@ def write(page, kept):
             source = row.source
             yield ""
             yield f"## {source}"
-        yield from section(row, experiment, kept[experiment.name], page)
+        yield from section(row, experiment, kept[experiment.name], page, found)
 
 
 RULES = (
-    "Each claim is split into statements, and each statement into comparisons. All "
-    "three have one of three outcomes: yes, no, or cannot be told. A comparison is "
-    "decided if the 95 % interval of its number lies on one side of a threshold. For "
-    '"better" the threshold is 0. For "no worse" and "as good as" it is a margin of '
-    f"{judging.MARGIN:g} points of accuracy, or {judging.LOSS_MARGIN:g} of loss, "
-    "unless the claim names another. A difference that was not found decides nothing.",
-    "A statement is a yes if all its comparisons are, and a no if one of them is; "
-    "otherwise it cannot be told. The same goes for a claim and its statements.",
-    "Intervals are those of the differences between runs with the same seed (Student), "
-    "unless the claim says otherwise; ± is half of the interval. The p-values of all "
-    "comparisons of a claim are corrected together by Holm's method, and their number "
-    "is stated. So an interval may lie on one side and decide nothing.",
+    "Each claim is split into statements, and each statement into comparisons. A "
+    "claim, a statement and a comparison each have one of three outcomes: yes, no, or "
+    "cannot be told. A comparison is decided if its whole 95 % interval lies on one "
+    'side of a threshold. For "better" the threshold is 0. For "no worse" and "as good '
+    f'as" it is a margin of {judging.MARGIN:g} points of accuracy, or '
+    f"{judging.LOSS_MARGIN:g} of loss, unless the claim names another. Failing to find "
+    "a difference is not evidence that there is none, so it decides nothing.",
+    "A statement is a yes if all its comparisons are, and a no if at least one of them "
+    "is a no; otherwise it cannot be told. A claim follows from its statements in the "
+    "same way.",
+    "Intervals are Student's t intervals of the differences between runs with the same "
+    "seed, unless the claim says otherwise. The number after ± is half of its width. "
+    "The p-values of all comparisons of a claim are corrected together by Holm's "
+    "method, and the page says how many comparisons there are. After this correction, "
+    "a comparison may be undecided although its interval lies on one side.",
 )
 
 
@@ -164,7 +168,19 @@ def judged(row, results):
     return judging.judge(row.judge(results))
 
 
-def section(row, experiment, by_data, page):
+def outcomes_of(kept):
+    """A function from the names of a row and of data to what is judged there."""
+    rows = {row.name: (row, one.name) for row, one in all_rows()}
+
+    @functools.cache  # Resampling takes long, and pages quote a row again and again.
+    def found(name, data):
+        row, experiment = rows[name]
+        return judged(row, kept[experiment][data]["results"])
+
+    return found
+
+
+def section(row, experiment, by_data, page, found):
     """A row: claim, runs, numbers, verdicts, figures."""
     source = f" ({row.reference})" if row.reference else ""
     yield ""
@@ -175,16 +191,14 @@ def section(row, experiment, by_data, page):
         yield ""
         yield f"#### On {kept['label']}"
         yield ""
-        yield from on_data(row, experiment, kept)
+        yield from on_data(row, experiment, kept, found(row.name, name))
         yield ""
         picture = path_of(experiment, page, name, ".png").relative_to(page.parent)
         yield f"![{row.title}]({picture.as_posix()})"
 
 
-def on_data(row, experiment, kept):
-    """The runs of a row on one data set."""
-    results = kept["results"]
-    found = judged(row, results)
+def on_data(row, experiment, kept, found):
+    """The runs of a row on one data set, and what is judged by them."""
     yield from wrap(
         f"**Run.** {kept['setting']} {kept['backend']}, "
         f"{kept['seconds'] / 60.0:.1f} minutes. "
@@ -193,7 +207,7 @@ def on_data(row, experiment, kept):
     yield ""
     first = first_of(row, experiment)
     if first is row:
-        yield from row.tables(results)
+        yield from row.tables(kept["results"])
     else:
         yield f"The numbers are those of [{first.title}](#{first.name})."
     yield ""
@@ -235,22 +249,24 @@ def requote(page, kept):
     if page.resolve() != PAGE:
         return
     rows = {row.name: (row, one) for row, one in all_rows() if one.name in kept}
+    found = outcomes_of(kept)
 
     def block(name, with_tables):
         row, experiment = rows[name]
-        first = next(iter(kept[experiment.name].values()))
+        data, first = next(iter(kept[experiment.name].items()))
         yield f"On {first['label']}:"
         yield ""
         if with_tables and first_of(row, experiment) is row:
             yield from row.tables(first["results"])
             yield ""
-        yield from statements(judged(row, first["results"]))
+        yield from statements(found(name, data))
 
     def outcome(name):
-        row, experiment = rows[name]
+        _, experiment = rows[name]
         return ", ".join(
-            f"{outcome_of(row, one['results'])} ({one['label']})"
-            for one in kept[experiment.name].values()
+            f"{judging.together([each.outcome for each in found(name, data)])} "
+            f"({one['label']})"
+            for data, one in kept[experiment.name].items()
         )
 
     folders = {name: next(iter(by_data)) for name, by_data in kept.items()}
@@ -260,16 +276,16 @@ def requote(page, kept):
         yield other, quotes.quote(text, block, outcome, folders, titles)
 
 
-def outcome_of(row, results):
-    return judging.together([one.outcome for one in judged(row, results)])
-
-
 def publish(page):
     """Draws and writes what all the runs so far have kept."""
+    import matplotlib
+
     kept = load_all(page)
-    for experiment in EXPERIMENTS:
-        for name, one in kept.get(experiment.name, {}).items():
-            experiment.draw(one["results"], path_of(experiment, page, name, ".png"))
+    # Figures are shown at two thirds of their size.
+    with matplotlib.rc_context({"font.size": 13.0}):
+        for experiment in EXPERIMENTS:
+            for name, one in kept.get(experiment.name, {}).items():
+                experiment.draw(one["results"], path_of(experiment, page, name, ".png"))
     text = "\n".join(write(page, kept))
     page.write_text(f"{text}\n", encoding="utf-8")
     for other, quoted in requote(page, kept):

@@ -151,8 +151,9 @@ def draw(results, path):
     """Three panels: the training loss as a moving mean, test loss and test error."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(16.0, 5.0), layout="constrained")
-    panels = figure.subplots(1, 3)
+    # One above the other, so that they can be read at the width of a page.
+    figure = Figure(figsize=(9.0, 13.0), layout="constrained")
+    panels = figure.subplots(3, 1)
     epochs = results["epochs"]
     methods = example.make_methods()
     labels = ("training loss (mean of an epoch)", "test loss", "test error (%)")
@@ -181,7 +182,7 @@ def draw(results, path):
         low = min(axes.get_ylim()[0], (ends[1] - error).min())
         axes.set(xlabel="epoch", ylabel=label, ylim=(low, 2.5 * ends[1].max()))
         axes.grid(alpha=0.3)
-    panels[0].legend(fontsize="x-small")
+    panels[0].legend(fontsize="small", ncols=2)
     figure.savefig(path)
 
 

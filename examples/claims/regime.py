@@ -31,36 +31,40 @@ def paragraphs(margin, loss_margin):
     steps = EPOCHS * TRAINING // BATCH_SIZE
     yield (
         "**Data.** MNIST-1D (Greydanus and Kobak, Scaling Down Deep Learning), made by "
-        f"`mnist1d` with the generator seed {GENERATOR_SEED} in one call: a training "
-        f"set of {TRAINING:,} for each of {SEEDS} seeds and of {TUNING_SEEDS} other "
-        f"seeds that rates are chosen with, {HELD_OUT:,} held out to choose them by, "
-        f"{TEST:,} to test. No augmentation. Other data are run in the same way by "
-        "`--data`, with the training set that they have."
+        f"`mnist1d` in one call with the generator seed {GENERATOR_SEED}. Each of the "
+        f"{SEEDS} seeds has a training set of its own, of {TRAINING:,} examples. So "
+        f"does each of {TUNING_SEEDS} other seeds, which are only used to choose "
+        f"rates, on {HELD_OUT:,} held-out examples. {TEST:,} examples are for testing. "
+        "Nothing is augmented. With `--data`, other data are used in the same way, but "
+        "all seeds share their one training set."
     )
     yield (
-        f"**Runs.** A convolutional network of the published shape with {CHANNELS} "
-        "channels and batch normalization (momentum 0.9; recalibrated for averages); "
-        f"batches of {BATCH_SIZE}; {SGD}, and {ADAM}. A whole run has {EPOCHS} epochs "
-        f"({steps:,} steps), in the study of averages {AVERAGED_EPOCHS}; budgets are "
-        f"{budgets} % of it."
+        "**Runs.** The network is convolutional, of the published shape, with "
+        f"{CHANNELS} channels and batch normalization (momentum 0.9; recalibrated for "
+        f"averages). The batch size is {BATCH_SIZE}, and the optimizers are {SGD}, and "
+        f"{ADAM}. A whole run has {EPOCHS} epochs ({steps:,} steps), or "
+        f"{AVERAGED_EPOCHS} in the study of averages. Budgets are {budgets} % of a "
+        "whole run."
     )
     yield (
-        "**Comparisons.** With SGD all profiles at all sampling rates, a constant "
-        "rate, step decay at 50 and 75 % and at 75 %, and 1cycle; with Adam the same "
-        "without the rarer sampling rates. Five cycles, or three that double in "
-        "length; phases of 1, 2 and 4 sevenths. Batches of a quarter of the usual "
-        "size, of that size and of four times it, over 20 epochs."
+        "**Comparisons.** With SGD we compare all profiles at all sampling rates, a "
+        "constant rate, step decay at 50 and 75 % and at 75 % only, and 1cycle. With "
+        "Adam we compare the same methods, except for the rarer sampling rates. "
+        "Restarts have five equal cycles, or three that double in length; phases take "
+        "1, 2 and 4 sevenths of the run. Batch sizes are a quarter of the usual one, "
+        "the usual one, and four times that, over 20 epochs."
     )
     yield (
-        "**Rates.** Every method has, at every budget, the rate with the least mean "
-        f"error on the data held out, over the {TUNING_SEEDS} other seeds, of a grid "
-        f"around {grids} with a factor of {FACTOR:g}, which is extended until the best "
-        "rate lies inside."
+        "**Rates.** Every method uses, at every budget, the rate with the lowest mean "
+        f"error on the held-out data over the {TUNING_SEEDS} other seeds. The rates "
+        f"are a grid around {grids} with a factor of {FACTOR:g}, which is extended "
+        "until the best rate lies inside."
     )
     widths = ", ".join(f"{h:g} at {b} %" for b, h in EXPECTED_HALF_WIDTHS.items())
     yield (
-        f"**Margins.** {margin:g} points of accuracy, {loss_margin:g} of loss; "
-        "several times as fast is at least twice; proportional is an exponent within "
-        "0.25 of 1. Holm's correction within a claim. A difference of two methods is "
-        f"expected to have an interval of ± {widths} of the whole run."
+        f"**Margins.** The margins are {margin:g} points of accuracy and "
+        f'{loss_margin:g} of loss. "Several times as fast" means at least twice as '
+        'fast, and "proportional" means an exponent within 0.25 of 1. We expected the '
+        "interval of the difference between two methods to be, in points: ± "
+        f"{widths} of the whole run."
     )

@@ -111,6 +111,8 @@ class WantedParts:
 
     def _check_cap(self, optimizer, schedule):
         """Raises if an optimizer would use a lower rate than its schedule has."""
+        if not optimizers.caps(optimizer):
+            return
         progress = self._progress
         num_steps = progress.total or 10_000
         steps, rates = hyperparameters.sampled(schedule, num_steps - 1)

@@ -322,7 +322,8 @@ def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep
     plain = model.train_function
     cache = getattr(plain, "keras_lrs_compiled", {})
     key = own, _ = _key(model, plans)
-    if key not in cache:
+    kept = cache.get(key)  # Once, because a hash of a long table takes a while.
+    if kept is None:
         steps = [OptimizerStep(model, plan) for plan in plans]
         # Only the new function contains what surrounds a step; an execution may have
         # many.
@@ -330,8 +331,8 @@ def compiled(model: Any, plans: list[StepPlan]) -> tuple[Any, list[OptimizerStep
         eager = model.run_eagerly and not surrounded
         is_plain = IS_TORCH or eager or not (plans or own)
         function = plain if is_plain else _traced_anew(model, steps)
-        cache = _keep(plain, key, function, steps)
-    function, steps = cache[key]
+        kept = _keep(plain, key, function, steps)
+    function, steps = kept
     for step, plan in zip(steps, plans, strict=True):
         step.begin(plan)
     return function, steps
@@ -346,13 +347,13 @@ def _key(model, plans):
 
 
 def _keep(plain, key, function, steps):
-    """Keeps a function and its steps with the plain one; returns all that are kept."""
+    """Keeps a function and its steps with the plain one, and returns both."""
     cache = getattr(plain, "keras_lrs_compiled", {})
     others = [(k, kept) for k, kept in cache.items() if kept[1] is not steps]
     cache = {**dict(others[1 - _MOST_KEPT :]), key: (function, steps)}
     with contextlib.suppress(AttributeError):  # A callable without attributes.
         plain.keras_lrs_compiled = cache
-    return cache
+    return function, steps
 
 
 def _is_followed(steps):

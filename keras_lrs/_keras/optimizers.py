@@ -108,13 +108,18 @@ def rate_source(optimizer: Any) -> Any:
     return optimizer._learning_rate
 
 
+def caps(optimizer: Any) -> bool:
+    """Whether updates may use lower rates than the optimizer was given."""
+    return isinstance(optimizer, keras.optimizers.Adafactor)
+
+
 def capped(optimizer: Any, rates: Any, iterations: Any) -> Any:
     """Returns the rates that updates really use.
 
     Keras's `Adafactor` caps the rate at `1 / sqrt(k)` in update k, whatever its
     `relative_step`.
     """
-    if not isinstance(optimizer, keras.optimizers.Adafactor):
+    if not caps(optimizer):
         return rates
     updates = iterations // accumulated(optimizer) + 1
     return np.minimum(rates, 1.0 / np.sqrt(updates))

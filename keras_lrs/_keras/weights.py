@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from keras.src.saving import saving_lib
 
-from keras_lrs._keras import adapted, interrupts, scopes
+from keras_lrs._keras import adapted, hdf5, interrupts, scopes
 from keras_lrs._keras.models import layers
 
 
@@ -31,18 +31,23 @@ class WeightsCopy:
         It never writes HDF5 to a disk, because HDF5 later kills the process if the disk
         is full.
         """
-        buffer = io.BytesIO()
-        with h5py.File(buffer, "w") as file:
+        return b"".join(self.pieces())
+
+    def pieces(self) -> list[Any]:
+        """Returns the content in pieces, among them large arrays without a copy."""
+        arrays = [array for *_, group in self._groups for array in group.values()]
+        layout = hdf5.Layout(arrays, len(self._groups))
+        with h5py.File(layout, "w") as file:
             for inner_path, metadata, group in self._groups:
                 if not metadata and not group:
                     continue
                 found = file.require_group(f"{inner_path}/vars".lstrip("/"))
                 found.attrs.update(metadata or {})
                 for key, array in group.items():
-                    dataset = found.create_dataset(key, data=array)
+                    dataset = layout.add(found, key, array)
                     if array.dtype.name == "bfloat16":  # HDF5 does not have it.
                         dataset.attrs["dtype"] = "bfloat16"
-        return buffer.getvalue()
+        return layout.pieces()
 
     def make(self, path: str, metadata: Any = None) -> "_Group":
         """Makes a group for the variables of a layer, as `H5IOStore.make` does."""

@@ -97,7 +97,9 @@ def check_name(optimizer: Any, name: str, beside: Sequence[str] = ()) -> None:
 
 def sampled(schedule: Any, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns at most 10,001 steps of a run, including both ends, and their values."""
-    steps = np.unique(np.linspace(0, num_steps, 10_001).astype(np.int64))
+    # All steps of a short run: `fit` may be called often with few steps.
+    count = min(num_steps, 10_000)
+    steps = np.arange(count + 1) * num_steps // max(count, 1)
     return steps, np.asarray(base.evaluate(schedule, steps))
 
 

@@ -22,7 +22,7 @@ def write_atomically(
 
     Args:
         path: The file, local or in an object store; missing folders are created.
-        content: The bytes to write.
+        content: The bytes to write, or a list of pieces that follow each other.
         trailer: A function from the sha256 of the content to bytes that are appended.
 
     Returns:
@@ -82,33 +82,46 @@ def naming(path: Path) -> Iterator[None]:
 
 def _written(path, content, trailer):
     """Writes a new file to the disk while computing its hash."""
+    pieces = _pieces(content)
     with open(path, "xb") as file, concurrent.futures.ThreadPoolExecutor(1) as thread:
-        writing = thread.submit(_write, file, content)
+        writing = thread.submit(_write, file, pieces)
         try:
-            digest = hashlib.sha256(content)
+            digest = _hash(pieces)
         finally:
             writing.result()
         if trailer is not None:
             end = trailer(digest.hexdigest())
-            _write(file, end)
+            _write(file, [end])
             digest.update(end)
     return digest.hexdigest()
 
 
 def _put(path, content, trailer):
     """Writes an object, which replaces its old version once it is complete."""
-    content = bytes(content)
-    digest = hashlib.sha256(content)
+    pieces = _pieces(content)
+    digest = _hash(pieces)
     if trailer is not None:
         end = trailer(digest.hexdigest())
         digest.update(end)
-        content += end
-    path.put(content)
+        pieces = [*pieces, end]
+    path.put(b"".join(pieces))
     return digest.hexdigest()
 
 
-def _write(file, content):
-    file.write(content)
+def _pieces(content):
+    return content if isinstance(content, list) else [content]
+
+
+def _hash(pieces):
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest
+
+
+def _write(file, pieces):
+    for piece in pieces:
+        file.write(piece)
     file.flush()
     os.fsync(file.fileno())
 

@@ -220,7 +220,7 @@ class Folder(Generic[R]):
 
         Args:
             record: The record, whose number and hash are filled in.
-            content: The bytes of the file.
+            content: The bytes of the file, or a list of their pieces.
             keep_last: How many of the last files to keep; None keeps all.
         """
         self.lock()

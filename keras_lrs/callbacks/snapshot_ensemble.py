@@ -43,10 +43,9 @@ class SnapshotEnsemble(FitCallback):
 
     Training waits while the weights are copied to the host's memory. A thread writes
     them, each file whole or not at all. If that fails, training stops at the next step.
-    Up to two snapshots may wait for the disk before training waits for it too. The
-    bytes of each file are also assembled in memory. With a `BackupAndRestore` or
-    `ModelCheckpoint` in the list, an epoch ends only when all its snapshots are on the
-    disk, so that none is missing when a run resumes.
+    Up to two snapshots may wait for the disk before training waits for it too. With a
+    `BackupAndRestore` or `ModelCheckpoint` in the list, an epoch ends only when all its
+    snapshots are on the disk, so that none is missing when a run resumes.
 
     A run that resumes, in this process or a new one, continues the numbering and drops
     the members that are later than the step at which it resumes. So a run that starts
@@ -95,7 +94,8 @@ class SnapshotEnsemble(FitCallback):
 
     Reference: Huang et al., "Snapshot Ensembles: Train 1, get M for free", 2017,
     arXiv:1704.00109. Loshchilov and Hutter, "SGDR", 2016, arXiv:1608.03983. Cutkosky,
-    "Lecture Notes 5", which returns only weights of a completed phase.
+    "Lecture Notes 5: tuning and learning rate schedules", which returns only weights of
+    a completed phase.
     """
 
     every_step = True
@@ -307,7 +307,7 @@ class SnapshotEnsemble(FitCallback):
 
     def _write(self, record, weights):
         """Runs in the thread, which must not touch the model."""
-        self._store.add(record, weights.content(), self.keep_last)
+        self._store.add(record, weights.pieces(), self.keep_last)
         if self.verbose:
             written = self._store.records[-1]
             print(f"\nSnapshotEnsemble: {written.file} after {written.step} steps")

@@ -197,8 +197,12 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
         """Yields pairs of a place in this schedule and the schedule there."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            for index, item in enumerate(value if _is_list(value) else (value,)):
-                if isinstance(item, keras.optimizers.schedules.LearningRateSchedule):
+            items = value if _is_list(value) else (value,)
+            schedule = keras.optimizers.schedules.LearningRateSchedule
+            if not _has_any(items, schedule):
+                continue
+            for index, item in enumerate(items):
+                if isinstance(item, schedule):
                     name = f"{field.name}[{index}]" if _is_list(value) else field.name
                     yield name, item
 
@@ -635,7 +639,12 @@ def _is_open(kind, value, in_cycle):
         return kind == "length" and not in_cycle
     open_types = durations.OF_DATA if in_cycle else durations.OPEN
     items = value if isinstance(value, tuple) else (value,)
-    return any(isinstance(item, open_types) for item in items)
+    return _has_any(items, open_types)
+
+
+def _has_any(items, types):
+    """Whether an item is of one of the types; quick for long tables of numbers."""
+    return any(issubclass(kind, types) for kind in set(map(type, items)))
 
 
 def entry(value, index):

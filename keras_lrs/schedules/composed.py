@@ -127,8 +127,8 @@ class PhasedCosine(Composition):
         >>> schedule.cycle_ends(30)
         [10, 30]
 
-    Reference: Cutkosky, lecture notes on tuning and learning-rate schedules. They count
-    from 1 in each phase. Here the first update of a phase is at 0, as everywhere.
+    Reference: Cutkosky, "Lecture Notes 5: tuning and learning rate schedules". They
+    count from 1 in each phase. Here the first update of a phase is at 0, as everywhere.
     """
 
     phase_steps: tuple[Duration, ...] = durations.lengths()

@@ -377,8 +377,8 @@ class BoundedExponentialDecay(Decay):
         >>> [round(float(schedule(step)), 6) for step in (0, 99, 100, 500_000, 10**6)]
         [0.1, 0.1, 0.099931, 0.003162, 0.0001]
 
-    Reference: "Reverse engineering a step decay": choose the two rates, the number of
-    updates and the length; gamma follows.
+    Reference: Meneghetti, "Reverse engineering a step decay for learning rate", 2020:
+    choose the two rates, the number of updates and the length; gamma follows.
     """
 
     updates: int | None = fields.integer(default=None, at_least=1, at_most=2**20)

@@ -51,6 +51,8 @@ def _shown(value):
 
 def plain(value: Any) -> Any:
     """Returns the number in an array or tensor of shape (); other values unchanged."""
+    if type(value) in (int, float):  # Without more, for long tables.
+        return value
     if isinstance(value, np.generic) or getattr(value, "shape", None) != ():
         return value
     try:
@@ -61,6 +63,8 @@ def plain(value: Any) -> Any:
 
 def is_number(value: Any) -> bool:
     """Whether it is a real number, or an array or tensor of shape () with one."""
+    if type(value) in (int, float):
+        return True
     value = plain(value)
     return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
 

@@ -47,8 +47,8 @@ def _snapshot(value, above):
     if parts is None:
         return object()
     own, inside = parts
-    if isinstance(inside, tuple) and set(map(type, inside)) == {float}:
-        return own, float, inside  # A long table of rates.
+    if isinstance(inside, tuple) and set(map(type, inside)) in ({float}, {int}):
+        return own, type(inside[0]), inside  # A long table of rates or boundaries.
     above = (*above, value)
     return own, *(_snapshot(one, above) for one in inside)
 

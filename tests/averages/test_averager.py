@@ -283,6 +283,7 @@ class TestSaving:
         ):
             np.testing.assert_array_equal(one, two)
 
+    @pytest.mark.slow
     def test_with_a_model_that_tracks_it_in_a_fresh_process(self, tmp_path):
         path = tmp_path / "model.keras"
         model = teachers.MeanTeacher()

@@ -205,6 +205,7 @@ class TestTheEnd:
 
 
 class TestMeanwhile:
+    @pytest.mark.slow
     def test_files_are_plain(self, tmp_path):
         paths = []
 
@@ -471,6 +472,7 @@ class TestResuming:
     """k epochs, saved, and k more in a new process: the same numbers as 2k epochs."""
 
     @pytest.mark.parametrize("how", ["model", "backup"])
+    @pytest.mark.slow
     def test_in_a_new_process(self, tmp_path, how):
         def train(folder, part):
             return processes.call(resumed.train, tmp_path / folder, how, part)

@@ -236,6 +236,7 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path, kind):
 
 
 @posix
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_second_run_is_refused_before_its_first_step(tmp_path, name):
     """Another process asks for the folder, while this one trains."""

@@ -884,6 +884,7 @@ def test_a_saved_model_goes_on_with_the_state_in_the_file(source, epochs, tmp_pa
         assert go_on(source, epoch, tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_a_new_process_goes_on_with_the_state_in_the_file(tmp_path):
     stopped("scheduler", 4, tmp_path)
     there = processes.call(go_on, "scheduler", 4, tmp_path)
@@ -929,6 +930,7 @@ def test_a_training_that_crashed_goes_on_with_the_same_objects(tmp_path):
     assert state_of(model) == uninterrupted("float")
 
 
+@pytest.mark.slow
 def test_a_training_that_crashed_goes_on_in_a_new_process(tmp_path):
     with contextlib.suppress(CrashError):
         backed_up("scheduler", 4, tmp_path)

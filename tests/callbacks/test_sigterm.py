@@ -116,6 +116,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.slow
 def test_a_run_that_is_terminated_ends_as_if_it_had_not_been(tmp_path, moment):
     given, (epoch, batch) = MOMENTS[moment]
     seen = Seen()

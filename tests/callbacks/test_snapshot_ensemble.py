@@ -485,6 +485,29 @@ class TestTheFiles:
         (tmp_path / "ours.weights.h5").write_bytes(copied_weights(model).content())
         assert set(content(tmp_path / "ours.weights.h5")) == set(ours)
 
+    def test_hold_large_arrays_that_are_not_copied(self, tmp_path):
+        import h5py
+
+        model = keras.Sequential(
+            [keras.Input((150,)), keras.layers.Dense(200), keras.layers.Dense(101)]
+        )
+        copy = copied_weights(model)
+        values = weights(model)
+        for variable in model.variables:
+            variable.assign(variable + 1.0)
+        pieces = copy.pieces()
+        assert max(map(len, pieces)) == 4 * 150 * 200
+        assert pieces[0][:4] == b"\x89HDF"
+        assert b"".join(pieces) == copy.content()
+        path = tmp_path / "ours.weights.h5"
+        path.write_bytes(copy.content())
+        with h5py.File(path) as file:
+            found = file["layers/dense/vars/0"]
+            assert found.dtype == "float32"
+            np.testing.assert_array_equal(found, values[0])
+        model.load_weights(path)
+        assert_equal(weights(model), values)
+
     def test_keep_sixteen_bits_as_they_are(self):
         keras.config.set_dtype_policy("bfloat16")
         try:

@@ -523,6 +523,7 @@ class TestGoingOn:
         per_fit = STEPS if BACKEND == "torch" else 0
         assert len(calls) == before + 3 * per_fit
 
+    @pytest.mark.slow
     def test_in_a_process_of_its_own(self, tmp_path):
         processes.call(averaged.train, tmp_path, "first")
         last, average = self.expected()
@@ -779,6 +780,7 @@ class TestAveragedStatistics:
 
     @pytest.mark.every_backend
     @pytest.mark.parametrize("every", ["epoch", 3])
+    @pytest.mark.slow
     def test_a_run_that_was_killed_resumes_exactly(self, tmp_path, every):
         class Break(keras.callbacks.Callback):
             def on_train_batch_begin(self, batch, logs=None):

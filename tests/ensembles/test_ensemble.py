@@ -464,6 +464,7 @@ class TestToModel:
             model = ensemble.to_model(last=last)
             assert_close(model.predict(x, verbose=0), expected)
 
+    @pytest.mark.slow
     def test_loads_without_this_library(self, tmp_path):
         ensemble = ensemble_of(mlp(), activation=None)
         x = data("mlp")

@@ -42,6 +42,8 @@ def flipped(path, rng):
 class TestFaults:
     """An exception or a kill at each file operation in turn."""
 
+    @pytest.mark.only("torch")
+    @pytest.mark.slow
     def test_an_exception_leaves_a_directory_that_loads(self, tmp_path):
         whole = tmp_path / "whole"
         operations = faults.counted(whole)
@@ -58,6 +60,7 @@ class TestFaults:
                 p.name for p in whole.iterdir()
             )
 
+    @pytest.mark.only("torch")
     @pytest.mark.slow
     def test_a_kill_leaves_a_directory_that_loads(self, tmp_path):
         result = subprocess.run(
@@ -138,6 +141,7 @@ class TestDamage:
             load(directory)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_writing_is_read_without_an_error(tmp_path):
     """Whenever it is read, members are being replaced and removed."""
     model = faults.like_those_trained()

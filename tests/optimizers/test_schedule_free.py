@@ -509,6 +509,7 @@ class TestTheExchange:
             optimizer.load_own_variables(store)
 
 
+@pytest.mark.slow
 def test_a_saved_model_goes_on_in_another_process(tmp_path):
     """Saved at x or at y, by itself or in a loss scale, with x derived or kept."""
     expected = {}

@@ -336,6 +336,7 @@ def test_a_run_that_was_cut_off_resumes_exactly(tmp_path):
 
 
 @pytest.mark.every_backend
+@pytest.mark.slow
 def test_a_saved_model_continues_in_another_process(tmp_path):
     model = references.linear_model(sgd())
     for x, y in batches(15):

@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.slow
 def test_files_load_and_train_on(folder, backend, tmp_path):
     if importlib.util.find_spec(backend) is None:
         pytest.skip("this backend is not installed")
