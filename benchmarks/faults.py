@@ -20,6 +20,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -119,8 +120,9 @@ LOADED = {
     "Keras's `ModelCheckpoint`": lambda folder: keras.callbacks.ModelCheckpoint(
         f"{folder}/last.weights.h5", save_weights_only=True
     ),
-    "Keras's `OrbaxCheckpoint`": orbax,
 }
+if importlib.util.find_spec("orbax") is not None:
+    LOADED["Keras's `OrbaxCheckpoint`"] = orbax
 SAVES_LATER = ("`SnapshotEnsemble`",)  # In a thread; what is there must be whole.
 
 
@@ -243,7 +245,7 @@ def measured(kind, fault, sample, seed=0):
         folder = pathlib.Path(place, "run")
         how, what = forked(faulty, kind, folder, folder.with_suffix(".log"), 10**9, "")
         if how != "done":
-            return {"unmeasured": f"{how}: {what}"}
+            raise RuntimeError(f"{kind} does not train without a fault: {how}, {what}")
         count, expected = what
         if kind == "`PosthocAveraging`":
             expected = prefixes(kind, place)

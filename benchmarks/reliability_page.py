@@ -177,9 +177,6 @@ def faults(lines):
         used.setdefault((kind, backend), []).append(line)
         of_kind = failures.setdefault(f"{kind}, {backend}", [])
         row = cells.setdefault((kind, backend), {})
-        if "unmeasured" in found:
-            of_kind.append(f"could not be run: {found['unmeasured']}")
-            continue
         row[fault] = f"{found['survived']} of {found['run']}"
         row["operations"] = f"{found['operations']:,}"
         of_kind += found["failures"]
