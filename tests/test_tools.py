@@ -38,7 +38,8 @@ def fit(*callbacks):
     )
 
 
-def test_mlflow_records_the_rate_and_the_description(tmp_path):
+def test_mlflow_records_the_rate_and_the_description(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MLflow puts artifacts into the current folder.
     mlflow = pytest.importorskip("mlflow")
     callback = pytest.importorskip("mlflow.keras").MlflowCallback
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/runs.db")
