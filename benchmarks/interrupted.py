@@ -2,7 +2,7 @@
 
 Run by `benchmarks/reliability.py` and by the tests, in processes of its own.
 
-    python benchmarks/interrupted.py MODE FOLDER [KILLS] [SEED] [SIGNAL] [TRAINING]
+    python benchmarks/interrupted.py MODE FOLDER [KILLS] [SEED] [SIGNAL] [KIND]
 
 prints, as JSON, what differs between an uninterrupted run and one that got a signal so
 many times: half of them at random times, half in the middle of random file operations.
@@ -10,7 +10,7 @@ They hit the same run one after the other. When it reaches its end, a new run st
 
 MODE says what resumes a run: `epoch` and `steps` are `ResumableTraining`, at the end of
 each epoch and every 5 steps; `backup` is Keras's `BackupAndRestore`. SIGNAL is SIGKILL
-or SIGTERM, after which a process has a minute to end. TRAINING is `restarts`, or
+or SIGTERM, after which a process has a minute to end. KIND is `restarts`, or
 `combined`: 1cycle in mixed precision, whose loss scale starts so high that steps are
 skipped, with gradients that are accumulated over a number of batches that does not
 divide an epoch.
@@ -40,22 +40,22 @@ with contextlib.suppress(ImportError):
 EPOCHS, STEPS, BATCH = 8, 12, 8
 MODES = ("epoch", "steps", "backup")
 SIGNALS = ("SIGKILL", "SIGTERM")
-TRAININGS = ("restarts", "combined")
+KINDS = ("restarts", "combined")
 GRACE = 60  # Seconds from SIGTERM to SIGKILL.
 
 
-def main(mode, folder, kills=2, seed=0, sent="SIGKILL", training="restarts"):
+def main(mode, folder, kills=2, seed=0, sent="SIGKILL", kind="restarts"):
     """Prints how many kills there were, where they hit, and what then differed."""
     folder, kills, seed = pathlib.Path(folder), int(kills), int(seed)
-    run = functools.partial(one_run, mode, training, signal.Signals[sent])
+    run = functools.partial(one_run, mode, kind, signal.Signals[sent])
     started = time.monotonic()
     run(folder / "straight")
     whole = time.monotonic() - started
     expected = result(folder / "straight")
     choose = random.Random(seed)
-    report = {"kills": 0, "survived": 0, "hits": {}, "trainings": 0, "differences": []}
+    report = {"kills": 0, "survived": 0, "hits": {}, "runs": 0, "differences": []}
     while report["kills"] < kills:
-        again = folder / f"killed-{report['trainings']}"
+        again = folder / f"killed-{report['runs']}"
         before, where = report["kills"], "never"
         try:
             while report["kills"] < kills:
@@ -73,7 +73,7 @@ def main(mode, folder, kills=2, seed=0, sent="SIGKILL", training="restarts"):
             different = differences(expected, result(again))
         except FailedError:
             different = [f"killed {where}, the run could not be resumed"]
-        report["trainings"] += 1
+        report["runs"] += 1
         report["differences"] += different
         report["survived"] += 0 if different else report["kills"] - before
         shutil.rmtree(again)
@@ -83,7 +83,7 @@ def main(mode, folder, kills=2, seed=0, sent="SIGKILL", training="restarts"):
 # --- Processes ------------------------------------------------------------------------
 
 
-def one_run(mode, training, sent, folder, seconds=None, operation=None):
+def one_run(mode, kind, sent, folder, seconds=None, operation=None):
     """Trains in a new process; returns where it was killed, or None if it was not.
 
     The process is a fork of this one, which has imported everything and computed
@@ -94,9 +94,7 @@ def one_run(mode, training, sent, folder, seconds=None, operation=None):
     pid = os.fork()
     if pid == 0:
         try:
-            train(
-                mode, training, folder, functools.partial(die_within, operation, sent)
-            )
+            train(mode, kind, folder, functools.partial(die_within, operation, sent))
         except KeyboardInterrupt:
             os._exit(128 + signal.SIGTERM)
         except BaseException:
@@ -174,7 +172,7 @@ def die_within(operations, sent):
         setattr(os, name, dying(getattr(os, name)))
 
 
-# --- The training ---------------------------------------------------------------------
+# --- The run --------------------------------------------------------------------------
 
 
 def data():
@@ -187,9 +185,9 @@ def data():
     return x, y.astype("float32")
 
 
-def optimizer(training):
-    """SGD; in the combined training it accumulates, and its loss is scaled."""
-    if training == "restarts":
+def optimizer(kind):
+    """SGD; in the combined run it accumulates, and its loss is scaled."""
+    if kind == "restarts":
         return keras.optimizers.SGD(0.1, momentum=0.9)
     inner = keras.optimizers.SGD(0.1, momentum=0.9, gradient_accumulation_steps=5)
     return keras.optimizers.LossScaleOptimizer(
@@ -197,9 +195,9 @@ def optimizer(training):
     )
 
 
-def driven(training):
+def driven(kind):
     """The callbacks of the rate and of the averages."""
-    if training == "combined":
+    if kind == "combined":
         return [
             callbacks.OneCycleScheduler(0.05),
             callbacks.WeightAveraging(),
@@ -212,10 +210,10 @@ def driven(training):
     ]
 
 
-def train(mode, training, folder, before=lambda: None):
+def train(mode, kind, folder, before=lambda: None):
     """Trains or resumes, and writes the result into files of the folder."""
     keras.utils.set_random_seed(1)
-    if training == "combined":
+    if kind == "combined":
         keras.config.set_dtype_policy("mixed_float16")
     exact = mode != "backup"  # It forgets the state of random generators.
     model = keras.Sequential(
@@ -227,8 +225,8 @@ def train(mode, training, folder, before=lambda: None):
             keras.layers.Dense(2),
         ]
     )
-    model.compile(optimizer(training), "mse", metrics=["mae"])
-    ends = None if training == "restarts" else [17, 41, 60, 93]
+    model.compile(optimizer(kind), "mse", metrics=["mae"])
+    ends = None if kind == "restarts" else [17, 41, 60, 93]
     plateau = callbacks.ReduceOnPlateau("val_loss", 0.7, patience=1, min_delta=0.01)
     backup = folder / "backup"
     kept = {
@@ -252,7 +250,7 @@ def train(mode, training, folder, before=lambda: None):
         callbacks=[
             Where(folder / "where"),
             kept[mode](),
-            *driven(training),
+            *driven(kind),
             callbacks.HyperparameterLogger(),
             callbacks.SnapshotEnsemble(folder / "snapshots", schedule=ends),
             keras.callbacks.EarlyStopping(patience=EPOCHS, restore_best_weights=False),

@@ -3,7 +3,7 @@
     python benchmarks/reliability.py [--kills 30] [--backends tensorflow jax torch]
                                      [--modes epoch steps backup]
                                      [--signals SIGKILL SIGTERM]
-                                     [--trainings restarts combined]
+                                     [--kinds restarts combined]
                                      [--resume] [--publish] [--workers 2]
                                      [--output docs/reliability.md]
 
@@ -21,7 +21,7 @@ import tempfile
 
 import kept
 import reliability_page
-from interrupted import MODES, SIGNALS, TRAININGS
+from interrupted import KINDS, MODES, SIGNALS
 
 PROGRAM = pathlib.Path(__file__).with_name("interrupted.py")
 PART = 10
@@ -33,7 +33,7 @@ def main(arguments=None):
     parser.add_argument("--kills", type=int, default=30, help="of each, per backend")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--signals", nargs="+", choices=SIGNALS, default=SIGNALS)
-    parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=TRAININGS)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     backends = ["tensorflow", "jax", "torch"]
     parser.add_argument("--backends", nargs="+", choices=backends, default=backends)
     kept.add_options(parser, __file__)
@@ -50,9 +50,9 @@ def main(arguments=None):
 
 def cases(options):
     """What is measured, in parts of ten kills."""
-    names = ("backend", "mode", "signal", "training", "seed")
+    names = ("backend", "mode", "signal", "kind", "seed")
     seeds = range(-(-options.kills // PART))
-    chosen = (options.backends, options.modes, options.signals, options.trainings)
+    chosen = (options.backends, options.modes, options.signals, options.kinds)
     return [
         {
             **dict(zip(names, values, strict=True)),
@@ -62,11 +62,11 @@ def cases(options):
     ]
 
 
-def measured(mode, signal, training, backend, kills, seed):
+def measured(mode, signal, kind, backend, kills, seed):
     """What `interrupted.py` reports."""
     with tempfile.TemporaryDirectory() as folder:
         return kept.in_a_process(
-            [PROGRAM, mode, folder, kills, seed, signal, training], backend
+            [PROGRAM, mode, folder, kills, seed, signal, kind], backend
         )
 
 

@@ -144,7 +144,7 @@ def joined(*paragraphs):
 def kills(lines):
     """The part about killed runs."""
     rows, differences = [], {}
-    groups = kept.latest(lines, ("mode", "signal", "training", "backend"))
+    groups = kept.latest(lines, ("mode", "signal", "kind", "backend"))
     for row in ordered(groups, MODES):
         found = [line["found"] for line in groups[row]]
         name = [MODES[row[0]], *row[1:]]
@@ -152,7 +152,7 @@ def kills(lines):
         for one in found:
             hits.update(one["hits"])
         survived, total = (sum(one[n] for one in found) for n in ("survived", "kills"))
-        runs = sum(one["trainings"] for one in found)
+        runs = sum(one["runs"] for one in found)
         where = ", ".join(f"{count} {place}" for place, count in hits.most_common())
         cells = [f"{survived} of {total}", str(runs), where, commits(groups[row])]
         rows.append([*name, *cells])

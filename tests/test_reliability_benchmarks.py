@@ -86,9 +86,9 @@ def line(case, found, digest="new", commit="abc1234"):
 
 
 def test_kills_in_parts_add_up_and_those_of_other_code_do_not_count():
-    case = {"mode": "epoch", "signal": "SIGTERM", "training": "restarts", "kills": 10}
+    case = {"mode": "epoch", "signal": "SIGTERM", "kind": "restarts", "kills": 10}
     hits = {"during training": 9, "at the end of an epoch": 1}
-    found = {"kills": 10, "survived": 10, "trainings": 4, "hits": hits}
+    found = {"kills": 10, "survived": 10, "runs": 4, "hits": hits}
     found["differences"] = []
     failed = found | {"survived": 7, "differences": ["plateau is 2 instead of 1"]}
     lines = [
