@@ -406,13 +406,8 @@ def untouched(model):
 def watched_fit(model, callback, epochs=1, batches=references.STEPS):
     """Trains on the first batches, in their order; returns what was seen of it."""
     watch, size = Watch(), batches * references.BATCH
-    model.fit(
-        **references.batches(references.X[:size], references.Y[:size]),
-        epochs=epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=[watch, callback],
-    )
+    data = references.batches(references.X[:size], references.Y[:size])
+    references.fit(model, [watch, callback], epochs, data)
     return watch
 
 

@@ -27,14 +27,8 @@ def linear_models(optimizer, **compile_arguments):
 
 def fit(model, callbacks=(), epochs=4, **arguments):
     """Trains on the batches of `references` in their order."""
-    return model.fit(
-        **references.batches(y=(references.Y,) * len(NAMES)),
-        epochs=epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=list(callbacks),
-        **arguments,
-    ).history
+    data = references.batches(y=(references.Y,) * len(NAMES))
+    return references.fit(model, callbacks, epochs, data, **arguments).history
 
 
 def weights(model):
@@ -76,11 +70,5 @@ def network(optimizer, loss="mse", **compile_arguments):
 def fit_network(model, callbacks=(), epochs=2, **arguments):
     """Trains it on fixed batches."""
     targets = np.concatenate([references.Y, references.X[:, :1]], axis=1)
-    return model.fit(
-        **references.batches(y=targets),
-        epochs=epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=list(callbacks),
-        **arguments,
-    ).history
+    data = references.batches(y=targets)
+    return references.fit(model, callbacks, epochs, data, **arguments).history

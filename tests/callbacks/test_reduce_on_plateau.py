@@ -97,14 +97,9 @@ def fit(model, callbacks, epochs, steps=1, validate=False, **arguments):
     """Fits a `Trail`; its data say nothing."""
     x = np.zeros((steps, 1), "float32")
     validation = (x[:1], x[:1]) if validate else None
-    return model.fit(
-        **references.batches(x, x, 1),
-        epochs=epochs,
-        shuffle=False,
-        verbose=0,
-        validation_data=validation,
-        callbacks=callbacks,
-        **arguments,
+    data = references.batches(x, x, 1)
+    return references.fit(
+        model, callbacks, epochs, data, validation_data=validation, **arguments
     )
 
 
