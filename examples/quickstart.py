@@ -17,7 +17,7 @@ import time
 
 PEAK = 0.1
 BATCH_SIZE = 32
-TIMING_ROUNDS = 25
+TIMING_ROUNDS = 6  # Per seed.
 
 
 def make_schedules(peak=PEAK):
@@ -110,14 +110,14 @@ def train_all(schedules, seeds, epochs, data):
     return models, histories
 
 
-def time_steps(models, data):
+def time_steps(models, data, rounds):
     """Milliseconds per step of each model: those of its fastest epoch of many."""
     from tqdm import tqdm
 
     (x, y), _ = data
     fastest = dict.fromkeys(models, float("inf"))
     # Other programs only ever add time; the models take turns to meet as little of it.
-    for _ in tqdm(range(TIMING_ROUNDS), desc="timing", unit="round"):
+    for _ in tqdm(range(rounds), desc="timing", unit="round"):
         for name, model in models.items():
             start = time.perf_counter()
             model.fit(x, y, batch_size=BATCH_SIZE, verbose=0)
@@ -200,7 +200,8 @@ def main(arguments=None):
     total_steps = options.epochs * steps_per_epoch
     bound = {name: schedules[name].bind(total_steps, steps_per_epoch) for name in names}
     models, histories = train_all(bound, options.seeds, options.epochs, data)
-    print_table(histories, time_steps(models, data))
+    times = time_steps(models, data, options.seeds * TIMING_ROUNDS)
+    print_table(histories, times)
     draw(bound, histories, steps_per_epoch, options.output)
     print(f"Rates and curves: {options.output}")
 

@@ -1,7 +1,10 @@
 """Calls functions in processes of their own, where nothing has been computed yet."""
 
 import concurrent.futures
+import contextlib
+import importlib
 import multiprocessing
+import os
 import random
 
 import keras
@@ -43,3 +46,29 @@ def call(function, *arguments):
         1, context, keras.utils.set_random_seed, (seed,)
     ) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def call_with_devices(module, *environments):
+    """Calls `main` of a module in a new process, which may say what devices there are.
+
+    With several environments, in as many processes at the same time.
+    """
+    with contextlib.ExitStack() as stack:
+        pools = [
+            stack.enter_context(
+                concurrent.futures.ProcessPoolExecutor(1, context, _set, (environment,))
+            )
+            for environment in environments or ({},)
+        ]
+        for called in [pool.submit(_main, module) for pool in pools]:
+            called.result(timeout=HANGS)
+
+
+def _set(environment):
+    for name in [name for name in os.environ if name.endswith("_THREADS")]:
+        del os.environ[name]  # The threads of one device wait for those of the other.
+    os.environ.update(environment)
+
+
+def _main(module):
+    importlib.import_module(module).main()

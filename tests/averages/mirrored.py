@@ -1,4 +1,4 @@
-"""Averages on two logical devices; run as a program, which may configure them."""
+"""Averages on two logical devices; in a process that may configure them."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import numpy as np
 from keras_lrs.averages import Averager, UniformAverage
 from keras_lrs.callbacks import WeightAveraging
 from tests.averages import teachers
-from tests.callbacks import devices, references
+from tests.callbacks import references
 from tests.callbacks.recording import Record
 
 
@@ -70,8 +70,3 @@ def main():
     for found, wanted in zip(model.weights, plain.weights, strict=True):
         for one, other in zip(found.value.values, wanted.value.values, strict=True):
             np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
-    print(devices.SAME)
-
-
-if __name__ == "__main__":
-    main()

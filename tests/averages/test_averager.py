@@ -11,7 +11,6 @@ from keras_lrs import averages as A  # noqa: N812
 from tests import processes
 from tests.averages import teachers
 from tests.callbacks import references
-from tests.callbacks.test_distribution import check, start
 
 BACKEND = keras.backend.backend()
 RNG = np.random.default_rng(0)
@@ -326,7 +325,7 @@ def test_a_live_teacher_with_several_steps_per_execution():
     BACKEND != "tensorflow", reason="a graph or a strategy of TensorFlow"
 )
 def test_a_mirrored_strategy():
-    check(start("tests.averages.mirrored"))
+    processes.call_with_devices("tests.averages.mirrored")
 
 
 # --- Loops of the backends' own ---

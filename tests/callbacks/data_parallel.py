@@ -1,4 +1,4 @@
-"""Trains on four host devices; run as a program, with `XLA_FLAGS` that make them."""
+"""Trains on four host devices; in a process whose `XLA_FLAGS` make them."""
 
 import keras
 import numpy as np
@@ -37,8 +37,3 @@ def main():
 
     model = references.linear_model(keras.optimizers.SGD(0.05))
     devices.check_norms_and_range_test(model)
-    print(devices.SAME)
-
-
-if __name__ == "__main__":
-    main()

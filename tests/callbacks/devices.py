@@ -12,8 +12,6 @@ from keras_lrs.callbacks import (
 from keras_lrs.tuning import range_test
 from tests.callbacks import forward, references
 
-SAME = "every number is that of one device"
-
 
 def check_average(model, update_every):
     """The average is that of one device; it is put in and taken out."""

@@ -1,4 +1,4 @@
-"""Trains on two logical devices; run as a program, which may configure them."""
+"""Trains on two logical devices; in a process that may configure them."""
 
 import keras
 import numpy as np
@@ -133,8 +133,3 @@ def main():
     with strategy.scope():
         model = references.linear_model(keras.optimizers.SGD(0.05))
     devices.check_norms_and_range_test(model)
-    print(devices.SAME)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Trains a model that four host devices share; run as a program, with `XLA_FLAGS`."""
+"""Trains a model that four host devices share, which `XLA_FLAGS` make."""
 
 import contextlib
 import pathlib
@@ -18,7 +18,6 @@ from keras_lrs.callbacks import (
 )
 from keras_lrs.optimizers import ScheduleFree
 from keras_lrs.tuning import range_test
-from tests.callbacks import devices
 
 EPOCHS, BATCH = 4, 8
 X = np.random.default_rng(0).normal(size=(6 * BATCH, 4)).astype("float32")
@@ -124,8 +123,3 @@ def main():
     for name, arrays in expected.items():
         for one, other in zip(arrays, found[name], strict=True):
             np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5, err_msg=name)
-    print(devices.SAME)
-
-
-if __name__ == "__main__":
-    main()

@@ -752,14 +752,14 @@ def run(module, *arguments, status=0, **environment):
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
 def test_a_mirrored_strategy():
-    assert run("mirrored") == "the snapshots are the recorded weights"
+    processes.call_with_devices("tests.ensembles.mirrored")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="a distribution of JAX")
 def test_a_data_parallel_distribution():
     flags = "--xla_force_host_platform_device_count=2"
-    assert run("data_parallel", XLA_FLAGS=flags).startswith("the snapshots are")
+    processes.call_with_devices("tests.ensembles.data_parallel", {"XLA_FLAGS": flags})
 
 
 def test_only_the_chief_writes(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""One of two workers on this machine; run as a program, with a `TF_CONFIG`.
+"""One of two workers on this machine; in a process with a `TF_CONFIG`.
 
 Keras 3 cannot `fit` under `MultiWorkerMirroredStrategy` (keras#20585): it fails before
 any callback is asked. A training loop of one's own can, and our schedules and
@@ -11,7 +11,7 @@ import pytest
 
 from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs.optimizers import ScheduleFree
-from tests.callbacks import devices, references
+from tests.callbacks import references
 
 
 def main():
@@ -48,8 +48,3 @@ def main():
         np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-5)
     with pytest.raises(ValueError, match="PerReplica"):
         models["sgd"].fit(references.X, references.Y, verbose=0, shuffle=False)
-    print(devices.SAME)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Snapshots on two host devices; run as a program, with `XLA_FLAGS` that make them."""
+"""Snapshots on two host devices; in a process whose `XLA_FLAGS` make them."""
 
 import keras
 
@@ -11,7 +11,3 @@ def main():
     assert jax.device_count() == 2
     keras.distribution.set_distribution(keras.distribution.DataParallel())
     mirrored.check(mirrored.network())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Trains on two logical devices; run as a program, which may configure them."""
+"""Trains on two logical devices; in a process that may configure them."""
 
 import keras
 import numpy as np
@@ -47,7 +47,6 @@ def main():
     mean, variance = norm.get_weights()[2:]
     np.testing.assert_allclose(mean, references.X.mean(0), atol=1e-6)
     np.testing.assert_allclose(variance, references.X.var(0), atol=1e-6)
-    print("every number is that of one device")
 
 
 def compare(model, optimizer, loop):
@@ -59,7 +58,3 @@ def compare(model, optimizer, loop):
     optimizer.use_training_weights()
     for replica in model.weights[0].value.values:
         np.testing.assert_array_equal(replica.numpy(), y)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Trains scheduled optimizers on two logical devices; run as a program."""
+"""Trains scheduled optimizers on two logical devices, in a process of its own."""
 
 import keras
 import numpy as np
@@ -32,8 +32,3 @@ def main():
         momenta = S.LinearDecay(0.9, end_learning_rate=0.5).bind(40).curve(40)
         wanted = references.SGD().train(40, learning_rate=rates, momentum=momenta)
         np.testing.assert_allclose(references.weights(model), wanted, atol=1e-5)
-    print("every number is that of one device")
-
-
-if __name__ == "__main__":
-    main()

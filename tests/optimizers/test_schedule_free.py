@@ -20,7 +20,6 @@ from keras_lrs.callbacks import (
 from keras_lrs.optimizers import ScheduleFree
 from tests import processes
 from tests.callbacks import references
-from tests.callbacks.test_distribution import check, start
 from tests.optimizers import loops, resumed
 
 S = lrs.schedules
@@ -398,7 +397,7 @@ class TestPrecision:
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
 def test_a_mirrored_strategy():
-    check(start("tests.optimizers.mirrored"))
+    processes.call_with_devices("tests.optimizers.mirrored")
 
 
 @pytest.mark.parametrize("variant", [{}, {"beta": 0.0}], ids=str)

@@ -15,7 +15,6 @@ from keras_lrs.callbacks import (
 from keras_lrs.optimizers import Scheduled, ScheduleFree
 from tests import processes
 from tests.callbacks import references
-from tests.callbacks.test_distribution import check, start
 from tests.optimizers import resumed
 
 S = lrs.schedules
@@ -443,7 +442,7 @@ def test_two_optimizers_share_a_stateless_step():
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
 def test_a_mirrored_strategy_with_schedules():
-    check(start("tests.optimizers.mirrored_schedules"))
+    processes.call_with_devices("tests.optimizers.mirrored_schedules")
 
 
 # --- What is refused ---
