@@ -22,6 +22,7 @@ from tests.callbacks.test_reduce_on_plateau import At, fit, rates, trail_model
 
 S = lrs.schedules
 SGD = keras.optimizers.SGD
+EXECUTIONS = [1] if keras.backend.backend() == "torch" else [1, 2]
 
 
 def scheduled_fit(optimizer, *callbacks, **arguments):
@@ -130,18 +131,27 @@ def test_a_loop_that_gives_no_logs_has_them_too():
     np.testing.assert_allclose(logged, [0.0075, 0.0025], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda log: HyperparameterScheduler(S.LinearDecay(0.25), log=log),
-        lambda log: OneCycleScheduler(0.25, log=log),
-        lambda log: ReduceOnPlateau("loss", log=log),
-    ],
-)
+MAKE = [
+    lambda log: HyperparameterScheduler(S.LinearDecay(0.25), log=log),
+    lambda log: OneCycleScheduler(0.25, log=log),
+    lambda log: ReduceOnPlateau("loss", log=log),
+    lambda log: VariableScheduler({"path": S.LinearDecay(1.0)}, log=log),
+]
+
+
+@pytest.mark.parametrize("make", MAKE[:3])
 def test_nothing_is_logged_where_it_is_not_wanted(make):
     _, history = scheduled_fit(SGD(0.5, momentum=0.9), make(log=False))
     assert set(history) == {"loss"}
-    assert make(log="batch").log == "batch"
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_a_log_that_is_none_of_the_three_is_refused(make):
+    assert [make(log=log).log for log in (True, False, "batch")] == [
+        True,
+        False,
+        "batch",
+    ]
     for value, error in (("epoch", ValueError), (3, TypeError), (None, TypeError)):
         received = re.escape(f"True, False or 'batch'. Received: log={value!r}")
         with pytest.raises(error, match=f"Argument `log` must be {received}"):
@@ -166,7 +176,7 @@ class Batches(keras.callbacks.Callback):
 
 
 @pytest.mark.every_backend
-@pytest.mark.parametrize("steps_per_execution", [1, 2])
+@pytest.mark.parametrize("steps_per_execution", EXECUTIONS)
 def test_every_batch_has_the_rate_of_its_last_weight_change(
     steps_per_execution, monkeypatch, capsys
 ):
@@ -190,6 +200,17 @@ def test_every_batch_has_the_rate_of_its_last_weight_change(
     by_epoch = by_batch.reshape(2, -1)
     expected = np.concatenate([by_epoch, by_epoch[:, -1:]], axis=1).ravel()
     np.testing.assert_allclose(np.array(shown, "float64"), expected, atol=5.1e-5)
+
+
+@pytest.mark.every_backend
+def test_batches_have_it_in_other_threads_too():
+    """Keras calls callbacks there, in any order, if all say that they can be called."""
+    batches = Batches()
+    batches.async_safe = True
+    callback = HyperparameterScheduler(S.LinearDecay(0.25), log="batch")
+    scheduled_fit(SGD(0.5), batches, callback)
+    logged = sorted(batches.values("learning_rate"), reverse=True)
+    np.testing.assert_allclose(logged, 0.25 * (1 - np.arange(12) / 12), rtol=1e-6)
 
 
 @pytest.mark.every_backend
