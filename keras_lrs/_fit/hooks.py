@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_lrs._fit import epoch_logs
-from keras_lrs._keras import fit_loop, interrupts
+from keras_lrs._keras import fit_loop, interrupts, progress_bar
 from keras_lrs._keras.backend import IS_JAX
 
 # `before_all` and `after_all` of callbacks are called around these hooks.
@@ -208,6 +208,7 @@ def _logging(run):
             # This thread reads them, before Keras passes the logs to another.
             found = run.begun and not run.closed
             values = run.epoch_logs.driven(batch=True) if found else {}
+            progress_bar.show_last(values, run.siblings)
             method(batch, {**(logs or {}), **values})
 
         return on_train_batch_end

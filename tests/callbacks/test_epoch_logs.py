@@ -22,7 +22,6 @@ from tests.callbacks.test_reduce_on_plateau import At, fit, rates, trail_model
 
 S = lrs.schedules
 SGD = keras.optimizers.SGD
-EXECUTIONS = [1] if keras.backend.backend() == "torch" else [1, 2]
 
 
 def scheduled_fit(optimizer, *callbacks, **arguments):
@@ -175,18 +174,31 @@ class Batches(keras.callbacks.Callback):
         return [logs[key] for logs in self.logs]
 
 
+class AveragingBar(keras.callbacks.ProgbarLogger):
+    """The bar of Keras 3.12, which shows means of the values so far."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self.progbar = keras.utils.Progbar(self.target, stateful_metrics=[])
+
+
+BARS = [(1, keras.callbacks.ProgbarLogger), (1, AveragingBar)]
+if keras.backend.backend() != "torch":
+    BARS.append((2, keras.callbacks.ProgbarLogger))
+
+
 @pytest.mark.every_backend
-@pytest.mark.parametrize("steps_per_execution", EXECUTIONS)
+@pytest.mark.parametrize(("steps_per_execution", "bar"), BARS)
 def test_every_batch_has_the_rate_of_its_last_weight_change(
-    steps_per_execution, monkeypatch, capsys
+    steps_per_execution, bar, monkeypatch, capsys
 ):
-    """In the logs of other callbacks, and in the bar, which averages nothing."""
+    """In the logs of other callbacks, and in the bar, which does not average it."""
     # The bar leaves out what comes within 50 ms of the last.
     monkeypatch.setattr(time, "time", itertools.count(0.0, 60.0).__next__)
     before, after = Batches(), Batches()
     callback = HyperparameterScheduler(S.LinearDecay(0.25), log="batch")
     model = trail_model(SGD(0.5), steps_per_execution=steps_per_execution)
-    callbacks = [before, callback, after]
+    callbacks = [before, callback, after, bar()]
     history = fit(model, callbacks, epochs=2, steps=4, verbose=1).history
     by_step = 0.25 * (1 - np.arange(8) / 8)
     by_batch = by_step[steps_per_execution - 1 :: steps_per_execution]
