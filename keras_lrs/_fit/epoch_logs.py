@@ -7,6 +7,25 @@ import numpy as np
 from keras_lrs._step.groups import Groups
 from keras_lrs._step.hyperparameters import Hyperparameter
 from keras_lrs._step.scheduled_variable import ScheduledVariable
+from keras_lrs.schedules import fields
+
+_BATCH = "batch"
+
+
+def check(log: Any) -> bool | str:
+    """Returns the argument `log` of a callback if it is True, False or "batch"."""
+    if isinstance(log, str) and log == _BATCH:
+        return _BATCH
+    if not isinstance(log, (bool, np.bool_)):
+        error = ValueError if isinstance(log, str) else TypeError
+        fields.refuse("log", f"be True, False or '{_BATCH}'", log, error)
+    return bool(log)
+
+
+def are_of_batches(callback: Any) -> bool:
+    """Whether a callback, which may not be ours, logs its values in every batch."""
+    log = getattr(callback, "log", None)
+    return isinstance(log, str) and log == _BATCH
 
 
 class EpochLogs:
@@ -74,16 +93,24 @@ class EpochLogs:
             values |= run.variable_values(past - run.progress.start(optimizer))
         return values
 
-    def driven(self) -> dict[str, float]:
-        """Returns the last values that callbacks with `log=True` drive, by their keys.
+    def driven(self, batch: bool = False) -> dict[str, float]:
+        """Returns the last values that callbacks with a `log` drive, by their keys.
 
         A rate that nothing drives is left out, because the optimizer's variable may
         have changed since the last update.
+
+        Args:
+            batch: Whether they are the logs of a batch, which only callbacks with
+                `log="batch"` want. Before its first update, an optimizer has used no
+                value yet, so the batch has none of it.
         """
         logs: dict[str, float] = {}
         for callback in self._run.callbacks:
-            names = _names(self._run.parts(callback)) if callback.log else set()
+            is_wanted = are_of_batches(callback) if batch else callback.log
+            names = _names(self._run.parts(callback)) if is_wanted else set()
             for one, suffix in self.optimizers(callback, False) if names else ():
+                if batch and not self.has_updated(one):
+                    suffix = None
                 values = self.used(one, suffix, self.last(one))
                 logs |= {
                     key: value.item()

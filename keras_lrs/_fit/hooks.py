@@ -5,7 +5,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from keras_lrs._keras import fit_loop, interrupts
+from keras_lrs._fit import epoch_logs
+from keras_lrs._keras import fit_loop, interrupts, progress_bar
 from keras_lrs._keras.backend import IS_JAX
 
 # `before_all` and `after_all` of callbacks are called around these hooks.
@@ -71,6 +72,9 @@ def guard(run: Any, callback_list: Any) -> None:
         return
     # A list may be used again after an interrupted run.
     vars(callback_list).pop("on_train_end", None)
+    if any(map(epoch_logs.are_of_batches, callback_list.callbacks)):
+        # Innermost, because what a resumed run restores has none of these values.
+        replace(callback_list, "on_train_batch_end", _logging(run), run.undo)
     for name in _GUARDED:
         if name in OUTER:
             # JAX's `fit` has already closed the run by then, so this hook stays and is
@@ -194,3 +198,19 @@ def _with_driven(run, epoch, logs=None):
     logs = {} if logs is None else logs
     logs.update(run.driven_values())
     return epoch, logs
+
+
+def _logging(run):
+    """Makes the hook of a batch that adds scheduled values to its logs."""
+
+    def make(method):
+        def on_train_batch_end(batch, logs=None):
+            # This thread reads them, before Keras passes the logs to another.
+            found = run.begun and not run.closed
+            values = run.epoch_logs.driven(batch=True) if found else {}
+            progress_bar.show_last(values, run.siblings)
+            method(batch, {**(logs or {}), **values})
+
+        return on_train_batch_end
+
+    return make

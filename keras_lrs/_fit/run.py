@@ -7,8 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lrs._fit import checks, hooks, planning, rates, unchanged
-from keras_lrs._fit.epoch_logs import EpochLogs
+from keras_lrs._fit import checks, epoch_logs, hooks, planning, rates, unchanged
 from keras_lrs._fit.loop import Loop
 from keras_lrs._fit.measuring import FirstUpdates
 from keras_lrs._fit.progress import Progress, Resume
@@ -123,7 +122,7 @@ class Run:
         if not self.begun:
             checks.check_first(self, epoch)
             self.begun = True
-            self.epoch_logs = EpochLogs(self)
+            self.epoch_logs = epoch_logs.EpochLogs(self)
             for callback in self.callbacks:
                 callback.fit_begins(epoch)
             if self.resumes is not None:
@@ -304,13 +303,14 @@ class Run:
         plans = self._plans
         first_updates = FirstUpdates(self)
         every_step = [callback for callback in self.callbacks if callback.every_step]
+        is_read = every_step or any(map(epoch_logs.are_of_batches, self.callbacks))
         if progress.in_loop:
             self.model.make_train_function()
         self._train_function = TrainFunction(
             self.model,
             plans,
             [one.step_ends for one in (first_updates, *every_step)],
-            progress.in_loop or first_updates.are_awaited or bool(every_step),
+            progress.in_loop or first_updates.are_awaited or bool(is_read),
             any(callback.fresh_metrics for callback in self.callbacks),
             self.undo,
         )

@@ -87,8 +87,11 @@ class FitCallback(keras.callbacks.Callback):
     backs_up = False
     """Whether it comes after our other callbacks and saves their state."""
 
-    log = False
-    """Whether the last values that its parts set go into the logs of an epoch."""
+    log: bool | str = False
+    """Whether the last values that its parts set go into the logs of an epoch.
+
+    `"batch"` means those of every batch as well.
+    """
 
     _handed = False
     """Whether Keras has passed the model for the next run."""

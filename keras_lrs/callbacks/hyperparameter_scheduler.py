@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras_lrs._fit import chosen, lengths, paces, registry
+from keras_lrs._fit import chosen, epoch_logs, lengths, paces, registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import optimizers
 from keras_lrs._step import given, groups
@@ -82,7 +82,10 @@ class HyperparameterScheduler(FitCallback):
         log: Whether to add the values of all hyperparameters that are scheduled here to
             the logs of each epoch: the values that the last update used, under the keys
             of `HyperparameterLogger`. `History`, the progress bar, `CSVLogger` and
-            other callbacks see them, wherever they are in the list.
+            other callbacks see them, wherever they are in the list. With `"batch"` the
+            logs of each batch have them as well, so that the progress bar shows the
+            values of the last update. Reading them waits for the device in each batch
+            (with `steps_per_execution`, in each execution).
         **schedules: The schedules, or numbers, of other hyperparameters: `momentum`,
             `beta_1`, `weight_decay`, `clipnorm` or any other number that is an argument
             of the optimizer. `weight_decay`, `momentum`, `rho` and `epsilon` may also
@@ -139,14 +142,14 @@ class HyperparameterScheduler(FitCallback):
         optimizers: chosen.Optimizers = None,
         steps_per_epoch: int | None = None,
         updates_per_batch: float | None = None,
-        log: bool = True,
+        log: bool | str = True,
         **schedules: given.Values,
     ):
         super().__init__()
         self.steps_per_epoch = lengths.check(steps_per_epoch)
         self.optimizers = chosen.check(optimizers)
         self.updates_per_batch = paces.check(updates_per_batch)
-        self.log = fields.truth("log", log)
+        self.log = epoch_logs.check(log)
         fields.truth("momentum_correction", momentum_correction)
         if momentum_correction and learning_rate is None:
             raise ValueError(

@@ -64,7 +64,7 @@ class OneCycleScheduler(HyperparameterScheduler):
         optimizers: chosen.Optimizers = None,
         steps_per_epoch: int | None = None,
         updates_per_batch: float | None = None,
-        log: bool = True,
+        log: bool | str = True,
         **one_cycle_arguments: Any,
     ):
         rate = OneCycle(max_learning_rate, **one_cycle_arguments)

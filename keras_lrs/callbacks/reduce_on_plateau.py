@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_lrs._fit import chosen, paces, rates, warmups
+from keras_lrs._fit import chosen, epoch_logs, paces, rates, warmups
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import metrics
 from keras_lrs._keras.variables import number
@@ -132,14 +132,14 @@ class ReduceOnPlateau(FitCallback):
         restore_best_weights: bool = False,
         optimizers: chosen.Optimizers = None,
         updates_per_batch: float | None = None,
-        log: bool = True,
+        log: bool | str = True,
         state_path: str | os.PathLike | None = None,
         verbose: int = 0,
     ):
         super().__init__()
         self.optimizers = chosen.check(optimizers)
         self.updates_per_batch = paces.check(updates_per_batch)
-        self.log = fields.truth("log", log)
+        self.log = epoch_logs.check(log)
         if not isinstance(monitor, str) or not monitor:
             fields.refuse("monitor", "be the name of a metric", monitor, TypeError)
         # When training begins, the model's metric decides.

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_lrs._fit import lengths, paces
+from keras_lrs._fit import epoch_logs, lengths, paces
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import fit_loop, models, variables
 from keras_lrs._step import scheduled_variable
@@ -52,7 +52,9 @@ class VariableScheduler(FitCallback):
         steps_per_epoch: As in `HyperparameterScheduler`.
         updates_per_batch: As in `HyperparameterScheduler`.
         log: Whether to add the values that the last forward pass of an epoch saw to the
-            logs of the epoch, under the paths of the variables.
+            logs of the epoch, under the paths of the variables. `"batch"` adds those of
+            the last forward pass to the logs of each batch as well, which the progress
+            bar shows. Reading them waits for the device in each batch.
 
     Raises:
         TypeError: If an argument that must be a schedule, a variable or a path is not
@@ -105,12 +107,12 @@ class VariableScheduler(FitCallback):
         *,
         steps_per_epoch: int | None = None,
         updates_per_batch: float | None = None,
-        log: bool = True,
+        log: bool | str = True,
     ) -> None:
         super().__init__()
         self.steps_per_epoch = lengths.check(steps_per_epoch)
         self.updates_per_batch = paces.check(updates_per_batch)
-        self.log = fields.truth("log", log)
+        self.log = epoch_logs.check(log)
         self.schedules = _checked(schedules)
         self._own: list[tuple[Any, float]] = []
 

@@ -37,13 +37,13 @@ def batches(x=X, y=Y, batch_size=BATCH, sample_weight=None):
     return {"x": tf.data.Dataset.from_tensor_slices(slices).batch(batch_size)}
 
 
-def fit(model, callbacks=(), epochs=4, data=None, **arguments):
+def fit(model, callbacks=(), epochs=4, data=None, verbose=0, **arguments):
     """Trains on the batches in their order."""
     return model.fit(
         **(batches() if data is None else data),
         epochs=epochs,
         shuffle=False,
-        verbose=0,
+        verbose=verbose,
         callbacks=list(callbacks),
         **arguments,
     )

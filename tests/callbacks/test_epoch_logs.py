@@ -1,6 +1,9 @@
 """What schedules drive is in the logs of epochs without a second callback."""
 
 import csv
+import itertools
+import re
+import time
 
 import keras
 import numpy as np
@@ -127,16 +130,167 @@ def test_a_loop_that_gives_no_logs_has_them_too():
     np.testing.assert_allclose(logged, [0.0075, 0.0025], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda log: HyperparameterScheduler(S.LinearDecay(0.25), log=log),
-        lambda log: OneCycleScheduler(0.25, log=log),
-        lambda log: ReduceOnPlateau("loss", log=log),
-    ],
-)
+MAKE = [
+    lambda log: HyperparameterScheduler(S.LinearDecay(0.25), log=log),
+    lambda log: OneCycleScheduler(0.25, log=log),
+    lambda log: ReduceOnPlateau("loss", log=log),
+    lambda log: VariableScheduler({"path": S.LinearDecay(1.0)}, log=log),
+]
+
+
+@pytest.mark.parametrize("make", MAKE[:3])
 def test_nothing_is_logged_where_it_is_not_wanted(make):
     _, history = scheduled_fit(SGD(0.5, momentum=0.9), make(log=False))
     assert set(history) == {"loss"}
-    with pytest.raises(TypeError, match="Argument `log` must be True or False"):
-        make(log="batch")
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_a_log_that_is_none_of_the_three_is_refused(make):
+    assert [make(log=log).log for log in (True, False, "batch")] == [
+        True,
+        False,
+        "batch",
+    ]
+    for value, error in (("epoch", ValueError), (3, TypeError), (None, TypeError)):
+        received = re.escape(f"True, False or 'batch'. Received: log={value!r}")
+        with pytest.raises(error, match=f"Argument `log` must be {received}"):
+            make(log=value)
+
+
+# --- Batches --------------------------------------------------------------------------
+
+
+class Batches(keras.callbacks.Callback):
+    """Keeps the logs of all batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.logs = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.logs.append(dict(logs))
+
+    def values(self, key):
+        return [logs[key] for logs in self.logs]
+
+
+class AveragingBar(keras.callbacks.ProgbarLogger):
+    """The bar of Keras 3.12, which shows means of the values so far."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self.progbar = keras.utils.Progbar(self.target, stateful_metrics=[])
+
+
+BARS = [(1, keras.callbacks.ProgbarLogger), (1, AveragingBar)]
+if keras.backend.backend() != "torch":
+    BARS.append((2, keras.callbacks.ProgbarLogger))
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize(("steps_per_execution", "bar"), BARS)
+def test_every_batch_has_the_rate_of_its_last_weight_change(
+    steps_per_execution, bar, monkeypatch, capsys
+):
+    """In the logs of other callbacks, and in the bar, which does not average it."""
+    # The bar leaves out what comes within 50 ms of the last.
+    monkeypatch.setattr(time, "time", itertools.count(0.0, 60.0).__next__)
+    before, after = Batches(), Batches()
+    callback = HyperparameterScheduler(S.LinearDecay(0.25), log="batch")
+    model = trail_model(SGD(0.5), steps_per_execution=steps_per_execution)
+    callbacks = [before, callback, after, bar()]
+    history = fit(model, callbacks, epochs=2, steps=4, verbose=1).history
+    by_step = 0.25 * (1 - np.arange(8) / 8)
+    by_batch = by_step[steps_per_execution - 1 :: steps_per_execution]
+    np.testing.assert_allclose(rates(model), by_step, atol=1e-6)
+    for batches in (before, after):
+        np.testing.assert_allclose(batches.values("learning_rate"), by_batch, rtol=1e-6)
+        assert all(set(logs) == {"learning_rate", "loss"} for logs in batches.logs)
+    np.testing.assert_allclose(history["learning_rate"], by_step[3::4], rtol=1e-6)
+    shown = re.findall(r"learning_rate: [^\d]*([\d.]+)", capsys.readouterr().out)
+    # The end of an epoch repeats its last batch.
+    by_epoch = by_batch.reshape(2, -1)
+    expected = np.concatenate([by_epoch, by_epoch[:, -1:]], axis=1).ravel()
+    np.testing.assert_allclose(np.array(shown, "float64"), expected, atol=5.1e-5)
+
+
+@pytest.mark.every_backend
+def test_batches_have_it_in_other_threads_too():
+    """Keras calls callbacks there, in any order, if all say that they can be called."""
+    batches = Batches()
+    batches.async_safe = True
+    callback = HyperparameterScheduler(S.LinearDecay(0.25), log="batch")
+    scheduled_fit(SGD(0.5), batches, callback)
+    logged = sorted(batches.values("learning_rate"), reverse=True)
+    np.testing.assert_allclose(logged, 0.25 * (1 - np.arange(12) / 12), rtol=1e-6)
+
+
+@pytest.mark.every_backend
+def test_batches_have_a_factor_that_fell_from_the_next_batch_on():
+    """It falls before callbacks see the logs of the batch that shows the plateau."""
+    batches = Batches()
+    plateau = ReduceOnPlateau("loss", 0.5, 1, every=2, log="batch")
+    model, _ = scheduled_fit(0.125, plateau, batches)
+    logged = batches.values("learning_rate")
+    assert logged[3:5] == [0.125, 0.0625]
+    np.testing.assert_allclose(logged, rates(model), atol=1e-6)
+
+
+@pytest.mark.every_backend
+def test_batches_have_variables_with_what_the_forward_pass_saw():
+    batches = Batches()
+    model = catalogue.linear_model("VariableScheduler")
+    callback = VariableScheduler({catalogue.SCHEDULED: S.LinearDecay(1.0)}, log="batch")
+    references.fit(model, [callback, batches], epochs=2)
+    expected = 1 - np.arange(20) / 20
+    found = batches.values(catalogue.SCHEDULED)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_batches_have_only_what_callbacks_that_ask_for_it_drive():
+    """Groups are named as in the logs of epochs."""
+    batches = Batches()
+    callbacks = [
+        HyperparameterScheduler(
+            S.LinearDecay(0.25), rate_multipliers={"right": 0.5}, log="batch"
+        ),
+        HyperparameterScheduler(momentum=S.Constant(0.0)),
+    ]
+    optimizer = SGD(0.5, momentum=0.9)
+    model, history = scheduled_fit(optimizer, *callbacks, batches)
+    keys = {"learning_rate", "learning_rate/right", "loss"}
+    assert set(batches.logs[0]) == keys
+    assert set(history) == keys | {"momentum"}
+    for key, which in (("learning_rate", "left"), ("learning_rate/right", "right")):
+        np.testing.assert_allclose(batches.values(key), rates(model, which), atol=1e-6)
+
+
+def test_batches_have_no_rate_before_an_update_has_used_one():
+    """The loss scale skips updates whose gradients are infinite."""
+    batches = Batches()
+    slopes = [np.inf, 1.0, np.inf, 1.0]
+    optimizer = keras.optimizers.LossScaleOptimizer(SGD(0.5), initial_scale=2.0)
+    model = trail_model(optimizer, slopes=slopes)
+    callback = HyperparameterScheduler(S.LinearDecay(0.25, 4), log="batch")
+    fit(model, [callback, batches], epochs=1, steps=4)
+    logged = [logs.get("learning_rate") for logs in batches.logs]
+    assert logged == [None, 0.25, 0.25, 0.1875]
+
+
+def test_batches_of_a_loop_have_the_rate_too():
+    model = references.linear_model(SGD(0.01))
+    batches = Batches()
+    callback = HyperparameterScheduler(S.LinearDecay(0.01), log="batch")
+    hooks = keras.callbacks.CallbackList(
+        [batches, callback], model=model, epochs=1, steps=4
+    )
+    hooks.on_train_begin()
+    hooks.on_epoch_begin(0)
+    for batch in range(4):
+        hooks.on_train_batch_begin(batch)
+        model.train_on_batch(references.X[:4], references.Y[:4])
+        hooks.on_train_batch_end(batch)
+    hooks.on_epoch_end(0)
+    hooks.on_train_end()
+    expected = [0.01, 0.0075, 0.005, 0.0025]
+    np.testing.assert_allclose(batches.values("learning_rate"), expected, rtol=1e-6)

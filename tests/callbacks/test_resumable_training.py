@@ -189,6 +189,27 @@ def test_callbacks_are_told_of_no_batch_twice(tmp_path):
     assert seen == [*once, *once, *once[:8], ("begin", 4), *once[8:], *once]
 
 
+def test_the_logs_of_batches_have_the_rates_of_an_uninterrupted_run(tmp_path, straight):
+    seen = []
+
+    class Batches(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(logs["learning_rate"])
+
+    def more():
+        scheduler = HyperparameterScheduler(
+            learning_rate=S.CosineAnnealing(0.02),
+            momentum=S.LinearDecay(0.95, None, 0.5),
+            log="batch",
+        )
+        return [Batches(), scheduler, HyperparameterLogger()]
+
+    assert_same(interrupted(tmp_path, 4, 2 * STEPS + 4, more=more), straight)
+    progress = np.arange(EPOCHS * STEPS) / (EPOCHS * STEPS)
+    expected = 0.02 * (1 + np.cos(np.pi * progress)) / 2
+    np.testing.assert_allclose(seen, expected, rtol=1e-5)
+
+
 def test_a_training_that_is_over_leaves_nothing(tmp_path):
     model, _ = train(tmp_path / "backup")
     assert list((tmp_path / "backup").iterdir()) == []

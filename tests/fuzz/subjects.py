@@ -365,7 +365,7 @@ SUBJECTS: dict[str, Subject] = {
         {"learning_rate": {"SGD": S.REXDecay(0.1)}, "momentum_correction": True},
         {"rate_multipliers": {"kernel": 0.5, ".*": S.Constant(0.1)}},
         {"learning_rate": S.LinearDecay(0.1, 9), "updates_per_batch": 0.5},
-        {"learning_rate": S.LinearDecay(0.1), "optimizers": ["SGD"]},
+        {"learning_rate": S.LinearDecay(0.1), "optimizers": ["SGD"], "log": "batch"},
         keywords=("momentum",),
     ),
     "OneCycleScheduler": _callback(
