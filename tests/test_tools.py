@@ -46,12 +46,41 @@ def test_mlflow_records_the_rate_and_the_description(tmp_path, monkeypatch):
     scheduler = make_scheduler()
     with mlflow.start_run() as run:
         fit(scheduler, callback(run))
-        mlflow.log_params(scheduler.describe())
     client = mlflow.MlflowClient()
     found = client.get_metric_history(run.info.run_id, "learning_rate")
     np.testing.assert_allclose([one.value for one in found], RATES, rtol=1e-5)
     parameters = client.get_run(run.info.run_id).data.params
-    assert parameters["learning_rate.warmup_steps"] == "8"
+    assert parameters["keras_lrs/learning_rate.warmup_steps"] == "8"
+
+
+def test_mlflow_keeps_the_first_of_two_descriptions_with_a_warning(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    mlflow = pytest.importorskip("mlflow")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/runs.db")
+    with mlflow.start_run() as run:
+        fit(make_scheduler())
+        fit(make_scheduler())  # The same again is no change.
+        with pytest.warns(match="MLflow has not taken the description"):
+            fit(make_scheduler(0.02))
+        mlflow.log_param("learning_rate", 0.01)  # The user's own.
+    parameters = mlflow.MlflowClient().get_run(run.info.run_id).data.params
+    assert parameters["keras_lrs/learning_rate.peak"] == "0.01"
+
+
+def test_a_run_that_mlflow_starts_itself_has_the_description(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mlflow = pytest.importorskip("mlflow")
+    autolog = pytest.importorskip("mlflow.keras").autolog
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/runs.db")
+    autolog(log_models=False)
+    try:
+        fit(make_scheduler())
+    finally:
+        autolog(disable=True)
+    parameters = mlflow.last_active_run().data.params
+    assert parameters["keras_lrs/learning_rate.warmup_steps"] == "8"
 
 
 def test_wandb_records_the_rate_and_the_description(tmp_path, monkeypatch):
@@ -67,8 +96,10 @@ def test_wandb_records_the_rate_and_the_description(tmp_path, monkeypatch):
         )
         monkeypatch.setattr(wandb, "log", run.log)
         fit(scheduler, callbacks.WandbMetricsLogger())
-        run.config.update(scheduler.describe())
-        assert run.config["learning_rate.warmup_steps"] == 8
+        assert run.config["keras_lrs/learning_rate.warmup_steps"] == 8
+        with pytest.warns(match="W&B has not taken the description"):
+            fit(make_scheduler(0.02))
+        assert run.config["keras_lrs/learning_rate.peak"] == pytest.approx(0.01)
     rates = [values["epoch/learning_rate"] for values in logged]
     np.testing.assert_allclose(rates, RATES, rtol=1e-5)
 

@@ -3,6 +3,7 @@
 import fractions
 from typing import Any
 
+from keras_lrs._fit import trackers
 from keras_lrs._keras import optimizers
 
 
@@ -39,6 +40,11 @@ class FirstUpdates:
         """Whether an optimizer has not made its first update yet."""
         return bool(self._before)
 
+    def begin(self) -> None:
+        """Publishes the schedules, if no update can change their lengths any more."""
+        if not self._before:
+            trackers.publish(self._run)
+
     def step_ends(self, logs: Any) -> None:
         """Checks the awaited optimizers, which waits for the device."""
         if not self._before:
@@ -53,3 +59,5 @@ class FirstUpdates:
             if made == 1 < self._batches:
                 progress.tell_pace(one, fractions.Fraction(1, self._batches))
                 self._run.bind_anew(one)
+        if not self._before:
+            trackers.publish(self._run)

@@ -332,6 +332,7 @@ class Run:
                 # It shows the rate that it would show in an uninterrupted run.
                 used = self.used_values(step.optimizer, np.array([iterations - 1]))
                 optimizers.set_rate(step.optimizer, used["learning_rate"].item())
+        first_updates.begin()
 
     @property
     def _plans(self):

@@ -87,6 +87,9 @@ class FitCallback(keras.callbacks.Callback):
     backs_up = False
     """Whether it comes after our other callbacks and saves their state."""
 
+    described = False
+    """Whether tools that record the run are told what its `describe()` returns."""
+
     log: bool | str = False
     """Whether the last values that its parts set go into the logs of an epoch.
 

@@ -133,6 +133,8 @@ class HyperparameterScheduler(FitCallback):
     "Adam: A Method for Stochastic Optimization", 2014, arXiv:1412.6980, section 3.
     """
 
+    described = True
+
     def __init__(
         self,
         learning_rate: given.Values | None = None,
@@ -188,8 +190,10 @@ class HyperparameterScheduler(FitCallback):
     def describe(self) -> dict[str, str | int | float]:
         """Describes the schedules, for MLflow, W&B or TensorBoard's hparams.
 
-        Call it after `fit`, or in a callback after the first epoch has begun. Then all
-        lengths are steps of the run. Before that, they are as given.
+        `fit` gives it to an active run of MLflow, to W&B's run, and to TensorBoard's
+        callback, with `keras_lrs/` before every key. For other tools, call it after
+        `fit`, or in a callback after the first epoch. Then all lengths are steps of the
+        run. Before that, they are as given.
 
         Returns:
             A flat dictionary: the class of each schedule under the name of its

@@ -101,6 +101,8 @@ class VariableScheduler(FitCallback):
     arXiv:1511.06349, section 3.1 (the weight of the KL term is warmed up).
     """
 
+    described = True
+
     def __init__(
         self,
         schedules: Sequence[tuple[Any, Any]] | Mapping[str, Any],

@@ -1,0 +1,74 @@
+"""Tells the tools that log runs how a run is scheduled: MLflow, W&B and TensorBoard."""
+
+import sys
+import warnings
+from typing import Any
+
+import keras
+
+# Users often log a `learning_rate` themselves, and MLflow refuses a second value.
+PREFIX = "keras_lrs/"
+
+
+def publish(run: Any) -> None:
+    """Gives the descriptions of a run's schedules to all tools that are recording it.
+
+    These are MLflow and W&B if the user has started a run, and every callback
+    `TensorBoard` of the fit. None of them is imported if the user has not done it.
+
+    Args:
+        run: The run, whose schedules are bound for good.
+    """
+    described = [callback for callback in run.callbacks if callback.described]
+    for name, tell in _recording(run) if described else []:
+        try:
+            tell(_description(run, described))
+        except Exception as error:  # Training matters more than its records.
+            warnings.warn(
+                f"{name} has not taken the description of the schedules, or not all of "
+                "it. If it has the values of an earlier `fit`, start another run or "
+                f"use another folder. Training continues. The error was: {error}",
+                stacklevel=2,
+            )
+
+
+def _recording(run):
+    """Pairs of the name of a tool and the function that it takes parameters with."""
+    found: list[tuple[str, Any]] = []
+    # A module may be half imported, or another of the same name.
+    mlflow, wandb = sys.modules.get("mlflow"), sys.modules.get("wandb")
+    if getattr(mlflow, "active_run", lambda: None)() is not None:
+        found.append(("MLflow", mlflow.log_params))
+    if getattr(wandb, "run", None) is not None:
+        found.append(("W&B", wandb.run.config.update))
+    folders = {
+        one.log_dir: lambda description, folder=one.log_dir: _write(folder, description)
+        for one in run.siblings
+        if isinstance(one, keras.callbacks.TensorBoard)
+    }
+    return found + [("TensorBoard", write) for write in folders.values()]
+
+
+def _description(run, described):
+    result = {}
+    for callback in described:
+        # Callbacks of different optimizers may drive the same hyperparameter.
+        chosen = [] if callback.optimizers is None else run.chosen(callback)
+        prefix = PREFIX + "".join(f"{label}/" for label in chosen)
+        result |= {
+            f"{prefix}{key}": value for key, value in callback.describe().items()
+        }
+    return result
+
+
+def _write(folder, description):
+    """Writes to the folder of a run, where TensorBoard also finds the metrics."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.plugins.hparams import summary_v2
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    writer = EventFileWriter(folder, filename_suffix=".keras_lrs")
+    try:
+        writer.add_event(Event(summary=summary_v2.hparams_pb(description)))
+    finally:
+        writer.close()

@@ -1,0 +1,110 @@
+"""What a fit tells MLflow, W&B and TensorBoard, which these tests imitate or read."""
+
+import sys
+import types
+
+import keras
+import pytest
+
+from keras_lrs.callbacks import HyperparameterScheduler, VariableScheduler
+from keras_lrs.schedules import CosineAnnealing, LinearDecay
+from tests import warned
+from tests.callbacks import catalogue, references
+
+
+def fit(*callbacks, optimizer=None, **arguments):
+    model = references.linear_model(optimizer or keras.optimizers.SGD(0.1))
+    references.fit(model, callbacks, epochs=2, **arguments)
+
+
+@pytest.fixture
+def mlflow(monkeypatch):
+    """An MLflow with an active run that records its parameters."""
+    told = []
+    fake = types.SimpleNamespace(
+        active_run=lambda: fake.active,
+        active=object(),
+        log_params=told.append,
+        told=told,
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    return fake
+
+
+def test_an_active_run_of_mlflow_is_told_once_how_it_was_bound(mlflow):
+    scheduler = HyperparameterScheduler(LinearDecay(0.05))
+    fit(scheduler)
+    (told,) = mlflow.told
+    assert told["keras_lrs/learning_rate"] == "LinearDecay"
+    assert told["keras_lrs/learning_rate.decay_steps"] == 20
+    assert told["keras_lrs/run.steps"] == 20
+    expected = {
+        f"keras_lrs/{key}": value for key, value in scheduler.describe().items()
+    }
+    assert told == expected
+
+
+def test_mlflow_without_a_run_is_told_nothing(mlflow):
+    mlflow.active = None
+    fit(HyperparameterScheduler(LinearDecay(0.05)))
+    assert mlflow.told == []
+
+
+def test_a_fit_without_schedules_tells_nothing(mlflow):
+    fit()
+    assert mlflow.told == []
+
+
+def test_a_live_run_of_wandb_is_told(monkeypatch):
+    config = {}
+    run = types.SimpleNamespace(config=config)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(run=run))
+    fit(HyperparameterScheduler(LinearDecay(0.05)))
+    assert config["keras_lrs/learning_rate.peak"] == pytest.approx(0.05)
+
+
+def test_several_callbacks_are_told_together(mlflow):
+    model = catalogue.linear_model("VariableScheduler")
+    callbacks = [
+        VariableScheduler({catalogue.SCHEDULED: LinearDecay(2.0)}),
+        HyperparameterScheduler(CosineAnnealing(0.05)),
+    ]
+    references.fit(model, callbacks, epochs=2)
+    (told,) = mlflow.told
+    assert told["keras_lrs/scheduled"] == "LinearDecay"
+    assert told["keras_lrs/learning_rate"] == "CosineAnnealing"
+
+
+def test_callbacks_that_name_their_optimizers_have_keys_of_their_own(mlflow):
+    optimizer = keras.optimizers.SGD(0.1, name="main")
+    scheduler = HyperparameterScheduler(LinearDecay(0.05), optimizers=["main"])
+    fit(scheduler, optimizer=optimizer)
+    (told,) = mlflow.told
+    assert told["keras_lrs/main/learning_rate.decay_steps"] == 20
+
+
+def test_a_tool_that_fails_does_not_end_training(mlflow):
+    def refuse(parameters):
+        raise ValueError("Changing param values is not allowed.")
+
+    mlflow.log_params = refuse
+    with warned.warns("MLflow has not taken .* Changing param values"):
+        fit(HyperparameterScheduler(LinearDecay(0.05)))
+
+
+@pytest.mark.only("tensorflow")  # The callback imports it.
+def test_tensorboard_finds_the_hparams(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata
+
+    board = keras.callbacks.TensorBoard(tmp_path)
+    fit(HyperparameterScheduler(LinearDecay(0.05)), board)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    content = events.PluginTagToContent(metadata.PLUGIN_NAME)
+    started = metadata.parse_session_start_info_plugin_data(
+        content[metadata.SESSION_START_INFO_TAG]
+    )
+    found = started.hparams
+    assert found["keras_lrs/learning_rate"].string_value == "LinearDecay"
+    assert found["keras_lrs/learning_rate.decay_steps"].number_value == 20
