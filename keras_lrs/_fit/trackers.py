@@ -36,7 +36,8 @@ def _recording(run):
     """Pairs of the name of a tool and the function that it takes parameters with."""
     found: list[tuple[str, Any]] = []
     # A module may be half imported, or another of the same name.
-    mlflow, wandb = sys.modules.get("mlflow"), sys.modules.get("wandb")
+    mlflow: Any = sys.modules.get("mlflow")
+    wandb: Any = sys.modules.get("wandb")
     if getattr(mlflow, "active_run", lambda: None)() is not None:
         found.append(("MLflow", mlflow.log_params))
     if getattr(wandb, "run", None) is not None:
@@ -50,7 +51,7 @@ def _recording(run):
 
 
 def _description(run, described):
-    result = {}
+    result: dict[str, Any] = {}
     for callback in described:
         # Callbacks of different optimizers may drive the same hyperparameter.
         chosen = [] if callback.optimizers is None else run.chosen(callback)
