@@ -88,7 +88,7 @@ class FitCallback(keras.callbacks.Callback):
     """Whether it comes after our other callbacks and saves their state."""
 
     described = False
-    """Whether tools that record the run are told what its `describe()` returns."""
+    """Whether MLflow, W&B and TensorBoard get what its `describe` returns."""
 
     log: bool | str = False
     """Whether the last values that its parts set go into the logs of an epoch.

@@ -83,6 +83,33 @@ def test_callbacks_that_name_their_optimizers_have_keys_of_their_own(mlflow):
     assert told["keras_lrs/main/learning_rate.decay_steps"] == 20
 
 
+@pytest.mark.only("torch")
+def test_lengths_that_the_first_update_corrects_are_told_corrected(mlflow):
+    class EverySecond(keras.Model):
+        """A model that trains on every second batch only."""
+
+        seen = 0
+
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, x):
+            return self.dense(x)
+
+        def train_step(self, data):
+            self.seen += 1
+            if self.seen % 2:
+                return {"loss": keras.ops.zeros(())}
+            return super().train_step(data)
+
+    model = EverySecond()
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    references.fit(model, [HyperparameterScheduler(LinearDecay(0.05))], epochs=2)
+    (told,) = mlflow.told
+    assert told["keras_lrs/learning_rate.decay_steps"] == 10
+
+
 def test_a_tool_that_fails_does_not_end_training(mlflow):
     def refuse(parameters):
         raise ValueError("Changing param values is not allowed.")
