@@ -2,9 +2,43 @@
 
 from typing import Any
 
+from keras_lrs._fit.run import Run
 from keras_lrs._keras import optimizers
+from keras_lrs._keras.average_slots import AverageSlots
 from keras_lrs._step.averages import Averaging
 from keras_lrs.callbacks.cycle_ends import cycle_ends_of
+
+
+def check_optimizers(
+    callback: Any, run: Run, found: list[Any], slots: list[AverageSlots]
+) -> None:
+    """Checks that nothing else averages the weights, in a run.
+
+    Args:
+        callback: The `WeightAveraging`.
+        run: The run.
+        found: Its optimizers.
+        slots: Their averages.
+
+    Raises:
+        ValueError: If Keras averages them, or another of the optimizers does.
+    """
+    # Keras overwrites the weights of all of `model.optimizer`, or of none.
+    for one in [*map(AverageSlots, run.optimizers), *slots]:
+        if one.optimizer.use_ema and not one.attached:
+            raise ValueError(
+                f"`{type(callback).__name__}` needs an optimizer that does not average "
+                "the weights itself. Construct it with use_ema=False; a model that "
+                "was loaded with its averages may be passed as `initial`. Received:"
+                f" `{type(one.optimizer).__name__}` with use_ema=True"
+            )
+    trained = [id(v) for one in found for v in optimizers.weights(one)]
+    if len(set(trained)) < len(trained):
+        raise ValueError(
+            f"`{type(callback).__name__}` cannot average weights that two optimizers "
+            "train: each has its own averages. Let each optimizer train different "
+            "weights."
+        )
 
 
 def averaging(

@@ -36,12 +36,36 @@ def described(
             )
             if num_steps and not isinstance(schedule, PerVariable):
                 result[f"{key}.peak"] = _peak(schedule, num_steps)
-    if run is not None:
-        progress = run.progress
-        length = (progress.epochs, progress.steps_per_epoch, progress.total)
-        names = ("run.epochs", "run.steps_per_epoch", "run.steps")
-        result |= {n: value for n, value in zip(names, length, strict=True) if value}
-    return result
+    return result | _lengths(run)
+
+
+def described_average(callback: Any) -> dict[str, str | int | float]:
+    """Lists the arguments of an average, and when its callback updates it.
+
+    Args:
+        callback: The `WeightAveraging`.
+    """
+    run = callback.run
+    if run is not None and not run.begun:
+        run = None
+    result: dict[str, Any] = {}
+    _add(result, "average", callback.average)
+    for name in ("start_step", "update_every", "batch_norm"):
+        value = getattr(callback, name)
+        if run is not None and not isinstance(value, str):
+            value = run.progress.length(value)
+        _add(result, f"average.{name}", value)
+    return result | _lengths(run)
+
+
+def _lengths(run):
+    """Returns the lengths of a run that are known."""
+    if run is None:
+        return {}
+    progress = run.progress
+    found = (progress.epochs, progress.steps_per_epoch, progress.total)
+    names = ("run.epochs", "run.steps_per_epoch", "run.steps")
+    return {name: value for name, value in zip(names, found, strict=True) if value}
 
 
 def _steps(run, found):

@@ -21,7 +21,8 @@ from keras_lrs._step.part import Wanted
 from keras_lrs.averages.choice import Choice
 from keras_lrs.averages.schedules import Average, as_average
 from keras_lrs.callbacks import initial_averages
-from keras_lrs.callbacks.averaged_updates import averaging
+from keras_lrs.callbacks.averaged_updates import averaging, check_optimizers
+from keras_lrs.callbacks.descriptions import described_average
 from keras_lrs.callbacks.epoch_averages import EpochAverages
 from keras_lrs.callbacks.swapping import LeftAverage, SwappingCallback, refuse_backups
 from keras_lrs.schedules import durations, fields
@@ -121,6 +122,7 @@ class WeightAveraging(SwappingCallback):
     """
 
     batch_norms = ("keep", "recalibrate", "average")
+    described = True
 
     def __init__(
         self,
@@ -174,6 +176,13 @@ class WeightAveraging(SwappingCallback):
         self._of_epochs: EpochAverages | None = None
         self._kept: LeftAverage | None = None
 
+    def describe(self) -> dict[str, str | int | float]:
+        """Describes the average, as `HyperparameterScheduler.describe` does schedules.
+
+        The keys are `average`, `average.<argument>`, also of this callback, and `run.`.
+        """
+        return described_average(self)
+
     def prepare(self, run: Run) -> list[Wanted]:
         """Makes room for the averages, before a `BackupAndRestore` fills them."""
         wanted = super().prepare(run)
@@ -183,22 +192,7 @@ class WeightAveraging(SwappingCallback):
         every = run.model.trainable_variables
         self._choice.check(every if self.optimizers is None else weights)
         self._slots = [AverageSlots(one, self._choice) for one in found]
-        # Keras overwrites the weights of all of `model.optimizer`, or of none.
-        for one in [*map(AverageSlots, run.optimizers), *self._slots]:
-            if one.optimizer.use_ema and not one.attached:
-                raise ValueError(
-                    f"`{type(self).__name__}` needs an optimizer that does not average "
-                    "the weights itself. Construct it with use_ema=False; a model that "
-                    "was loaded with its averages may be passed as `initial`. Received:"
-                    f" `{type(one.optimizer).__name__}` with use_ema=True"
-                )
-        trained = [id(v) for one in found for v in optimizers.weights(one)]
-        if len(set(trained)) < len(trained):
-            raise ValueError(
-                f"`{type(self).__name__}` cannot average weights that two optimizers "
-                "train: each has its own averages. Let each optimizer train different "
-                "weights."
-            )
+        check_optimizers(self, run, found, self._slots)
         for one in self._slots:
             one.attach(run.model)
         self.swap_out()  # A model loaded from a file may hold the averages.

@@ -9,6 +9,7 @@ from keras_lrs.callbacks import (
     HyperparameterScheduler,
     OneCycleScheduler,
     VariableScheduler,
+    WeightAveraging,
 )
 from tests.callbacks import catalogue, references
 
@@ -140,3 +141,18 @@ def test_a_notebook_shows_the_schedules_of_variables():
     shown = scheduler._repr_html_()
     assert "<td>a/&lt;b&gt;</td>" in shown
     assert S.LinearDecay(2.0, 7)._repr_html_() in shown
+
+
+def test_an_average_is_described_with_its_lengths_in_steps():
+    averaging = WeightAveraging(
+        lrs.averages.ExponentialAverage(0.9), start_step=Epochs(1), update_every=2
+    )
+    assert averaging.describe()["average.start_step"] == "Epochs(epochs=1.0)"
+    references.fit(references.linear_model(sgd()), [averaging], epochs=3)
+    found = averaging.describe()
+    assert found["average"] == "ExponentialAverage"
+    assert found["average.decay"] == 0.9
+    assert found["average.start_step"] == 10
+    assert found["average.update_every"] == 2
+    assert found["average.batch_norm"] == "keep"
+    assert found["run.steps"] == 30
