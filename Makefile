@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 # timm's own requirements include torchvision; its schedulers need only torch.
 TIMM ?= timm==1.0.31
-PYTEST := TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --numprocesses=auto
+# With bytecode, so that not every process of a test compiles the package anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest \
+	--numprocesses=auto
 
 .PHONY: run test test-tensorflow test-jax test-torch test-all test-oldest test-newest \
 	test-nightly test-tools test-browser fuzz lint format \

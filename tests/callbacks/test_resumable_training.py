@@ -873,6 +873,7 @@ def test_keras_backups_within_an_epoch_repeat_it_with_the_rates_that_it_had(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.only("torch")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forks")
 @pytest.mark.parametrize("mode", ["epoch", "steps"])
 def test_it_survives_being_killed(tmp_path, mode):

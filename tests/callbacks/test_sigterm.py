@@ -115,6 +115,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.every_backend(2)
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.slow
 def test_a_run_that_is_terminated_ends_as_if_it_had_not_been(tmp_path, moment):

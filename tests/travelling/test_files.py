@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests import thinning
 from tests.travelling import files
 
 pytestmark = pytest.mark.every_backend
@@ -26,9 +27,11 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.slow
-def test_files_load_and_train_on(folder, backend, tmp_path):
+def test_files_load_and_train_on(folder, backend, tmp_path, pytestconfig):
     if importlib.util.find_spec(backend) is None:
         pytest.skip("this backend is not installed")
+    if files.BACKEND == backend != thinning.WHOLE and not pytestconfig.option.all:
+        pytest.skip("the backend that wrote them: with --all")
     own = tmp_path / "files"
     shutil.copytree(folder, own)
     run = subprocess.run(
