@@ -8,7 +8,9 @@ from tests import thinning
 def pytest_itemcollected(item):
     """A page that never asks for the backend does the same on each."""
     item.add_marker("program")
-    if "backend.backend()" not in item.path.read_text():
+    if "backend.backend()" in item.path.read_text():
+        item.add_marker("every_backend")
+    else:
         item.add_marker(pytest.mark.only(thinning.WHOLE))
 
 

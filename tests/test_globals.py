@@ -101,6 +101,7 @@ class Break(keras.callbacks.Callback):
         raise RuntimeError("stop")
 
 
+@pytest.mark.every_backend
 @pytest.mark.slow
 def test_an_import_changes_nothing():
     run = subprocess.run(
@@ -189,6 +190,7 @@ class Meet(keras.callbacks.Callback):
         self.barrier.wait(processes.HANGS)
 
 
+@pytest.mark.every_backend
 @pytest.mark.slow
 def test_two_threads_do_not_interfere(tmp_path):
     rates = [S.LinearDecay(0.05), S.CosineRestarts(0.02, 5)]

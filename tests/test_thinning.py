@@ -67,6 +67,15 @@ def test_programs_and_what_is_slow_are_not_quick():
     assert quick == [True, False, False, True]
 
 
+def test_programs_and_what_is_slow_run_elsewhere_only_if_they_are_marked():
+    for mark in (pytest.mark.program, pytest.mark.slow):
+        assert thinning.thinned(items(mark)) == []
+        for kept in (pytest.mark.every_backend, pytest.mark.only("jax")):
+            marked = items(mark, kept)
+            assert thinning.thinned(marked) == marked
+        assert len(thinning.thinned(items(mark, pytest.mark.every_backend(3)))) == 60
+
+
 @pytest.mark.parametrize(
     ("named", "keyword", "expected"),
     [
@@ -83,12 +92,12 @@ def test_who_names_files_or_tests_gets_all_of_them(named, keyword, expected):
     assert thinning.asks_for_all(config) == expected
 
 
-def test_no_function_of_this_session_is_left_out(request):
+def test_no_quick_function_of_this_session_is_left_out(request):
     collected = request.config.stash[thinning.collected]
     run = {thinning.function(item) for item in request.session.items}
     for item in collected:
         only = item.get_closest_marker("only")
-        if only is None:
-            assert thinning.function(item) in run
-        else:
+        if only is not None:
             assert only.args in {(backend,) for backend in thinning.BACKENDS}
+        elif thinning.is_quick(item) or item.get_closest_marker("every_backend"):
+            assert thinning.function(item) in run

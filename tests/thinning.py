@@ -32,9 +32,10 @@ def is_quick(item):
 def thinned(items):
     """Keeps one set of parameters of each function that another backend runs whole.
 
-    `every_backend` keeps all of them, `every_backend(3)` three, and `only` all, which
-    no other backend runs. The choice is by a hash of the name, so it is the same in
-    every run, and functions with the same parameters choose different ones.
+    None is kept of programs and of what is slow. `every_backend` keeps all of them,
+    `every_backend(3)` three, and `only` all, which no other backend runs. The choice is
+    by a hash of the name, so it is the same in every run, and functions with the same
+    parameters choose different ones.
     """
     counts = collections.Counter()
     kept = set()
@@ -51,7 +52,7 @@ def _most(item):
         return math.inf
     marker = item.get_closest_marker("every_backend")
     if marker is None:
-        return 1
+        return 1 if is_quick(item) else 0
     return marker.args[0] if marker.args else math.inf
 
 

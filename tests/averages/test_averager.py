@@ -320,6 +320,7 @@ def test_a_live_teacher_with_several_steps_per_execution():
     teachers.check(model)
 
 
+@pytest.mark.every_backend
 @pytest.mark.slow
 @pytest.mark.skipif(
     BACKEND != "tensorflow", reason="a graph or a strategy of TensorFlow"

@@ -472,6 +472,7 @@ class TestResuming:
     """k epochs, saved, and k more in a new process: the same numbers as 2k epochs."""
 
     @pytest.mark.parametrize("how", ["model", "backup"])
+    @pytest.mark.every_backend(1)
     @pytest.mark.slow
     def test_in_a_new_process(self, tmp_path, how):
         def train(folder, part):

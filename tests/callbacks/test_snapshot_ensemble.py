@@ -749,12 +749,14 @@ def run(module, *arguments, status=0, **environment):
     return json.loads(result.stdout.rpartition("RESULT")[2] or "null")
 
 
+@pytest.mark.every_backend
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
 def test_a_mirrored_strategy():
     processes.call_with_devices("tests.ensembles.mirrored")
 
 
+@pytest.mark.every_backend
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="a distribution of JAX")
 def test_a_data_parallel_distribution():

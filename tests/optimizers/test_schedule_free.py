@@ -394,6 +394,7 @@ class TestPrecision:
             assert keras.backend.standardize_dtype(dense.kernel.dtype) == "bfloat16"
 
 
+@pytest.mark.every_backend
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
 def test_a_mirrored_strategy():

@@ -439,6 +439,7 @@ def test_two_optimizers_share_a_stateless_step():
     assert_close(values[1], wanted)
 
 
+@pytest.mark.every_backend
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
 def test_a_mirrored_strategy_with_schedules():
