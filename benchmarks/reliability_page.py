@@ -218,10 +218,10 @@ def interrupts(lines):
             for point, texts in one["wrong"].items():
                 wrong.append(f"- {call}, {backend}, {point}: {'; '.join(texts)}")
     measured = {call for call, _ in groups}
-    missing = [call for call in DESCRIBED if call not in measured]
+    missing = ", ".join(call for call in DESCRIBED if call not in measured)
     return joined(
         LINES,
-        f"The table does not have these yet: {', '.join(missing)}." if missing else None,
+        f"The table does not have these yet: {missing}." if missing else None,
         f"{written('interrupted_lines', lines)} A point that a call does not reach "
         "again is not counted as survived.",
         table(["interrupted", "backend", "survived", "points run", "commit"], rows),
