@@ -263,7 +263,7 @@ def peak(configuration, name):
 
 def markdown(times, peaks):
     parts = [TITLE]
-    parts.append("## One update of the average, over the limit of the memory")
+    parts.append("## Time of one update of the average, relative to the memory limit")
     parts += [updates_table(workload, times) for workload in WORKLOADS]
     parts.append(
         "Each cell is the time that an average adds to a step, divided by the time in "
@@ -272,17 +272,17 @@ def markdown(times, peaks):
         "which all models took turns, with its 95 % interval. The first row shows the "
         "noise: it is a second model without an average."
     )
-    parts.append("## Memory, over the size of the weights")
+    parts.append("## Memory, relative to the size of the weights")
     rows = [
         [name, *(f"{(p[name] - p[PLAIN]) / 1e8:.1f}" for p in peaks.values())]
         for name in (EMA, OURS)
     ]
     parts.append(table(["100 MB of weights", *peaks], rows))
     parts.append(
-        "Each cell is the largest resident set of a process that trains for an epoch "
-        "and ends it, minus that of a process without an average, divided by the size "
-        "of the weights. The average itself accounts for 1. A swap copies one tensor "
-        "at a time, and here there is only one."
+        "Each cell is the largest resident set of a process that trains for one whole "
+        "epoch, minus that of a process without an average, divided by the size of the "
+        "weights. The average itself accounts for 1. A swap copies one tensor at a "
+        "time, and here there is only one."
     )
     return "\n\n".join(parts)
 

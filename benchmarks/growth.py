@@ -130,8 +130,8 @@ ROWS = {
 }
 ABOUT = {
     BOUNDARIES: "The rate is piecewise constant, the optimizer is Adam, and the dense "
-    "layers are 64-128-10. Keras's schedule has operations for every boundary. Where "
-    "compiling takes minutes, or a step takes seconds, it was not run.",
+    "layers are 64-128-10. Keras's schedule has operations for every boundary. Cells "
+    "where compiling takes minutes or a step takes seconds were not run.",
     VARIABLES: f"The optimizer is AdamW, and each variable has {FLOATS} floats. On "
     "TensorFlow, Keras evaluates a schedule in the optimizer once more for every "
     "variable with weight decay. A `HyperparameterScheduler` evaluates it once.",

@@ -12,16 +12,17 @@ from report import table, write_part
 KILLS = """\
 # Resuming killed runs
 
-A run of 8 epochs of 12 steps gets a signal again and again, SIGKILL or SIGTERM, and the
-same call resumes it. It has `WeightAveraging`, `SnapshotEnsemble`, `ReduceOnPlateau`,
-`EarlyStopping`, `ModelCheckpoint` and batch normalization. *restarts* has schedules of
-the rate and the momentum. *combined* is 1cycle in mixed precision, with steps that the
-loss scale skips and gradients accumulated over 5 batches, which does not divide an
-epoch. Half of the signals come at random times, and half in the middle of random file
-operations. In the end, its weights, averages, statistics, optimizer, plateau state and
-snapshots (files and manifest) are compared bit for bit with those of an uninterrupted
-run. With `ResumableTraining`, the history of all epochs is compared too, with dropout
-and shuffled data. If a run differs, none of its kills counts as survived."""
+A run of 8 epochs of 12 steps is interrupted repeatedly by SIGKILL or SIGTERM, and
+resumed by the same call. It has `WeightAveraging`, `SnapshotEnsemble`,
+`ReduceOnPlateau`, `EarlyStopping`, `ModelCheckpoint` and batch normalization. In the
+column *callbacks*, *restarts* schedules the rate and the momentum. *combined* is 1cycle
+in mixed precision, with steps that the loss scale skips and gradients accumulated over
+5 batches (5 does not divide 12). Half of the signals come at random times, and half in
+the middle of random file operations. In the end, its weights, averages, statistics,
+optimizer, plateau state and snapshots (files and manifest) are compared bit for bit
+with those of an uninterrupted run. With `ResumableTraining`, the history of all epochs
+is compared too, with dropout and shuffled data. If a run differs, none of its kills
+counts as survived."""
 MODES = {
     "epoch": "`ResumableTraining`",
     "steps": "`ResumableTraining(every=5)`",
@@ -49,13 +50,13 @@ a later one. The operations of HDF5 and Orbax are counted like those of Python."
 LINES = """\
 # Interrupts at every line
 
-`KeyboardInterrupt` is raised before a line of the package, by `sys.settrace`: before
-each line that a call executes, the first and the last time that it does, each time in a
-call of its own. A call survives if afterwards the model holds the raw weights of the
-last finished step, bit for bit (or, where the call does not train, all variables and
-random numbers as before), the optimizer has its own learning rate, a plain `fit` trains
-as it does without this package, nothing is left in `vars` of the model and its
-optimizers, and Ctrl-C has its handler.
+`sys.settrace` raises `KeyboardInterrupt` before a line of the package: for each line
+that a call executes, before its first and its last execution, each in a separate call.
+A call survives if afterwards the model holds the raw weights of the last finished step,
+bit for bit (or, where the call does not train, all variables and random numbers as
+before), the optimizer has its own learning rate, a plain `fit` trains as it does
+without this package, nothing is left in `vars` of the model and its optimizers, and the
+previous handler of Ctrl-C is back.
 
 The points are interrupted in random order, so the part of a case that was run is a
 random sample of it.
@@ -66,6 +67,12 @@ random sample of it.
 `ResumableTraining` and validation. `fit` to the average has `OneCycleScheduler` and
 averaged statistics. `fit` with `ScheduleFree` has `AveragedEvaluation` and
 `BackupAndRestore`."""
+# What the text describes, even if it has not been measured yet.
+DESCRIBED = (
+    "`fit` with all callbacks",
+    "`fit` to the average",
+    "`fit` with `ScheduleFree`",
+)
 NOT_HELD = """\
 Three limits: outside of the main thread no signal is deferred, but none arrives there
 either. An exception that is raised by other means within PyTorch's update of the
@@ -210,8 +217,11 @@ def interrupts(lines):
         for one in found:
             for point, texts in one["wrong"].items():
                 wrong.append(f"- {call}, {backend}, {point}: {'; '.join(texts)}")
+    measured = {call for call, _ in groups}
+    missing = ", ".join(call for call in DESCRIBED if call not in measured)
     return joined(
         LINES,
+        f"The table does not have these yet: {missing}." if missing else None,
         f"{written('interrupted_lines', lines)} A point that a call does not reach "
         "again is not counted as survived.",
         table(["interrupted", "backend", "survived", "points run", "commit"], rows),
@@ -258,10 +268,10 @@ def soak(lines):
         f"and {found['seconds'] / 60:.0f} minutes, with {backend}, Keras "
         f"{names['packages']['keras']} and Python {names['python']}. It was measured "
         f"by `benchmarks/soak.py`, with the package at commit {commits([line])}.",
-        f"- Memory grew by {found['growth_mb']:+.1f} MB over the last nine tenths of "
-        f"the time (a line through {found['measurements']:,} measurements), to a total "
-        f"of {found['last_mb']:.0f} MB. This includes the history of `fit`, which "
-        "Keras keeps.\n"
+        f"- Memory grew by {found['growth_mb']:.1f} MB over the last nine tenths of "
+        f"the time (a line fitted to {found['measurements']:,} measurements), to a "
+        f"total of {found['last_mb']:.0f} MB. This includes the history of `fit`, "
+        "which Keras keeps.\n"
         "- The rate of every epoch's last step differed from the schedule's value in "
         f"float64 by a relative error of at most {found['rate_error']:.1e}.\n"
         f"- The logs of two hyperparameters at every step took "

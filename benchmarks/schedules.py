@@ -291,8 +291,8 @@ def restarts_section(accuracies):
         [
             "## Restarts missed up to step 2**31, t_mul=2, first cycle 1,000 steps",
             table(header, rows),
-            "A restart is missed if the step before it is not low, or the restart "
-            "itself or the step after it is not high.",
+            "A restart is missed if the rate is not low at the step before it, or not "
+            "high at the restart or the step after it.",
         ]
     )
 
