@@ -345,7 +345,7 @@ def test_a_difference_is_judged_by_a_paired_t_test():
     assert one.by == f"{one.mean:+.2f} ± {(one.high - one.low) / 2:.2f} points"
     near = judging.difference("", ours, theirs, 0.5)
     assert near.p == pytest.approx(stats.ttest_rel(ours + 0.5, theirs).pvalue)
-    assert near.by == f"{one.by} (to be above -0.5)"
+    assert near.by == f"{one.by} (must be above -0.5)"
 
 
 def test_less_is_better_where_it_is_said():
@@ -354,7 +354,7 @@ def test_less_is_better_where_it_is_said():
     assert (one.mean, one.by[:7]) == (pytest.approx(1.0 / 3.0), "-0.3333")
     assert outcomes([one]) == ["yes"]
     worse = judging.loss_difference("", [0.4, 0.5, 0.7], [0.1, 0.2, 0.3], 0.01)
-    assert worse.by.endswith("(to be below +0.01)")
+    assert worse.by.endswith("(must be below +0.01)")
     assert outcomes([worse]) == ["no"]
 
 
@@ -452,9 +452,7 @@ def test_parts_of_data_by_name_share_nothing(name, shape, classes, sizes, tmp_pa
     assert (found.shape, found.classes, found.generated) == (shape, classes, False)
     images = [{x.tobytes() for x in part} for part, _ in parts]
     assert not images[0] & images[1] | images[0] & images[2] | images[1] & images[2]
-    assert "All have the same training and test data".lower() in (
-        found.describe().lower()
-    )
+    assert "All seeds share the same training and test data" in found.describe()
 
 
 @pytest.fixture
@@ -1141,9 +1139,12 @@ def test_quotes_are_renewed_and_nothing_else():
     def block(name, with_tables):
         return [name, f"{with_tables}"]
 
+    def outcome(name, beginning):
+        return f"yes, {beginning}" if beginning else "no"
+
     def quoted(text):
         folders, names = {"figure": "mnist1d"}, {"It was run": "it-was-run"}
-        return quotes.quote(text, block, lambda name: "no", folders, names)
+        return quotes.quote(text, block, outcome, folders, names)
 
     new = quoted(text)
     assert new == (
@@ -1154,6 +1155,8 @@ def test_quotes_are_renewed_and_nothing_else():
         "<!-- end of evidence -->\n"
     )
     assert quoted(new) == new
+    statement = '[it](evidence.md#one-claim), "it is": *{}*'
+    assert quoted(statement.format("old")) == statement.format("yes, it is")
     picture = "![a](../evidence/digits/figure.png) ![b](evidence/digits/other.png)"
     assert quoted(picture) == picture.replace("digits/figure", "mnist1d/figure")
     links = "[It was run](evidence.md): *not run*; [It was not](evidence.md): *not run*"
@@ -1161,6 +1164,25 @@ def test_quotes_are_renewed_and_nothing_else():
         "[It was run](evidence.md#it-was-run): *no*; [It was not](evidence.md): "
         "*not run*"
     )
+
+
+def test_the_outcome_of_a_statement_may_differ_from_that_of_its_claim():
+    held = [judging.Fact("", holds, "") for holds in (True, False, None)]
+    texts = ("a thing is so", "another thing is so", "a thing is known")
+    statements = map(judging.Statement, texts, held)
+    found = judging.judge(statements)
+    assert page.outcome_where(found, "") == "no"
+    assert page.outcome_where(found, "a thing is so") == "yes"
+    assert page.outcome_where(found, "a thing") == "cannot be told"
+    with pytest.raises(ValueError, match="not there: 'no thing'"):
+        page.outcome_where(found, "no thing")
+
+
+def test_the_page_says_that_the_regime_was_not_run_while_it_was_not():
+    said = page.not_yet({"digits": "handwritten digits", "tiny": "tiny table"})
+    assert "No run on MNIST-1D" in said
+    assert "on handwritten digits or tiny table" in said
+    assert page.not_yet({"mnist1d": "MNIST-1D", "digits": "handwritten digits"}) == ""
 
 
 def test_another_page_than_ours_is_quoted_nowhere(tmp_path):

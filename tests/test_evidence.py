@@ -52,7 +52,12 @@ def section(title, data):
 
 def statements(title, data):
     """The rows of a claim's last table: statement, outcome, and by what."""
-    table = section(title, data).partition("| statement ")[2].split("\n\n")[0]
+    return rows_of(section(title, data))
+
+
+def rows_of(piece):
+    """The same of a section's text."""
+    table = piece.partition("| statement ")[2].split("\n\n")[0]
     lines = table.splitlines()[2:]
     return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
 
@@ -662,6 +667,7 @@ QUOTING = (
     *(ROOT / "docs" / n for n in ("index.md", "which_schedule.md", "sources.md")),
     *sorted((ROOT / "docs" / "guides").glob("*.md")),
 )
+OUTCOME = re.compile(r'evidence\.md#([\w-]+)\)(?:, "([^"]*)")?: \*([^*]*)\*')
 BLOCK = re.compile(
     r"<!-- evidence: ([\w-]+)(?:, statements)? -->\n(.*?)<!-- end of evidence -->", re.S
 )
@@ -678,14 +684,22 @@ def test_what_other_pages_quote_is_in_the_evidence():
             assert lines
             known = SECTIONS[titles[name], label].splitlines()
             assert [line for line in lines if line not in known] == [], page
-        for name, said in re.findall(r"evidence\.md#([\w-]+)\): \*([^*]*)\*", text):
+        for name, beginning, said in OUTCOME.findall(text):
             found = []
             for (title, label), piece in SECTIONS.items():
                 if title == titles[name]:
-                    verdict = r"^\*\*Is it so here\? (yes|no|cannot be told) \("
-                    word = re.search(verdict, piece, re.M).group(1)
-                    found.append(f"{word} ({label})")
-            assert said == ", ".join(found), (page, name)
+                    found.append(f"{word_of(piece, beginning)} ({label})")
+            assert said == ", ".join(found), (page, name, beginning)
+
+
+def word_of(piece, beginning):
+    """The outcome of a claim, or of its statements that begin with these words."""
+    if not beginning:
+        verdict = r"^\*\*Is it so here\? (yes|no|cannot be told) \("
+        return re.search(verdict, piece, re.M).group(1)
+    words = [word for text, word, _ in rows_of(piece) if text.startswith(beginning)]
+    assert words, beginning
+    return together(words)
 
 
 def test_no_other_page_states_results_of_its_own():

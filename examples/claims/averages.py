@@ -88,6 +88,11 @@ def losses(results, name, budget=100):
     return [run[index] for run in results["found"][name][0]]
 
 
+def memory_words(name):
+    """An exponential average in a sentence: `EMA, 1 %` is a 1 % EMA."""
+    return f"a {name.removeprefix('EMA, ')} EMA"
+
+
 def judge_decays(results):
     full, cosine = losses(results, FULL), losses(results, example.COSINE)
     late, early = (
@@ -119,7 +124,8 @@ def judge_averages(results):
     cosine = losses(results, example.COSINE)
     for name in example.EMAS:
         yield lower_loss(
-            f"at the end {name} at a constant rate is as good as the cosine",
+            f"at the end, {memory_words(name)} at a constant rate is as good as the "
+            "cosine",
             losses(results, name),
             cosine,
             LOSS_MARGIN,
@@ -170,8 +176,8 @@ def tables(results):
     header = ["method", "rate", "loss", "error (%)"]
     header += [f"gap at {budget} %" for budget in example.BUDGETS]
     yield "Loss and error on the test data at the end, ± the standard deviation over"
-    yield "seeds; then how much larger the loss is, after a share of the training, than"
-    yield "that of the linear decay that ends there, ± half the 95 % interval:"
+    yield "seeds; then how much larger the loss is, after a share of the run, than that"
+    yield "of the linear decay that ends there, ± half the 95 % interval:"
     yield ""
     yield from program.table(header, example.rows(decoded(results), results["rates"]))
 
@@ -181,8 +187,8 @@ def setting(results, data):
     return (
         f"{words_of(data)} {ADAM}, {results['epochs']} epochs, a linear decay of its "
         f"own for each budget of {budgets} %, a warmup over {100 * example.WARMUP:g} % "
-        f"for all; {results['seeds']} seeds. Each method has, for the end of its "
-        f"budget, {grid_words(ADAM)}."
+        f"for all; {results['seeds']} seeds. Each method uses "
+        f"{grid_words(ADAM, when=' at the end of its budget,')}."
     )
 
 
@@ -190,7 +196,8 @@ def draw(results, path):
     example.draw(decoded(results), path)
 
 
-CRITERION = f"Test losses are compared. As good as is less than {LOSS_MARGIN:g} above."
+COMPARED = "Test losses are compared."
+CRITERION = f'{COMPARED} "As good as" means less than {LOSS_MARGIN:g} above.'
 FULL = example.linear(100)
 EXPERIMENT = Experiment(
     "averages",
@@ -226,9 +233,9 @@ EXPERIMENT = Experiment(
             TUTORIAL,
             "Schedule-free training with exponential averaging lies on or below the "
             "whole family of linear decays.",
-            f"{CRITERION} A linear decay that ends higher than a shorter one, beyond "
-            "the interval, has a rate that does not suit it: nothing is compared with "
-            "it.",
+            f'{COMPARED} "On or below" means less than {LOSS_MARGIN:g} above. A '
+            "linear decay that ends higher than a shorter one, beyond the interval, "
+            "has a rate that does not suit it: nothing is compared with it.",
             judge_schedule_free,
             tables,
         ),

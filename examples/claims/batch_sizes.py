@@ -286,8 +286,9 @@ def tables(results):
     header = ["batch", "rate", "without warmup", "with warmup"]
     yield from program.table(header, rows)
     yield ""
-    yield f"One step on {max(sizes_of(results))} images against many on"
-    yield f"{results['base']}: the distance of their ends over the distance moved:"
+    base, largest = results["base"], max(sizes_of(results))
+    yield f"One step on {largest} images against {largest // base} on {base} images"
+    yield "each: the distance between their ends, divided by the distance moved:"
     yield ""
     header, rows = (
         ["after epochs", "distance"],
@@ -300,7 +301,7 @@ def tables(results):
     yield from program.table(header, rows)
     if "best" in results:
         yield ""
-        yield "Error on the data held out (%), by batch size and rate:"
+        yield "Error on the held-out data (%), by batch size and rate:"
         yield ""
         rates = sorted({rate for _, by_rate in results["best"] for rate, _ in by_rate})
         rows = []
@@ -315,7 +316,7 @@ def setting(results, data):
     return (
         f"{words_of(data, Kind(batch_size=results['base']))} {SGD}, a cosine over "
         f"{results['epochs']} epochs from a rate of {results['rate']:g} at the "
-        f"smallest batch: it has {grid_words(SGD)}. A warmup takes "
+        f"smallest batch, which is {grid_words(SGD)}. A warmup takes "
         f"{WARMUP_EPOCHS} epochs. {results['seeds']} seeds. Iterates are compared "
         "without momentum."
     )
@@ -373,8 +374,8 @@ EXPERIMENT = Experiment(
             "A batch B times as large wants a rate B times as large, at equal epochs; "
             "and B small steps are close to one large step only when gradients are "
             "small.",
-            f"Test accuracies are compared. No worse is less than {MARGIN:g} points "
-            "below.",
+            'Test accuracies are compared. "No worse" means less than '
+            f"{MARGIN:g} points below.",
             judge_scaling,
             tables,
         ),

@@ -208,9 +208,9 @@ EXPERIMENT = Experiment(
             "B small steps and one step B times as large end at most 2 sigma / (H "
             "sqrt(B)) + (eta B / 2) norm(grad L) from each other, if eta B is at most "
             "1 / (2 H); so they are close only where gradients are small.",
-            "The bound must hold in every seed and at every stage. That it is nearer "
-            "where gradients are smaller is judged by the slope of the distance over "
-            "the norm on a log scale, over the stages of each seed.",
+            "The bound must hold in every seed and at every stage. Whether the ends "
+            "are nearer where gradients are smaller is judged by the slope of the "
+            "distance over the norm on a log scale, over the stages of each seed.",
             judge,
             tables,
         ),

@@ -91,8 +91,8 @@ def setting(results, data):
     return (
         f"{words_of(data)} Optimizers: {' and '.join(optimizers)}. A whole run has "
         f"{results['epochs']} epochs; budgets are {', '.join(budgets)} % of it, and "
-        f"every schedule is as long as its run. {results['seeds']} seeds. Each method "
-        f"has, at each budget, {grid_words(*optimizers)}."
+        f"every schedule is as long as its run. {results['seeds']} seeds. At each "
+        f"budget, each method uses {grid_words(*optimizers)}."
     )
 
 
@@ -120,7 +120,7 @@ def compared(results, name, other, what="", budgets=None, **options):
 def judge(results):
     every = methods_of(results)
     for names, among in (
-        (present(results, EVERY_STEP_METHODS), "all that people choose from"),
+        (present(results, EVERY_STEP_METHODS), "the common schedules"),
         (every, "all profiles and sampling rates"),
     ):
         for first in (1, 3):
@@ -182,21 +182,21 @@ def tables(results):
     budgets = list(next(iter(results["optimizers"].values())))
     every = methods_of(results)
     methods = present(results, EVERY_STEP_METHODS)
-    yield "Finishes among the first, in percent of the settings (optimizer and budget,"
-    yield f"from {APART} % on), by the mean of {results['seeds']} seeds, of the test"
-    yield "error and of the test loss; equal means share their places. Among the"
-    yield "schedules that people choose from, in"
-    yield f"{count_settings(results, methods)} settings:"
+    yield "How often each schedule came first or among the first three, in percent of"
+    yield f"the settings (optimizer and budget, from {APART} % on), by mean test error"
+    yield f"and mean test loss over {results['seeds']} seeds; ties share their places. The"
+    yield f"common schedules, in {count_settings(results, methods)} settings:"
     yield ""
     yield from shares_table(results, methods)
     yield ""
-    yield f"Among all profiles and sampling rates, in {count_settings(results, every)}:"
+    number = count_settings(results, every)
+    yield f"All profiles and sampling rates, in {number} settings:"
     yield ""
     yield from shares_table(results, every)
     for optimizer, by_budget in results["optimizers"].items():
         yield ""
         yield f"Mean test error (%) with {optimizer}, by budget (in parentheses: the"
-        yield "rate chosen on the data held out), ± the standard deviation over seeds:"
+        yield "rate chosen on the held-out data), ± the standard deviation over seeds:"
         yield ""
         rows = []
         for name in by_budget[budgets[0]]:
@@ -256,7 +256,7 @@ def shares_table(results, methods):
 
 
 def draw(results, path):
-    """Errors against REX by budget, and finishes, of those that people choose from."""
+    """Errors against REX by budget, and finishes, of the common schedules."""
     import numpy as np
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator

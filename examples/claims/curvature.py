@@ -119,7 +119,7 @@ EXPERIMENT = Experiment(
             NOTES,
             "The argument for large batches needs eta B of at most 1 / (2 H); a warmup "
             "is for rates that do not respect it at the beginning.",
-            "Test accuracies are compared. No worse is less than "
+            'Test accuracies are compared. "No worse" means less than '
             f"{MARGIN:g} points below.",
             judge,
             tables,

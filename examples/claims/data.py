@@ -1,4 +1,4 @@
-"""Data by name or from a file: training sets, data held out, and test data."""
+"""Data by name or from a file: training sets, held-out data, and test data."""
 
 import dataclasses
 from pathlib import Path
@@ -61,13 +61,14 @@ class Data:
 
     def describe(self):
         """The data in words, and what a seed is."""
-        seed = "the training set, the first weights and the order of the data"
-        if not self.generated:
-            seed = (
-                "the first weights and the order of the data; all have the same "
-                "training and test data, whose draw is in no interval"
-            )
-        return f"{self.about} A seed is that of {seed}."
+        own = "the first weights and the order of the data."
+        if self.generated:
+            return f"{self.about} A seed determines the training set, {own}"
+        return (
+            f"{self.about} A seed determines {own} All seeds share the same training "
+            "and test data, so no interval includes the variation between draws of the "
+            "data."
+        )
 
 
 def load(name, seeds, folder):

@@ -109,8 +109,8 @@ def judge(results):
             loss_difference(f"drop {number}, faster", after - before, before - earlier),
         ]
     yield Statement(
-        "in the first iterations after the rate is decreased the loss decreases, and "
-        "faster than in as many before",
+        "right after a drop of the rate, the loss falls, and faster than over equally "
+        "many iterations before it",
         *drops,
     )
     found = results["methods"][PHASED]
@@ -139,7 +139,7 @@ def tables(results):
 def setting(results, data):
     return (
         f"{words_of(data)} {SGD}, {results['epochs']} epochs, {results['seeds']} "
-        f"seeds; the training loss of every {EVERY} steps. Each schedule has "
+        f"seeds; the training loss of every {EVERY} steps. Each schedule uses "
         f"{grid_words(SGD)}."
     )
 

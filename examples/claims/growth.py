@@ -81,8 +81,8 @@ def judge(results):
 
 def tables(results):
     yield "The largest difference of the losses: in float64, and with Keras's batch"
-    yield "normalization in float32 and its epsilon; then how many times larger rate"
-    yield "and weights are at the last step than with weight decay:"
+    yield "normalization in float32 and its epsilon; then how many times as large the"
+    yield "rate and the weights are at the last step as with weight decay:"
     yield ""
     rows, curves = [], curves_of(results)
     for name, by_column in results["differences"].items():
@@ -118,8 +118,8 @@ EXPERIMENT = Experiment(
             "exponentially growing rate without weight decay, function for function; "
             "step decay equals the tapered exponential.",
             f"The losses of all steps and seeds differ by at most {SAME:g} in float64, "
-            "with a normalization without epsilon; the growth of the rate from one to "
-            f"the next is constant to {STRAIGHT:g}.",
+            "with a normalization without epsilon; the growth factor between "
+            f"successive rates is constant to {STRAIGHT:g}.",
             judge,
             tables,
             "Li and Arora, ICLR 2020, arXiv:1910.07454",

@@ -225,7 +225,7 @@ def best_of(found):
 def measure(harness, method, epochs, seeds, optimizer=SGD, looks=False):
     """A method at its best rate: the scores of all seeds, and curves.
 
-    Scores are the error (%) and the loss of the data held out, then of the test data.
+    Scores are the error (%) and the loss of the held-out data, then of the test data.
 
     Args:
         harness: What runs it.
@@ -282,11 +282,14 @@ def words_of(data, kind=None):
     )
 
 
-def grid_words(*optimizers):
-    """How a rate is chosen, in words."""
-    first = " or ".join(f"{regime.FIRST_RATES[each]:g} ({each})" for each in optimizers)
+def grid_words(*optimizers, when=""):
+    """How a rate is chosen, in words; `when` says in which runs, and at what point."""
+    rates = [f"{regime.FIRST_RATES[each]:g}" for each in optimizers]
+    if len(rates) > 1:
+        pairs = zip(rates, optimizers, strict=True)
+        rates = [f"{rate} ({optimizer})" for rate, optimizer in pairs]
     return (
-        f"the rate of a grid around {first} with a factor of {regime.FACTOR:g}, "
-        f"extended until the best is inside, that has the least error on the data "
-        f"held out in {regime.TUNING_SEEDS} other seeds"
+        f"the rate with the lowest held-out error ({regime.TUNING_SEEDS} other seeds)"
+        f"{when} from a grid around {' or '.join(rates)} with a factor of "
+        f"{regime.FACTOR:g}, extended until the best rate lies inside"
     )

@@ -4,9 +4,9 @@ A claim is a list of statements, and a statement is a list of comparisons. Each 
 is true ("yes"), false ("no"), or not decided by the runs ("cannot be told"):
 
 - A difference is decided if its 95 % interval lies on one side of a threshold, which is
-  0 for "better", and the margin below 0 for "no worse" and "as good as". A difference
-  that was not found decides nothing.
-- The p-values of all comparisons of a claim are corrected by Holm's method.
+  0 for "better", and the margin below 0 for "no worse" and "as good as", and if its
+  corrected p-value is below 0.05. A difference that was not found decides nothing.
+- The p-values of all comparisons of a claim are corrected together by Holm's method.
 - A statement is true if all its comparisons are, and false if one of them is false. The
   same goes for a claim and its statements.
 """
@@ -154,7 +154,7 @@ def difference(what, ours, theirs, margin=0.0, unit=POINTS, digits=2, sign=1.0):
     by = f"{mean:+.{digits}f} ± {half:.{digits}f} {unit}".rstrip()
     if margin:
         edge = "below" if sign < 0 else "above"
-        by += f" (to be {edge} {-sign * margin:+g})"
+        by += f" (must be {edge} {-sign * margin:+g})"
     mean *= sign
     return Comparison(
         what, mean, mean - half, mean + half, -margin,

@@ -221,9 +221,10 @@ EXPERIMENT = Experiment(
             "(and instance normalization, which has a group for each channel) and for "
             "L2 regularization, too; norm(w)^2 / rate settles; a fixed last layer "
             "costs nothing.",
-            f"Losses differ by at most {SAME:g} in float64; Lemma 1 holds to "
-            f"{ORTHOGONAL:g} and {LONGER:g}; constant is within {SETTLED:.0%}; a fixed "
-            f"layer costs nothing if accuracies are less than {MARGIN:g} points below.",
+            f'"The same losses" differ by at most {SAME:g} in float64; Lemma 1 holds '
+            f'to {ORTHOGONAL:g} and {LONGER:g}; "constant" means to within '
+            f'{100.0 * SETTLED:g} %; a fixed last layer "costs nothing" if the '
+            f"accuracies are less than {MARGIN:g} points below.",
             judge,
             tables,
             "Li and Arora, ICLR 2020, arXiv:1910.07454",

@@ -112,8 +112,8 @@ def write(page, kept):
     yield "## The regime"
     yield ""
     yield from wrap(
-        "These settings were fixed before the runs on MNIST-1D. A row whose runs are "
-        "older than these settings says so."
+        "These settings were fixed before the first run on MNIST-1D. A row whose runs "
+        f"are older than these settings says so. {not_yet(labels)}"
     )
     yield ""
     for paragraph in regime.paragraphs(judging.MARGIN, judging.LOSS_MARGIN):
@@ -145,22 +145,38 @@ def write(page, kept):
         yield from section(row, experiment, kept[experiment.name], page, found)
 
 
+def not_yet(labels):
+    """What is said of the regime's own data while no run on them is published."""
+    if data.DEFAULT in labels:
+        return ""
+    return (
+        f"No run on {data.label_of(data.DEFAULT)} is published yet: all rows below are "
+        f"on {' or '.join(labels.values())}, with settings of their own."
+    )
+
+
 RULES = (
     "Each claim is split into statements, and each statement into comparisons. A "
     "claim, a statement and a comparison each have one of three outcomes: yes, no, or "
     "cannot be told. A comparison is decided if its whole 95 % interval lies on one "
-    'side of a threshold. For "better" the threshold is 0. For "no worse" and "as good '
-    f'as" it is a margin of {judging.MARGIN:g} points of accuracy, or '
-    f"{judging.LOSS_MARGIN:g} of loss, unless the claim names another. Failing to find "
-    "a difference is not evidence that there is none, so it decides nothing.",
+    f"side of a threshold and its corrected p-value is below {judging.LEVEL:g}. For "
+    '"better" the threshold is 0. For "no worse" and "as good as" it is a margin of '
+    f"{judging.MARGIN:g} points of accuracy, or {judging.LOSS_MARGIN:g} of loss, "
+    "unless the claim names another. Failing to find a difference is not evidence that "
+    "there is none, so it decides nothing.",
     "A statement is a yes if all its comparisons are, and a no if at least one of them "
     "is a no; otherwise it cannot be told. A claim follows from its statements in the "
     "same way.",
     "Intervals are Student's t intervals of the differences between runs with the same "
-    "seed, unless the claim says otherwise. The number after ± is half of its width. "
-    "The p-values of all comparisons of a claim are corrected together by Holm's "
-    "method, and the page says how many comparisons there are. After this correction, "
-    "a comparison may be undecided although its interval lies on one side.",
+    "seed, unless the claim says otherwise. The p-values of all comparisons of a claim "
+    "are corrected together by Holm's method, and the page says how many comparisons "
+    "there are. Because of this correction, a comparison may be undecided although its "
+    "interval lies on one side.",
+    "In a table of statements, the number after ± is half the interval's width. "
+    "Without a limit in parentheses, a measured difference supports its statement if "
+    "it is positive, or, for errors and losses, if it is negative. In a table of "
+    "results, the number after ± is the standard deviation over seeds, unless the "
+    "table says otherwise.",
 )
 
 
@@ -236,9 +252,17 @@ def correction(found):
 def statements(found):
     """The table of a row's statements."""
     return program.table(
-        ["statement", "so here?", "by"],
+        ["statement", "so here?", "measured"],
         ([one.statement.text, one.outcome, one.by] for one in found),
     )
+
+
+def outcome_where(found, beginning):
+    """The outcome of the statements that begin so; of the whole claim, if it is ""."""
+    outcomes = [o.outcome for o in found if o.statement.text.startswith(beginning)]
+    if not outcomes:
+        raise ValueError(f"A page quotes a statement that is not there: {beginning!r}")
+    return judging.together(outcomes)
 
 
 def requote(page, kept):
@@ -261,11 +285,10 @@ def requote(page, kept):
             yield ""
         yield from statements(found(name, data))
 
-    def outcome(name):
+    def outcome(name, beginning):
         _, experiment = rows[name]
         return ", ".join(
-            f"{judging.together([each.outcome for each in found(name, data)])} "
-            f"({one['label']})"
+            f"{outcome_where(found(name, data), beginning)} ({one['label']})"
             for data, one in kept[experiment.name].items()
         )
 

@@ -7,6 +7,7 @@ import numpy as np
 import program
 
 from claims import regime
+from claims.averages import memory_words
 from claims.experiment import TUTORIAL, Experiment, Row, job
 from claims.harness import Kind, grid_words, words_of
 from claims.judging import LOSS_MARGIN, Statement, loss_difference
@@ -105,9 +106,12 @@ def judge(results):
             for budget in example.BUDGETS
         ),
     )
-    for name in (MEMORY, example.FREE):
+    for name, what in (
+        (MEMORY, memory_words(MEMORY)),
+        (example.FREE, "schedule-free training with an exponential average"),
+    ):
         yield Statement(
-            f"with one rate for all, {name} is on or below the end of every linear "
+            f"with one rate for all, {what} is on or below the end of every linear "
             "decay",
             *(
                 loss_difference(
@@ -139,11 +143,11 @@ def tables(results):
 
 
 def setting(results, data):
+    when = " at the end of a run at a constant rate,"
     return (
         f"{words_of(data)} {ADAM}, {results['epochs']} epochs, a warmup over "
         f"{100 * example.WARMUP:g} % for all; {results['seeds']} seeds. As in the "
-        "tutorial all methods have one rate, which for the end of a run at a constant "
-        f"rate is {grid_words(ADAM)}."
+        f"tutorial, all methods share one rate: {grid_words(ADAM, when=when)}."
     )
 
 
@@ -195,7 +199,7 @@ EXPERIMENT = Experiment(
             "The ends of linear decays are a Pareto front of steps and loss; an "
             "exponential average, and schedule-free training with one, are on it or "
             "below, along the trajectory of a single run.",
-            "Test losses are compared. On or below is less than "
+            'Test losses are compared. "On or below" means less than '
             f"{LOSS_MARGIN:g} above. One rate for all, which suits a constant rate, "
             "does not suit the decays as well: where each method has its own, see "
             "the claim on schedule-free training.",

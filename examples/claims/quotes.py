@@ -12,6 +12,10 @@ and the outcome of a claim is the text in emphasis that follows a link to it:
 
     [1cycle](evidence.md#speed-of-1cycle): *cannot be told (digits)*
 
+or that of its statements that begin with the words in quotes,
+
+    [1cycle](evidence.md#speed-of-1cycle), "cycling the momentum": *no (digits)*
+
 A link to a claim that has not been run leads to the page, and to the claim as soon as
 it has been: its text is the title,
 
@@ -26,7 +30,7 @@ BLOCK = re.compile(
     r"(<!-- evidence: ([\w-]+)(, statements)? -->\n).*?(<!-- end of evidence -->)",
     re.DOTALL,
 )
-OUTCOME = re.compile(r"(\]\(([^)\s]*)evidence\.md#([\w-]+)\): )\*[^*]*\*")
+OUTCOME = re.compile(r'(\]\([^)\s]*evidence\.md#([\w-]+)\)(?:, "([^"]*)")?: )\*[^*]*\*')
 NOT_RUN = re.compile(r"\[([^\]]+)\]\(([^)\s]*)evidence\.md\): \*not run\*")
 FIGURE = re.compile(r"(\]\([^)\s]*evidence/)[\w-]+(/(\w+)\.png\))")
 
@@ -49,7 +53,8 @@ def quote(text, block, outcome, folders, names):
     Args:
         text: Of the page.
         block: A function from a claim's name, and whether with its tables, to lines.
-        outcome: A function from a claim's name to its outcome.
+        outcome: A function from a claim's name and the beginning of statements, which
+            is empty where the whole claim is meant, to their outcome.
         folders: The data that are quoted, by the names of figures.
         names: Those of the claims that have been run, by title.
     """
@@ -60,7 +65,8 @@ def quote(text, block, outcome, folders, names):
         return f"{start}\n{lines}\n\n{end}"
 
     def with_outcome(match):
-        return f"{match.group(1)}*{outcome(match.group(3))}*"
+        start, name, beginning = match.groups()
+        return f"{start}*{outcome(name, beginning or '')}*"
 
     def with_figure(match):
         start, end, name = match.groups()

@@ -161,7 +161,7 @@ def judge_sweeps(results):
     )
     yield Statement(
         "it extends itself until the best rate is inside, which in this run has a "
-        "higher accuracy on the data held out",
+        "higher accuracy on the held-out data",
         Fact(
             "",
             not extended["at edge"] and extended["best"][1] > low["best"][1],
@@ -193,8 +193,8 @@ def sweep_tables(results):
     two = results["two"]
     yield ""
     together = f"{two['parameters'][0].upper()}{two['parameters'][1:]}"
-    yield f"{together} together, {two['trials']} trials: test accuracy where"
-    yield "the data held out say best, ± the standard deviation over seeds:"
+    yield f"{together} together, {two['trials']} trials: test accuracy of the trial"
+    yield "that was best on the held-out data, ± the standard deviation over seeds:"
     yield ""
     yield from program.table(
         ["search", "accuracy (%)"],

@@ -198,7 +198,7 @@ def setting(results, data):
         f"{epochs // cycles} or three that double in length; {results['seeds']} seeds. "
         f"Independent models have a cosine over {epochs // cycles} epochs each, which "
         f"is the cost of the snapshots, or over {epochs}, {cycles} times that cost. "
-        f"Each schedule has {grid_words(SGD)}."
+        f"Each schedule uses {grid_words(SGD)}."
     )
 
 
@@ -215,7 +215,7 @@ EXPERIMENT = Experiment(
             "SGDR with cycles that grow is better at any time than step decay; "
             "snapshots at the ends of cycles form an ensemble that beats the single "
             "model.",
-            "Test accuracies are compared. No worse is less than "
+            'Test accuracies are compared. "No worse" means less than '
             f"{MARGIN:g} points below. The end of a growing cycle is its last "
             "whole epoch.",
             judge,

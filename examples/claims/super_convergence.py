@@ -61,7 +61,7 @@ def arrays_of(results):
 
 
 def target_of(step_decay):
-    """What is to be reached: its mean in the longest training, less an error."""
+    """The target: its mean in the longest run, less a standard error."""
     final = step_decay[-1]
     if len(final) == 1:
         return final[0]
@@ -114,7 +114,7 @@ def judge(results):
             f"{method} needs at least {SEVERAL:g} times fewer epochs than step decay",
             step, method, SEVERAL,
         )  # fmt: skip
-    yield fewer("the momentum's half saves epochs", plain, full, 1.0)
+    yield fewer("cycling the momentum saves epochs", plain, full, 1.0)
 
 
 def tables(results):
@@ -136,7 +136,7 @@ def setting(results, data):
     budgets = ", ".join(f"{e}" for e in arrays_of(results)[0])
     return (
         f"{words_of(data)} {SGD}; a run of its own for each of {budgets} epochs, "
-        f"{results['seeds']} seeds. Each method has, at each length, "
+        f"{results['seeds']} seeds. At each length, each method uses "
         f"{grid_words(SGD)}."
     )
 
@@ -163,10 +163,9 @@ EXPERIMENT = Experiment(
             OVERVIEW,
             "1cycle, with the momentum cycled the other way, trains several times "
             "faster than step decay.",
-            "What is to be reached is the mean accuracy of step decay in the longest "
-            "training, less one standard error; epochs are read off the mean "
-            "accuracies between two lengths, on a log scale. Several times is at "
-            "least twice. "
+            "The target is the mean accuracy of step decay in the longest run, less "
+            "one standard error; epochs are read off the mean accuracies between two "
+            'lengths, on a log scale. "Several times" means at least twice. '
             "The interval of the ratio of epochs is that of seeds drawn with "
             f"replacement ({RESAMPLES:,} times); a method that never gets there counts "
             "as 0 times.",

@@ -100,7 +100,7 @@ def setting(results, data):
     return (
         f"{words_of(data)} {SGD}, {results['epochs']} epochs: {results['cycles']} "
         f"cycles of {length} between a tenth of the rate and the rate, or step decay "
-        f"at 50 and 75 %; {results['seeds']} seeds. Each has {grid_words(SGD)}: "
+        f"at 50 and 75 %; {results['seeds']} seeds. Each uses {grid_words(SGD)}: "
         f"{rates}."
     )
 
@@ -141,7 +141,7 @@ EXPERIMENT = Experiment(
             OVERVIEW,
             "Triangular cycles are good at any time, and best at the end of each "
             "cycle.",
-            "Test accuracies are compared. No worse is less than "
+            'Test accuracies are compared. "No worse" means less than '
             f"{MARGIN:g} points below.",
             judge,
             tables,

@@ -107,7 +107,7 @@ def trainings(options, found):
 
 
 def best_rate(setting, options, folder):
-    """That with the least error on the data held out."""
+    """That with the least error on the held-out data."""
 
     def error(rate):
         name = runs.file_name(searched(*setting, rate))
