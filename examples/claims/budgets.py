@@ -184,8 +184,8 @@ def tables(results):
     methods = present(results, EVERY_STEP_METHODS)
     yield "How often each schedule came first or among the first three, in percent of"
     yield f"the settings (optimizer and budget, from {APART} % on), by mean test error"
-    yield f"and mean test loss over {results['seeds']} seeds; ties share their places. The"
-    yield f"common schedules, in {count_settings(results, methods)} settings:"
+    yield f"and mean test loss over {results['seeds']} seeds; ties share their places."
+    yield f"The common schedules, in {count_settings(results, methods)} settings:"
     yield ""
     yield from shares_table(results, methods)
     yield ""
