@@ -6,19 +6,12 @@ import numpy as np
 from keras_lrs.averages import Averager, UniformAverage
 from keras_lrs.callbacks import WeightAveraging
 from tests.averages import teachers
-from tests.callbacks import references
+from tests.callbacks import devices, references
 from tests.callbacks.recording import Record
 
 
 def main():
-    import tensorflow as tf
-
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-    )
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    assert strategy.num_replicas_in_sync == 2
+    strategy = devices.two_replicas()
 
     with strategy.scope():
         model = teachers.MeanTeacher()

@@ -13,6 +13,19 @@ from keras_lrs.tuning import range_test
 from tests.callbacks import forward, references
 
 
+def two_replicas():
+    """A strategy of TensorFlow, in a process that has used no device yet."""
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert strategy.num_replicas_in_sync == 2
+    return strategy
+
+
 def check_average(model, update_every):
     """The average is that of one device; it is put in and taken out."""
     averaging = WeightAveraging(

@@ -14,14 +14,7 @@ from tests.callbacks import devices, forward, grouped, references
 
 
 def main():
-    import tensorflow as tf
-
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-    )
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    assert strategy.num_replicas_in_sync == 2
+    strategy = devices.two_replicas()
 
     rate, momentum = S.OneCycle(0.05, 40), S.LinearDecay(0.95, 40, 0.5)
     with strategy.scope():

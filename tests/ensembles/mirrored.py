@@ -8,7 +8,7 @@ import numpy as np
 from keras_lrs import ensembles
 from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs.callbacks import HyperparameterScheduler, SnapshotEnsemble
-from tests.callbacks import references
+from tests.callbacks import devices, references
 
 
 class Record(keras.callbacks.Callback):
@@ -63,14 +63,7 @@ def check(model):
 
 
 def main():
-    import tensorflow as tf
-
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-    )
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    assert strategy.num_replicas_in_sync == 2
+    strategy = devices.two_replicas()
     with strategy.scope():
         model = network()
     check(model)

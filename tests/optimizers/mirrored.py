@@ -7,19 +7,12 @@ from keras_lrs import averages
 from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs.callbacks import HyperparameterScheduler
 from keras_lrs.optimizers import ScheduleFree
-from tests.callbacks import references
+from tests.callbacks import devices, references
 from tests.optimizers import loops
 
 
 def main():
-    import tensorflow as tf
-
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-    )
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    assert strategy.num_replicas_in_sync == 2
+    strategy = devices.two_replicas()
 
     for variant, scaled in (
         ({"warmup_steps": 15, "step_power": 1.0}, False),

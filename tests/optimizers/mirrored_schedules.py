@@ -6,18 +6,11 @@ import numpy as np
 from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs.callbacks import HyperparameterLogger
 from keras_lrs.optimizers import Scheduled
-from tests.callbacks import references
+from tests.callbacks import devices, references
 
 
 def main():
-    import tensorflow as tf
-
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-    )
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    assert strategy.num_replicas_in_sync == 2
+    strategy = devices.two_replicas()
     for callbacks in ([], [HyperparameterLogger()]):
         with strategy.scope():
             optimizer = Scheduled(
