@@ -20,9 +20,11 @@ def publish(run: Any) -> None:
         run: The run, whose schedules are bound for good.
     """
     described = [callback for callback in run.callbacks if callback.described]
+    description: dict[str, Any] = {}
     for name, tell in _recording(run) if described else []:
         try:
-            tell(_description(run, described))
+            description = description or _description(run, described)
+            tell(description)
         except Exception as error:  # Training matters more than its records.
             warnings.warn(
                 f"{name} has not taken the description of the schedules, or not all of "

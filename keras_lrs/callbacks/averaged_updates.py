@@ -9,16 +9,13 @@ from keras_lrs._step.averages import Averaging
 from keras_lrs.callbacks.cycle_ends import cycle_ends_of
 
 
-def check_optimizers(
-    callback: Any, run: Run, found: list[Any], slots: list[AverageSlots]
-) -> None:
+def check_optimizers(callback: Any, run: Run, slots: list[AverageSlots]) -> None:
     """Checks that nothing else averages the weights, in a run.
 
     Args:
         callback: The `WeightAveraging`.
         run: The run.
-        found: Its optimizers.
-        slots: Their averages.
+        slots: The averages of its optimizers.
 
     Raises:
         ValueError: If Keras averages them, or another of the optimizers does.
@@ -32,7 +29,7 @@ def check_optimizers(
                 "was loaded with its averages may be passed as `initial`. Received:"
                 f" `{type(one.optimizer).__name__}` with use_ema=True"
             )
-    trained = [id(v) for one in found for v in optimizers.weights(one)]
+    trained = [id(v) for one in slots for v in optimizers.weights(one.optimizer)]
     if len(set(trained)) < len(trained):
         raise ValueError(
             f"`{type(callback).__name__}` cannot average weights that two optimizers "

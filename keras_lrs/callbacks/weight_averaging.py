@@ -192,7 +192,7 @@ class WeightAveraging(SwappingCallback):
         every = run.model.trainable_variables
         self._choice.check(every if self.optimizers is None else weights)
         self._slots = [AverageSlots(one, self._choice) for one in found]
-        check_optimizers(self, run, found, self._slots)
+        check_optimizers(self, run, self._slots)
         for one in self._slots:
             one.attach(run.model)
         self.swap_out()  # A model loaded from a file may hold the averages.
