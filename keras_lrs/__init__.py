@@ -1,4 +1,4 @@
-"""Learning-rate schedules for Keras 3, exact and evaluated in the compiled step."""
+"""Learning-rate schedules for Keras 3, exact and evaluated in the training step."""
 
 from keras_lrs import (
     averages,

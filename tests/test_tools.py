@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from keras_lrs import Epochs
-from keras_lrs.callbacks import HyperparameterScheduler
+from keras_lrs.averages import ExponentialAverage
+from keras_lrs.callbacks import HyperparameterScheduler, WeightAveraging
 from keras_lrs.schedules import CosineAnnealing, Warmup
 
 pytestmark = [
@@ -69,18 +70,22 @@ def test_mlflow_keeps_the_first_of_two_descriptions_with_a_warning(
     assert parameters["keras_lrs/learning_rate.peak"] == "0.01"
 
 
-def test_a_run_that_mlflow_starts_itself_has_the_description(tmp_path, monkeypatch):
+def test_a_run_that_mlflow_starts_itself_has_only_what_was_used(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mlflow = pytest.importorskip("mlflow")
     autolog = pytest.importorskip("mlflow.keras").autolog
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/runs.db")
     autolog(log_models=False)
     try:
-        fit(make_scheduler())
+        fit(make_scheduler(), WeightAveraging(ExponentialAverage(0.9)))
     finally:
         autolog(disable=True)
     parameters = mlflow.last_active_run().data.params
     assert parameters["keras_lrs/learning_rate.warmup_steps"] == "8"
+    assert parameters["keras_lrs/average.decay"] == "0.9"
+    assert parameters["optimizer_momentum"] == "0.0"
+    unused = {"optimizer_learning_rate", "optimizer_use_ema", "optimizer_ema_momentum"}
+    assert not unused & set(parameters)
 
 
 def test_wandb_records_the_rate_and_the_description(tmp_path, monkeypatch):

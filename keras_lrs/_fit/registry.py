@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_lrs._fit import chosen
+from keras_lrs._fit import chosen, trackers
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import fit_loop, models, optimizers
 from keras_lrs._keras.backend import IS_JAX
@@ -31,7 +31,7 @@ def register(callback: Any, model: Any) -> None:
     if callback_list is not None and not run.begun:
         _reorder(callback, callback_list.callbacks)
         if run.callback_list() is not callback_list:
-            run.belong_to(callback_list)
+            _belong_to(run, callback_list)
 
 
 def _new_run(model, callback_list=None):
@@ -43,9 +43,14 @@ def _new_run(model, callback_list=None):
 
     run.undo.callback(forget)
     if callback_list is not None:
-        run.belong_to(callback_list)
+        _belong_to(run, callback_list)
     attributes[_ATTRIBUTE] = run
     return run
+
+
+def _belong_to(run, callback_list):
+    run.belong_to(callback_list)
+    trackers.hide_unused(run)
 
 
 def _reorder(callback, callbacks):

@@ -1,4 +1,4 @@
-"""Tells the tools that log runs how a run is scheduled: MLflow, W&B and TensorBoard."""
+"""What the tools that log runs are told of it: MLflow, W&B and TensorBoard."""
 
 import sys
 import warnings
@@ -6,8 +6,68 @@ from typing import Any
 
 import keras
 
+from keras_lrs._fit import hooks
+from keras_lrs._keras.average_slots import AverageSlots
+
 # Users often log a `learning_rate` themselves, and MLflow refuses a second value.
 PREFIX = "keras_lrs/"
+
+
+def hide_unused(run: Any) -> None:
+    """Keeps what the run does not use out of the optimizer's config that MLflow logs.
+
+    Its callback, which `autolog` adds too, logs the whole config when training begins.
+    What a schedule drives is not what `compile` was given, and the settings of
+    `use_ema` say where `WeightAveraging` stores its averages. The descriptions say what
+    is used instead.
+
+    Args:
+        run: The run, whose list of callbacks is known.
+    """
+    for callback in run.siblings:
+        if type(callback).__module__.partition(".")[0] == "mlflow":
+            hooks.replace(callback, "on_train_begin", _hiding(run), run.undo)
+
+
+def _hiding(run):
+    def make(begin):
+        def on_train_begin(logs=None):
+            every = {id(one): one for one in (run.model.optimizer, *run.optimizers)}
+            shown = [
+                hooks.replace(one, "get_config", _used(run, one), run.undo)
+                for one in every.values()
+            ]
+            try:
+                begin(logs)
+            finally:
+                for show in shown:
+                    show()
+
+        return on_train_begin
+
+    return make
+
+
+def _used(run, optimizer):
+    def make(get_config):
+        def get_used_config():
+            hidden = {
+                name
+                for callback in run.siblings
+                if getattr(callback, "described", False) and callback.optimizers is None
+                for name in getattr(callback, "schedules", ())
+            }
+            if AverageSlots(optimizer).attached:
+                hidden |= {"use_ema", "ema_momentum", "ema_overwrite_frequency"}
+            return {
+                name: value
+                for name, value in get_config().items()
+                if name not in hidden
+            }
+
+        return get_used_config
+
+    return make
 
 
 def publish(run: Any) -> None:

@@ -1,4 +1,4 @@
-"""`FitCallback`: the base class of callbacks that act in the compiled step."""
+"""`FitCallback`: the base class of callbacks that act in the training step."""
 
 import contextlib
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from keras_lrs.schedules import names
 
 
 class FitCallback(keras.callbacks.Callback):
-    """The base class of callbacks that act in the compiled training step.
+    """The base class of callbacks that act in the training step.
 
     All callbacks of this kind in a `fit` share one run. The run binds their schedules,
     installs the parts that they want in the optimizer's step, and undoes everything

@@ -18,7 +18,7 @@ class GradientNormRecorder(FitCallback):
 
     `norm = sqrt(sum of g**2)` over all entries of all gradients, before clipping and
     weight decay, without the loss scale, summed over the replicas of a strategy. It is
-    computed in the compiled step, in float32, and read every few thousand steps and at
+    computed in the training step, in float32, and read every few thousand steps and at
     the end, so training does not wait for it. Under gradient accumulation it is the
     norm of the mean gradient that the update uses. With several optimizers it is the
     norm over all of them. Updates that a `LossScaleOptimizer` skips are not recorded.

@@ -18,7 +18,7 @@ from keras_lrs.schedules.sparkline import markup_of
 
 
 class HyperparameterScheduler(FitCallback):
-    """Drives hyperparameters of the optimizer by schedules, in the compiled step.
+    """Drives hyperparameters of the optimizer by schedules, in the training step.
 
     When the first epoch begins, every schedule is bound to this `fit`. Its `Epochs` are
     epochs of the data, its `Fraction`s are fractions of `epochs` times the steps per

@@ -14,7 +14,7 @@ class OneCycleScheduler(HyperparameterScheduler):
     """Moves the rate up and down once and the momentum the other way (1cycle policy).
 
     It drives `learning_rate`, and `momentum` of SGD and RMSprop or `beta_1` of the Adam
-    family, in the compiled step, over the whole `fit`. Everything in
+    family, in the training step, over the whole `fit`. Everything in
     `HyperparameterScheduler` applies here too.
 
     Use it to train fast at rates at which training would diverge if they were held.

@@ -23,7 +23,7 @@ class PosthocAveraging(FitCallback):
 
     After training, `keras_lrs.averages.posthoc` constructs the average of any width
     between them, after any number of updates. So you do not need to choose the length
-    of the average before training. The averages are computed in the compiled step, at
+    of the average before training. The averages are computed in the training step, at
     every update. The model and the optimizer are unchanged. Each width needs one more
     copy of the weights in memory.
 

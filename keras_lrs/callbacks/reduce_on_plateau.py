@@ -36,7 +36,7 @@ class ReduceOnPlateau(FitCallback):
 
     The rate may be a float, a schedule in the optimizer, or a schedule that
     `HyperparameterScheduler` or `OneCycleScheduler` drives. At every step the rate is
-    this value times the factor, computed inside the compiled step. After `fit` the
+    this value times the factor, computed inside the training step. After `fit` the
     optimizer has its own rate again.
 
     `optimizer.learning_rate` shows the rate used, including the factor. If your own

@@ -1,4 +1,4 @@
-"""`WeightAveraging`: an average of the weights, taken in the compiled step."""
+"""`WeightAveraging`: an average of the weights, taken in the training step."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ from keras_lrs.schedules import durations, fields
 
 
 class WeightAveraging(SwappingCallback):
-    """Averages the weights in the compiled step; all but training use the average.
+    """Averages the weights in the training step; all but training use the average.
 
     Training follows exactly the trajectory that it would follow without the callback.
     Validation, callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`,

@@ -24,7 +24,7 @@ class Scheduled(Wrapper):
     Use it where there is no `fit` with callbacks: in custom loops, eager or compiled,
     with JAX's `stateless_apply`, with `train_on_batch`, and for each optimizer of a
     GAN. It runs the same step as the callbacks: each schedule is evaluated once per
-    step, inside the compiled step, and Adam's bias correction takes scheduled betas
+    step, inside the training step, and Adam's bias correction takes scheduled betas
     into account. Steps are what the optimizer has counted since it was created:
     batches, or micro-batches under gradient accumulation.
 

@@ -20,7 +20,7 @@ class Schedule(fields.Configured, keras.optimizers.schedules.LearningRateSchedul
     """A learning rate as a function of the training step.
 
     `schedule(0)` is the rate of the first update. Pass a schedule to any Keras
-    optimizer, and it is evaluated inside the compiled training step.
+    optimizer, and it is evaluated inside the training step.
 
     Instances are immutable. They are equal if their classes and arguments are equal.
     Subclasses are frozen dataclasses. Decorate yours with

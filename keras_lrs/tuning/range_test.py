@@ -50,7 +50,7 @@ def range_test(
     """Trains for some steps while the rate grows, to see at which rates the loss falls.
 
     `rate(i) = min * (max / min) ** (i / (num_steps - 1))` for i = 0 .. `num_steps - 1`,
-    inside the compiled step. The loss of a step is that of its own batch, before its
+    inside the training step. The loss of a step is that of its own batch, before its
     update. The test ends early if the loss diverges.
 
     Afterwards you can train as if there had been no test, however the test ended. Every

@@ -6,7 +6,11 @@ import types
 import keras
 import pytest
 
-from keras_lrs.callbacks import HyperparameterScheduler, VariableScheduler
+from keras_lrs.callbacks import (
+    HyperparameterScheduler,
+    VariableScheduler,
+    WeightAveraging,
+)
 from keras_lrs.schedules import CosineAnnealing, LinearDecay
 from tests import warned
 from tests.callbacks import catalogue, references
@@ -53,6 +57,48 @@ def test_mlflow_without_a_run_is_told_nothing(mlflow):
 def test_a_fit_without_schedules_tells_nothing(mlflow):
     fit()
     assert mlflow.told == []
+
+
+class Config(keras.callbacks.Callback):
+    """MLflow's callback: it reads the optimizer's config when training begins."""
+
+    __module__ = "mlflow.keras.callback"
+    found = None
+
+    def on_train_begin(self, logs=None):
+        assert self.found is None
+        self.found = self.model.optimizer.get_config()
+
+
+@pytest.mark.parametrize("at", [0, 2], ids=["first", "last"])
+def test_the_config_that_mlflow_logs_has_only_what_is_used(at):
+    model = references.linear_model(keras.optimizers.SGD(0.1, momentum=0.9))
+    own = model.optimizer.get_config()
+    for _ in range(2):  # The optimizer keeps the averages of the first fit.
+        config = Config()
+        scheduler = HyperparameterScheduler(LinearDecay(0.05))
+        callbacks = [scheduler, WeightAveraging(at_end="raw")]
+        callbacks.insert(at, config)
+        references.fit(model, callbacks, epochs=2)
+        hidden = ["learning_rate", "use_ema", "ema_momentum", "ema_overwrite_frequency"]
+        expected = {key: value for key, value in own.items() if key not in hidden}
+        assert config.found == expected
+    # Only then: what is saved must say how the averages are stored.
+    assert model.optimizer.get_config()["use_ema"]
+    assert "get_config" not in vars(model.optimizer)
+    assert "on_train_begin" not in vars(config)
+
+
+def test_mlflow_sees_the_averages_and_the_rate_that_keras_uses():
+    model = references.linear_model(keras.optimizers.SGD(0.1, 0.9, use_ema=True))
+    config = Config()
+    scheduler = HyperparameterScheduler(momentum=LinearDecay(0.9))
+    references.fit(model, [scheduler, config], epochs=2)
+    expected = model.optimizer.get_config()
+    del expected["momentum"]
+    assert config.found == expected
+    assert expected["use_ema"]
+    assert expected["learning_rate"] == pytest.approx(0.1)
 
 
 def test_a_live_run_of_wandb_is_told(monkeypatch):
