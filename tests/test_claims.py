@@ -252,6 +252,7 @@ def test_a_quick_run_writes_no_page_of_ours(tmp_path, monkeypatch, tiny):
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(tmp_path, tiny, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))  # As it is for the program.
+    monkeypatch.setattr(pool, "MOST_JOBS", 1)  # So that one pool follows another.
     job = experiment.job(
         harness.measure, method=methods.STEP, epochs=1, seeds=1,
         optimizer=regime.SGD, looks=False,

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import time
 
-MOST_JOBS = 50  # Of a process: what it has compiled takes memory.
+MOST_JOBS = 100  # Of a pool: what its processes have compiled takes memory.
 _STATE = {}  # Of a process: its harness.
 
 
@@ -86,12 +86,16 @@ def results(todo, arguments, processes):
         for job in todo:
             yield job, run(job)
         return
+    # Not `max_tasks_per_child`: once a process has had its last task, none may follow
+    # (CPython 115634), and whoever waits for the tasks waits for ever.
+    for first in range(0, len(todo), MOST_JOBS):
+        yield from results_of_pool(todo[first : first + MOST_JOBS], arguments, processes)
+
+
+def results_of_pool(todo, arguments, processes):
+    """The same of a few jobs, in processes of their own."""
     pool = concurrent.futures.ProcessPoolExecutor(
-        processes,
-        multiprocessing.get_context("spawn"),
-        begin,
-        arguments,
-        max_tasks_per_child=MOST_JOBS,
+        processes, multiprocessing.get_context("spawn"), begin, arguments
     )
     try:
         waiting = {pool.submit(run, job): job for job in todo}
