@@ -1027,7 +1027,8 @@ MADE_UP_APART = {"Linear decay and uniform averages": made_up_uniform}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_judges_say_both(name):
+def test_judges_say_both(name, monkeypatch):
+    monkeypatch.setattr(judging, "RESAMPLES", 1_000)
     for row in EXPERIMENTS[name].rows:
         make = MADE_UP_APART.get(row.title, globals()[f"made_up_{name}"])
         good, bad = (

@@ -9,7 +9,7 @@ import pytest
 import keras_lrs as lrs
 from tests import catalogue, compiled
 
-pytestmark = pytest.mark.every_backend(6)
+pytestmark = pytest.mark.every_backend(3)
 
 S = lrs.schedules
 LAST = 2**31 - 2

@@ -50,7 +50,7 @@ def test_values_are_finite_and_not_negative(schedule):
     assert np.all(values >= 0.0)
 
 
-@pytest.mark.every_backend(40)
+@pytest.mark.every_backend(20)
 @every_schedule
 def test_every_way_of_asking_gives_the_same_value(schedule):
     expected = schedule(STEPS)
@@ -76,7 +76,7 @@ def test_a_compiled_scalar_step_gives_a_float32_scalar(schedule):
         assert value.dtype == np.float32
 
 
-@pytest.mark.every_backend(40)
+@pytest.mark.every_backend(20)
 @every_schedule
 def test_steps_of_any_type_and_shape_are_accepted(schedule):
     expected = schedule(np.array([7]))[0]
@@ -372,7 +372,7 @@ KNOWN_LENGTH = [
 ]  # fmt: skip
 
 
-@pytest.mark.every_backend(60)
+@pytest.mark.every_backend(30)
 @pytest.mark.parametrize("cls", KNOWN_LENGTH)
 @pytest.mark.parametrize("decay_steps", [1, 2, 3, 10, 41, 49, 1000, 2**31 - 2])
 @pytest.mark.parametrize(("initial", "end"), [(0.3, 0.1), (0.1, 0.7), (0.3, 1e-9)])

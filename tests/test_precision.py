@@ -7,7 +7,7 @@ import pytest
 import keras_lrs as lrs
 from tests import compiled
 
-pytestmark = pytest.mark.every_backend(10)
+pytestmark = pytest.mark.every_backend(5)
 
 S = lrs.schedules
 LAST = 2**31 - 2

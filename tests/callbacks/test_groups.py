@@ -251,7 +251,7 @@ class TestLoops:
         )
 
 
-@pytest.mark.every_backend(5)
+@pytest.mark.every_backend(2)
 class TestEveryOptimizer:
     @pytest.mark.parametrize("name", OPTIMIZERS)
     def test_groups_of_one_schedule_equal_that_schedule(self, name):

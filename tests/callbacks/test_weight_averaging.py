@@ -689,7 +689,7 @@ def recorded(epochs=2, accumulated=None, **compiled):
 class TestAveragedStatistics:
     """Moving means and variances are averaged as the weights are."""
 
-    @pytest.mark.every_backend
+    @pytest.mark.every_backend(3)
     @pytest.mark.parametrize("accumulated", [None, 5])
     @pytest.mark.parametrize("compiled", [*COMPILED, {"run_eagerly": True}], ids=str)
     def test_are_the_mean_of_all_that_were_seen(self, compiled, accumulated):
