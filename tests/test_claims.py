@@ -705,13 +705,14 @@ def made_up_lecture_notes(good):
 
     errors = dict.fromkeys((notes.STEP, notes.ROOT, notes.COSINE, notes.PHASED), 3.0)
     if not good:
-        errors = dict.fromkeys(errors, 9.0)
+        errors = dict.fromkeys(errors, 60.0)
+    constant = 3.5 if good else 55.0
     end = [[a, 0.1] for a in around(96.0)]
     return {
         "seeds": SEEDS,
         "epochs": 28,
         "methods": {
-            name: found(e) for name, e in (errors | {notes.CONSTANT: 3.5}).items()
+            name: found(e) for name, e in (errors | {notes.CONSTANT: constant}).items()
         },
         "stopped": {
             notes.END: end,
@@ -1062,6 +1063,15 @@ def diverged_fractals():
     results = made_up_fractals(True)
     results["quadratic"].append([16, np.nan, 0.3, 0.5])
     return results, [0, 1]
+
+
+def test_schedules_that_all_fail_alike_do_not_train():
+    results = made_up_lecture_notes(True)
+    for found in results["methods"].values():
+        found["scores"] = [[9.0, 0.1, error, 0.1] for error in around(90.0)]
+    row = EXPERIMENTS["lecture_notes"].rows[0]
+    judged = page.judged(row, results)
+    assert [one.outcome for one in judged] == ["yes"] * 6 + ["no"]
 
 
 def diverged_lecture_notes():

@@ -97,7 +97,7 @@ def four_schedules(data):
         for name in ("step decay, thirds", "1/sqrt(t)", "cosine", "cosine in phases")
     ]
     end, middle = "end of the last completed phase", "middle of the next"
-    return [*trains, None, [accuracy(stopped[end], stopped[middle])]]
+    return [*trains, None, [accuracy(stopped[end], stopped[middle])], None]
 
 
 def batches(data):

@@ -89,7 +89,8 @@ def results(todo, arguments, processes):
     # Not `max_tasks_per_child`: once a process has had its last task, none may follow
     # (CPython 115634), and whoever waits for the tasks waits for ever.
     for first in range(0, len(todo), MOST_JOBS):
-        yield from results_of_pool(todo[first : first + MOST_JOBS], arguments, processes)
+        few = todo[first : first + MOST_JOBS]
+        yield from results_of_pool(few, arguments, processes)
 
 
 def results_of_pool(todo, arguments, processes):
