@@ -1,4 +1,4 @@
-"""What the tools that log runs are told of it: MLflow, W&B and TensorBoard."""
+"""What MLflow, W&B and TensorBoard record of a run."""
 
 import sys
 import warnings
@@ -22,7 +22,7 @@ def hide_unused(run: Any) -> None:
     is used instead.
 
     Args:
-        run: The run, whose list of callbacks is known.
+        run: The run, which has its list of callbacks.
     """
     for callback in run.siblings:
         if type(callback).__module__.partition(".")[0] == "mlflow":
