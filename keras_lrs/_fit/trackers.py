@@ -32,9 +32,10 @@ def hide_unused(run: Any) -> None:
 def _hiding(run):
     def make(begin):
         def on_train_begin(logs=None):
+            replaced = _replaced(run)
             every = {id(one): one for one in (run.model.optimizer, *run.optimizers)}
             shown = [
-                hooks.replace(one, "get_config", _used(run, one), run.undo)
+                hooks.replace(one, "get_config", _used(one, replaced), run.undo)
                 for one in every.values()
             ]
             try:
@@ -48,22 +49,25 @@ def _hiding(run):
     return make
 
 
-def _used(run, optimizer):
+def _replaced(run):
+    return {
+        name
+        for callback in run.siblings
+        if getattr(callback, "described", False) and callback.optimizers is None
+        for optimizer in run.optimizers
+        for name in callback.replaces(optimizer)
+    }
+
+
+def _used(optimizer, replaced):
+    hidden = set(replaced)
+    if AverageSlots(optimizer).attached:
+        hidden |= {"use_ema", "ema_momentum", "ema_overwrite_frequency"}
+
     def make(get_config):
         def get_used_config():
-            hidden = {
-                name
-                for callback in run.siblings
-                if getattr(callback, "described", False) and callback.optimizers is None
-                for name in getattr(callback, "schedules", ())
-            }
-            if AverageSlots(optimizer).attached:
-                hidden |= {"use_ema", "ema_momentum", "ema_overwrite_frequency"}
-            return {
-                name: value
-                for name, value in get_config().items()
-                if name not in hidden
-            }
+            config = get_config().items()
+            return {name: value for name, value in config if name not in hidden}
 
         return get_used_config
 

@@ -121,6 +121,10 @@ class FitCallback(keras.callbacks.Callback):
         self._handed = True
         registry.register(self, model)
 
+    def replaces(self, optimizer: Any) -> set[str]:
+        """Returns the names in an optimizer's config whose values it replaces."""
+        return set()
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Joins the run with the parts that it wants."""
         if self._model is None:

@@ -187,6 +187,10 @@ class HyperparameterScheduler(FitCallback):
                     found[name] = value
         return found
 
+    def replaces(self, optimizer: Any) -> set[str]:
+        """Returns the names of what has a schedule."""
+        return set(self.schedules)
+
     def describe(self) -> dict[str, str | int | float]:
         """Describes the schedules, for MLflow, W&B or TensorBoard's hparams.
 

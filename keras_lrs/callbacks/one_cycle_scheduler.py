@@ -82,7 +82,14 @@ class OneCycleScheduler(HyperparameterScheduler):
         """Drives the momentum as well, under the name that the optimizer has for it."""
         found = super().prepare(run)
         for optimizer in run.chosen(self).values():
-            names = hyperparameters.names(optimizer)
-            name = "beta_1" if "beta_1" in names else "momentum"
+            name = _momentum_of(optimizer)
             found.append(hyperparameters.wanted(optimizer, name, self.mirrored))
         return found
+
+    def replaces(self, optimizer: Any) -> set[str]:
+        """Returns the names of the rate and the momentum."""
+        return {*super().replaces(optimizer), _momentum_of(optimizer)}
+
+
+def _momentum_of(optimizer):
+    return "beta_1" if "beta_1" in hyperparameters.names(optimizer) else "momentum"

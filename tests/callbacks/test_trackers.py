@@ -8,6 +8,7 @@ import pytest
 
 from keras_lrs.callbacks import (
     HyperparameterScheduler,
+    OneCycleScheduler,
     VariableScheduler,
     WeightAveraging,
 )
@@ -87,6 +88,22 @@ def test_the_config_that_mlflow_logs_has_only_what_is_used(at):
     assert model.optimizer.get_config()["use_ema"]
     assert "get_config" not in vars(model.optimizer)
     assert "on_train_begin" not in vars(config)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name"),
+    [(keras.optimizers.SGD, "momentum"), (keras.optimizers.AdamW, "beta_1")],
+)
+@pytest.mark.parametrize("at", [0, 1], ids=["first", "last"])
+def test_mlflow_sees_no_momentum_that_one_cycle_replaces(optimizer, name, at):
+    inner = optimizer(0.1, **{name: 0.9})
+    model = references.linear_model(keras.optimizers.LossScaleOptimizer(inner))
+    config = Config()
+    callbacks = [OneCycleScheduler(0.05)]
+    callbacks.insert(at, config)
+    references.fit(model, callbacks, epochs=2)
+    found = config.found["inner_optimizer"]["config"]
+    assert set(inner.get_config()) - set(found) == {"learning_rate", name}
 
 
 def test_mlflow_sees_the_averages_and_the_rate_that_keras_uses():
