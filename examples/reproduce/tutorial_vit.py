@@ -132,7 +132,7 @@ def make_literal(rate, decay=0.9999):
 
     The notebook keeps an exponential average that begins at 0, and divides it by
     `1 - decay**(step + 1)` before the update of that step has been added. So the first
-    gradient is taken at a tenth of the first weights, the second at 0.45 of what it
+    gradient is taken at a tenth of the first weights, the second at 0.55 of what it
     should be, and so on; after some thousand steps it makes no difference.
     """
     import keras
