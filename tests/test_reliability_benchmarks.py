@@ -140,7 +140,11 @@ def test_all_parts_of_the_page_can_be_written_from_what_is_kept():
 
 def test_all_runs_that_were_killed_recovered_as_the_readme_says():
     text = " ".join(README.split())
-    assert "Our tests kill runs at random moments, and [all of them recover]" in text
+    sentence = (
+        "A benchmark kills runs at random moments, and "
+        "[all runs with `ResumableTraining` recover]"
+    )
+    assert sentence in text
     part = PAGE.partition("# Resuming killed runs")[2].partition("\n# ")[0]
     rows = re.findall(r"^\| `ResumableTraining.* (\d+) of (\d+) \|", part, re.MULTILINE)
     assert len(rows) >= 2 * 3  # Modes and backends.
