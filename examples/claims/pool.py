@@ -86,8 +86,8 @@ def results(todo, arguments, processes):
         for job in todo:
             yield job, run(job)
         return
-    # Not `max_tasks_per_child`: once a process has had its last task, none may follow
-    # (CPython 115634), and whoever waits for the tasks waits for ever.
+    # Not `max_tasks_per_child`: after the last task of a process, another may never be
+    # started, and the run would hang (CPython 115634).
     for first in range(0, len(todo), MOST_JOBS):
         few = todo[first : first + MOST_JOBS]
         yield from results_of_pool(few, arguments, processes)

@@ -1,4 +1,4 @@
-"""Detects changes during a run that its training step would ignore."""
+"""Detects changes during a run that its compiled step would ignore."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ class Unchanged:
             if now is not before and (_is_schedule(now) or _is_schedule(before)):
                 raise RuntimeError(
                     f"`{one.name}` was given another learning-rate schedule during "
-                    "training: the training step still uses the previous one. End this "
+                    "training: the compiled step still uses the previous one. End this "
                     "`fit` first (`model.stop_training = True`), and continue with "
                     "another, whose `initial_epoch` is the next epoch."
                 )

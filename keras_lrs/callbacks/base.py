@@ -121,10 +121,6 @@ class FitCallback(keras.callbacks.Callback):
         self._handed = True
         registry.register(self, model)
 
-    def replaces(self, optimizer: Any) -> set[str]:
-        """Returns the names in an optimizer's config whose values it replaces."""
-        return set()
-
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Joins the run with the parts that it wants."""
         if self._model is None:
@@ -197,6 +193,15 @@ class FitCallback(keras.callbacks.Callback):
 
     def fit_ends(self) -> None:
         """Called once, however the run ended."""
+
+    # --- What trackers record ---
+
+    def replaces(self, optimizer: Any) -> set[str]:
+        """Returns the names in an optimizer's config whose values a run replaces.
+
+        MLflow does not log them, if the callback is `described`.
+        """
+        return set()
 
     # --- What a resumed run restores ---
 

@@ -21,6 +21,7 @@ from keras_lrs.callbacks import (
 )
 from keras_lrs.tuning import range_test
 from tests.callbacks import catalogue, references
+from tests.callbacks.test_epoch_logs import Batches
 
 S = lrs.schedules
 BACKEND = keras.backend.backend()
@@ -142,19 +143,16 @@ def test_a_dictionary_chooses_by_attribute():
 
 @not_on_jax
 def test_batches_have_what_each_optimizer_used():
-    model, batches = pair(), []
-    keep = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: batches.append(logs)
-    )
+    model, batches = pair(), Batches()
     rates = {"d_optimizer": S.LinearDecay(0.05), "g_optimizer": S.LinearDecay(0.02)}
     scheduler = HyperparameterScheduler(learning_rate=rates, log="batch")
-    references.fit(model, [keep, scheduler])
+    references.fit(model, [batches, scheduler])
     curves = {name: rate.bind(STEPS).curve(STEPS) for name, rate in rates.items()}
     assert_trained(model, *({"learning_rate": one} for one in curves.values()))
     for name, curve in curves.items():
-        found = [logs[f"learning_rate/{name}"] for logs in batches]
+        found = batches.values(f"learning_rate/{name}")
         np.testing.assert_allclose(found, curve, rtol=1e-5)
-    assert all(len(logs) == 3 for logs in batches)  # With the loss.
+    assert all(len(logs) == 3 for logs in batches.logs)  # With the loss.
 
 
 def test_a_name_that_is_none_is_refused_with_those_that_are():
