@@ -439,21 +439,62 @@ def test_the_grid_goes_on_until_the_best_rate_is_inside():
     assert min(held_out.values()) == 0.0
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "classes", "sizes"),
-    [
-        ("digits", (64,), 10, [640, 357, 800]),
-        ("breast_cancer", (30,), 2, [256, 113, 200]),
-    ],
-)
-def test_parts_of_data_by_name_share_nothing(name, shape, classes, sizes, tmp_path):
-    found = data.load(name, 3, tmp_path)
+def test_parts_of_the_digits_share_nothing(tmp_path):
+    found = data.load("digits", 3, tmp_path)
     parts = [*found.training, found.held_out, found.test]
-    assert [len(y) for _, y in parts] == sizes
-    assert (found.shape, found.classes, found.generated) == (shape, classes, False)
+    assert [len(y) for _, y in parts] == [640, 357, 800]
+    assert (found.shape, found.classes, found.one_each) == ((64,), 10, False)
     images = [{x.tobytes() for x in part} for part, _ in parts]
     assert not images[0] & images[1] | images[0] & images[2] | images[1] & images[2]
     assert "All seeds share the same training and test data" in found.describe()
+
+
+@pytest.fixture
+def few_diamonds(monkeypatch):
+    """For the package `plotnine`: a table whose rows are numbered by their prices."""
+    import pandas
+
+    number = np.arange(130)
+    grades = {
+        "cut": ["Fair", "Good", "Very Good", "Premium", "Ideal"],
+        "color": list("DEFGHIJ"),
+        "clarity": ["I1", "SI2", "SI1", "VS2", "VS1", "VVS2", "VVS1", "IF"],
+    }
+    columns = {"carat": number % 11}
+    for name, names in grades.items():
+        codes = number % len(names)
+        columns[name] = pandas.Categorical.from_codes(codes, names, ordered=True)
+    columns |= dict.fromkeys(("depth", "table"), number % 13)
+    columns |= dict.fromkeys(("price", "x", "y", "z"), number * 2 + 7)
+    module = types.ModuleType("plotnine.data")
+    module.diamonds = pandas.DataFrame(columns)
+    monkeypatch.setitem(sys.modules, "plotnine", types.ModuleType("plotnine"))
+    monkeypatch.setitem(sys.modules, "plotnine.data", module)
+    for name, size in (("TABLE_TRAINING", 10), ("HELD_OUT", 20), ("TEST", 30)):
+        monkeypatch.setattr(regime, name, size)
+
+
+def test_every_seed_has_rows_of_its_own(few_diamonds, tmp_path):
+    found = data.load("diamonds", 3, tmp_path)
+    assert (found.shape, found.classes, found.one_each) == ((9,), 5, True)
+    sets = [found.train(seed) for seed in range(3)]
+    sets += [found.train(seed, choosing=True) for seed in range(regime.TUNING_SEEDS)]
+    sets += [found.held_out, found.test]
+    assert [len(y) for _, y in sets] == [10] * 8 + [20, 30]
+    # A price is its row's number, standardized.
+    rows = np.concatenate([x[:, 5] for x, _ in sets])
+    number = np.round(rows * np.std(np.arange(130)) + np.mean(np.arange(130)))
+    assert sorted(number) == list(range(130))
+    np.testing.assert_array_equal(np.concatenate([y for _, y in sets]), number % 5)
+    color = np.concatenate([x[:, 1] for x, _ in sets])
+    grade = np.arange(130) % 7
+    expected = (number % 7 - grade.mean()) / grade.std()
+    np.testing.assert_allclose(color, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_more_seeds_than_the_table_has_rows_for_are_refused(few_diamonds, tmp_path):
+    with pytest.raises(ValueError, match=r"too few rows \(130\).*--seeds 4"):
+        data.load("diamonds", 4, tmp_path)
 
 
 @pytest.fixture
@@ -484,7 +525,7 @@ def test_every_seed_has_a_training_set_of_its_own(stand_in, tmp_path):
     assert arguments.num_samples == 40 * (3 + regime.TUNING_SEEDS) + 20 + 30
     assert (arguments.train_split, arguments.seed) == (1.0, regime.GENERATOR_SEED)
     assert regime.GENERATOR_SEED not in (7, 42)
-    assert (found.shape, found.classes, found.generated) == ((40, 1), 10, True)
+    assert (found.shape, found.classes, found.one_each) == ((40, 1), 10, True)
     sets = [found.train(seed) for seed in range(3)]
     sets += [found.train(seed, choosing=True) for seed in range(regime.TUNING_SEEDS)]
     sets += [found.held_out, found.test]
@@ -497,11 +538,16 @@ def test_every_seed_has_a_training_set_of_its_own(stand_in, tmp_path):
     np.testing.assert_array_equal(again.train(2)[0], found.train(2)[0])
 
 
-def test_without_the_package_it_is_said_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mnist1d", None)
-    monkeypatch.setitem(sys.modules, "mnist1d.data", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install mnist1d"):
-        data.load("mnist1d", 3, tmp_path)
+@pytest.mark.parametrize(
+    ("name", "package"), [("mnist1d", "mnist1d"), ("diamonds", "plotnine")]
+)
+def test_without_the_package_it_is_said_what_to_install(
+    name, package, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, f"{package}.data", None)
+    with pytest.raises(ModuleNotFoundError, match=f"pip install {package}"):
+        data.load(name, 3, tmp_path)
 
 
 @pytest.mark.parametrize("shape", [(7,), (20, 1), (8, 8), (9, 8, 3)])
@@ -515,7 +561,7 @@ def test_shapes_and_classes_are_read_from_a_file(shape, tmp_path):
     )  # fmt: skip
     found = data.load(str(tmp_path / "own.npz"), 3, tmp_path)
     assert found.shape == (shape if shape != (8, 8) else (8, 8, 1))
-    assert (found.classes, found.name, found.generated) == (4, "own", False)
+    assert (found.classes, found.name, found.one_each) == (4, "own", False)
     sizes = [len(y) for _, y in (*found.training, found.held_out, found.test)]
     assert sizes == [32, 8, 20]
     x = found.training[0][0]

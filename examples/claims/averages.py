@@ -15,24 +15,43 @@ def jobs(size):
     epochs = size.pick(regime.AVERAGED_EPOCHS, 4)
     return {
         name: job(averaged, name=name, epochs=epochs, seeds=size.seeds)
-        for name in example.make_methods()
+        for name in make_methods()
     }
 
 
 def collect(found, size):
+    ours = example.make_methods()
     return {
         "epochs": size.pick(regime.AVERAGED_EPOCHS, 4),
         "seeds": size.seeds,
-        "rates": [found[name]["rate"] for name in example.make_methods()],
-        "found": {name: found[name]["curves"] for name in example.make_methods()},
+        "rates": [found[name]["rate"] for name in ours],
+        "found": {name: found[name]["curves"] for name in ours},
+        "constants": {name: one for name, one in found.items() if name not in ours},
     }
+
+
+def make_methods():
+    """The example's, and a constant rate that is chosen for each shorter budget."""
+    from keras_lrs import schedules
+
+    constants = {
+        constant(budget): example.Method(schedules.Constant, budget)
+        for budget in example.BUDGETS
+        if budget < 100
+    }
+    return example.make_methods() | constants
+
+
+def constant(budget):
+    """The name of a constant rate that is chosen for a budget."""
+    return example.CONSTANT if budget == 100 else f"{example.CONSTANT}, {budget} %"
 
 
 def averaged(harness, name, epochs, seeds):
     """The best rate for the end of its budget, and losses and errors (%) by seed."""
     from keras_lrs import Epochs, callbacks, schedules
 
-    method = example.make_methods()[name]
+    method = make_methods()[name]
     steps = epochs * harness.steps_per_epoch(Kind(ADAM))
     average = method.average and method.average(steps)
     free = method.schedule_free

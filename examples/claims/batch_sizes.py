@@ -44,8 +44,7 @@ def collect(found, size):
         "base": found["scaled"]["base"],
         "rate": found["scaled"]["rate"],
         "accuracies": found["scaled"]["accuracies"],
-        "gaps": [[stage, gaps] for stage, gaps, _ in found["iterates"]],
-        "norms": [[stage, norms] for stage, _, norms in found["iterates"]],
+        "iterates": found["iterates"],
         "best": [found["best", ratio] for ratio in (1, *RATIOS)],
     }
 
@@ -124,9 +123,10 @@ def scaled(harness, epochs, seeds):
 
 
 def iterates(harness, stages, seeds):
-    """How far one large step ends from many small ones, and the gradient's norm.
+    """How far one large step ends from many small ones, without momentum.
 
-    Both are without momentum. The distance is relative to the way of the small ones.
+    The rate is one for all stages. By stage and seed: that distance, how far the small
+    steps end from where they begin, and the norm of the gradient there.
     """
     from keras_lrs.callbacks import GradientNormRecorder, HyperparameterScheduler
     from keras_lrs.schedules import Constant
@@ -135,7 +135,7 @@ def iterates(harness, stages, seeds):
     trained = Kind(batch_size=base)
     trained_at, _ = harness.choose(cosine, EPOCHS, trained, "cosine")
     rate = trained_at * (1.0 - regime.MOMENTUM)  # Without momentum, as long a step.
-    found = {stage: ([], []) for stage in stages}
+    found = {stage: [] for stage in stages}
 
     def weights(model):
         return np.concatenate(
@@ -168,10 +168,10 @@ def iterates(harness, stages, seeds):
                     verbose=0,
                 )
                 ends.append(weights(other))
-            way = np.linalg.norm(ends[0] - start)
-            found[stage][0].append(float(np.linalg.norm(ends[0] - ends[1]) / way))
-            found[stage][1].append(float(recorder.norms[0]))
-    return [[stage, gaps, norms] for stage, (gaps, norms) in found.items()]
+            distance = float(np.linalg.norm(ends[0] - ends[1]))
+            way = float(np.linalg.norm(ends[0] - start))
+            found[stage].append([distance, way, float(recorder.norms[0])])
+    return {"rate": rate, "stages": [[stage, runs] for stage, runs in found.items()]}
 
 
 def accuracies_of(results):

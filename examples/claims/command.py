@@ -14,7 +14,7 @@ import program
 from claims import data, page, pool, regime
 from claims.experiment import Size
 
-PACKAGES = ("keras", "numpy", "scikit-learn", "optuna", "mnist1d")
+PACKAGES = ("keras", "numpy", "scikit-learn", "optuna", "mnist1d", "plotnine")
 OWN = "digits"  # The data of the experiments with programs of their own.
 QUICK_SEEDS, QUICK_DATA = 2, [data.DEFAULT, OWN]
 

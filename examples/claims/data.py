@@ -17,9 +17,9 @@ class Data:
         name: On the command line, and of the folder of results.
         label: In the page.
         about: In the page, in a sentence.
-        training: Training sets, of which each is images and labels. Generated data
-            have one for each seed, and then those for the seeds that rates are chosen
-            with; other data have one.
+        training: Training sets, of which each is inputs and labels. Where there is
+            data enough, each seed has one, and then each that rates are chosen with;
+            else there is one.
         held_out: What rates are chosen by.
         test: What is reported.
     """
@@ -32,13 +32,13 @@ class Data:
     test: Any
 
     @property
-    def generated(self):
+    def one_each(self):
         """Whether each seed has a training set of its own."""
         return len(self.training) > 1
 
     @property
     def shape(self):
-        """Of one image."""
+        """Of one input."""
         return self.test[0].shape[1:]
 
     @property
@@ -49,20 +49,20 @@ class Data:
 
     @property
     def batch_size(self):
-        """Small for few images."""
+        """Small for few examples."""
         few = len(self.training[0][0]) < regime.SMALL
         return regime.SMALL_BATCH_SIZE if few else regime.BATCH_SIZE
 
     def train(self, seed, choosing=False):
         """The training set of a seed, or of one that rates are chosen with."""
-        if not self.generated:
+        if not self.one_each:
             return self.training[0]
         return self.training[-1 - seed if choosing else seed]
 
     def describe(self):
         """The data in words, and what a seed is."""
         own = "the first weights and the order of the data."
-        if self.generated:
+        if self.one_each:
             return f"{self.about} A seed determines the training set, {own}"
         return (
             f"{self.about} A seed determines {own} All seeds share the same training "
@@ -76,7 +76,7 @@ def load(name, seeds, folder):
 
     Args:
         name: One of `NAMES`, or a path.
-        seeds: How many training sets are generated, where data are.
+        seeds: How many seeds want a training set of their own.
         folder: Where generated data are kept.
     """
     if name in NAMES:
@@ -125,11 +125,7 @@ def load_mnist1d(seeds, folder):
         unfinished.replace(path)
     with np.load(path) as made:
         x, y = made["x"][..., None], made["y"].astype("int32")
-    ends = np.cumsum(sizes)
-    parts = [
-        (x[end - size : end], y[end - size : end])
-        for size, end in zip(sizes, ends, strict=True)
-    ]
+    parts = parts_of(x, y, sizes)
     about = (
         f"MNIST-1D, generator seed {regime.GENERATOR_SEED}: a training set of "
         f"{regime.TRAINING:,} for each seed, {regime.HELD_OUT:,} held out to choose "
@@ -162,25 +158,59 @@ def load_digits(seeds, folder):
     return Data("digits", label_of("digits"), about, (training,), held_out, test)
 
 
-def load_breast_cancer(seeds, folder):
-    """A table of 30 columns: 256 to train with, 113 held out, 200 to test."""
-    from sklearn import datasets
+def load_diamonds(seeds, folder):
+    """A table of 9 columns that predict which of five cuts a diamond has.
 
-    x, y = datasets.load_breast_cancer(return_X_y=True)
-    training, held_out, test = split((x - x.mean(0)) / x.std(0), y, 256, 200)
+    Grades of color and clarity are numbers, in their order.
+    """
+    import numpy as np
+
+    try:
+        from plotnine.data import diamonds
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "`--data diamonds` needs the package plotnine: `pip install plotnine`"
+        ) from error
+    sets = seeds + regime.TUNING_SEEDS
+    sizes = [regime.HELD_OUT, regime.TEST] + [regime.TABLE_TRAINING] * sets
+    if sum(sizes) > len(diamonds):
+        raise ValueError(
+            f"`--data diamonds` has too few rows ({len(diamonds):,}) for a training "
+            f"set of {regime.TABLE_TRAINING:,} for each seed. Received: --seeds {seeds}"
+        )
+    order = np.random.default_rng(regime.GENERATOR_SEED).permutation(len(diamonds))
+    table = diamonds.iloc[order]
+    for name in ("cut", "color", "clarity"):
+        table = table.assign(**{name: table[name].cat.codes})
+    x = table.drop(columns="cut").to_numpy("float32")
+    x = (x - x.mean(0)) / x.std(0)
+    held_out, test, *training = parts_of(x, table["cut"].to_numpy("int32"), sizes)
     about = (
-        "scikit-learn's table of breast cancers (30 columns, two classes): 256 to "
-        "train with, 113 held out to choose rates by, 200 to test."
+        "The table of diamonds of ggplot2 (53,940 rows, 9 columns that predict one of "
+        f"five cuts), as plotnine has it: a training set of {regime.TABLE_TRAINING:,} "
+        f"for each seed, {regime.HELD_OUT:,} held out to choose rates by, "
+        f"{regime.TEST:,} to test."
     )
-    name = "breast_cancer"
-    return Data(name, label_of(name), about, (training,), held_out, test)
+    name = "diamonds"
+    return Data(name, label_of(name), about, tuple(training), held_out, test)
 
 
 NAMES = {
     "mnist1d": load_mnist1d,
     "digits": load_digits,
-    "breast_cancer": load_breast_cancer,
+    "diamonds": load_diamonds,
 }
+
+
+def parts_of(x, y, sizes):
+    """Inputs and labels in parts of these sizes, one behind the other."""
+    import numpy as np
+
+    ends = np.cumsum(sizes)
+    return [
+        (x[end - size : end], y[end - size : end])
+        for size, end in zip(sizes, ends, strict=True)
+    ]
 
 
 def split(x, y, training, test):
@@ -190,7 +220,7 @@ def split(x, y, training, test):
 
 
 def cut(part, size):
-    """What is left of images and labels, and a part of that size."""
+    """What is left of inputs and labels, and a part of that size."""
     from sklearn.model_selection import train_test_split
 
     x, y = part

@@ -42,7 +42,7 @@ def collect(found, size):
 
 
 def trace(harness, method, epochs, seeds):
-    """The training loss of every few steps, and where the rate jumps."""
+    """The training loss of every few steps, and the steps at which the rate jumps."""
     from keras_lrs.callbacks import HyperparameterScheduler
 
     def make_callbacks(rate):
@@ -82,7 +82,7 @@ def trace(harness, method, epochs, seeds):
     window = max(per_epoch // (2 * EVERY), 1)
     return {
         "rate": rate,
-        "jumps": [int(jump) // EVERY for jump in jumps],
+        "jumps": jumps.tolist(),
         "window": window,
         "rates": rates[EVERY - 1 :: EVERY].tolist(),
         "losses": losses,

@@ -49,7 +49,7 @@ def theorem(harness, seeds, steps, parts):
     schedules = example.make_schedules()
     differences, settled = {}, {}
     for variant, arguments in VARIANTS.items():
-        differences[variant] = {}
+        differences[variant], settled[variant] = {}, ([], [])
         for name in SCHEDULES:
             largest = np.zeros(parts)
             for seed in range(seeds):
@@ -58,12 +58,11 @@ def theorem(harness, seeds, steps, parts):
                 )
                 gaps = np.abs(decayed[0] - plain[0]).reshape(parts, -1).max(1)
                 largest = np.maximum(largest, gaps)
+                if name == "constant":
+                    runs = zip(settled[variant], (decayed, plain), rates, strict=True)
+                    for quotients, (_, lengths), rate in runs:
+                        quotients.append((lengths**2 / rate).tolist())
             differences[variant][name] = largest.tolist()
-            if name == "constant":
-                settled[variant] = [
-                    (lengths**2 / rate).tolist()
-                    for (_, lengths), rate in zip((decayed, plain), rates, strict=True)
-                ]
     lemma = [list(example.lemma(seed, data)) for seed in range(seeds)]
     return {
         "steps": steps,

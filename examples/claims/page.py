@@ -112,8 +112,9 @@ def write(page, kept):
     yield "## The regime"
     yield ""
     yield from wrap(
-        "These settings were fixed before the first run on MNIST-1D. A row whose runs "
-        f"are older than these settings says so. {not_yet(labels)}"
+        "These settings were fixed before the first run on MNIST-1D, and those of the "
+        "diamonds before the first run on them. A row whose runs are older than these "
+        f"settings says so. {not_yet(labels)}"
     )
     yield ""
     for paragraph in regime.paragraphs(judging.MARGIN, judging.LOSS_MARGIN):
