@@ -49,10 +49,7 @@ def path_of(experiment, page, name, suffix):
 def load_all(page):
     """What was kept, by experiment and then by data; those of the regime come first."""
     folder = page.with_suffix("")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    names = [n for n in data.NAMES if n in names] + [
-        n for n in names if n not in data.NAMES
-    ]
+    names = sorted((one.name for one in folder.iterdir() if one.is_dir()), key=place_of)
     found = {}
     for experiment in EXPERIMENTS:
         for name in names:
@@ -61,6 +58,12 @@ def load_all(page):
                 kept = json.loads(path.read_text(encoding="utf-8"))
                 found.setdefault(experiment.name, {})[name] = kept
     return found
+
+
+def place_of(name):
+    """What data are sorted by: those by name come first, in their order."""
+    names = list(data.NAMES)
+    return (names.index(name) if name in names else len(names)), name
 
 
 def wrap(text):
@@ -75,8 +78,9 @@ def about(kept):
     found = {n: v for one in every for n, v in one["versions"].items()}
     names = ", ".join(f"{name} {version}" for name, version in found.items())
     lines = [
-        f"`make claims` took {minutes:.0f} minutes on {every[0]['cores']} cores",
-        f"with {' and '.join(backends)} (Python {every[0]['python']}, {names}).",
+        f"The times of all jobs add up to {minutes:.0f} minutes on",
+        f"{every[0]['cores']} cores with {' and '.join(backends)} (Python",
+        f"{every[0]['python']}, {names}).",
         "That is wall-clock time, and other programs may have run at the same time.",
     ]
     if any(one["quick"] for one in every):
@@ -91,6 +95,7 @@ def write(page, kept):
     labels = {
         name: one["label"] for by_data in kept.values() for name, one in by_data.items()
     }
+    labels = dict(sorted(labels.items(), key=lambda pair: place_of(pair[0])))
     yield "# Evidence"
     yield ""
     yield from wrap(
@@ -121,6 +126,8 @@ def write(page, kept):
         yield from wrap(paragraph)
         yield ""
     yield "## All claims"
+    yield ""
+    yield from wrap("Where a cell is empty, the claim was not tried on that data.")
     yield ""
     yield from program.table(
         ["is it so here?", *labels.values()],
@@ -167,7 +174,8 @@ RULES = (
     "there is none, so it decides nothing.",
     "A statement is a yes if all its comparisons are, and a no if at least one of them "
     "is a no; otherwise it cannot be told. A claim follows from its statements in the "
-    "same way.",
+    "same way. What does not depend on a spread over seeds is a yes or a no as it is, "
+    "and is not counted among the comparisons.",
     "Intervals are Student's t intervals of the differences between runs with the same "
     "seed, unless the claim says otherwise. The p-values of all comparisons of a claim "
     "are corrected together by Holm's method, and the page says how many comparisons "
@@ -176,8 +184,8 @@ RULES = (
     "In a table of statements, the number after ± is half the interval's width. "
     "Without a limit in parentheses, a measured difference supports its statement if "
     "it is positive, or, for errors and losses, if it is negative. In a table of "
-    "results, the number after ± is the standard deviation over seeds, unless the "
-    "table says otherwise.",
+    "results, the number after ± is the standard deviation of the seeds that were run "
+    "(the root of their mean squared deviation), unless the table says otherwise.",
 )
 
 

@@ -47,8 +47,8 @@ def paragraphs(margin, loss_margin):
         f"normalization. The batch size is {BATCH_SIZE}, or {SMALL_BATCH_SIZE} where "
         f"there are fewer than {SMALL:,} examples. The optimizers are {SGD}, and "
         f"{ADAM}. A whole run has {EPOCHS} epochs ({steps:,} steps on MNIST-1D and on "
-        f"the diamonds), or {AVERAGED_EPOCHS} in the study of averages. Budgets are "
-        f"{budgets} % of a whole run."
+        f"the diamonds), or {AVERAGED_EPOCHS} in the study of averages, unless a row "
+        f"names another length. Budgets are {budgets} % of a whole run."
     )
     yield (
         "**Comparisons.** With SGD we compare all profiles at all sampling rates, a "
@@ -59,10 +59,10 @@ def paragraphs(margin, loss_margin):
         "the usual one, and four times that, over 20 epochs."
     )
     yield (
-        "**Rates.** Every method uses, at every budget, the rate with the lowest mean "
-        f"error on the held-out data over the {TUNING_SEEDS} other seeds. The rates "
-        f"are a grid around {grids} with a factor of {FACTOR:g}, which is extended "
-        "until the best rate lies inside."
+        "**Rates.** Unless a row names its rates, every method uses, at every budget, "
+        "the rate with the lowest mean error on the held-out data over the "
+        f"{TUNING_SEEDS} other seeds. The rates are a grid around {grids} with a "
+        f"factor of {FACTOR:g}, which is extended until the best rate lies inside."
     )
     widths = ", ".join(f"{h:g} at {b} %" for b, h in EXPECTED_HALF_WIDTHS.items())
     yield (
