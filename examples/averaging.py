@@ -335,14 +335,13 @@ def report(results, rates, setting, network, dataset):
     yield ""
     yield from table(
         ["method", "rate", "loss", "error (%)", *(f"gap at {b} %" for b in BUDGETS)],
-        rows(results, rates),
+        rows(results, rates, make_methods()),
     )
     yield ""
     yield "Loss and error of a linear decay are those at the end of its budget."
 
 
-def rows(results, rates):
-    methods = make_methods()
+def rows(results, rates, methods):
     for (name, method), rate in zip(methods.items(), rates, strict=True):
         losses, errors = results.found[name][:, :, -1]
         cells = [name, f"{rate:g}"]

@@ -310,7 +310,7 @@ def draw(curves, path):
     ):
         axes.set(xlabel="step", ylabel=label, yscale="log")
         axes.grid(alpha=0.3)
-    panels[0].set_title("the same functions", fontsize="medium")
+    panels[0].set_title(f"one seed, means of {EVERY} steps", fontsize="medium")
     panels[1].legend(
         title="broad: weight decay\ndashed: without", fontsize="small",
         title_fontsize="small",

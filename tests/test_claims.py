@@ -685,16 +685,123 @@ def test_a_badly_tuned_decay_is_compared_with_nothing():
     good = made_up_averages(True)
     example = module_of("averages").example
     judge = module_of("averages").judge_schedule_free
-    (before,) = judging.judge(judge(good))
-    good["found"][example.linear(75)][0] = [
-        [loss + 0.1 for loss in run] for run in good["found"][example.linear(75)][0]
+    before = judging.judge(judge(good))
+    assert [one.outcome for one in before] == ["yes", "yes"]
+    # By loss, and not by error.
+    decay = good["found"][example.linear(75)]
+    good["found"][example.linear(75)] = [
+        [[loss + 0.1 for loss in run] for run in decay[0]],
+        decay[1],
     ]
-    (after,) = judging.judge(judge(good))
-    assert (before.outcome, after.outcome) == ("yes", "cannot be told")
-    assert after.outcomes == ("yes", "yes", "cannot be told", "yes")
+    by_loss, by_error = judging.judge(judge(good))
+    assert (by_loss.outcome, by_error.outcome) == ("cannot be told", "yes")
+    assert by_loss.outcomes == ("yes", "yes", "cannot be told", "yes")
     assert (
-        "the linear decay over 75 % is worse than that over 50 % (+0.1000" in after.by
+        "the linear decay over 75 % is worse than that over 50 % (+0.1000" in by_loss.by
     )
+
+
+def test_schedule_free_is_judged_by_losses_and_by_errors():
+    results = made_up_averages(True)
+    averages = module_of("averages")
+    losses, errors = results["found"][averages.FREE]
+    # Within the margin of points, which would be far beyond that of losses.
+    within = [[error + 0.4 for error in run] for run in errors]
+    beyond = [[error + 0.6 for error in run] for run in errors]
+    for found, expected in ((within, "yes"), (beyond, "no")):
+        results["found"][averages.FREE] = [losses, found]
+        judged = judging.judge(averages.judge_schedule_free(results))
+        assert [one.outcome for one in judged] == ["yes", expected]
+        assert "(must be below +0.5)" in judged[1].by
+    # Of runs that scatter, nothing is told.
+    noise = around(0.4)[::-1]
+    scattered = [[e + n for e in run] for run, n in zip(errors, noise, strict=True)]
+    results["found"][averages.FREE] = [losses, scattered]
+    judged = judging.judge(averages.judge_schedule_free(results))
+    assert [one.outcome for one in judged] == ["yes", "cannot be told"]
+
+
+def test_a_decay_is_compared_with_the_constant_rate_of_its_budget():
+    results = made_up_averages(True)
+    averages = module_of("averages")
+    first = judging.judge(averages.judge_decays(results))[0]
+    assert first.outcomes == ("yes",) * 4
+    # The curve of the whole run's rate is that of another claim.
+    whole = averages.example.CONSTANT
+    ends = [[*[0.1] * 15, *run[15:]] for run in results["found"][whole][0]]
+    results["found"][whole] = [ends, results["found"][whole][1]]
+    first = judging.judge(averages.judge_decays(results))[0]
+    assert first.outcomes == ("yes",) * 4
+    better = [[0.9] * 9 + [run[-1]] for run in curves_around(0.1, 1)]
+    results["constants"][averages.constant(50)]["curves"] = [better, better]
+    first = judging.judge(averages.judge_decays(results))[0]
+    assert first.outcomes == ("yes", "no", "yes", "yes")
+    assert "at 50 %: +0.3000 ± 0.0000, no" in first.by
+    lines = "\n".join(averages.tables(results))
+    assert re.search(r"^\| constant, 25 % +\| 0.04 +\| 0.8000 ± ", lines, re.M)
+    assert re.search(r"^\| constant, 50 % +\| 0.02 +\| 0.1000 ± ", lines, re.M)
+    # A gap only where it ends.
+    (row,) = re.findall(r"^\| constant, 50 % .*$", lines, re.M)
+    assert [bool(c.strip()) for c in row.split("|")[5:-1]] == [
+        False, True, False, False,
+    ]  # fmt: skip
+
+
+def test_memories_of_averages_are_shares_of_the_run():
+    assert module_of("averages").memories() == (
+        'The exponential averages "EMA, 1 %" and "EMA, 10 %" have a time constant of '
+        "1 % and 10 % of the steps of the whole run, and that of schedule-free "
+        "training one of 10 %."
+    )
+
+
+@pytest.mark.parametrize(
+    ("off", "expected"), [(0.1, "yes"), (-0.1, "no"), (None, "cannot be told")]
+)
+def test_a_polyak_average_is_compared_with_the_same_training(off, expected):
+    results = made_up_pareto(True)
+    pareto = module_of("pareto")
+    plain = results["curves"][pareto.example.CONSTANT]
+    noise = around(0.0)[::-1] if off is None else [off] * SEEDS
+    results["curves"][pareto.example.POLYAK] = [
+        [run[0], [loss + n for loss in run[1]], run[2]]
+        for run, n in zip(plain, noise, strict=True)
+    ]
+    last = judging.judge(pareto.judge(results))[-1]
+    assert last.outcome == expected
+    assert last.statement.text.startswith(
+        "with one rate for all, a Polyak average lags"
+    )
+
+
+def test_what_fluctuates_around_a_level_has_settled():
+    normalizations = module_of("normalizations")
+    results = made_up_normalizations(True)
+    rising = np.geomspace(100.0, 400.0, 16)
+    wavy = 200.0 + 40.0 * (-1.0) ** np.arange(16)
+    assert normalizations.change([wavy, wavy]) == pytest.approx(0.0)
+    assert normalizations.fluctuation([wavy, 0.0 * wavy + 1.0]) == pytest.approx(0.5)
+    assert normalizations.change([rising]) > normalizations.SETTLED
+    # Of seeds that rise and seeds that fall, the level is what they have in common.
+    falling = rising.sum() / 8.0 - rising
+    assert abs(normalizations.change([rising, falling])) < 1e-9
+    for curve, outcome in ((wavy, "yes"), (rising, "no"), (rising[::-1], "no")):
+        results["settled"]["group normalization"] = [[curve.tolist()] * 2] * 2
+        found = judging.judge(normalizations.judge(results))[5]
+        assert found.statement.text.startswith("norm(w)^2 / rate settles")
+        assert found.outcome == outcome
+    lines = "\n".join(normalizations.tables(results))
+    assert "1.0100 to 1.0100" in lines
+    assert "steps 9 to 16" in lines
+
+
+def test_the_last_rate_of_a_decay_is_said_beside_the_one_before():
+    results = made_up_bounded(True)
+    results["last"]["2 drops"] = 0.01
+    _, drops, plateaus = judging.judge(module_of("bounded").judge(results))
+    assert (drops.outcome, plateaus.outcome) == ("no", "yes")
+    assert drops.by == "10.000 eta_m, where eta_m / gamma is 10.000 eta_m"
+    assert plateaus.by == "1.000 eta_m"
 
 
 def around(mean):
@@ -902,7 +1009,7 @@ def made_up_averages(good):
         elif name == example.EARLY_STEP and good:
             mean = 0.9
         elif name == example.FREE and not good:
-            mean = 1.2
+            mean = 1.6
         else:
             mean = flat
         if not good and name == example.linear(100):
@@ -913,10 +1020,22 @@ def made_up_averages(good):
         return [[[mean + n] * len(seen) for n in around(0.0)]] * 2
 
     methods = example.make_methods()
+    ends = {25: 0.04, 50: 0.02, 75: 0.01}
     return {
         "seeds": SEEDS, "epochs": 60, "rates": [0.01] * len(methods),
         "found": {name: losses(name, method) for name, method in methods.items()},
+        "constants": {
+            module_of("averages").constant(budget): {
+                "rate": rate, "curves": [curves_around(0.8, budget // 5)] * 2,
+            }
+            for budget, rate in ends.items()
+        },
     }  # fmt: skip
+
+
+def curves_around(mean, points):
+    """Curves of the seeds that stay where they are."""
+    return [[one] * points for one in around(mean)]
 
 
 def made_up_growth(good):
@@ -1024,6 +1143,8 @@ def made_up_pareto(good):
         averaged = name in ("EMA, 10 %", "schedule-free, exponential")
         other = 0.2 if good else -0.2
         test = front + (moved if averaged else 0.0 if "linear" in name else other)
+        if name == example.POLYAK:
+            test = test + moved * -1.0
         test = test[: epochs * method.budget // 100]
         return [[(test + n).tolist()] * 2 + [(10.0 * test).tolist()]
                 for n in around(0.0)]  # fmt: skip
@@ -1040,13 +1161,14 @@ def made_up_normalizations(good):
     # norm(w)^2 / rate falls, and then stays or rises again.
     settled = [400.0, 300.0, 250.0, 220.0, 205.0, 200.0]
     settled += [200.5, 200.0] if good else [300.0, 400.0]
+    plain = [1.01 * one for one in settled]
     fixed = 94.0 if good else 90.0
     return {
         "seeds": SEEDS, "epochs": 20, "steps": 32, "few": 2,
         "differences": {
             name: {"constant": largest, "step decay": largest} for name in variants
         },
-        "settled": {name: [settled, settled] for name in variants},
+        "settled": {name: [[settled] * 2, [plain] * 2] for name in variants},
         "lemma": [[1e-17 if good else 0.3, 1.0 if good else 8.0, 0.0]] * 2,
         "heads": {
             "trained": {"rate": 0.1, "accuracies": around(94.0)},
@@ -1092,7 +1214,11 @@ def test_judges_say_both(name, monkeypatch):
 def diverged_normalizations():
     results = made_up_normalizations(True)
     results["differences"]["group normalization"]["constant"] = [1e-15, np.nan] * 2
-    results["settled"]["group normalization"] = [[200.0] * 8, [200.0] * 7 + [np.nan]]
+    flat = [200.0] * 8
+    results["settled"]["group normalization"] = [
+        [flat, flat],
+        [flat, [*flat[:7], np.nan]],
+    ]
     results["lemma"] = [[1e-17, 1.0, 0.0], [np.nan] * 3]
     return results, [0, 4, 5]
 

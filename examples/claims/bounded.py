@@ -48,18 +48,22 @@ def judge(results):
         ("drops", "m drops, as published"),
         ("plateaus", "m plateaus, one drop less"),
     ):
-        off = {
-            name: rate / example.LAST
-            for name, rate in results["last"].items()
-            if name.endswith(kind)
-        }
+        names = [name for name in results["last"] if name.endswith(kind)]
         yield Statement(
             f"the last rate that an update has is eta_m: {what}",
-            *(
-                Fact(name, abs(ratio - 1.0) <= AS_ASKED, f"{ratio:.3f} eta_m")
-                for name, ratio in off.items()
-            ),
+            *(last_rate(results, name) for name in names),
         )
+
+
+def last_rate(results, name):
+    """Whether the last update had eta_m; of m drops, also what eta_m / gamma is."""
+    ratio = results["last"][name] / example.LAST
+    by = f"{ratio:.3f} eta_m"
+    number, kind = name.split()
+    if kind == "drops":
+        before = (example.FIRST / example.LAST) ** (1.0 / int(number))
+        by += f", where eta_m / gamma is {before:.3f} eta_m"
+    return Fact(name, abs(ratio - 1.0) <= AS_ASKED, by)
 
 
 def tables(results):
@@ -74,11 +78,13 @@ def tables(results):
 
 
 def setting(results, data):
+    (training, _), (test, _) = example.load_data()
     return (
         "The convolutional network of `examples/quickstart.py`, SGD with momentum 0.9, "
-        f"1,347 handwritten digits and 450 to test, {results['epochs']} epochs, from "
-        f"{example.FIRST:g} to {example.LAST:g}, {results['seeds']} seeds; by "
-        "`examples/bounded_step_decay.py`."
+        f"{len(training):,} handwritten digits and {len(test)} to test, "
+        f"{results['epochs']} epochs ({results['steps']} steps), from eta_0 = "
+        f"{example.FIRST:g} to eta_m = {example.LAST:g}, {results['seeds']} seeds with "
+        "the same data; by `examples/bounded_step_decay.py`."
     )
 
 
@@ -94,10 +100,14 @@ EXPERIMENT = Experiment(
             "Step decay from its ends",
             STEPS,
             "Choose the first rate eta_0, the last eta_m, the number of drops m and "
-            "the steps M; gamma and n follow.",
-            "gamma to all its published digits; the last rate to a thousandth. The "
-            "published recipe makes its last drop at step M, when the training is "
-            "over.",
+            "the steps M; gamma and n follow. The rates begin with eta_0 and end with "
+            "eta_m.",
+            "gamma and n are compared with the published ones, gamma to all its "
+            "digits. Then the rate that the last update had is compared with eta_m, to "
+            f"{100.0 * AS_ASKED:g} %. Updates are numbered from 0, so the last one is "
+            "at step M - 1. But the last of the m published drops, which reaches "
+            "eta_m, is at step M: the last update still has the rate before it, eta_m "
+            "/ gamma. With one drop less, hence m plateaus, the last drop is earlier.",
             judge,
             tables,
         ),

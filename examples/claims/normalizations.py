@@ -6,13 +6,14 @@ import program
 
 from claims import methods
 from claims.experiment import EXPONENTIAL, Experiment, Row, job
-from claims.harness import Harness
+from claims.harness import Harness, grid_words, words_of
 from claims.judging import MARGIN, Statement, at_most, largest, no_worse, spread
+from claims.regime import SGD
 
 SAME = 1e-9  # Of losses in float64, as for batch normalization.
 PARTS = 4  # Of the steps: in later ones the rounding of the first has grown.
 ORTHOGONAL, LONGER = 1e-12, 1e-9  # The cosine, and how far 8 |g(8 w)| is from |g(w)|.
-SETTLED = 0.1  # How much norm(w)^2 / rate changes in the last quarter, relatively.
+SETTLED = 0.1  # How much norm(w)^2 / rate changes to the last quarter, relatively.
 SCHEDULES = ("constant", "step decay")
 VARIANTS = {
     "layer normalization": {"kind": "layer"},
@@ -129,13 +130,14 @@ def judge(results):
         ),
     )
     facts = []
-    for variant, curves in results["settled"].items():
-        changes = [change(curve) for curve in curves]
-        by = " and ".join(f"{one:.1%}" for one in changes)
-        facts.append(at_most(variant, largest(changes), SETTLED, f"changes by {by}"))
+    for variant, runs in results["settled"].items():
+        changes = [change(curves) for curves in runs]
+        by = " and ".join(f"{one:+.1%}" for one in changes)
+        largest_change = largest(map(abs, changes))
+        facts.append(at_most(variant, largest_change, SETTLED, f"changes by {by}"))
     yield Statement(
-        "norm(w)^2 / rate is constant in the last quarter, with weight decay and "
-        "without",
+        "norm(w)^2 / rate settles: in the last quarter of the steps its level is that "
+        "of the quarter before, with weight decay and without",
         *facts,
     )
     heads = results["heads"]
@@ -151,15 +153,40 @@ def same(what, difference):
     return at_most(what, difference, SAME, f"differ by at most {difference:.1e}")
 
 
-def change(curve):
-    """How much a curve changes in its last quarter, relatively."""
-    last = np.array(curve)[-max(len(curve) // 4, 2) :]
-    return float(last.max() / last.min() - 1.0)
+def quarters(curves):
+    """The last quarter of each curve, and the one before."""
+    curves = np.array(curves)
+    length = max(curves.shape[1] // 4, 1)
+    return curves[:, -length:], curves[:, -2 * length : -length]
+
+
+def levels(curves):
+    """The means of the last quarter and of the one before, over steps and seeds.
+
+    A single curve fluctuates with its batches, wherever its level is.
+    """
+    return [float(part.mean()) for part in quarters(curves)]
+
+
+def change(curves):
+    """How much the level of the last quarter is above that before, relatively."""
+    last, before = levels(curves)
+    return last / before - 1.0
+
+
+def fluctuation(curves):
+    """How far a single curve's highest point of the last quarter is above its lowest.
+
+    It is that of the curve where this is most, relatively.
+    """
+    last, _ = quarters(curves)
+    return largest(last.max(1) / last.min(1) - 1.0)
 
 
 def tables(results):
-    yield "The largest difference of the losses with weight decay and without, in"
-    yield "float64, by steps: a trajectory may amplify the rounding of its first steps."
+    yield "The largest difference, with weight decay and without, of the mean losses of"
+    yield f"every {example.EVERY} steps, in float64. A trajectory may amplify the"
+    yield "rounding of its first steps:"
     yield ""
     part = results["steps"] // PARTS
     rows = [
@@ -167,8 +194,27 @@ def tables(results):
         for variant, by_schedule in results["differences"].items()
         for name, largest in by_schedule.items()
     ]
-    ends = [f"to step {part * (number + 1)}" for number in range(PARTS)]
-    yield from program.table(["network", "schedule", *ends], rows)
+    spans = [f"steps {part * n + 1} to {part * (n + 1)}" for n in range(PARTS)]
+    yield from program.table(["network", "schedule", *spans], rows)
+    yield ""
+    yield "norm(w)^2 / rate of the first kernel at a constant rate: its level, the mean"
+    yield "over seeds and steps; how far a single curve's highest point of the last"
+    yield "quarter is above its lowest, in the seed where this is most; and how many"
+    yield "times as large it is without weight decay as with it, over all steps and"
+    yield "seeds:"
+    yield ""
+    rows = []
+    for variant, (decayed, plain) in results["settled"].items():
+        ratio = np.array(plain) / np.array(decayed)
+        times = f"{ratio.min():.4f} to {ratio.max():.4f}"
+        for decay, curves, cell in (("with", decayed, ""), ("without", plain, times)):
+            last, before = (f"{level:.1f}" for level in levels(curves))
+            rows.append(
+                [variant, decay, before, last, f"{fluctuation(curves):.0%}", cell]
+            )
+    header = ["network", "weight decay", "third quarter", "last quarter"]
+    header += ["a curve varies by", "without / with"]
+    yield from program.table(header, rows)
     yield ""
     yield "Test accuracy (%), ± the standard deviation over seeds:"
     yield ""
@@ -180,30 +226,34 @@ def tables(results):
 
 
 def setting(results, data):
+    decoupled, term = (f"{example.DECAYS[form]:g}" for form in ("decoupled", "l2"))
     return (
         "Two normalized layers of 64 units, SGD with momentum "
-        f"{example.MOMENTUM:g}, {results['steps']} steps of {example.BATCH_SIZE} "
-        f"handwritten digits, {results['few']} seeds, by "
-        "`examples/exponential_equivalence.py`. The last layer is compared on the "
-        f"network and the data of the other claims, {results['epochs']} epochs of a "
-        f"cosine at the best rate of each, {results['seeds']} seeds."
+        f"{example.MOMENTUM:g} and weight decay {decoupled}, or {term} as L2 "
+        f"regularization, {results['steps']} steps of {example.BATCH_SIZE} handwritten "
+        f"digits, {results['few']} seeds with the same data, by "
+        "`examples/exponential_equivalence.py`. The last layer is compared in other "
+        f"runs: {words_of(data)} {SGD}, {results['epochs']} epochs of a cosine, "
+        f"{results['seeds']} seeds. The network with a trained last layer and that "
+        f"with a fixed one each use {grid_words(SGD, when=' at the end,')}."
     )
 
 
 def draw(results, path):
-    """norm(w)^2 over the rate, with weight decay and without."""
+    """norm(w)^2 over the rate, with weight decay and without: means over seeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for number, (variant, curves) in enumerate(results["settled"].items()):
-        for curve, line in zip(curves, ("-", "--"), strict=True):
+    for number, (variant, runs) in enumerate(results["settled"].items()):
+        for curves, line in zip(runs, ("-", "--"), strict=True):
+            curve = np.mean(curves, axis=0)
             steps = example.EVERY * np.arange(1, len(curve) + 1)
             label = variant if line == "-" else None
             axes.plot(steps, curve, f"C{number}{line}", label=label)
     axes.set(
         xlabel="step", ylabel="norm(w)^2 / rate, first kernel", yscale="log",
-        title="with weight decay, and (dashed) without: the same curve",
+        title="means over seeds, with weight decay and (dashed) without",
     )  # fmt: skip
     axes.legend()
     axes.grid(alpha=0.3)
@@ -216,14 +266,18 @@ EXPERIMENT = Experiment(
         Row(
             "Normalizations and forms of weight decay",
             EXPONENTIAL,
-            "By scale invariance the equality holds for layer and group normalization "
-            "(and instance normalization, which has a group for each channel) and for "
-            "L2 regularization, too; norm(w)^2 / rate settles; a fixed last layer "
-            "costs nothing.",
-            f'"The same losses" differ by at most {SAME:g} in float64; Lemma 1 holds '
-            f'to {ORTHOGONAL:g} and {LONGER:g}; "constant" means to within '
-            f'{100.0 * SETTLED:g} %; a fixed last layer "costs nothing" if the '
-            f"accuracies are less than {MARGIN:g} points below.",
+            "By scale invariance the gradient is orthogonal to the weights, and 1/c as "
+            "long at c times the weights (Lemma 1); the equality holds for layer and "
+            "group normalization (and instance normalization, which has a group for "
+            "each channel) and for L2 regularization, too; norm(w)^2 / rate settles; a "
+            "fixed last layer costs nothing.",
+            '"The same losses" means that for all seeds the mean losses of every '
+            f"{example.EVERY} steps differ by at most {SAME:g} in float64. Lemma 1 "
+            f'holds to {ORTHOGONAL:g} and {LONGER:g}. "Settles" means that the mean '
+            "over all seeds and the last quarter of the steps is within "
+            f"{100.0 * SETTLED:g} % of that over the quarter before; how much single "
+            'curves fluctuate is in the table. A fixed last layer "costs nothing" if '
+            f"the accuracies are less than {MARGIN:g} points below.",
             judge,
             tables,
             "Li and Arora, ICLR 2020, arXiv:1910.07454",
