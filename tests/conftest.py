@@ -66,6 +66,7 @@ def pytest_collection_modifyitems(config, items):
         here = [item for item in here if thinning.runs_on(item, backend)]
     whole = config.option.all or asked or backend == thinning.WHOLE
     kept = here if whole else thinning.thinned(here)
+    items[:] = kept if asked else thinning.ordered(kept)
     if len(kept) == len(everything):
         return
     left_out = set(everything).difference(kept)
@@ -78,7 +79,6 @@ def pytest_collection_modifyitems(config, items):
     config.stash[LEFT_OUT] = text
     if hasattr(config, "workeroutput"):
         config.workeroutput["left out"] = text
-    items[:] = kept
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -10,6 +10,7 @@ from tests import thinning
 class Item:
     def __init__(self, nodeid, *marks):
         self.nodeid, self.marks = nodeid, {mark.name: mark for mark in marks}
+        self.path = nodeid.partition("::")[0]
 
     def get_closest_marker(self, name):
         return self.marks.get(name)
@@ -43,6 +44,14 @@ def test_tests_without_parameters_and_those_marked_are_kept_whole():
     for mark in (pytest.mark.every_backend, pytest.mark.only("jax")):
         marked = items(mark)
         assert thinning.thinned(plain + marked) == plain + marked
+
+
+def test_files_with_slow_tests_come_first_and_stay_together():
+    names = ["a.py::one", "b.py::two", "b.py::three", "c.py::four", "d.py::five"]
+    found = [Item(name) for name in names]
+    found[2].marks = found[4].marks = {"slow": pytest.mark.slow}
+    ordered = [item.nodeid for item in thinning.ordered(found)]
+    assert ordered == [*names[1:3], names[4], names[0], names[3]]
 
 
 def test_a_few_sets_of_parameters_are_kept_where_the_marker_says_how_many():

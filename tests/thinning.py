@@ -46,6 +46,12 @@ def thinned(items):
     return [item for item in items if item in kept]
 
 
+def ordered(items):
+    """Files with slow tests first: at the end, other workers would wait for them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    return sorted(items, key=lambda item: item.path not in slow)
+
+
 def _most(item):
     """How many sets of parameters a backend runs of a test that another runs whole."""
     if item.get_closest_marker("only") is not None:

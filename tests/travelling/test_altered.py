@@ -81,7 +81,14 @@ FORBIDDEN = {
     *("subprocess.Popen", "socket.connect", "urllib.Request", "pickle.find_class"),
 }
 EVENTS = set()
-sys.addaudithook(lambda event, _: EVENTS.add(event))
+
+
+@pytest.fixture(scope="module")
+def heard():
+    """Hears what happens, from the first test on that asks for it."""
+    # As a default: at the end of the process no global is left.
+    sys.addaudithook(lambda event, _, add=EVENTS.add: add(event))
+
 
 leaves = st.one_of(
     st.none(),
@@ -165,7 +172,7 @@ def altered(draw, configs):
 
 
 @pytest.fixture(autouse=True)
-def guarded(tmp_path, monkeypatch):
+def guarded(heard, tmp_path, monkeypatch):
     """Fails where something is executed or imported on behalf of a file."""
     monkeypatch.chdir(tmp_path)
     EVENTS.clear()
