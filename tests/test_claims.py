@@ -775,14 +775,20 @@ def made_up_batch_sizes(good):
         for rule, mean in (("fixed", 95.0), ("sqrt", 96.0), ("linear", linear)):
             found.append([size, rule, False, around(mean)])
             found.append([size, rule, True, around(mean + (0.5 if good else -0.5))])
-    late = 0.1 if good else 0.9
+    # Gradients become smaller by 10, and distances by 100, or greater by 2.
+    late = 0.002 if good else 0.4
     # Between a rate that is proportional, and one that is the same for all.
     best = [[32, 0.1], [128, 0.4 if good else 0.1], [512, 1.6 if good else 0.1]]
     grid = [0.1 * 2.0**n for n in range(-1, 6)]
     return {
         "seeds": SEEDS, "epochs": 20, "base": 32, "rate": 0.1, "accuracies": found,
-        "gaps": [[0, [0.5] * SEEDS], [20, [late] * SEEDS]],
-        "norms": [[0, [1.0] * SEEDS], [20, [0.1] * SEEDS]],
+        "iterates": {
+            "rate": 0.01,
+            "stages": [
+                [0, [[0.2, 0.4, 1.0]] * SEEDS],
+                [20, [[late, 0.4, 0.1]] * SEEDS],
+            ],
+        },
         "best": [
             [size, [[r, around(3.0 + np.log2(r / rate) ** 2)] for r in grid]]
             for size, rate in best
@@ -1175,16 +1181,112 @@ def test_an_average_that_is_better_than_the_decay_does_not_act_like_it():
 
 
 def test_what_was_not_measured_cannot_be_told():
-    results = made_up_batch_sizes(True)
-    del results["norms"], results["best"]
-    judge = module_of("batch_sizes").judge_scaling
-    found = judging.judge(judge(results))
-    assert [one.outcome for one in found[-2:]] == ["cannot be told"] * 2
-    assert found[-2].by == "the norms of the gradients were not measured"
     results = made_up_snapshots(True)
     del results["scores"][module_of("snapshots").FULL]
     last = judging.judge(module_of("snapshots").judge(results))[-1]
     assert (last.outcome, last.by) == ("cannot be told", "they were not trained")
+
+
+def test_iterates_are_nearer_if_their_distance_itself_is_smaller():
+    judge = module_of("batch_sizes").judge_scaling
+
+    def statement(distances):
+        results = made_up_batch_sizes(True)
+        # Relative to the way, which shrinks by 1,000, all of them are further apart.
+        results["iterates"]["stages"] = [
+            [0, [[0.2, 1.0, 1.0]] * SEEDS],
+            [20, [[distance, 1e-3, 0.1] for distance in distances]],
+        ]
+        found = judging.judge(judge(results))
+        (one,) = (f for f in found if f.statement.text.startswith("many small steps"))
+        return one
+
+    smaller = statement([0.02] * SEEDS)
+    assert (smaller.outcome, smaller.by[:5]) == ("yes", "+1.00")
+    assert statement([2.0] * SEEDS).outcome == "no"
+    assert statement([0.02, 2.0] * 2 + [0.3]).outcome == "cannot be told"
+
+
+def test_ends_are_compared_per_unit_of_a_rate_that_changes():
+    bound = module_of("bound")
+
+    def second(curvatures):
+        results = made_up_bound(True)
+        for (_, runs), by_seed in zip(results["stages"], curvatures, strict=True):
+            for run, curvature in zip(runs, by_seed, strict=True):
+                run[4] = curvature
+        return judging.judge(bound.judge(results))[1]
+
+    same, falling = [2.0] * 4, [2.0, 1.0, 0.5, 0.01]
+    # Distances alone are the same, and smaller where gradients are.
+    assert second([[h] * SEEDS for h in same]).outcome == "yes"
+    # But they are so by the rate, which is smaller where H is larger.
+    rising = [2.0, 8.0, 32.0, 128.0]
+    assert second([[h] * SEEDS for h in rising]).outcome == "no"
+    assert second([[h] * SEEDS for h in falling]).outcome == "yes"
+    mixed = [[h, h, h, k, k] for h, k in zip(falling, rising, strict=True)]
+    assert second(mixed).outcome == "cannot be told"
+
+
+def test_a_bound_that_is_longer_than_the_step_says_so():
+    bound = module_of("bound")
+    results = made_up_bound(True)
+    # 5 and a large step of 8 / (2 * 2) = 2, and the same of the other stages.
+    said = "The bound is at least 2.5 times as long as the large step"
+    assert bound.severity(results) == (
+        f"{said}, in every seed and at every stage. So that it holds says little: it "
+        "could hardly have failed."
+    )
+    # Or it did.
+    assert bound.severity(made_up_bound(False)) == f"{said}."
+    results["stages"][0][1][0][1] = 1.0
+    said = "The bound is at least 0.5 times as long as the large step."
+    assert bound.severity(results) == said
+    results = diverged_bound()[0]
+    assert "hardly" not in bound.severity(results)
+
+
+def test_an_exponent_that_differs_from_1_may_be_within_the_margin(monkeypatch):
+    monkeypatch.setattr(judging, "RESAMPLES", 1_000)
+    batch_sizes = module_of("batch_sizes")
+
+    def last(exponent, noise=0.0):
+        results = made_up_batch_sizes(True)
+        results["best"] = []
+        for size in (32, 128, 512):
+            best = 0.1 * (size / 32) ** exponent
+            # The best rate of each seed is moved, by more at the larger batches.
+            seeds = 2.0 ** (noise * np.array(around(0.0)) * np.log2(size / 32))
+            errors = [
+                [0.1 * 2.0**n, (3.0 + (n - np.log2(best * seeds / 0.1)) ** 2).tolist()]
+                for n in range(-4, 10)
+            ]
+            results["best"].append([size, errors])
+        return judging.judge(batch_sizes.judge_scaling(results))[-1]
+
+    text = "the exponent of the best rate over the batch size is within 0.25 of 1"
+    one = last(0.9)
+    assert (one.statement.text, one.outcome) == (text, "yes")
+    assert one.by == (
+        "above 0.75: 0.90 [0.90, 0.90] (the whole interval lies below 1), yes; "
+        "below 1.25: the same exponent, yes"
+    )
+    assert "(the whole interval lies above 1)" in last(1.1).by
+    assert last(0.5).outcome == last(1.5).outcome == "no"
+    unsure = last(1.0, noise=2.0)
+    assert unsure.outcome == "cannot be told"
+    assert "whole interval" not in unsure.by
+
+
+def test_a_fixed_rate_is_not_shown_as_warmed_up():
+    results = made_up_batch_sizes(True)
+    lines = list(module_of("batch_sizes").tables(results))
+    start = next(n for n, line in enumerate(lines) if line.startswith("| batch"))
+    table = [[c.strip() for c in line.split("|")[1:-1]] for line in lines[start:]]
+    header, fixed, linear = table[0], table[2], table[5]
+    assert header[3:] == ["held for 4 epochs first", "a warmup of 4 epochs first"]
+    assert (fixed[:2], fixed[3] != "", fixed[4]) == (["32", "fixed"], True, "")
+    assert (linear[:2], linear[3], linear[4] != "") == (["128", "linear"], "", True)
 
 
 def test_quotes_are_renewed_and_nothing_else():

@@ -115,11 +115,10 @@ def scaling(data):
             runs[size, rule, False] for rule in ("linear", "fixed", "sqrt")
         )
         compared += [[accuracy(linear, fixed)], [accuracy(linear, root, POINTS)]]
-    if "norms" not in found:
-        return [*compared, None, None]
-    norms, gaps = (np.log([each for _, each in found[n]]) for n in ("norms", "gaps"))
-    pairs = zip(norms.T, gaps.T, strict=True)
-    slopes = [stats.linregress(norm, gap).slope for norm, gap in pairs]
+    stages = np.log([runs for _, runs in found["iterates"]["stages"]])
+    slopes = [
+        stats.linregress(seed[:, 2], seed[:, 0]).slope for seed in stages.swapaxes(0, 1)
+    ]
     return [*compared, [accuracy(slopes, 0.0)], "drawn twice"]
 
 
@@ -316,9 +315,12 @@ def drops(data):
 
 
 def bound(data):
-    stages = np.log([runs for _, runs in results(data, "bound")["stages"]])
+    stages = np.array([runs for _, runs in results(data, "bound")["stages"]])
+    # The distance over eta B, which is 1 / (2 H).
+    gaps, norms = np.log(stages[..., 0] * 2.0 * stages[..., 4]), np.log(stages[..., 2])
     slopes = [
-        stats.linregress(seed[:, 2], seed[:, 0]).slope for seed in stages.swapaxes(0, 1)
+        stats.linregress(norm, gap).slope
+        for norm, gap in zip(norms.T, gaps.T, strict=True)
     ]
     return [None, [accuracy(slopes, 0.0)]]
 
