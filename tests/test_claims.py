@@ -962,12 +962,14 @@ def made_up_drops(good):
     # Without the fall after a drop, what was lost before it comes back.
     drops = [*slow, *(fast if good else [-0.1] * 3)]
     phases = [*slow, -0.5 if good else 0.2, 0.05, 0.05]
-    drops, phases = ([*slow, *twice] for twice in (drops * 2, phases * 2))
+    drops, phases = ([*slow, *twice, *slow] for twice in (drops * 2, phases * 2))
+    # The losses of steps 48 and 84 are the first that the new rates affect.
+    jumps = [4 * 12 - 1, 4 * 21 - 1]
     return {
         "seeds": SEEDS, "epochs": 28,
         "methods": {
-            methods.THIRDS: found([12, 21], drops),
-            methods.PHASED: found([12, 21], phases),
+            methods.THIRDS: found(jumps, drops),
+            methods.PHASED: found(jumps, phases),
         },
     }  # fmt: skip
 
@@ -1155,12 +1157,49 @@ def test_what_diverged_is_neither_the_same_nor_different(name):
 def test_a_loss_that_rises_less_does_not_decrease_faster():
     results = made_up_drops(True)
     rising = np.concatenate([np.arange(12) / 2.0, 6.0 + np.arange(12) / 10.0])
-    results["methods"][methods.THIRDS]["jumps"] = [12]
+    results["methods"][methods.THIRDS]["jumps"] = [4 * 12 - 1]
     results["methods"][methods.THIRDS]["losses"] = [
         (rising + n).tolist() for n in around(0.0)
     ]
     first = judging.judge(module_of("drops").judge(results))[0]
     assert first.outcomes == ("no", "yes")
+
+
+@pytest.mark.parametrize("jump", range(46, 52))
+def test_windows_have_only_losses_on_one_side_of_a_jump(jump):
+    drops = module_of("drops")
+    # Of each step; the first that the new rate affects is the one after the jump.
+    affected = (np.arange(160) > jump).astype(float)
+    records = affected.reshape(-1, drops.EVERY).mean(1)
+    found = {"losses": [records.tolist()] * 2, "window": 3}
+    windows = [each.tolist() for each in drops.around(found, jump)]
+    assert windows == [[0.0] * 2] * 2 + [[1.0] * 2] * 3
+    # The nearest ones leave out a record at most: that with steps on both sides.
+    steps = {"losses": [np.arange(40.0).tolist()], "window": 3}
+    before, after = (drops.around(steps, jump)[n][0] for n in (1, 2))
+    assert after - before == (3.0 if (jump + 1) % drops.EVERY == 0 else 4.0)
+    # Of a run that ends before its third window, nothing is said of that.
+    steps["losses"] = [steps["losses"][0][:20]]
+    assert np.isnan([each[0] for each in drops.around(steps, jump)]).tolist() == (
+        [False] * 4 + [True]
+    )
+
+
+def test_a_rise_of_the_loss_is_a_positive_difference():
+    one = judging.judge(module_of("drops").judge(made_up_drops(True)))[1]
+    assert one.statement.text.endswith("the loss rises (a positive difference)")
+    assert one.by.startswith("phase 2: +0.")
+    assert one.outcome == "yes"
+
+
+def test_windows_are_described_by_their_length():
+    results = made_up_drops(True)
+    drops = module_of("drops")
+    # Of 30 records, each of 4 steps, in 28 epochs.
+    assert drops.window_of(results) == (12, pytest.approx(3 * 28 / 30))
+    table = "\n".join(drops.tables(results))
+    assert "in windows of 12 steps (2.8 epochs)" in table
+    assert re.findall(r"^\| step decay, thirds +\| (\d+) ", table, re.M) == ["47", "83"]
 
 
 @pytest.mark.parametrize("name", ["cosine, every step", "1cycle"])

@@ -301,15 +301,17 @@ def drops(data):
         runs, window = np.array(found[name]["losses"]), found[name]["window"]
         each = []
         for jump in found[name]["jumps"]:
-            earlier, before, after = (
-                runs[:, start : start + window].mean(1)
-                for start in (jump - 2 * window, jump - window, jump)
-            )
+            # Records of 4 steps; the loss of a step is taken before its update.
+            steps = 4 * np.arange(runs.shape[1])
+            old = runs[:, steps + 3 <= jump]
+            earlier, before = old[:, -2 * window : -window], old[:, -window:]
+            after = runs[:, steps > jump][:, :window]
+            earlier, before, after = (w.mean(1) for w in (earlier, before, after))
             if name.startswith("step"):
                 each.append(error(after, before))
                 each.append(error(after - before, before - earlier))
             else:
-                each.append(error(before, after))
+                each.append(accuracy(after, before))  # Which is to rise.
         compared.append(each)
     return compared
 
