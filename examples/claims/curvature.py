@@ -130,9 +130,9 @@ EXPERIMENT = Experiment(
             "The argument for large batches needs eta B of at most 1 / (2 H); a warmup "
             "is for rates that do not respect it at the beginning.",
             'Test accuracies are compared. "No worse" means less than '
-            f"{MARGIN:g} points below. At 1 / (2 H) a warmup can only make the rate "
-            "smaller: where that rate is too small already, being no worse without a "
-            "warmup says nothing else.",
+            f"{MARGIN:g} points below. A warmup can only make the rate of 1 / (2 H) "
+            "smaller. If that rate is too small already, training without a warmup is "
+            "no worse for this reason alone.",
             judge,
             tables,
         ),
