@@ -1,28 +1,23 @@
 """A batch B times as large wants B times the rate; and a warmup."""
 
+import dataclasses
+
 import large_batch as example
 import numpy as np
 import program
 
 from claims import regime
-from claims.experiment import NOTES, Experiment, Row, job
+from claims.experiment import NOTES, Experiment, Row, job, wrap
 from claims.harness import Kind, grid_words, words_of
-from claims.judging import (
-    MARGIN,
-    Fact,
-    Statement,
-    better,
-    bootstrap,
-    no_worse,
-    spread,
-)
+from claims.judging import MARGIN, Statement, better, bootstrap, no_worse, spread
 from claims.regime import SGD
 
 POINT = 1.0  # Of accuracy: what "works" may lose against the base.
 EPOCHS, WARMUP_EPOCHS = 20, 4
 RATIOS = (4, 16)  # Of the larger batches to the smallest, a quarter of the usual one.
 STAGES = (0, 1, 5, 20)  # After how many epochs iterates are compared.
-EXPONENT_MARGIN = 0.25  # How far from 1 an exponent that means "proportional" may be.
+PROPORTIONAL = 1.0  # The exponent that means it,
+EXPONENT_MARGIN = 0.25  # and how far from it an exponent may be.
 
 
 def jobs(size):
@@ -207,13 +202,11 @@ def best_exponent(results):
     return statistic
 
 
-def gap_slopes(results):
+def distance_slopes(results):
     """Of each seed, the slope of the distance over the norm, both on a log scale."""
-    gaps, norms = (
-        np.array([runs for _, runs in results[n]]) for n in ("gaps", "norms")
-    )
-    pairs = zip(np.log(norms).T, np.log(gaps).T, strict=True)
-    return [float(np.polyfit(norm, gap, 1)[0]) for norm, gap in pairs]
+    every = np.log([runs for _, runs in results["iterates"]["stages"]])
+    pairs = zip(every[:, :, 2].T, every[:, :, 0].T, strict=True)
+    return [float(np.polyfit(norm, distance, 1)[0]) for norm, distance in pairs]
 
 
 def judge_scaling(results):
@@ -224,33 +217,38 @@ def judge_scaling(results):
         root = found[size, "sqrt", False]
         yield better(f"batch {size}: linear is better than fixed", linear, fixed)
         yield no_worse(f"batch {size}: linear is no worse than sqrt", linear, root)
-    text = (
+    slopes = distance_slopes(results)
+    yield better(
         "many small steps and one large one end nearer to each other where gradients "
-        "are smaller"
+        "are smaller",
+        slopes,
+        [0.0] * len(slopes),
+        unit="in the exponent of the norm",
     )
-    if "norms" in results:
-        slopes = gap_slopes(results)
-        unit = "in the exponent of the norm"
-        yield better(text, slopes, [0.0] * len(slopes), unit=unit)
-    else:
-        unknown = "the norms of the gradients were not measured"
-        yield Statement(text, Fact("", None, unknown))
-    text = "the best rate is proportional to the batch size"
-    if "best" in results:
-        yield Statement(text, *proportional(results))
-    else:
-        unknown = "the best rate was only sought for the smallest batch"
-        yield Statement(text, Fact("", None, unknown))
+    yield Statement(
+        "the exponent of the best rate over the batch size is within "
+        f"{EXPONENT_MARGIN:g} of {PROPORTIONAL:g}",
+        *proportional(results),
+    )
 
 
 def proportional(results):
     """Whether the exponent is 1, by less than the margin on both sides."""
     statistic, seeds = best_exponent(results), results["seeds"]
-    least, most = 1.0 - EXPONENT_MARGIN, 1.0 + EXPONENT_MARGIN
-    yield bootstrap(f"exponent above {least:g}", statistic, seeds, least)
-    yield bootstrap(
-        f"minus the exponent above {-most:g}", lambda s: -statistic(s), seeds, -most
-    )
+    least, most = PROPORTIONAL - EXPONENT_MARGIN, PROPORTIONAL + EXPONENT_MARGIN
+    above = bootstrap(f"above {least:g}", statistic, seeds, least)
+    below = bootstrap(f"below {most:g}", lambda s: -statistic(s), seeds, -most)
+    # Within the margin of 1, an exponent may still differ from it.
+    for side, beyond in (
+        ("below", round(above.high, 9) < PROPORTIONAL),
+        ("above", round(above.low, 9) > PROPORTIONAL),
+    ):
+        if beyond:
+            by = f"{above.by} (the whole interval lies {side} {PROPORTIONAL:g})"
+            above = dataclasses.replace(above, by=by)
+    yield above
+    # The sign that the comparison needs is not for readers.
+    yield dataclasses.replace(below, by="the same exponent")
 
 
 def sizes_of(results):
@@ -267,58 +265,94 @@ def judge_warmup(results):
         yield better(f"batch {size}, linear: better with a warmup", warm, cold)
         yield no_worse(
             f"batch {size}, linear with a warmup: less than {POINT:g} point below "
-            f"batch {results['base']}",
+            f"batch {results['base']} without a warmup",
             warm,
             base,
             POINT,
         )
 
 
+def first_epochs(rule):
+    """What a run does first that has "warmup" in its results."""
+    if rule == "fixed":  # There is nothing to rise to.
+        return f"held for {WARMUP_EPOCHS} epochs first"
+    return f"a warmup of {WARMUP_EPOCHS} epochs first"
+
+
 def tables(results):
     found = accuracies_of(results)
-    yield "Test accuracy (%), ± the standard deviation over seeds:"
+    yield from wrap(
+        "Test accuracy (%), ± the standard deviation over seeds. The rate is a cosine, "
+        "alone or after a warmup. A fixed rate has nothing to rise to, so it is held."
+    )
     yield ""
+    others = list(dict.fromkeys(first_epochs(rule) for _, rule, _ in found))
     rows = [
-        [f"{size}", rule, *(spread(found[size, rule, w]) for w in (False, True))]
+        [
+            f"{size}",
+            rule,
+            spread(found[size, rule, False]),
+            *(
+                spread(found[size, rule, True]) if first_epochs(rule) == other else ""
+                for other in others
+            ),
+        ]
         for size, rule, warmup in found
         if not warmup
     ]
-    header = ["batch", "rate", "without warmup", "with warmup"]
-    yield from program.table(header, rows)
+    yield from program.table(["batch", "rate", "cosine only", *others], rows)
     yield ""
-    base, largest = results["base"], max(sizes_of(results))
-    yield f"One step on {largest} images against {largest // base} on {base} images"
-    yield "each: the distance between their ends, divided by the distance moved:"
-    yield ""
-    header, rows = (
-        ["after epochs", "distance"],
-        [[f"{stage}", spread(runs)] for stage, runs in results["gaps"]],
+    yield from wrap(
+        f"{compared(results)} Way: how far the small steps end from where they begin. "
+        "The norm is that of the gradient on the large batch where they begin. Of all "
+        "three, ± the standard deviation over seeds:"
     )
-    if "norms" in results:
-        header.append("norm of the gradient")
-        for row, (_, runs) in zip(rows, results["norms"], strict=True):
-            row.append(spread(runs, 3))
+    yield ""
+    rows = [
+        [f"{stage}", *(spread(values, 4) for values in zip(*runs, strict=True))]
+        for stage, runs in results["iterates"]["stages"]
+    ]
+    header = ["after epochs", "distance", "way", "norm of the gradient"]
     yield from program.table(header, rows)
-    if "best" in results:
-        yield ""
-        yield "Error on the held-out data (%), by batch size and rate:"
-        yield ""
-        rates = sorted({rate for _, by_rate in results["best"] for rate, _ in by_rate})
-        rows = []
-        for size, by_rate in results["best"]:
-            found = dict(by_rate)
-            cells = [spread(found[rate]) if rate in found else "" for rate in rates]
-            rows.append([f"{size}", *cells])
-        yield from program.table(["batch", *(f"{rate:g}" for rate in rates)], rows)
+    yield ""
+    yield from wrap(
+        "Error on the held-out data (%) by batch size and rate, of the reported seeds "
+        "and without a warmup, ± the standard deviation over seeds:"
+    )
+    yield ""
+    rates = sorted({rate for _, by_rate in results["best"] for rate, _ in by_rate})
+    rows = []
+    for size, by_rate in results["best"]:
+        found = dict(by_rate)
+        cells = [spread(found[rate]) if rate in found else "" for rate in rates]
+        rows.append([f"{size}", *cells])
+    yield from program.table(["batch", *(f"{rate:g}" for rate in rates)], rows)
+
+
+def compared(results):
+    """Which iterates are, in words."""
+    base, largest = results["base"], max(sizes_of(results))
+    rate, number = results["iterates"]["rate"], largest // base
+    return (
+        f"Distance: between the end of {number} steps on {base} examples each, at a "
+        f"rate of {rate:g}, and that of one step on all {largest} of them at {number} "
+        "times that rate, without momentum or weight decay. The rate is the same at "
+        "all stages."
+    )
 
 
 def setting(results, data):
+    trained = results["iterates"]["rate"] / (1.0 - regime.MOMENTUM)
     return (
         f"{words_of(data, Kind(batch_size=results['base']))} {SGD}, a cosine over "
         f"{results['epochs']} epochs from a rate of {results['rate']:g} at the "
-        f"smallest batch, which is {grid_words(SGD)}. A warmup takes "
-        f"{WARMUP_EPOCHS} epochs. {results['seeds']} seeds. Iterates are compared "
-        "without momentum."
+        f"smallest batch, which is {grid_words(SGD)}. A warmup rises from this rate to "
+        f"the scaled one over {WARMUP_EPOCHS} epochs; where the rate is not raised, it "
+        "is held for them. The cosine takes the rest of the epochs. "
+        f"{results['seeds']} seeds. The row on linear scaling also compares iterates. "
+        f"{compared(results)} They start from the first weights, or from those after "
+        f"some epochs on batches of {results['base']} at a constant rate of "
+        f"{trained:g} with momentum."
     )
 
 
@@ -343,21 +377,20 @@ def draw(results, path):
                 runs.std(1),
                 fmt=f"C{number}o{line}",
                 capsize=3,
-                label=rule + (", warmup" if warmup else ""),
+                label=rule + (f", {first_epochs(rule)}" if warmup else ""),
             )
     left.set(xlabel="batch size", ylabel="test error (%)", xscale="log", yscale="log")
     left.set_xticks(sizes, labels=sizes)
     left.minorticks_off()
     left.legend(fontsize="small")
-    for stage, runs in results["gaps"]:
-        places = dict(results.get("norms", [])).get(stage, [stage] * len(runs))
-        right.plot(places, runs, "o", label=f"after {stage} epochs")
-    measured = "norms" in results
+    for stage, runs in results["iterates"]["stages"]:
+        distances, _, norms = np.array(runs).T
+        right.plot(norms, distances, "o", label=f"after {stage} epochs", alpha=0.7)
     right.set(
-        xlabel="norm of the gradient" if measured else "epochs",
-        ylabel="distance over distance moved",
+        xlabel="norm of the gradient",
+        ylabel="distance of many small steps and one large one",
+        xscale="log",
         yscale="log",
-        xscale="log" if measured else "linear",
     )
     right.legend(fontsize="small")
     for axes in (left, right):
@@ -375,7 +408,14 @@ EXPERIMENT = Experiment(
             "and B small steps are close to one large step only when gradients are "
             "small.",
             'Test accuracies are compared. "No worse" means less than '
-            f"{MARGIN:g} points below.",
+            f"{MARGIN:g} points below. Whether ends are nearer where gradients are "
+            "smaller is judged by the slope of their distance over the norm of the "
+            "gradient on a log scale, over the stages of each seed. A best rate is the "
+            "minimum of a parabola through the lowest mean of the held-out errors of "
+            "the reported seeds and the means at the two rates beside it. The interval "
+            "of the exponent is that of resampled seeds. The exponent of a rate that "
+            f"is proportional to the batch size is {PROPORTIONAL:g}; whether it is "
+            "within the margin is judged on each side of it.",
             judge_scaling,
             tables,
         ),
@@ -383,8 +423,8 @@ EXPERIMENT = Experiment(
             "Warmup for large batches",
             NOTES,
             "A warmup makes training with large batches work.",
-            "Test accuracies are compared. It works if the accuracy is less than one "
-            "point below that of the small batch.",
+            "Test accuracies are compared. It works if the accuracy is less than "
+            f"{POINT:g} point below that of the smallest batch without a warmup.",
             judge_warmup,
             tables,
             "Goyal et al., 2017, arXiv:1706.02677",

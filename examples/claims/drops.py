@@ -4,15 +4,16 @@ import numpy as np
 import program
 
 from claims import methods
-from claims.experiment import NOTES, Experiment, Row, job
+from claims.experiment import NOTES, Experiment, Row, job, wrap
 from claims.harness import Harness, Kind, grid_words, words_of
-from claims.judging import Statement, loss_difference, spread
+from claims.judging import Statement, difference, loss_difference, spread
 from claims.methods import PHASED, PHASES, THIRDS
 from claims.regime import SGD
 
 EPOCHS = 28
 EVERY = 4  # Steps that a recorded loss is the mean of.
-BEFORE, AFTER = "before", "after"
+EARLIER, BEFORE, AFTER = "a window earlier", "before", "after"
+LATER = (AFTER, "second after", "third after")
 
 
 class Stepwise(Harness):
@@ -90,11 +91,22 @@ def trace(harness, method, epochs, seeds):
 
 
 def around(found, jump):
-    """The mean losses of all seeds in the two windows before a jump, and after it."""
+    """The mean losses of all seeds in two windows before a jump, and in those after it.
+
+    The update at a jump is the first with the new rate. Its loss is taken before it, so
+    that of the next update is the first that the new rate affects. A record whose steps
+    are on both sides is in no window.
+    """
     losses, window = np.array(found["losses"]), found["window"]
+    affected = jump + 1
+    end, start = affected // EVERY, -(-affected // EVERY)
+    firsts = [end - 2 * window, end - window]
+    firsts += [start + number * window for number in range(len(LATER))]
     return [
-        losses[:, jump + shift * window : jump + (shift + 1) * window].mean(1)
-        for shift in (-2, -1, 0)
+        losses[:, first : first + window].mean(1)
+        if 0 <= first <= losses.shape[1] - window
+        else np.full(len(losses), np.nan)  # Of a run that is too short for it.
+        for first in firsts
     ]
 
 
@@ -102,45 +114,59 @@ def judge(results):
     found = results["methods"][THIRDS]
     drops = []
     for number, jump in enumerate(found["jumps"], start=1):
-        earlier, before, after = around(found, jump)
+        earlier, before, after, *_ = around(found, jump)
         drops += [
             # A loss that rises less than before does not decrease faster.
             loss_difference(f"drop {number}", after, before),
             loss_difference(f"drop {number}, faster", after - before, before - earlier),
         ]
     yield Statement(
-        "right after a drop of the rate, the loss falls, and faster than over equally "
-        "many iterations before it",
-        *drops,
+        "right after a drop of the rate, the loss falls, and faster than before", *drops
     )
     found = results["methods"][PHASED]
     rises = []
     for number, jump in enumerate(found["jumps"], start=2):
-        _, before, after = around(found, jump)
-        rises.append(loss_difference(f"phase {number}", before, after))
+        _, before, after, *_ = around(found, jump)
+        rises.append(difference(f"phase {number}", after, before, unit="", digits=4))
     yield Statement(
-        "where the rate rises at the start of a phase, the loss rises", *rises
+        "where the rate rises at the start of a phase, the loss rises (a positive "
+        "difference)",
+        *rises,
     )
 
 
 def tables(results):
-    yield "Mean training loss in windows of half an epoch, ± the standard deviation"
-    yield "over seeds:"
+    window, share = window_of(results)
+    yield from wrap(
+        f"Mean training loss in windows of {window} steps ({share:.2g} epochs), ± the "
+        "standard deviation over seeds. The step is the first with the new rate, "
+        "counted from 0:"
+    )
     yield ""
     rows = []
     for name, found in results["methods"].items():
         for jump in found["jumps"]:
-            cells = [spread(values.tolist(), 4) for values in around(found, jump)]
-            rows.append([name, f"{jump * EVERY}", *cells])
-    header = ["schedule", "step", "a window earlier", BEFORE, AFTER]
-    yield from program.table(header, rows)
+            cells = [
+                spread(values.tolist(), 4) if np.isfinite(values).all() else ""
+                for values in around(found, jump)
+            ]
+            rows.append([name, f"{jump}", *cells])
+    yield from program.table(["schedule", "step", EARLIER, BEFORE, *LATER], rows)
+
+
+def window_of(results):
+    """The length of a window in steps, and in epochs."""
+    found = next(iter(results["methods"].values()))
+    return found["window"] * EVERY, (
+        found["window"] * results["epochs"] / len(found["rates"])
+    )
 
 
 def setting(results, data):
     return (
         f"{words_of(data)} {SGD}, {results['epochs']} epochs, {results['seeds']} "
-        f"seeds; the training loss of every {EVERY} steps. Each schedule uses "
-        f"{grid_words(SGD)}."
+        f"seeds. The loss of a step is that of its batch, before the update; what is "
+        f"recorded is the mean of {EVERY} steps. Each schedule uses {grid_words(SGD)}."
     )
 
 
@@ -154,14 +180,15 @@ def draw(results, path):
         panels.T, results["methods"].items(), strict=True
     ):
         losses = np.array(found["losses"])
-        steps = EVERY * np.arange(1, losses.shape[1] + 1)
+        first = EVERY * np.arange(losses.shape[1])  # Of each record.
+        steps = first + (EVERY - 1) / 2
         mean, error = losses.mean(0), losses.std(0) / len(losses) ** 0.5
         upper.plot(steps, mean, "C0")
         upper.fill_between(steps, mean - 2 * error, mean + 2 * error, alpha=0.3)
-        lower.plot(steps, found["rates"], "C1")
+        lower.plot(first + EVERY - 1, found["rates"], "C1")  # Those of the last steps.
         for axes in (upper, lower):
             for jump in found["jumps"]:
-                axes.axvline(jump * EVERY, color="gray", linestyle=":")
+                axes.axvline(jump, color="gray", linestyle=":")
             axes.grid(alpha=0.3)
         upper.set(title=name, yscale="log", ylabel="training loss")
         lower.set(xlabel="step", yscale="log", ylabel="learning rate")
@@ -177,7 +204,12 @@ EXPERIMENT = Experiment(
             "There is a rapid decrease in loss in the first iterations after the rate "
             "is decreased; where the rate rises at the start of a phase, the loss "
             "oscillates.",
-            "Training losses are compared, in windows of half an epoch.",
+            "Mean training losses in windows of equal length are compared. A window "
+            "before a change of the rate has no loss that the new rate affects, and "
+            "one after it only such losses. The statement on drops is about the first "
+            "window after each drop; what comes later is in the table. At the start "
+            "of a phase, a rise of the loss stands for the oscillation that the "
+            "source speaks of.",
             judge,
             tables,
         ),

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import re
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,11 @@ class Job:
         """Calls it."""
         function = getattr(importlib.import_module(self.module), self.function)
         return function(harness, **dict(self.arguments))
+
+
+def wrap(text):
+    """Lines of a paragraph, for tables whose captions are computed."""
+    return textwrap.wrap(text, 88, break_on_hyphens=False, break_long_words=False)
 
 
 def job(function, **arguments):

@@ -6,15 +6,22 @@ import tempfile
 import program
 
 from claims import methods
-from claims.experiment import NOTES, Experiment, Row, job
+from claims.experiment import NOTES, Experiment, Row, job, wrap
 from claims.harness import grid_words, measured, words_of
-from claims.judging import Fact, Statement, at_most, better, largest, no_worse, spread
+from claims.judging import (
+    Fact,
+    Statement,
+    at_most,
+    better,
+    interval,
+    largest,
+    spread,
+)
 from claims.methods import CONSTANT, PHASED, PHASES, ROOT
 from claims.regime import SGD
 
 EPOCHS = 28
-HALF = 50.0  # Percent of accuracy: the best schedule must exceed it.
-POINT = 1.0  # Of accuracy: how much worse than the best one that trains may be.
+HALF = 50.0  # Percent of accuracy: what trains must exceed it.
 STEP, COSINE = methods.THIRDS, "cosine"
 METHODS = {
     STEP: methods.THIRDS,
@@ -23,6 +30,7 @@ METHODS = {
     PHASED: PHASED,
     CONSTANT: CONSTANT,
 }
+CLAIMED = (STEP, ROOT, COSINE, PHASED)
 SAME = 1e-3  # Of accuracies (%) and losses of the same weights.
 STOPPED = "stopped"
 END, MIDDLE, KEPT = "end of the last completed phase", "middle of the next", "kept"
@@ -79,19 +87,22 @@ def column(runs, index):
     return [run[index] for run in runs]
 
 
-def judge(results):
-    accuracies = {
-        name: [100.0 - error for error in column(found["scores"], 2)]
+def accuracies_of(results):
+    """Of each schedule, those of all seeds (%)."""
+    return {
+        name: [round(100.0 - error, 4) for error in column(found["scores"], 2)]
         for name, found in results["methods"].items()
     }
-    best = max(accuracies, key=lambda name: statistics.mean(accuracies[name]))
-    for name in (STEP, ROOT, COSINE, PHASED):
-        text = f"{name} trains the network"
-        if name == best:
-            yield Statement(text, Fact("", True, "it is the best"))
-        else:
-            text = f"{text}: less than {POINT:g} point below the best, {best}"
-            yield no_worse(text, accuracies[name], accuracies[best], POINT)
+
+
+def judge(results):
+    means = {
+        name: statistics.mean(runs) for name, runs in accuracies_of(results).items()
+    }
+    yield Statement(
+        "all four train: each classifies more than half of the test set correctly",
+        *(Fact(name, means[name] > HALF, f"{means[name]:.2f} %") for name in CLAIMED),
+    )
     stopped = results["stopped"]
     off = largest(
         abs(ours - theirs)
@@ -107,32 +118,38 @@ def judge(results):
         column(stopped[END], 0),
         column(stopped[MIDDLE], 0),
     )
-    mean = statistics.mean(accuracies[best])
-    yield Statement(
-        f"the best of all, {best}, classifies more than half of the test set correctly",
-        Fact("", mean > HALF, f"{mean:.2f} %"),
-    )
 
 
 def tables(results):
-    yield "Test accuracy (%), ± the standard deviation over seeds:"
+    accuracies = accuracies_of(results)
+    best = max(accuracies, key=lambda name: statistics.mean(accuracies[name]))
+    yield from wrap(
+        "Test accuracy (%), ± the standard deviation over seeds; and by how many "
+        "points it is below that of the schedule with the best mean: the mean of the "
+        "differences of seeds, ± half of its 95 % interval. How far it is below is not "
+        "judged, because the best is chosen by the same test data."
+    )
     yield ""
-    rows = [
-        [
-            name,
-            f"{found['rate']:g}",
-            spread([100.0 - error for error in column(found["scores"], 2)]),
-        ]
-        for name, found in results["methods"].items()
-    ]
-    yield from program.table(["schedule", "rate", "accuracy (%)"], rows)
+    rows = []
+    for name, runs in accuracies.items():
+        below = "the best"
+        if name != best:
+            pairs = zip(accuracies[best], runs, strict=True)
+            mean, half = interval([ours - theirs for ours, theirs in pairs])
+            below = f"{mean:.2f} ± {half:.2f}"
+        rate = f"{results['methods'][name]['rate']:g}"
+        rows.append([name, rate, spread(runs), below])
+    header = ["schedule", "rate", "accuracy (%)", "below the best"]
+    yield from program.table(header, rows)
     yield ""
     yield f"Cosine in phases, stopped in the middle of its phase {len(PHASES)}:"
     yield ""
-    rows = [
-        [name, spread(column(runs, 0)), spread(column(runs, 1), 4)]
-        for name, runs in results["stopped"].items()
-    ]
+    rows = []
+    for name, runs in results["stopped"].items():
+        # The same weights were measured in two ways, whose decimals differ in number.
+        accuracies = [round(accuracy, 4) for accuracy in column(runs, 0)]
+        losses = [round(loss, 5) for loss in column(runs, 1)]
+        rows.append([name, spread(accuracies), spread(losses, 4)])
     yield from program.table(["weights", "accuracy (%)", "loss"], rows)
 
 
@@ -154,13 +171,13 @@ def draw(results, path):
     figure = Figure(figsize=(9.0, 8.5), layout="constrained")
     upper, lower = figure.subplots(2, 1)
     epochs, per_epoch = results["epochs"], 20
-    made = methods.make_methods()
+    made, accuracies = methods.make_methods(), accuracies_of(results)
     for number, (name, method) in enumerate(METHODS.items()):
         found = results["methods"][name]
         bound = made[method](found["rate"]).bind(epochs * per_epoch, per_epoch)
         steps = np.arange(epochs * per_epoch)
         upper.plot(steps / per_epoch, bound.curve(len(steps)), label=name)
-        runs = [100.0 - error for error in column(found["scores"], 2)]
+        runs = accuracies[name]
         mean, deviation = statistics.mean(runs), statistics.pstdev(runs)
         lower.errorbar(number, mean, deviation, fmt=f"C{number}o", capsize=4)
     names = list(results["methods"])
@@ -189,9 +206,9 @@ EXPERIMENT = Experiment(
             "Step decay tenfold per third of the training, 1/sqrt(t), a cosine between "
             "two rates, and a cosine in phases with ranges and lengths of their own "
             "all train; after phases, the end of the last completed one is kept.",
-            "A schedule trains if its test accuracy is less than one point below that "
-            "of the schedule with the best mean, which must be above 50 %. What is "
-            "kept must have the accuracy and the loss of the phase's end.",
+            "A schedule trains if its mean test accuracy over the seeds is above "
+            f"{HALF:g} %. What is kept must have the accuracy and the loss of the "
+            "phase's end.",
             judge,
             tables,
         ),
