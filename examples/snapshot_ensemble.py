@@ -298,7 +298,10 @@ def draw(found, epochs, cycles, path):
     time.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(low, None))
     for panel in (*by_members, time):
         panel.grid(alpha=0.3)
-        panel.legend()
+    time.legend()
+    # Both panels of members have the same lines.
+    handles = by_members[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper left", fontsize="small", ncols=5)
     figure.savefig(path)
 
 
