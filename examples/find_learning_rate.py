@@ -219,13 +219,15 @@ def draw(tests, suggested, grid, path):
 
     figure = Figure(figsize=(10.0, 6.0), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for seed, test in enumerate(tests):
+    labels = set()
+    for test in tests:
         left.plot(test.learning_rates, test.smoothed, color="gray", alpha=0.5)
         for index, (reading, rate) in enumerate(test.suggestions().items()):
             if rate is not None:
                 loss = np.interp(rate, test.learning_rates, test.smoothed)
-                label = reading if seed == 0 else None
+                label = None if reading in labels else reading
                 left.plot(rate, loss, "o", color=f"C{index}", label=label)
+                labels.add(reading)
     highest = max(test.smoothed[: len(test.smoothed) // 2].max() for test in tests)
     left.set(xscale="log", xlabel="learning rate", ylabel="smoothed loss")
     left.set_ylim(0.0, 1.5 * highest)
@@ -239,11 +241,15 @@ def draw(tests, suggested, grid, path):
             rates = [rate for rate in rates if rate is not None]
             runs = suggested.get((reading, method))
             if runs:
-                right.plot(
-                    statistics.geometric_mean(rates),
+                middle = statistics.geometric_mean(rates)
+                # Each seed has a rate of its own: the bar is their range.
+                right.errorbar(
+                    middle,
                     statistics.mean(runs),
-                    marker,
+                    xerr=[[middle - min(rates)], [max(rates) - middle]],
+                    fmt=marker,
                     color=f"C{index}",
+                    elinewidth=0.7,
                     label=f"{reading}, {method}",
                 )
     right.set(xscale="log", xlabel="learning rate", ylabel="test accuracy (%)")

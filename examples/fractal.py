@@ -245,7 +245,8 @@ def draw(quadratic, gaps, path):
     cycles = list(quadratic)
     columns = np.array(list(quadratic.values())).T
     for values, style, label in zip(
-        columns, ("C0o", "k:", "C1--"), ("fractal", "theorem", "best constant"),
+        columns, ("C0o", "k:", "C1--"),
+        ("fractal", "theorem", "best constant (formula)"),
         strict=True,
     ):  # fmt: skip
         left.plot(cycles, values, style, label=label)
@@ -259,7 +260,7 @@ def draw(quadratic, gaps, path):
         right.plot(ends, mean, "o-", ms=3, label="best " * (name == best) + name)
     right.set(
         xlabel="step", ylabel="loss above the lowest", yscale="log",
-        title="logistic regression, ends of cycles",
+        title="logistic regression (no theorem), ends of cycles",
     )  # fmt: skip
     for axes in (left, right):
         axes.grid(alpha=0.3)

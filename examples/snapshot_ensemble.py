@@ -269,13 +269,21 @@ def draw(found, epochs, cycles, path):
     figure = Figure(figsize=(12.0, 4.5), layout="constrained")
     *by_members, time = figure.subplots(1, 3)
     sizes = range(1, cycles + 1)
+    # Those with an axis of members: the snapshots, and independent models.
+    groups = {name: runs for name, runs in found["scores"].items() if runs.ndim == 3}
     for index, (panel, label) in enumerate(
         zip(by_members, ("test accuracy (%)", "test loss"), strict=True)
     ):
-        for name in (SNAPSHOTS, INDEPENDENT):
-            runs = found["scores"][name][..., index]
+        for name, scores in groups.items():
+            runs = scores[..., index]
             panel.errorbar(
-                sizes, runs.mean(0), runs.std(0), fmt="o-", capsize=3, label=name
+                sizes,
+                runs.mean(0),
+                runs.std(0),
+                fmt="o-",
+                color={SNAPSHOTS: "C0", INDEPENDENT: "C1"}.get(name, "C5"),
+                capsize=3,
+                label=name,
             )
         for color, method in (("C2", STEP), ("C3", COSINE)):
             mean = found["scores"][method][:, index].mean()
@@ -290,7 +298,10 @@ def draw(found, epochs, cycles, path):
     time.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(low, None))
     for panel in (*by_members, time):
         panel.grid(alpha=0.3)
-        panel.legend()
+    time.legend()
+    # Both panels of members have the same lines.
+    handles = by_members[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper left", fontsize="small", ncols=5)
     figure.savefig(path)
 
 

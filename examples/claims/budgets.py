@@ -1,6 +1,5 @@
 """A schedule is a profile times a sampling rate; which is best at which budget."""
 
-import dataclasses
 import statistics
 
 import program
@@ -10,24 +9,18 @@ from claims.experiment import OVERVIEW, Experiment, Row
 from claims.finishes import (
     APART,
     EVERY_STEP_METHODS,
+    FIRSTS,
+    budgets_apart,
     budgets_of,
     count_settings,
     finishes,
-    lead,
+    leads,
     methods_of,
     optimizers_with,
     present,
 )
 from claims.harness import grid_words, measured, words_of
-from claims.judging import (
-    MARGIN,
-    POINTS,
-    RESAMPLES,
-    Statement,
-    bootstrap,
-    difference,
-    spread,
-)
+from claims.judging import MARGIN, RESAMPLES, Statement, difference, spread
 from claims.methods import (
     CONSTANT,
     EVERY_STEP,
@@ -37,6 +30,7 @@ from claims.methods import (
     OURS,
     REX,
     STEP,
+    named,
     sampled,
 )
 from claims.regime import ADAM, SGD
@@ -123,58 +117,48 @@ def judge(results):
         (present(results, EVERY_STEP_METHODS), "the common schedules"),
         (every, "all profiles and sampling rates"),
     ):
-        for first in (1, 3):
-            found = finishes(results, names, first)
-            others = [name for name in names if name != OURS]
-            best = max(others, key=found.get)
-            chance = 100.0 * min(1.0, first / len(names))
-            one = bootstrap(
-                "", lead(results, names, first), results["seeds"], 0.0, POINTS, 1
-            )
-            by = (
-                f"REX {found[OURS]:.1f} % of the settings; the most of the others: "
-                f"{best}, {found[best]:.1f} %; by chance {chance:.1f} %; difference: "
-                f"{one.by}"
-            )
+        for first, comparisons in leads(results, names).items():
             yield Statement(
                 f"REX at every step has the most top-{first} finishes among {among} "
                 f"({len(names)})",
-                dataclasses.replace(one, by=by),
+                *comparisons,
             )
     others = [name for name in every if name != OURS]
-    for what, margin in (
-        ("has a lower mean error than", 0.0),
-        (f"has a mean error less than {MARGIN:g} points above that of", MARGIN),
-    ):
-        yield Statement(
-            f"REX at every step {what} each of the {len(others)} others",
+
+    def all_compared(text, names=others, **options):
+        return Statement(
+            f"REX at every step {text}",
             *(
-                compared(results, OURS, name, name, margin=margin, sign=-1)
-                for name in others
+                compared(results, OURS, name, named(name), sign=-1, **options)
+                for name in names
             ),
         )
+
+    number = len(others)
+    yield all_compared(f"has a lower mean error than each of the {number} others")
+    yield all_compared(
+        f"has a mean error less than {MARGIN:g} points above that of each of the "
+        f"{number} others",
+        margin=MARGIN,
+    )
     for budgets in (LOW, HIGH):
         chosen = [each for each in budgets_of(results) if float(each) in budgets]
         for name in (f"{LINEAR}, {EVERY_STEP}", STEP) if chosen else ():
-            yield Statement(
-                f"REX at every step has a lower mean error than {name} at "
-                f"{' and '.join(chosen)} %",
-                compared(results, OURS, name, budgets=chosen, sign=-1),
+            yield all_compared(
+                f"has a lower mean error at {' and '.join(chosen)} % of the epochs "
+                f"than {named(name)}",
+                [name],
+                budgets=chosen,
             )
-    rarer = [n for n in every if "," in n and not n.endswith(EVERY_STEP)]
-    yield Statement(
-        f"every step is better than each of the {len(rarer)} rarer samplings of the "
-        "same profile",
-        *(
-            compared(
-                results,
-                f"{name.partition(',')[0]}, {EVERY_STEP}",
-                name,
-                name,
-                sign=-1,
-            )
-            for name in rarer
-        ),
+    for budget in budgets_apart(results):
+        yield all_compared(
+            f"has a lower mean error at {budget} % of the epochs than each of the "
+            f"{number} others",
+            budgets=[budget],
+        )
+    rarer = [n for n in every if n.startswith(f"{REX}, ") and n != OURS]
+    yield all_compared(
+        f"is better than each of the {len(rarer)} rarer samplings of REX", rarer
     )
 
 
@@ -185,14 +169,9 @@ def tables(results):
     yield "How often each schedule came first or among the first three, in percent of"
     yield f"the settings (optimizer and budget, from {APART} % on), by mean test error"
     yield f"and mean test loss over {results['seeds']} seeds; ties share their places."
-    yield f"The common schedules, in {count_settings(results, methods)} settings:"
+    yield from shares_table(results, methods, "The common schedules")
     yield ""
-    yield from shares_table(results, methods)
-    yield ""
-    number = count_settings(results, every)
-    yield f"All profiles and sampling rates, in {number} settings:"
-    yield ""
-    yield from shares_table(results, every)
+    yield from shares_table(results, every, "All profiles and sampling rates")
     for optimizer, by_budget in results["optimizers"].items():
         yield ""
         yield f"Mean test error (%) with {optimizer}, by budget (in parentheses: the"
@@ -200,7 +179,7 @@ def tables(results):
         yield ""
         rows = []
         for name in by_budget[budgets[0]]:
-            cells = [name]
+            cells = [named(name)]
             for budget in budgets:
                 rate = by_budget[budget][name]["rate"]
                 found = errors(results, name, [optimizer], [budget])
@@ -211,7 +190,8 @@ def tables(results):
     yield edges(results)
     yield ""
     yield "How much higher the test error is than that of REX at every step, mean over"
-    yield "the optimizers, ± half the 95 % interval of the difference within seeds:"
+    yield "the optimizers that both methods were run with, ± half the 95 % interval of"
+    yield "the difference within seeds:"
     yield ""
     rows, halves = [], []
     chosen = (*([budget] for budget in budgets), None)
@@ -220,12 +200,25 @@ def tables(results):
             gaps = [
                 compared(results, name, OURS, budgets=one, unit="") for one in chosen
             ]
-            rows.append([name, *(gap.by for gap in gaps)])
+            rows.append([with_optimizers(results, name), *(gap.by for gap in gaps)])
             halves.append([(gap.high - gap.low) / 2 for gap in gaps])
     medians = [statistics.median(column) for column in zip(*halves, strict=True)]
     rows.append(["half an interval, median", *(f"{half:.2f}" for half in medians)])
     header = ["method", *(f"{b} %" for b in budgets), f"all from {APART} % on"]
     yield from program.table(header, rows)
+
+
+def with_optimizers(results, name):
+    """A method, and which optimizers it was run with if these are not all."""
+    both = optimizers_with(results, (name, OURS))
+    if len(both) == len(results["optimizers"]):
+        return named(name)
+    return f"{named(name)} ({' and '.join(map(short, both))} only)"
+
+
+def short(optimizer):
+    """Its name without its momentum and weight decay."""
+    return optimizer.partition(" ")[0]
 
 
 def edges(results):
@@ -243,23 +236,31 @@ def edges(results):
     return f"{at} of the {len(found)} rates are at an edge of what was tried."
 
 
-def shares_table(results, methods):
+def shares_table(results, methods, what):
+    number = count_settings(results, methods)
+    optimizers = " and ".join(map(short, optimizers_with(results, methods)))
+    chance = (100.0 * min(1.0, first / len(methods)) for first in FIRSTS)
+    one, three = (f"{share:.1f} %" for share in chance)
+    yield f"{what}, in {number} settings with {optimizers} (by chance, each"
+    yield f"of the {len(methods)} would be first in {one} of them, and among the first"
+    yield f"three in {three}):"
+    yield ""
     columns = [
         finishes(results, methods, first, column)
         for column in (2, 3)
-        for first in (1, 3)
+        for first in FIRSTS
     ]
     order = sorted(methods, key=lambda name: -columns[0][name])
     header = ["method", "top 1, error", "top 3, error", "top 1, loss", "top 3, loss"]
-    rows = [[n, *(f"{column[n]:.1f}" for column in columns)] for n in order]
-    return program.table(header, rows)
+    rows = [[named(n), *(f"{column[n]:.1f}" for column in columns)] for n in order]
+    yield from program.table(header, rows)
 
 
 def draw(results, path):
-    """Errors against REX by budget, and finishes, of the common schedules."""
+    """Errors above that of REX by budget, and finishes, of the common schedules."""
     import numpy as np
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     methods = present(results, EVERY_STEP_METHODS)
     optimizers = optimizers_with(results, methods)
@@ -269,27 +270,40 @@ def draw(results, path):
     *panels, last = figure.subplots(len(optimizers) + 1, 1)
     for panel, optimizer in zip(panels, optimizers, strict=True):
         for number, name in enumerate(methods):
-            runs = np.array([errors(results, name, [optimizer], [b]) for b in budgets])
+            if name == OURS:
+                panel.axhline(0.0, color="black", linewidth=2.0, label=name)
+                continue
+            gaps = [
+                difference(
+                    "", *(errors(results, n, [optimizer], [b]) for n in (name, OURS))
+                )
+                for b in budgets
+            ]
             panel.errorbar(
-                np.array(budgets, float) * 1.03 ** (number - len(methods) / 2),
-                runs.mean(1),
-                runs.std(1),
+                np.array(budgets, float),
+                [gap.mean for gap in gaps],
+                [gap.high - gap.mean for gap in gaps],
                 fmt=f"C{number}o-",
-                linewidth=2.5 if name == OURS else 1.0,
+                linewidth=1.0,
                 markersize=3,
                 capsize=2,
-                label=name,
+                label=named(name),
             )
-        panel.set(xscale="log", yscale="log", title=optimizer)
-        panel.set(xlabel="budget (% of a full training)", ylabel="test error (%)")
+        # Linear between -1 and 1, where most of the differences are.
+        panel.set_yscale("symlog", linthresh=1.0)
+        panel.set(xscale="log", title=optimizer, xlabel="budget (% of a whole run)")
+        panel.set(ylabel="test error above that of REX (points)")
         panel.set_xticks([float(b) for b in budgets], labels=budgets)
-        panel.yaxis.set_major_locator(FixedLocator([5, 6, 7, 8, 10, 15, 20, 30, 50]))
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.minorticks_off()
+        ticks = [sign * n for sign in (-1, 1) for n in (1, 2, 5, 10, 20, 50)]
+        panel.yaxis.set_major_locator(FixedLocator([0, *ticks]))
+        panel.yaxis.set_major_formatter(lambda x, _: f"{x:+g}" if x else "0")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_minor_locator(NullLocator())
         panel.grid(alpha=0.3)
-    panels[0].legend(fontsize="small", ncols=2)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", fontsize="small", ncols=3)
     places = np.arange(len(methods))
-    for first, offset in ((1, 0.2), (3, -0.2)):
+    for first, offset in zip(FIRSTS, (0.2, -0.2), strict=True):
         found = finishes(results, methods, first)
         last.barh(
             places + offset,
@@ -297,7 +311,7 @@ def draw(results, path):
             0.4,
             label=f"top {first}",
         )
-    last.set_yticks(places, labels=methods)
+    last.set_yticks(places, labels=[named(name) for name in methods])
     last.invert_yaxis()
     last.set(xlabel="finishes, % of the settings, by the test error")
     last.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
@@ -312,10 +326,16 @@ EXPERIMENT = Experiment(
             OVERVIEW,
             "A schedule is a profile times a sampling rate; REX at every step is the "
             "best across budgets.",
-            "Finishes are counted over all settings, by the mean test error of the "
-            "seeds. The interval of a difference of shares is that of seeds drawn with "
-            f"replacement ({RESAMPLES:,} times). Mean errors are those over optimizers "
-            f"and budgets, of each seed. Budgets below {APART} % are not judged.",
+            "Finishes are counted by the mean test error of the seeds, over the "
+            "optimizers that all these schedules were run with and the budgets from "
+            f"{APART} % on, which was fixed beforehand. REX has the most if it has "
+            "more than each of the others; a difference is that of two shares of the "
+            "settings, and its interval that of seeds drawn with replacement "
+            f"({RESAMPLES:,} times). Mean errors are "
+            "those of each seed, over the optimizers that both methods were run with "
+            f"and the budgets from {APART} % on, or the budgets that a statement "
+            "names. The rarer samplings of the other profiles are in the tables, and "
+            "are not compared with every step.",
             judge,
             tables,
             "Chen, Wolfe, Kyrillidis, REX, 2021, arXiv:2107.04197",

@@ -1,5 +1,8 @@
 """How often each schedule finishes among the first, over optimizers and budgets."""
 
+import dataclasses
+
+from claims.judging import POINTS, bootstrap
 from claims.methods import (
     CONSTANT,
     EVERY_STEP,
@@ -8,6 +11,7 @@ from claims.methods import (
     OURS,
     PROFILES,
     STEP,
+    named,
 )
 
 # A finish among the first is what these are compared in.
@@ -18,13 +22,20 @@ EVERY_STEP_METHODS = (
     LATE_STEP,
     ONE_CYCLE,
 )
-APART = 5  # Budgets below this many percent are in the tables, and not judged.
+FIRSTS = 1, 3  # Places that count as a finish.
+APART = 5  # Below this many percent finishes are not counted: each budget is apart.
 
 
 def budgets_of(results):
-    """Those that are judged, in percent as they are written."""
+    """Those that are judged together, in percent as they are written."""
     every = next(iter(results["optimizers"].values()))
     return [budget for budget in every if float(budget) >= APART]
+
+
+def budgets_apart(results):
+    """Those that are each judged alone."""
+    every = next(iter(results["optimizers"].values()))
+    return [budget for budget in every if float(budget) < APART]
 
 
 def optimizers_with(results, methods):
@@ -50,19 +61,25 @@ def table_of(results, methods, column):
     return np.nan_to_num(np.array(found, float), nan=np.inf)
 
 
-def shares(values, first):
+def places(values):
+    """How many methods are before each one, and how many equal it, by setting."""
+    before = (values[:, None, :] < values[:, :, None]).sum(-1)
+    equal = (values[:, None, :] == values[:, :, None]).sum(-1)
+    return before, equal
+
+
+def shares(before, equal, first):
     """The share of settings in which each method is among the first, in percent.
 
     Equal values share their places.
 
     Args:
-        values: An array of settings and methods; the least is the first.
+        before: As of `places`.
+        equal: The same.
         first: How many places.
     """
     import numpy as np
 
-    before = (values[:, None, :] < values[:, :, None]).sum(-1)
-    equal = (values[:, None, :] == values[:, :, None]).sum(-1)
     return 100.0 * (np.clip(first - before, 0, equal) / equal).mean(0)
 
 
@@ -77,23 +94,42 @@ def finishes(results, methods, first, column=2):
         first: How many places count.
         column: Of the scores: 2 is the test error, 3 the test loss.
     """
-    found = shares(table_of(results, methods, column).mean(-1), first)
+    values = table_of(results, methods, column).mean(-1)
+    found = shares(*places(values), first)
     return dict(zip(methods, found.tolist(), strict=True))
 
 
-def lead(results, methods, first):
-    """How much larger the share of REX is than the largest of the others."""
+def leads(results, methods):
+    """How much larger the share of REX is than that of each other, by places.
+
+    The largest share of several is no comparison: among equal methods it is above that
+    of REX in most of the draws.
+    """
     import numpy as np
 
-    values = table_of(results, methods, 2)
-    ours = methods.index(OURS)
-    others = np.arange(len(methods)) != ours
+    values, kept = table_of(results, methods, 2), {}
+    ours, seeds = methods.index(OURS), results["seeds"]
 
-    def statistic(seeds):
-        found = shares(values[:, :, seeds].mean(-1), first)
-        return found[ours] - found[others].max()
+    def shares_of(draw, first):
+        # All comparisons draw the same seeds.
+        key = draw.tobytes()
+        if key not in kept:
+            found = places(values[:, :, draw].mean(-1))
+            kept[key] = {number: shares(*found, number) for number in FIRSTS}
+        return kept[key][first]
 
-    return statistic
+    def compared(first, other):
+        def statistic(draw):
+            found = shares_of(draw, first)
+            return found[ours] - found[other]
+
+        one = bootstrap(named(methods[other]), statistic, seeds, 0.0, POINTS, 1)
+        found = shares_of(np.arange(seeds), first)
+        by = f"{found[ours]:.1f} % against {found[other]:.1f} %, {one.by}"
+        return dataclasses.replace(one, by=by)
+
+    others = [index for index in range(len(methods)) if index != ours]
+    return {first: [compared(first, other) for other in others] for first in FIRSTS}
 
 
 def present(results, names):

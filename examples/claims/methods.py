@@ -5,7 +5,8 @@ EXPONENTIAL, ONE_MINUS_SQRT = "exponential", "1 - sqrt"
 PROFILES = (REX, LINEAR, COSINE, EXPONENTIAL, ONE_MINUS_SQRT)
 EVERY_STEP = "every step"
 CONSTANT, STEP, LATE_STEP = "constant", "step decay", "step decay at 75 %"
-ONE_CYCLE, FULL_ONE_CYCLE = "1cycle", "1cycle with its momentum"
+# The rates of 1cycle at the momentum that all methods have, and 1cycle itself.
+ONE_CYCLE, FULL_ONE_CYCLE = "1cycle at momentum 0.9", "1cycle with its momentum"
 OURS = f"{REX}, {EVERY_STEP}"
 SHORT_COSINE = f"{COSINE}, {EVERY_STEP}"
 TRIANGULAR, CYCLES, GROWING = "triangular cycles", "equal cycles", "growing cycles"
@@ -14,6 +15,11 @@ FLOORED = "cosine to a hundredth"
 
 NUM_CYCLES = 5
 PHASES = (1, 2, 4)  # Their lengths, and how much lower the rate of each begins.
+
+
+def named(method):
+    """The name of a method where step decays with other milestones stand beside it."""
+    return f"{STEP} at 50 and 75 %" if method == STEP else method
 
 
 def profiles():

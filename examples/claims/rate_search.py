@@ -6,7 +6,9 @@ import warnings
 import find_learning_rate as example
 import numpy as np
 import program
+from one_cycle import MOMENTUM
 
+from claims import regime
 from claims.experiment import NOTES, OVERVIEW, Experiment, Row, job
 from claims.harness import Kind, words_of
 from claims.judging import Fact, Statement, better, no_worse, spread
@@ -208,7 +210,10 @@ def judge_bounds(results):
     for (reading, method), runs in suggested.items():
         if method == example.FIXED:
             continue
-        text = f"`{reading}` for {method}: less than {POINT:g} point below {best:g}"
+        text = (
+            f"`{reading}` for {method}: less than {POINT:g} point below the fixed rate "
+            f"{best:g}"
+        )
         if len(runs) == results["seeds"]:
             yield no_worse(text, runs, grid[best], POINT)
         else:
@@ -219,16 +224,16 @@ def judge_bounds(results):
 def bound_tables(results):
     tests, suggested, grid = range_tests(results)
     yield "Test accuracy (%) with the suggested rate used as it is, ± the standard"
-    yield "deviation over seeds:"
+    yield "deviation over seeds. Each seed uses the rate that its own test suggests:"
+    yield "the table has their geometric mean, the least and the largest."
     yield ""
     rows = []
     for reading in tests[0].suggestions():
-        rates = [test.suggestion(reading) for test in tests]
-        rates = [rate for rate in rates if rate is not None]
-        middle = f"{statistics.geometric_mean(rates):.2g}" if rates else "none"
         cells = [suggested.get((reading, method)) for method in example.METHODS]
-        rows.append([reading, middle, *(spread(c) if c else "none" for c in cells)])
-    yield from program.table(["reading", "rate", *example.METHODS], rows)
+        cells = [spread(each) if each else "none" for each in cells]
+        rows.append([reading, *rates_of(tests, reading), *cells])
+    header = ["reading", "rate", "least and largest", *example.METHODS]
+    yield from program.table(header, rows)
     yield ""
     yield from program.table(
         ["fixed rate", "accuracy (%)"],
@@ -236,15 +241,38 @@ def bound_tables(results):
     )
 
 
+def rates_of(tests, reading):
+    """The rates that the seeds use, in words: their mean, and the ends of their range.
+
+    The mean is the geometric one: rates are compared on a log scale.
+    """
+    rates = [test.suggestion(reading) for test in tests]
+    rates = [rate for rate in rates if rate is not None]
+    if not rates:
+        return ["none", ""]
+    ends = f"{min(rates):.2g} to {max(rates):.2g}"
+    if len(rates) < len(tests):
+        ends += f" ({len(rates)} of {len(tests)} seeds)"
+    return [f"{statistics.geometric_mean(rates):.2g}", ends]
+
+
 def setting(results, data):
-    two = results["two"]
+    two, seeds = results["two"], results["seeds"]
+    network = (
+        "the convolutional network of `examples/quickstart.py`, SGD with Nesterov's "
+        f"momentum of {MOMENTUM:g}, {results['epochs']} epochs on 1,347 handwritten "
+        "digits"
+    )
     return (
-        f"The convolutional network of `examples/quickstart.py` with SGD and momentum "
-        f"0.9 on 1,347 handwritten digits, {results['epochs']} epochs, "
-        f"{results['seeds']} seeds; sweeps on a quarter of them held out, tests on 450 "
-        f"others, by `examples/find_learning_rate.py`. For two parameters, both from "
-        f"{RATES[0]:g} to {RATES[1]:g} on a log scale: {two['epochs']} epochs. "
-        f"{words_of(data)}"
+        f"For bounds from a range test: {network}, 450 others to test; {seeds} seeds, "
+        "by `examples/find_learning_rate.py`. Triangular cycles are two, between a "
+        "quarter of the suggested rate and that rate; the peak of 1cycle is the "
+        "suggested rate, at a constant momentum. For tuning on a log scale: the first "
+        "four searches are over the rate alone, with the same network and optimizer, "
+        "and a quarter of the 1,347 digits held out. With two parameters, rate and "
+        f"weight decay, both are from {RATES[0]:g} to {RATES[1]:g} on a log scale, and "
+        f"a grid or {two['trials']} random trials train with SGD with momentum "
+        f"{regime.MOMENTUM:g}; {two['epochs']} epochs, {seeds} seeds. {words_of(data)}"
     )
 
 
@@ -270,9 +298,14 @@ EXPERIMENT = Experiment(
             OVERVIEW,
             "A range test before the training finds usable bounds for cyclical rates "
             "and for 1cycle.",
-            "For each way to read its curve, the suggested rate is used as it is. Test "
-            "accuracies are compared with those of the best fixed rate of the grid, "
-            "which is chosen on the test data; every seed's test must suggest a rate.",
+            "The curve of the loss is read in each of the ways that give one rate "
+            "(`RangeTest.suggestions()`). That rate is used as it is, as the upper "
+            "bound of triangular cycles and as the peak of 1cycle. The lower bound of "
+            "the cycles is a quarter of it, and is not read off the curve: "
+            '`RangeTest.suggestion("bounds")`, which gives both, is not tried. '
+            "As a fixed rate, it is in the table only. Test accuracies are compared "
+            "with those of the best fixed rate of the grid, which is chosen on the "
+            "test data; every seed's test must suggest a rate.",
             judge_bounds,
             bound_tables,
             "Smith, 2015, arXiv:1506.01186",

@@ -9,7 +9,7 @@ from claims.experiment import OVERVIEW, Experiment, Row, job
 from claims.finishes import EVERY_STEP_METHODS
 from claims.harness import Harness, grid_words, measure, words_of
 from claims.judging import Statement, difference, spread
-from claims.methods import LINEAR, OURS, REX
+from claims.methods import LINEAR, OURS, REX, named
 from claims.regime import SGD
 
 BUDGET = 1  # Percent.
@@ -67,7 +67,7 @@ def judge(results):
         if name == OURS:
             continue
         yield Statement(
-            f"REX at every step has a lower error than {name}",
+            f"REX at every step has a lower error than {named(name)}",
             difference("", errors(results, OURS), errors(results, name), sign=-1),
         )
 
@@ -77,7 +77,7 @@ def tables(results):
     yield "over seeds:"
     yield ""
     rows = [
-        [name, f"{one['rate']:g}", spread(errors(results, name))]
+        [named(name), f"{one['rate']:g}", spread(errors(results, name))]
         for name, one in results["methods"].items()
     ]
     yield from program.table(["schedule", "rate", "error (%)"], rows)
@@ -91,7 +91,7 @@ def setting(results, data):
 
 
 def draw(results, path):
-    """The errors, and their standard errors."""
+    """The errors, and their 95 % intervals."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -99,12 +99,13 @@ def draw(results, path):
     runs = np.array([errors(results, name) for name in names])
     figure = Figure(figsize=(8.0, 5.0), layout="constrained")
     axes = figure.add_subplot()
-    error = runs.std(1) / runs.shape[1] ** 0.5
+    halves = [program.half_interval(each) for each in runs]
     places = np.arange(len(names))
-    axes.errorbar(runs.mean(1), places, xerr=2 * error, fmt="o", capsize=3)
-    axes.set_yticks(places, labels=names)
+    axes.errorbar(runs.mean(1), places, xerr=halves, fmt="o", capsize=3)
+    axes.set_yticks(places, labels=[named(name) for name in names])
     axes.invert_yaxis()
-    axes.set(xlabel=f"test error (%) after {results['steps']} steps")
+    steps = f"after {results['steps']} steps"
+    axes.set(xlabel=f"test error (%) {steps}, ± half the 95 % interval")
     axes.grid(alpha=0.3)
     figure.savefig(path)
 
@@ -115,8 +116,9 @@ EXPERIMENT = Experiment(
         Row(
             "The smallest budget",
             OVERVIEW,
-            "REX is the best at the lowest budgets, down to 1 % of the epochs.",
-            "Test errors are compared.",
+            f"REX is the best at {BUDGET} % of the epochs.",
+            "Test errors of REX at every step are compared with those of each other "
+            "schedule in the table.",
             judge,
             tables,
             "Chen, Wolfe, Kyrillidis, REX, 2021, arXiv:2107.04197",

@@ -14,6 +14,8 @@ from claims.judging import RESAMPLES, Statement, bootstrap, spread
 from claims.regime import SGD
 
 SEVERAL = 2.0
+PARTS = {2.0: "half", 3.0: "a third of", 4.0: "a quarter of"}
+PART = PARTS[SEVERAL]
 METHODS = {
     example.STEP: methods.STEP,
     example.PLAIN: methods.ONE_CYCLE,
@@ -101,20 +103,20 @@ def ratio(results, slower, faster):
 
 
 def judge(results):
-    def fewer(text, slower, faster, threshold):
-        one = bootstrap(
-            "", ratio(results, slower, faster), results["seeds"], threshold, "times"
+    for text, threshold in (
+        ("needs fewer epochs than step decay", 1.0),
+        (f"needs at most {PART} the epochs of step decay", SEVERAL),
+    ):
+        yield Statement(
+            f"{example.FULL} {text}",
+            bootstrap(
+                "",
+                ratio(results, example.STEP, example.FULL),
+                results["seeds"],
+                threshold,
+                "times",
+            ),
         )
-        return Statement(text, one)
-
-    step, plain, full = example.STEP, example.PLAIN, example.FULL
-    yield fewer(f"{full} needs fewer epochs than step decay", step, full, 1.0)
-    for method in (plain, full):
-        yield fewer(
-            f"{method} needs at least {SEVERAL:g} times fewer epochs than step decay",
-            step, method, SEVERAL,
-        )  # fmt: skip
-    yield fewer("cycling the momentum saves epochs", plain, full, 1.0)
 
 
 def tables(results):
@@ -136,23 +138,39 @@ def setting(results, data):
     budgets = ", ".join(f"{e}" for e in arrays_of(results)[0])
     return (
         f"{words_of(data)} {SGD}; a run of its own for each of {budgets} epochs, "
-        f"{results['seeds']} seeds. At each length, each method uses "
-        f"{grid_words(SGD)}."
+        f"{results['seeds']} seeds. Step decay divides the rate by 10 after 50 and "
+        "75 % of a run. 1cycle consists of two cosines: the rate rises over the first "
+        "30 % of a run and then falls to almost 0, while the momentum goes from 0.95 "
+        f'to 0.85 and back. "{example.PLAIN}" has the same rates at a constant '
+        f"momentum. At each length, each method uses {grid_words(SGD)}."
     )
+
+
+def bound(method, rate, epochs, per_epoch):
+    """The schedules of a run, rate and momentum, as `fit` binds them.
+
+    Only `fit` binds the momentum. The model that it trains here has one weight.
+    """
+    import keras
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    optimizer = keras.optimizers.SGD(0.1, momentum=regime.MOMENTUM)
+    model.compile(optimizer, "mse", steps_per_execution=per_epoch)
+    callback = methods.make_callback(METHODS[method], rate)
+    x = np.zeros((per_epoch, 1), "float32")
+    model.fit(x, x, batch_size=1, epochs=epochs, verbose=0, callbacks=[callback])
+    return callback.bound
 
 
 def draw(results, path):
     accuracies = {name: dict(pairs) for name, pairs in results["accuracies"].items()}
     per_epoch = 20  # As finely as the schedules are drawn.
-    steps = per_epoch * max(accuracies[example.STEP])
+    epochs = max(accuracies[example.STEP])
     schedules = {
-        method: {
-            name: schedule.bind(steps, per_epoch)
-            for name, schedule in example.make_callback(method, rate).schedules.items()
-        }
+        method: bound(method, rate, epochs, per_epoch)
         for method, rate in zip(METHODS, results["rates"], strict=True)
     }
-    example.draw(accuracies, schedules, steps, path)
+    example.draw(accuracies, schedules, per_epoch * epochs, path)
 
 
 EXPERIMENT = Experiment(
@@ -165,10 +183,13 @@ EXPERIMENT = Experiment(
             "faster than step decay.",
             "The target is the mean accuracy of step decay in the longest run, less "
             "one standard error; epochs are read off the mean accuracies between two "
-            'lengths, on a log scale. "Several times" means at least twice. '
-            "The interval of the ratio of epochs is that of seeds drawn with "
-            f"replacement ({RESAMPLES:,} times); a method that never gets there counts "
-            "as 0 times.",
+            "lengths, on a log scale, and are not below the shortest length. "
+            f'"Several times faster" means with at most {PART} the epochs. The number '
+            "that is measured is how many times fewer epochs 1cycle needs. Its "
+            f"interval is that of seeds drawn with replacement ({RESAMPLES:,} times); "
+            "if 1cycle never gets there, it counts as 0. The claim includes the "
+            "momentum, so 1cycle at a constant momentum is in the table, and is not "
+            "judged.",
             judge,
             tables,
             "Smith and Topin, 2017, arXiv:1708.07120",

@@ -5,7 +5,7 @@ import program
 from claims import methods, regime
 from claims.experiment import OVERVIEW, Experiment, Row
 from claims.harness import grid_words, measured, words_of
-from claims.judging import MARGIN, better, no_worse, spread
+from claims.judging import MARGIN, Statement, difference, no_worse, spread
 from claims.methods import STEP, TRIANGULAR
 from claims.regime import SGD
 
@@ -50,16 +50,23 @@ def mean_at(results, name, epochs=None):
 
 def judge(results):
     ends, middles = points(results)
-    yield better(
-        "better at the end of a cycle than in its middle",
-        mean_at(results, TRIANGULAR, ends),
-        mean_at(results, TRIANGULAR, middles),
-    )
-    yield better(
-        "better at the end of a cycle than in the middle of the next",
-        mean_at(results, TRIANGULAR, ends[:-1]),
-        mean_at(results, TRIANGULAR, middles[1:]),
-    )
+    for text, first, second in (
+        ("in its middle", ends, middles),
+        ("in the middle of the next", ends[:-1], middles[1:]),
+    ):
+        yield Statement(
+            f"better at the end of each cycle than {text}",
+            *(
+                difference(
+                    f"cycle {number}",
+                    mean_at(results, TRIANGULAR, [end]),
+                    mean_at(results, TRIANGULAR, [middle]),
+                )
+                for number, (end, middle) in enumerate(
+                    zip(first, second, strict=True), start=1
+                )
+            ),
+        )
     yield no_worse(
         "at any time (mean over all epochs) no worse than step decay",
         mean_at(results, TRIANGULAR),
@@ -79,17 +86,27 @@ def judge(results):
 
 def tables(results):
     ends, middles = points(results)
-    yield "Test accuracy (%), ± the standard deviation over seeds:"
+    yield "Test accuracy (%), ± the standard deviation over seeds. Step decay has no"
+    yield "cycles: it is looked at after the same epochs."
     yield ""
     rows = []
     for name in (TRIANGULAR, STEP):
         for what, epochs in (("middle", middles), ("end", ends)):
             cells = [spread(mean_at(results, name, [epoch])) for epoch in epochs]
             rows.append([f"{name}, {what} of the cycle", *cells])
-        cells = [spread(mean_at(results, name))] + [""] * (len(ends) - 1)
-        rows.append([f"{name}, mean over all epochs", *cells])
     header = ["", *(f"cycle {number + 1}" for number in range(len(ends)))]
     yield from program.table(header, rows)
+    yield ""
+    parts = {"all epochs": None, "ends of the cycles": ends}
+    yield "Mean over epochs:"
+    yield ""
+    yield from program.table(
+        ["", *parts],
+        [
+            [name, *(spread(mean_at(results, name, part)) for part in parts.values())]
+            for name in (TRIANGULAR, STEP)
+        ],
+    )
 
 
 def setting(results, data):
@@ -100,8 +117,8 @@ def setting(results, data):
     return (
         f"{words_of(data)} {SGD}, {results['epochs']} epochs: {results['cycles']} "
         f"cycles of {length} between a tenth of the rate and the rate, or step decay "
-        f"at 50 and 75 %; {results['seeds']} seeds. Each uses {grid_words(SGD)}: "
-        f"{rates}."
+        f"at 50 and 75 %; {results['seeds']} seeds. Each uses "
+        f"{grid_words(SGD, when=' at the end of a run')}: {rates}."
     )
 
 
@@ -127,7 +144,8 @@ def draw(results, path):
         np.mean(found["accuracies"], axis=0)[len(epochs) // 8]
         for found in results["methods"].values()
     )
-    axes.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(lowest - 2.0, None))
+    axes.set(xlabel="epoch", ylim=(lowest - 2.0, None))
+    axes.set(ylabel="test accuracy (%), ± the standard deviation")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path)
@@ -141,7 +159,10 @@ EXPERIMENT = Experiment(
             OVERVIEW,
             "Triangular cycles are good at any time, and best at the end of each "
             "cycle.",
-            'Test accuracies are compared. "No worse" means less than '
+            "Test accuracies are compared. The middle of a cycle is the epoch after "
+            'which the rate is highest. "Good at any time" means no worse than step '
+            "decay in the mean over all epochs, in the mean over the ends of cycles, "
+            'and at the end; "no worse" means less than '
             f"{MARGIN:g} points below.",
             judge,
             tables,
