@@ -246,7 +246,8 @@ def draw(tests, suggested, grid, path):
                 right.errorbar(
                     middle,
                     statistics.mean(runs),
-                    xerr=[[middle - min(rates)], [max(rates) - middle]],
+                    # The mean of equal rates may differ from them by a rounding.
+                    xerr=np.abs([[middle - min(rates)], [max(rates) - middle]]),
                     fmt=marker,
                     color=f"C{index}",
                     elinewidth=0.7,
