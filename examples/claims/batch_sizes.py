@@ -309,7 +309,7 @@ def tables(results):
     )
     yield ""
     rows = [
-        [f"{stage}", *(spread(values, 4) for values in zip(*runs, strict=True))]
+        [f"{stage}", *(spread(values, 5) for values in zip(*runs, strict=True))]
         for stage, runs in results["iterates"]["stages"]
     ]
     header = ["after epochs", "distance", "way", "norm of the gradient"]

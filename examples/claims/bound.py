@@ -250,7 +250,9 @@ EXPERIMENT = Experiment(
             "as 1 / H does, and a distance changes with it. Whether the ends are "
             "nearer where gradients are smaller is therefore judged by the slope of "
             "the distance divided by eta B over the norm, both on a log scale, over "
-            "the stages of each seed.",
+            "the stages of each seed. To first order it is that of eta B H norm(grad "
+            "L), in which eta B H is 1 / 2 at all stages: a slope near 1 is what a "
+            "smooth loss has.",
             judge,
             tables,
         ),

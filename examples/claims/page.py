@@ -3,13 +3,12 @@
 import functools
 import importlib
 import json
-import textwrap
 from pathlib import Path
 
 import program
 
 from claims import data, judging, quotes, regime
-from claims.experiment import SOURCES
+from claims.experiment import SOURCES, wrap
 
 MODULES = (
     "rate_search",
@@ -64,10 +63,6 @@ def place_of(name):
     """What data are sorted by: those by name come first, in their order."""
     names = list(data.NAMES)
     return (names.index(name) if name in names else len(names)), name
-
-
-def wrap(text):
-    return textwrap.wrap(text, 88, break_on_hyphens=False, break_long_words=False)
 
 
 def about(kept):

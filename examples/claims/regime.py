@@ -52,11 +52,11 @@ def paragraphs(margin, loss_margin):
     )
     yield (
         "**Comparisons.** With SGD we compare all profiles at all sampling rates, a "
-        "constant rate, step decay at 50 and 75 % and at 75 % only, and 1cycle. With "
-        "Adam we compare the same methods, except for the rarer sampling rates. "
-        "Restarts have five equal cycles, or three that double in length; phases take "
-        "1, 2 and 4 sevenths of the run. Batch sizes are a quarter of the usual one, "
-        "the usual one, and four times that, over 20 epochs."
+        "constant rate, step decay at 50 and 75 % and at 75 % only, and 1cycle at a "
+        "constant momentum. With Adam we compare the same methods, except for the "
+        "rarer sampling rates. Restarts have five equal cycles, or three that double "
+        "in length; phases take 1, 2 and 4 sevenths of the run. Batch sizes are a "
+        "quarter of the usual one, the usual one, and four times that, over 20 epochs."
     )
     yield (
         "**Rates.** Unless a row names its rates, every method uses, at every budget, "
