@@ -151,8 +151,10 @@ def test_nothing_of_the_page_is_typed():
         for one in by_data.values():
             assert not one["quick"]
             assert one["results"]["seeds"] >= 5
-    assert PAGE.read_text(encoding="utf-8") == "\n".join(page.write(PAGE, kept)) + "\n"
-    for other, text in page.requote(PAGE, kept):
+    outcomes = page.outcomes_of(kept)
+    lines = page.write(PAGE, kept, outcomes)
+    assert PAGE.read_text(encoding="utf-8") == "\n".join(lines) + "\n"
+    for other, text in page.requote(PAGE, kept, outcomes):
         assert other.read_text(encoding="utf-8") == text
 
 
@@ -1380,8 +1382,9 @@ def judged_budgets(results):
     }
 
 
-def test_equal_methods_do_not_decide_who_finishes_first_most_often():
+def test_equal_methods_do_not_decide_who_finishes_first_most_often(monkeypatch):
     """The largest share of several equal ones is above that of REX in most draws."""
+    monkeypatch.setattr(judging, "RESAMPLES", 1_000)
     rng = np.random.default_rng(0)
     seeds, names = 20, module_of("finishes").EVERY_STEP_METHODS
     outcomes = []
@@ -1571,7 +1574,8 @@ def test_an_average_that_is_better_than_the_decay_does_not_act_like_it():
     assert [one.outcome for one in found] == ["yes", "no"]
 
 
-def test_iterates_are_nearer_if_their_distance_itself_is_smaller():
+def test_iterates_are_nearer_if_their_distance_itself_is_smaller(monkeypatch):
+    monkeypatch.setattr(judging, "RESAMPLES", 100)  # Of another statement.
     judge = module_of("batch_sizes").judge_scaling
 
     def statement(distances):
@@ -1738,4 +1742,4 @@ def test_the_page_says_that_the_regime_was_not_run_while_it_was_not():
 
 
 def test_another_page_than_ours_is_quoted_nowhere(tmp_path):
-    assert list(page.requote(tmp_path / "evidence.md", {})) == []
+    assert list(page.requote(tmp_path / "evidence.md", {}, None)) == []

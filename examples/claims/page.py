@@ -83,10 +83,9 @@ def about(kept):
     return " ".join(lines)
 
 
-def write(page, kept):
+def write(page, kept, found):
     """The page of what was kept, by experiment and data, as lines of Markdown."""
     rows = [pair for pair in all_rows() if pair[1].name in kept]
-    found = outcomes_of(kept)
     labels = {
         name: one["label"] for by_data in kept.values() for name, one in by_data.items()
     }
@@ -192,7 +191,7 @@ def outcomes_of(kept):
     """A function from the names of a row and of data to what is judged there."""
     rows = {row.name: (row, one.name) for row, one in all_rows()}
 
-    @functools.cache  # Resampling takes long, and pages quote a row again and again.
+    @functools.cache  # Resampling takes long, and a row is quoted again and again.
     def found(name, data):
         row, experiment = rows[name]
         return judged(row, kept[experiment][data]["results"])
@@ -269,7 +268,7 @@ def outcome_where(found, beginning):
     return judging.together(outcomes)
 
 
-def requote(page, kept):
+def requote(page, kept, found):
     """Yields pages that quote this one, each with the text that it is to have.
 
     They quote the first data set of each experiment. Only our own page is quoted.
@@ -277,7 +276,6 @@ def requote(page, kept):
     if page.resolve() != PAGE:
         return
     rows = {row.name: (row, one) for row, one in all_rows() if one.name in kept}
-    found = outcomes_of(kept)
 
     def block(name, with_tables):
         row, experiment = rows[name]
@@ -313,12 +311,13 @@ def publish(page):
         for experiment in EXPERIMENTS:
             for name, one in kept.get(experiment.name, {}).items():
                 experiment.draw(one["results"], path_of(experiment, page, name, ".png"))
-    text = "\n".join(write(page, kept))
+    found = outcomes_of(kept)
+    text = "\n".join(write(page, kept, found))
     page.write_text(f"{text}\n", encoding="utf-8")
-    for other, quoted in requote(page, kept):
+    for other, quoted in requote(page, kept, found):
         other.write_text(quoted, encoding="utf-8")
     for row, experiment in all_rows():
-        for one in kept.get(experiment.name, {}).values():
-            found = judging.verdict(judged(row, one["results"]))
-            print(f"{row.title} ({one['label']}): {found}")
+        for name, one in kept.get(experiment.name, {}).items():
+            verdict = judging.verdict(found(row.name, name))
+            print(f"{row.title} ({one['label']}): {verdict}")
     print(f"\nThe page: {page}")
