@@ -259,7 +259,7 @@ def setting(results, data):
         f"{budgets} % of them, a linear decay of its own and a constant rate of its "
         f"own; a warmup over {100 * example.WARMUP:g} % for all; {results['seeds']} "
         f"seeds. {memories()} Each method uses "
-        f"{grid_words(ADAM, when=' at the end of its budget,')}."
+        f"{grid_words(data, ADAM, when=' at the end of its budget,')}."
     )
 
 

@@ -75,7 +75,7 @@ def best_rates(harness, ratio, epochs, seeds):
                 found[rate].append(score[0])
         return float(np.mean(found[rate]))
 
-    rates = [first / regime.FACTOR, first, first * regime.FACTOR]
+    rates = [first * regime.FACTOR**n for n in harness.data.grid]
     for _ in range(regime.EXTENSIONS):
         best = min(rates, key=error)
         if best == rates[0]:
@@ -346,7 +346,7 @@ def setting(results, data):
     return (
         f"{words_of(data, Kind(batch_size=results['base']))} {SGD}, a cosine over "
         f"{results['epochs']} epochs from a rate of {results['rate']:g} at the "
-        f"smallest batch, which is {grid_words(SGD)}. A warmup rises from this rate to "
+        f"smallest batch, which is {grid_words(data, SGD)}. A warmup rises from this rate to "
         f"the scaled one over {WARMUP_EPOCHS} epochs; where the rate is not raised, it "
         "is held for them. The cosine takes the rest of the epochs. "
         f"{results['seeds']} seeds. The row on linear scaling also compares iterates. "

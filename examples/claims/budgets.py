@@ -86,7 +86,7 @@ def setting(results, data):
         f"{words_of(data)} Optimizers: {' and '.join(optimizers)}. A whole run has "
         f"{results['epochs']} epochs; budgets are {', '.join(budgets)} % of it, and "
         f"every schedule is as long as its run. {results['seeds']} seeds. At each "
-        f"budget, each method uses {grid_words(*optimizers)}."
+        f"budget, each method uses {grid_words(data, *optimizers)}."
     )
 
 

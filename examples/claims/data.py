@@ -22,6 +22,7 @@ class Data:
             else there is one.
         held_out: What rates are chosen by.
         test: What is reported.
+        grid: `GRID` or `WIDE_GRID` of the regime.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Data:
     training: tuple[Any, ...]
     held_out: Any
     test: Any
+    grid: tuple[int, ...] = regime.GRID
 
     @property
     def one_each(self):
@@ -155,7 +157,8 @@ def load_digits(seeds, folder):
         "their labels drawn at random so that gradients stay noisy, 357 held out to "
         "choose rates by, 800 to test."
     )
-    return Data("digits", label_of("digits"), about, (training,), held_out, test)
+    parts = (training,), held_out, test
+    return Data("digits", label_of("digits"), about, *parts, regime.WIDE_GRID)
 
 
 def load_diamonds(seeds, folder):
@@ -192,7 +195,8 @@ def load_diamonds(seeds, folder):
         f"{regime.TEST:,} to test."
     )
     name = "diamonds"
-    return Data(name, label_of(name), about, tuple(training), held_out, test)
+    parts = tuple(training), held_out, test
+    return Data(name, label_of(name), about, *parts, regime.WIDE_GRID)
 
 
 NAMES = {

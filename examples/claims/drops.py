@@ -166,7 +166,7 @@ def setting(results, data):
     return (
         f"{words_of(data)} {SGD}, {results['epochs']} epochs, {results['seeds']} "
         f"seeds. The loss of a step is that of its batch, before the update; what is "
-        f"recorded is the mean of {EVERY} steps. Each schedule uses {grid_words(SGD)}."
+        f"recorded is the mean of {EVERY} steps. Each schedule uses {grid_words(data, SGD)}."
     )
 
 

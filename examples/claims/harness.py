@@ -163,11 +163,13 @@ class Harness:
             make_callbacks: A function from the rate to callbacks.
             epochs: The length.
             kind: What is trained.
-            key: What the outcome is remembered by.
+            key: What the outcome is remembered by, among those of this function.
         """
         kind = kind or Kind()
-        if key is not None and (key, epochs, kind) in self.rates:
-            return self.rates[key, epochs, kind]
+        # Two functions may call different methods the same.
+        name = make_callbacks.__module__, make_callbacks.__qualname__
+        if key is not None and (name, key, epochs, kind) in self.rates:
+            return self.rates[name, key, epochs, kind]
         seeds = 2 if self.quick else regime.TUNING_SEEDS
 
         def scores(rate):
@@ -178,20 +180,20 @@ class Harness:
                 found.append(self.score(model, self.data.held_out))
             return found
 
-        found = search(scores, regime.FIRST_RATES[kind.optimizer])
-        self.rates[key, epochs, kind] = found
+        found = search(scores, regime.FIRST_RATES[kind.optimizer], self.data.grid)
+        self.rates[name, key, epochs, kind] = found
         return found
 
 
-def search(scores, first):
+def search(scores, first, grid=regime.GRID):
     """The rate with the least mean error, on a grid extended until it is inside.
 
     Args:
         scores: A function from a rate to errors and losses by seed.
-        first: The rate in the middle of the first three.
+        first: The rate that the grid is around.
+        grid: Exponents of the factor, for the rates that are tried in any case.
     """
-    exponents = [-1, 0, 1]
-    found = {n: scores(first * regime.FACTOR**n) for n in exponents}
+    found = {n: scores(first * regime.FACTOR**n) for n in grid}
     best = best_of(found)
     for _ in range(regime.EXTENSIONS):
         if best not in (min(found), max(found)):
@@ -282,14 +284,17 @@ def words_of(data, kind=None):
     )
 
 
-def grid_words(*optimizers, when=""):
+def grid_words(data, *optimizers, when=""):
     """How a rate is chosen, in words; `when` says in which runs, and at what point."""
-    rates = [f"{regime.FIRST_RATES[each]:g}" for each in optimizers]
-    if len(rates) > 1:
-        pairs = zip(rates, optimizers, strict=True)
-        rates = [f"{rate} ({optimizer})" for rate, optimizer in pairs]
+    ranges = []
+    for each in optimizers:
+        rates = [regime.FIRST_RATES[each] * regime.FACTOR**n for n in data.grid]
+        ranges.append(f"{min(rates):g} to {max(rates):g}")
+    if len(ranges) > 1:
+        pairs = zip(ranges, optimizers, strict=True)
+        ranges = [f"{each} ({optimizer})" for each, optimizer in pairs]
     return (
         f"the rate with the lowest held-out error ({regime.TUNING_SEEDS} other seeds)"
-        f"{when} from a grid around {' or '.join(rates)} with a factor of "
+        f"{when} on a grid from {' or '.join(ranges)} with a factor of "
         f"{regime.FACTOR:g}, extended until the best rate lies inside"
     )

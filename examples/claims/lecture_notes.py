@@ -159,7 +159,7 @@ def setting(results, data):
     return (
         f"{words_of(data)} {SGD}, {results['epochs']} epochs, phases of {lengths} that "
         "begin at the rate, a half and a quarter of it and end at a hundredth; "
-        f"{results['seeds']} seeds. Each schedule uses {grid_words(SGD)}."
+        f"{results['seeds']} seeds. Each schedule uses {grid_words(data, SGD)}."
     )
 
 

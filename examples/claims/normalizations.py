@@ -235,7 +235,7 @@ def setting(results, data):
         "`examples/exponential_equivalence.py`. The last layer is compared in other "
         f"runs: {words_of(data)} {SGD}, {results['epochs']} epochs of a cosine, "
         f"{results['seeds']} seeds. The network with a trained last layer and that "
-        f"with a fixed one each use {grid_words(SGD, when=' at the end,')}."
+        f"with a fixed one each use {grid_words(data, SGD, when=' at the end,')}."
     )
 
 

@@ -26,6 +26,8 @@ def jobs(size):
 
 def collect(found, size):
     first = next(iter(found.values()))
+    if any(one["rate"] != first["rate"] for one in found.values()):
+        raise ValueError("All methods of the Pareto figure must share one rate.")
     return {
         "epochs": size.pick(regime.AVERAGED_EPOCHS, 4),
         "seeds": size.few,
@@ -164,7 +166,7 @@ def setting(results, data):
         f"own for each budget of {budgets} % of them, a warmup over "
         f"{100 * example.WARMUP:g} % for all; {results['seeds']} seeds. {memories()} "
         "As in the tutorial, all methods share one rate: "
-        f"{grid_words(ADAM, when=when)}."
+        f"{grid_words(data, ADAM, when=when)}."
     )
 
 

@@ -20,6 +20,11 @@ AVERAGED_EPOCHS = 20  # Of the study of averages.
 BUDGETS = (2.5, 5, 10, 25, 50, 100)  # Percent of the epochs.
 FIRST_RATES = {SGD: 0.1, ADAM: 0.01}
 FACTOR = 2.0  # From one rate of a grid to the next.
+GRID = (-1, 0, 1)  # Exponents of the factor: of the rates that are tried in any case.
+# On the digits and the diamonds errors have several minima, and a search from the rates
+# above ended in one or another. That was seen in a first run, which was then repeated
+# with these rates for every method.
+WIDE_GRID = (-5, -4, -3, -2, -1, 0, 1, 2)
 EXTENSIONS = 8  # How often a grid is extended at most.
 # Half of the 95 % interval of a difference of two methods, by budget, with 20 seeds.
 EXPECTED_HALF_WIDTHS = {5: 2.1, 10: 1.45, 25: 0.66, 50: 0.35, 100: 0.24}

@@ -86,7 +86,7 @@ def tables(results):
 def setting(results, data):
     return (
         f"{words_of(data)} {SGD}, {results['steps']} steps, {BUDGET} % of a whole run; "
-        f"{results['seeds']} seeds. Each method uses {grid_words(SGD)}."
+        f"{results['seeds']} seeds. Each method uses {grid_words(data, SGD)}."
     )
 
 

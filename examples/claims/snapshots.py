@@ -231,7 +231,7 @@ def ensemble_tables(results):
 
 def setting(results, data):
     epochs, cycles = results["epochs"], results["cycles"]
-    chosen = grid_words(SGD, when=" at the end of a run")
+    chosen = grid_words(data, SGD, when=" at the end of a run")
     return (
         f"{words_of(data)} {SGD}, {epochs} epochs; {results['seeds']} seeds. For warm "
         "restarts: growing cycles are three, each twice as long as the one before, and "

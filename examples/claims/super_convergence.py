@@ -142,7 +142,7 @@ def setting(results, data):
         "75 % of a run. 1cycle consists of two cosines: the rate rises over the first "
         "30 % of a run and then falls to almost 0, while the momentum goes from 0.95 "
         f'to 0.85 and back. "{example.PLAIN}" has the same rates at a constant '
-        f"momentum. At each length, each method uses {grid_words(SGD)}."
+        f"momentum. At each length, each method uses {grid_words(data, SGD)}."
     )
 
 

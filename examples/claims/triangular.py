@@ -27,7 +27,8 @@ def collect(found, size):
         "cycles": methods.NUM_CYCLES,
         "seeds": size.seeds,
         "methods": {
-            name: {"rate": found[name]["rate"], "accuracies": runs}
+            name: {"rate": found[name]["rate"], "accuracies": runs,
+                   "errors held out": found[name]["errors held out"]}
             for name, runs in accuracies.items()
         },
     }
@@ -118,7 +119,7 @@ def setting(results, data):
         f"{words_of(data)} {SGD}, {results['epochs']} epochs: {results['cycles']} "
         f"cycles of {length} between a tenth of the rate and the rate, or step decay "
         f"at 50 and 75 %; {results['seeds']} seeds. Each uses "
-        f"{grid_words(SGD, when=' at the end of a run')}: {rates}."
+        f"{grid_words(data, SGD, when=' at the end of a run')}: {rates}."
     )
 
 
