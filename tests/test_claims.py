@@ -75,7 +75,7 @@ def less(monkeypatch):
     monkeypatch.setattr(module_of("fractals").example, "GRID", 2)
     # Of one rate, which is at the edge of its grid.
     monkeypatch.setattr(
-        harness, "search", lambda scores, first: (0.05, {"0.05": scores(0.05)[0][0]})
+        harness, "search", lambda scores, *_: (0.05, {"0.05": scores(0.05)[0][0]})
     )
     monkeypatch.setattr(module_of("batch_sizes"), "RATIOS", (4, 8))
     monkeypatch.setattr(module_of("bound"), "SMALL_STEPS", 4)
@@ -442,6 +442,46 @@ def test_the_grid_goes_on_until_the_best_rate_is_inside():
     assert min(held_out.values()) == 0.0
 
 
+def test_a_wide_grid_finds_the_lower_of_two_minima():
+    def scores(rate):
+        # One minimum at the first rate, and a lower one at a sixteenth of it.
+        exponent = np.log2(rate / 0.1)
+        return [[min(1.0 + abs(exponent), abs(exponent + 4.0)), 1.0]] * 2
+
+    assert harness.search(scores, 0.1)[0] == pytest.approx(0.1)
+    rate, held_out = harness.search(scores, 0.1, regime.WIDE_GRID)
+    assert rate == pytest.approx(0.1 / 16.0)
+    assert list(map(float, held_out)) == pytest.approx(
+        [0.1 * 2.0**n for n in range(-5, 3)], rel=1e-4
+    )
+
+
+def test_two_functions_do_not_share_a_rate_by_name(tiny, tmp_path, monkeypatch):
+    used = harness.Harness(data.load(str(tiny), 2, tmp_path), quick=True)
+    found = iter([(0.1, {}), (0.2, {})])
+    monkeypatch.setattr(harness, "search", lambda *_: next(found))
+
+    def one(rate):
+        return []
+
+    def other(rate):
+        return []
+
+    rates = [used.choose(f, 5, key="constant")[0] for f in (one, other, one, other)]
+    assert rates == [0.1, 0.2, 0.1, 0.2]
+
+
+def test_all_methods_of_the_pareto_figure_share_one_rate():
+    pareto = module_of("pareto")
+    found = {
+        name: {"rate": 0.1, "curves": []} for name in pareto.example.make_methods()
+    }
+    assert pareto.collect(found, experiment.Size(4))["rate"] == 0.1
+    found[pareto.example.FREE]["rate"] = 0.2
+    with pytest.raises(ValueError, match="must share one rate"):
+        pareto.collect(found, experiment.Size(4))
+
+
 def test_parts_of_the_digits_share_nothing(tmp_path):
     found = data.load("digits", 3, tmp_path)
     parts = [*found.training, found.held_out, found.test]
@@ -623,7 +663,7 @@ def test_averages_are_looked_at_with_statistics_of_their_own(tmp_path, monkeypat
     y = rng.integers(0, 3, 400)
     x = rng.normal(size=(400, 12, 1)) + 2.0 * np.eye(12)[y][..., None]
     np.savez(tmp_path / "sequences.npz", x=x, y=y)
-    monkeypatch.setattr(harness, "search", lambda scores, first: (first, {}))
+    monkeypatch.setattr(harness, "search", lambda scores, first, _: (first, {}))
     one = harness.Harness(data.load(str(tmp_path / "sequences.npz"), 1, tmp_path))
     example = module_of("averages").example
     for name in (example.EMAS[1], example.FREE):
@@ -942,6 +982,7 @@ def made_up_snapshots(good):
 
     return {
         "seeds": SEEDS, "epochs": 4, "cycles": 2,
+        "rates": dict.fromkeys(module_of("snapshots").METHODS, 0.1),
         "scores": {
             example.SNAPSHOTS: ours, example.INDEPENDENT: alone,
             module_of("snapshots").FULL: alone,
@@ -1664,7 +1705,7 @@ def test_an_exponent_that_differs_from_1_may_be_within_the_margin(monkeypatch):
     one = last(0.9)
     assert (one.statement.text, one.outcome) == (text, "yes")
     assert one.by == (
-        "above 0.75: 0.90 [0.90, 0.90] (the whole interval lies below 1), yes; "
+        "above 0.75: 0.900 [0.900, 0.900] (the whole interval lies below 1), yes; "
         "below 1.25: the same exponent, yes"
     )
     assert "(the whole interval lies above 1)" in last(1.1).by

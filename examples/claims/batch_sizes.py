@@ -9,7 +9,15 @@ import program
 from claims import regime
 from claims.experiment import NOTES, Experiment, Row, job, wrap
 from claims.harness import Kind, grid_words, words_of
-from claims.judging import MARGIN, Statement, better, bootstrap, no_worse, spread
+from claims.judging import (
+    MARGIN,
+    Statement,
+    better,
+    bootstrap,
+    interval,
+    no_worse,
+    spread,
+)
 from claims.regime import SGD
 
 POINT = 1.0  # Of accuracy: what "works" may lose against the base.
@@ -202,10 +210,17 @@ def best_exponent(results):
     return statistic
 
 
-def distance_slopes(results):
-    """Of each seed, the slope of the distance over the norm, both on a log scale."""
-    every = np.log([runs for _, runs in results["iterates"]["stages"]])
-    pairs = zip(every[:, :, 2].T, every[:, :, 0].T, strict=True)
+def distance_slopes(results, first=0, relative=False):
+    """Of each seed, the slope of the distance over the norm, both on a log scale.
+
+    Args:
+        results: Those of `collect`.
+        first: The stage from which on.
+        relative: Whether the distance is divided by the way of the small steps.
+    """
+    every = np.log([runs for _, runs in results["iterates"]["stages"][first:]])
+    distances = every[:, :, 0] - (every[:, :, 1] if relative else 0.0)
+    pairs = zip(every[:, :, 2].T, distances.T, strict=True)
     return [float(np.polyfit(norm, distance, 1)[0]) for norm, distance in pairs]
 
 
@@ -236,7 +251,7 @@ def proportional(results):
     """Whether the exponent is 1, by less than the margin on both sides."""
     statistic, seeds = best_exponent(results), results["seeds"]
     least, most = PROPORTIONAL - EXPONENT_MARGIN, PROPORTIONAL + EXPONENT_MARGIN
-    above = bootstrap(f"above {least:g}", statistic, seeds, least)
+    above = bootstrap(f"above {least:g}", statistic, seeds, least, digits=3)
     below = bootstrap(f"below {most:g}", lambda s: -statistic(s), seeds, -most)
     # Within the margin of 1, an exponent may still differ from it.
     for side, beyond in (
@@ -301,6 +316,19 @@ def tables(results):
         if not warmup
     ]
     yield from program.table(["batch", "rate", "cosine only", *others], rows)
+    base = found[results["base"], "fixed", False]
+    gaps = ", ".join(
+        "{:+.2f} ± {:.2f} at batch {}".format(
+            *interval(np.subtract(found[size, "linear", False], base)), size
+        )
+        for size in sizes_of(results)
+    )
+    yield ""
+    yield from wrap(
+        "Without a warmup, how much more accurate a linearly scaled rate is than the "
+        f"smallest batch: {gaps} points. What is above -{POINT:g} needs no warmup to "
+        "work."
+    )
     yield ""
     yield from wrap(
         f"{compared(results)} Way: how far the small steps end from where they begin. "
@@ -314,6 +342,16 @@ def tables(results):
     ]
     header = ["after epochs", "distance", "way", "norm of the gradient"]
     yield from program.table(header, rows)
+    if len(rows) > 2:
+        later, relative = (
+            "{:+.2f} ± {:.2f}".format(*interval(distance_slopes(results, **options)))
+            for options in ({"first": 1}, {"relative": True})
+        )
+        yield ""
+        yield from wrap(
+            f"Without the first weights, the exponent of the norm is {later}. That of "
+            f"distance / way is {relative}, with the first weights. Neither is judged."
+        )
     yield ""
     yield from wrap(
         "Error on the held-out data (%) by batch size and rate, of the reported seeds "
@@ -346,9 +384,9 @@ def setting(results, data):
     return (
         f"{words_of(data, Kind(batch_size=results['base']))} {SGD}, a cosine over "
         f"{results['epochs']} epochs from a rate of {results['rate']:g} at the "
-        f"smallest batch, which is {grid_words(data, SGD)}. A warmup rises from this rate to "
-        f"the scaled one over {WARMUP_EPOCHS} epochs; where the rate is not raised, it "
-        "is held for them. The cosine takes the rest of the epochs. "
+        f"smallest batch, which is {grid_words(data, SGD)}. A warmup rises from this "
+        f"rate to the scaled one over {WARMUP_EPOCHS} epochs; where the rate is not "
+        "raised, it is held for them. The cosine takes the rest of the epochs. "
         f"{results['seeds']} seeds. The row on linear scaling also compares iterates. "
         f"{compared(results)} They start from the first weights, or from those after "
         f"some epochs on batches of {results['base']} at a constant rate of "
@@ -388,7 +426,7 @@ def draw(results, path):
         right.plot(norms, distances, "o", label=f"after {stage} epochs", alpha=0.7)
     right.set(
         xlabel="norm of the gradient",
-        ylabel="distance of many small steps and one large one",
+        ylabel="distance of the two ends",
         xscale="log",
         yscale="log",
     )
@@ -407,15 +445,17 @@ EXPERIMENT = Experiment(
             "A batch B times as large wants a rate B times as large, at equal epochs; "
             "and B small steps are close to one large step only when gradients are "
             "small.",
-            'Test accuracies are compared. "No worse" means less than '
-            f"{MARGIN:g} points below. Whether ends are nearer where gradients are "
-            "smaller is judged by the slope of their distance over the norm of the "
-            "gradient on a log scale, over the stages of each seed. A best rate is the "
-            "minimum of a parabola through the lowest mean of the held-out errors of "
-            "the reported seeds and the means at the two rates beside it. The interval "
-            "of the exponent is that of resampled seeds. The exponent of a rate that "
-            f"is proportional to the batch size is {PROPORTIONAL:g}; whether it is "
-            "within the margin is judged on each side of it.",
+            'Test accuracies without a warmup are compared. "No worse" means less '
+            f"than {MARGIN:g} points below. Whether ends are nearer where gradients "
+            "are smaller is judged by the slope of their distance over the norm of the "
+            "gradient on a log scale, over the stages of each seed. To first order "
+            "the distance is proportional to the norm: a slope near 1 is what a "
+            "smooth loss has. A best rate is the minimum of a parabola through the "
+            "lowest mean of the held-out errors of the reported seeds and the means at "
+            "the two rates beside it. The interval of the exponent is that of "
+            "resampled seeds. The exponent of a rate that is proportional to the batch "
+            f"size is {PROPORTIONAL:g}; whether it is within the margin is judged on "
+            "each side of it.",
             judge_scaling,
             tables,
         ),

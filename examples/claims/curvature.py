@@ -115,7 +115,11 @@ def draw(results, path):
             places + offset, runs.mean(1), error, fmt="o", capsize=4, label=name
         )
     axes.set_xticks(places, labels=[f"{f} / (2 H)" for f in (WITHIN, BEYOND)])
-    axes.set(xlabel="learning rate", ylabel="test accuracy (%)", xlim=(-0.5, 1.5))
+    axes.set(
+        xlabel="learning rate",
+        ylabel="test accuracy (%), ± 2 standard errors",
+        xlim=(-0.5, 1.5),
+    )
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path)

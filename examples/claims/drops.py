@@ -165,8 +165,9 @@ def window_of(results):
 def setting(results, data):
     return (
         f"{words_of(data)} {SGD}, {results['epochs']} epochs, {results['seeds']} "
-        f"seeds. The loss of a step is that of its batch, before the update; what is "
-        f"recorded is the mean of {EVERY} steps. Each schedule uses {grid_words(data, SGD)}."
+        "seeds. The loss of a step is that of its batch, before the update; what is "
+        f"recorded is the mean of {EVERY} steps. Each schedule uses "
+        f"{grid_words(data, SGD)}."
     )
 
 
@@ -190,7 +191,7 @@ def draw(results, path):
             for jump in found["jumps"]:
                 axes.axvline(jump, color="gray", linestyle=":")
             axes.grid(alpha=0.3)
-        upper.set(title=name, yscale="log", ylabel="training loss")
+        upper.set(title=name, yscale="log", ylabel="training loss, ± 2 standard errors")
         lower.set(xlabel="step", yscale="log", ylabel="learning rate")
     figure.savefig(path)
 
@@ -206,10 +207,10 @@ EXPERIMENT = Experiment(
             "oscillates.",
             "Mean training losses in windows of equal length are compared. A window "
             "before a change of the rate has no loss that the new rate affects, and "
-            "one after it only such losses. The statement on drops is about the first "
-            "window after each drop; what comes later is in the table. At the start "
-            "of a phase, a rise of the loss stands for the oscillation that the "
-            "source speaks of.",
+            "one after it only such losses. Both statements are about the first window "
+            "after a change; what comes later is in the table. At the start of a "
+            "phase, a rise of the loss stands for the oscillation that the source "
+            "speaks of.",
             judge,
             tables,
         ),

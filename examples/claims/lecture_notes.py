@@ -205,10 +205,11 @@ EXPERIMENT = Experiment(
             NOTES,
             "Step decay tenfold per third of the training, 1/sqrt(t), a cosine between "
             "two rates, and a cosine in phases with ranges and lengths of their own "
-            "all train; after phases, the end of the last completed one is kept.",
+            "all train; after phases, the end of the last completed one is what to "
+            "keep, rather than the weights in the middle of the next.",
             "A schedule trains if its mean test accuracy over the seeds is above "
             f"{HALF:g} %. What is kept must have the accuracy and the loss of the "
-            "phase's end.",
+            "phase's end. Both could hardly have failed.",
             judge,
             tables,
         ),

@@ -112,8 +112,8 @@ def write(page, kept, found):
     yield ""
     yield from wrap(
         "These settings were fixed before the first run on MNIST-1D, and those of the "
-        "diamonds before the first run on them. A row whose runs are older than these "
-        f"settings says so. {not_yet(labels)}"
+        "diamonds before the first run on them, but for the grids of rates: see there. "
+        f"{not_yet(labels)}"
     )
     yield ""
     for paragraph in regime.paragraphs(judging.MARGIN, judging.LOSS_MARGIN):

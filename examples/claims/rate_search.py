@@ -272,7 +272,8 @@ def setting(results, data):
         "and a quarter of the 1,347 digits held out. With two parameters, rate and "
         f"weight decay, both are from {RATES[0]:g} to {RATES[1]:g} on a log scale, and "
         f"a grid or {two['trials']} random trials train with SGD with momentum "
-        f"{regime.MOMENTUM:g}; {two['epochs']} epochs, {seeds} seeds. {words_of(data)}"
+        f"{regime.MOMENTUM:g}; {two['epochs']} epochs, {seeds} seeds. Their data and "
+        f"network are those of other claims: {words_of(data)}"
     )
 
 
@@ -289,7 +290,8 @@ EXPERIMENT = Experiment(
             "Tune on a log scale; the best rate must not lie on the edge of the range; "
             "random search when several parameters interact.",
             "The first four statements are about the searches in the table, one run "
-            "each. With two parameters, test accuracies are compared.",
+            "each. No linear scale was tried: they say only that the searches do what "
+            "the source asks for. With two parameters, test accuracies are compared.",
             judge_sweeps,
             sweep_tables,
         ),

@@ -52,8 +52,9 @@ def paragraphs(margin, loss_margin):
         f"normalization. The batch size is {BATCH_SIZE}, or {SMALL_BATCH_SIZE} where "
         f"there are fewer than {SMALL:,} examples. The optimizers are {SGD}, and "
         f"{ADAM}. A whole run has {EPOCHS} epochs ({steps:,} steps on MNIST-1D and on "
-        f"the diamonds), or {AVERAGED_EPOCHS} in the study of averages, unless a row "
-        f"names another length. Budgets are {budgets} % of a whole run."
+        f"the diamonds), or {AVERAGED_EPOCHS} in the study of averages. Budgets are "
+        f"{budgets} % of a whole run. Where a row names another length or number of "
+        "seeds, it has these."
     )
     yield (
         "**Comparisons.** With SGD we compare all profiles at all sampling rates, a "
@@ -66,8 +67,14 @@ def paragraphs(margin, loss_margin):
     yield (
         "**Rates.** Unless a row names its rates, every method uses, at every budget, "
         "the rate with the lowest mean error on the held-out data over the "
-        f"{TUNING_SEEDS} other seeds. The rates are a grid around {grids} with a "
-        f"factor of {FACTOR:g}, which is extended until the best rate lies inside."
+        f"{TUNING_SEEDS} other seeds. On MNIST-1D the rates are a grid of {len(GRID)} "
+        f"around {grids} with a factor of {FACTOR:g}, which is extended until the best "
+        "rate lies inside. This search ends at a local minimum: a better rate may lie "
+        "beyond a worse one. On the digits and the diamonds it ended in different "
+        "minima for different methods. The runs on them were therefore repeated with "
+        f"a grid of {len(WIDE_GRID)} rates for every method, from "
+        f"{FACTOR ** WIDE_GRID[0]:g} to {FACTOR ** WIDE_GRID[-1]:g} times these, "
+        "extended in the same way. No interval includes that a rate was chosen."
     )
     widths = ", ".join(f"{h:g} at {b} %" for b, h in EXPECTED_HALF_WIDTHS.items())
     yield (

@@ -124,6 +124,10 @@ def judge_restarts(results):
         f"at the ends of cycles, mean over them: {ours} above step decay there",
         *(curves[name][:, ends].mean(-1) for name in (ours, example.STEP)),
     )
+    yield better(
+        f"at the end of the run: {ours} above step decay",
+        *(curves[name][:, -1] for name in (ours, example.STEP)),
+    )
 
 
 def judge_ensembles(results):
@@ -178,21 +182,27 @@ def restart_tables(results):
     yield "deviation over seeds:"
     yield ""
     yield from program.table(
-        ["schedule", *parts],
+        ["schedule", "rate", *parts],
         [
             [
                 LABELS[name],
+                f"{results['rates'][name]:g}",
                 *(spread(runs[:, p].mean(-1).tolist()) for p in parts.values()),
             ]
             for name, runs in curves.items()
         ],
     )
     ours, step = curves[example.CYCLES], curves[example.STEP]
+    growing, cosine = curves[example.GROWING], curves[example.COSINE]
     yield ""
-    yield "Equal cycles are not judged. Differences of their accuracies, ± half the"
-    yield "95 % interval:"
+    yield "Equal cycles and a single cosine are not judged. Differences of accuracies,"
+    yield "± half the 95 % interval:"
     yield ""
     gaps = {
+        "all epochs: growing cycles above one cosine": (
+            growing.mean(-1),
+            cosine.mean(-1),
+        ),
         "all epochs: equal cycles above step decay": (ours.mean(-1), step.mean(-1)),
         "ends of the equal cycles: equal cycles above step decay there": (
             ours[:, equal].mean(-1),
@@ -257,9 +267,10 @@ EXPERIMENT = Experiment(
             OVERVIEW,
             "SGDR with cycles that grow is better at any time than step decay.",
             '"At any time" is judged by the mean of the test accuracies over all '
-            "epochs, and by that over the ends of cycles, where step decay is looked "
-            "at after the same epochs of its run. The end of a growing cycle is its "
-            "last whole epoch.",
+            "epochs, by that over the ends of cycles, where step decay is looked at "
+            "after the same epochs of its run, and at the end of the run. Only the "
+            "last cycle ends after step decay has dropped. The end of a growing cycle "
+            "is its last whole epoch.",
             judge_restarts,
             restart_tables,
             "Loshchilov and Hutter, SGDR, 2016, arXiv:1608.03983",

@@ -27,8 +27,11 @@ def collect(found, size):
         "cycles": methods.NUM_CYCLES,
         "seeds": size.seeds,
         "methods": {
-            name: {"rate": found[name]["rate"], "accuracies": runs,
-                   "errors held out": found[name]["errors held out"]}
+            name: {
+                "rate": found[name]["rate"],
+                "accuracies": runs,
+                "errors held out": found[name]["errors held out"],
+            }
             for name, runs in accuracies.items()
         },
     }
