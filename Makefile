@@ -138,7 +138,7 @@ lines: $(VENV)/.tensorflow $(VENV)/.jax $(VENV)/.torch $(VENV)/.examples
 	$(BIN)/python benchmarks/interrupted_lines.py --output docs/reliability.md $(ARGS)
 
 # Every published claim, run and judged: docs/evidence.md. On JAX, the fastest here.
-# Takes more than an hour; `ARGS=--resume` resumes it, `ARGS=--quick` tries it.
+# Takes some hours; `ARGS=--resume` resumes it, `ARGS=--quick` tries it.
 # `ARGS=--publish` only writes the page again, from what was kept.
 claims: $(VENV)/.jax $(VENV)/.examples
 	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python examples/claims --backend jax $(ARGS)
