@@ -165,6 +165,7 @@ def restarts(data):
     return [
         [accuracy(ours.mean(1), step.mean(1))],
         [accuracy(ours[:, ends].mean(1), step[:, ends].mean(1))],
+        [accuracy(ours[:, -1], step[:, -1])],
     ]
 
 
@@ -283,14 +284,9 @@ def decay(data):
 
 def averages(data):
     cosine = losses(data, "cosine")
-    lags = [
-        error(losses(data, "constant", share), losses(data, "Polyak average", share))
-        for share in QUARTERS
-    ]
     return [
         [error(losses(data, "EMA, 1 %"), cosine, LOSS)],
         [error(losses(data, "EMA, 10 %"), cosine, LOSS)],
-        lags,
     ]
 
 

@@ -78,7 +78,8 @@ def test_every_paper_that_it_links_to_is_a_reference_in_the_package():
 
 
 def test_every_item_is_shown_by_something():
-    items = [row.strip("| ").split(" | ") for row in ROWS if row.count("|") == 5]
+    rows = [row.strip().split("|")[1:-1] for row in ROWS if row.count("|") == 5]
+    items = [[cell.strip() for cell in row] for row in rows]
     heads = [item for item in items if item[0] == "the source says"]
     assert len(heads) == len(SECTIONS)
     assert len(items) > 50
