@@ -3,7 +3,7 @@
 import json
 
 import runs
-from claims.finishes import shares
+from claims.finishes import places, shares
 
 from reproduce import recipe
 
@@ -149,7 +149,7 @@ def report(options, found):
     means = np.array(
         [[np.mean(errors[*c, method]) for method in options.methods] for c in columns]
     )
-    top = {first: shares(means, first) for first in (1, 3)}
+    top = {first: shares(*places(means), first) for first in (1, 3)}
     header = ["error (%)", *(f"ResNet-{d}, {b:g} %" for d, b in columns)]
     rows = []
     for number, method in enumerate(options.methods):
