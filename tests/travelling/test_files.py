@@ -46,4 +46,4 @@ def test_files_load_and_train_on(folder, backend, tmp_path, pytestconfig):
     assert json.loads(differences) == {}
     written = json.loads((folder / "numbers.json").read_text())
     assert count == f"{len(written) + 1} read"
-    assert len(written) == 6 * len(files.OPTIMIZERS) + len(files.catalogue.BOUND) + 5
+    assert len(written) == 6 * len(files.OPTIMIZERS) + len(files.schedules()) + 5
