@@ -1,5 +1,6 @@
 """Decays of the rate against averages of the weights."""
 
+import functools
 import itertools
 
 import averaging as example
@@ -24,6 +25,7 @@ FULL, FREE = example.linear(100), example.FREE
 LOSS, ERROR = range(2)  # The places of the curves of losses and of errors.
 MEASURES = {LOSS: "test loss", ERROR: "test error"}
 MARGINS = {LOSS: LOSS_MARGIN, ERROR: MARGIN}
+COMPARE = {LOSS: loss_difference, ERROR: functools.partial(difference, sign=-1.0)}
 
 
 def jobs(size):
@@ -111,9 +113,8 @@ def decoded(results):
 
 def at_budgets(results, ours, theirs, margin=0.0, measure=LOSS):
     """Comparisons at the budgets; ours and theirs may depend on the budget."""
-    compare = errors_compared if measure == ERROR else loss_difference
     for budget in example.BUDGETS:
-        yield compare(
+        yield COMPARE[measure](
             f"at {budget} %",
             *(
                 values(results, one(budget) if callable(one) else one, budget, measure)
@@ -121,11 +122,6 @@ def at_budgets(results, ours, theirs, margin=0.0, measure=LOSS):
             ),
             margin,
         )
-
-
-def errors_compared(what, ours, theirs, margin=0.0):
-    """A comparison of errors, of which less is better."""
-    return difference(what, ours, theirs, margin, sign=-1.0)
 
 
 def values(results, name, budget=100, measure=LOSS):
@@ -207,11 +203,10 @@ def judge_schedule_free(results):
 
 def above_shorter(results, measure):
     """The budgets whose linear decay ends above a shorter one, and why, in words."""
-    compare = errors_compared if measure == ERROR else loss_difference
     ends = {b: values(results, example.linear(b), b, measure) for b in example.BUDGETS}
     found = {}
     for shorter, longer in itertools.combinations(ends, 2):
-        gap = compare("", ends[longer], ends[shorter])
+        gap = COMPARE[measure]("", ends[longer], ends[shorter])
         if gap.high < 0.0:
             found[longer] = (
                 f"not comparable, the linear decay over {longer} % is worse than that "

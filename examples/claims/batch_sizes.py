@@ -13,9 +13,11 @@ from claims.judging import (
     MARGIN,
     Statement,
     better,
-    bootstrap,
-    interval,
+    difference,
+    exceeds,
+    log_slopes,
     no_worse,
+    resample,
     spread,
 )
 from claims.regime import SGD
@@ -218,10 +220,9 @@ def distance_slopes(results, first=0, relative=False):
         first: The stage from which on.
         relative: Whether the distance is divided by the way of the small steps.
     """
-    every = np.log([runs for _, runs in results["iterates"]["stages"][first:]])
-    distances = every[:, :, 0] - (every[:, :, 1] if relative else 0.0)
-    pairs = zip(every[:, :, 2].T, distances.T, strict=True)
-    return [float(np.polyfit(norm, distance, 1)[0]) for norm, distance in pairs]
+    every = np.array([runs for _, runs in results["iterates"]["stages"][first:]])
+    distances = every[:, :, 0] / (every[:, :, 1] if relative else 1.0)
+    return log_slopes(distances, every[:, :, 2])
 
 
 def judge_scaling(results):
@@ -249,10 +250,10 @@ def judge_scaling(results):
 
 def proportional(results):
     """Whether the exponent is 1, by less than the margin on both sides."""
-    statistic, seeds = best_exponent(results), results["seeds"]
+    every, drawn = resample(best_exponent(results), results["seeds"])
     least, most = PROPORTIONAL - EXPONENT_MARGIN, PROPORTIONAL + EXPONENT_MARGIN
-    above = bootstrap(f"above {least:g}", statistic, seeds, least, digits=3)
-    below = bootstrap(f"below {most:g}", lambda s: -statistic(s), seeds, -most)
+    above = exceeds(f"above {least:g}", every, drawn, least, digits=3)
+    below = exceeds(f"below {most:g}", -every, -drawn, -most)
     # Within the margin of 1, an exponent may still differ from it.
     for side, beyond in (
         ("below", round(above.high, 9) < PROPORTIONAL),
@@ -317,12 +318,11 @@ def tables(results):
     ]
     yield from program.table(["batch", "rate", "cosine only", *others], rows)
     base = found[results["base"], "fixed", False]
-    gaps = ", ".join(
-        "{:+.2f} ± {:.2f} at batch {}".format(
-            *interval(np.subtract(found[size, "linear", False], base)), size
-        )
+    measured = {
+        size: difference("", found[size, "linear", False], base, unit="")
         for size in sizes_of(results)
-    )
+    }
+    gaps = ", ".join(f"{one.by} at batch {size}" for size, one in measured.items())
     yield ""
     yield from wrap(
         "Without a warmup, how much more accurate a linearly scaled rate is than the "
@@ -344,8 +344,11 @@ def tables(results):
     yield from program.table(header, rows)
     if len(rows) > 2:
         later, relative = (
-            "{:+.2f} ± {:.2f}".format(*interval(distance_slopes(results, **options)))
-            for options in ({"first": 1}, {"relative": True})
+            difference("", slopes, [0.0] * len(slopes), unit="").by
+            for slopes in (
+                distance_slopes(results, first=1),
+                distance_slopes(results, relative=True),
+            )
         )
         yield ""
         yield from wrap(

@@ -6,7 +6,7 @@ import program
 from claims.drops import Stepwise
 from claims.experiment import NOTES, Experiment, Row, job, wrap
 from claims.harness import Kind, words_of
-from claims.judging import Statement, at_most, better, spread
+from claims.judging import Statement, at_most, better, log_slopes, spread
 from claims.regime import FIRST_RATES, MOMENTUM, SGD
 
 SMALL_STEPS = 16  # B: how many small steps one large step stands for.
@@ -77,6 +77,11 @@ def flat(variables):
     return np.concatenate([np.ravel(value) for value in values]).astype("float64")
 
 
+def small_batch(data):
+    """The size of the batches that small steps are on."""
+    return max(data.batch_size // 4, 1)
+
+
 def measured(harness, stages, seeds):
     """By stage, of each seed: gap, bound, norm of the gradient, sigma and H.
 
@@ -85,7 +90,7 @@ def measured(harness, stages, seeds):
     from keras_lrs.callbacks import HyperparameterScheduler
     from keras_lrs.schedules import Constant
 
-    size = max(harness.data.batch_size // 4, 1)
+    size = small_batch(harness.data)
     trained, rate = Kind(), FIRST_RATES[SGD]
     found = {stage: [] for stage in stages}
     for seed in range(seeds):
@@ -132,9 +137,7 @@ def slopes(results):
     The gap itself would not do: where the gradient is smaller, the rate is larger.
     """
     every = np.array([runs for _, runs in results["stages"]])
-    gaps = per_rate(every[:, :, 0], every[:, :, 4])
-    pairs = zip(np.log(every[:, :, 2]).T, np.log(gaps).T, strict=True)
-    return [float(np.polyfit(norm, gap, 1)[0]) for norm, gap in pairs]
+    return log_slopes(per_rate(every[:, :, 0], every[:, :, 4]), every[:, :, 2])
 
 
 def judge(results):
@@ -199,7 +202,7 @@ def severity(results):
 
 
 def setting(results, data):
-    size, number = max(data.batch_size // 4, 1), results["small steps"]
+    size, number = small_batch(data), results["small steps"]
     longer = 1.0 / (1.0 - MOMENTUM)
     return (
         f"{words_of(data)} Weights are those after some epochs of {SGD} at a constant "

@@ -3,7 +3,7 @@
 import numpy as np
 import program
 
-from claims.bound import SMALL_STEPS, Gradients, flat
+from claims.bound import SMALL_STEPS, Gradients, flat, small_batch
 from claims.experiment import NOTES, Experiment, Row, job, wrap
 from claims.harness import Kind, words_of
 from claims.judging import MARGIN, better, no_worse, spread
@@ -95,7 +95,7 @@ def setting(results, data):
         f"0 or none; {results['seeds']} seeds. H is the largest curvature at the first "
         f"weights of each seed, of the mean loss of {RATIO} batches of "
         f"{data.batch_size} examples. The row on one large step and many small ones "
-        f"has {number} batches of {max(data.batch_size // 4, 1)}."
+        f"has {number} batches of {small_batch(data)}."
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from claims.judging import POINTS, bootstrap
+from claims.judging import POINTS, exceeds, resample
 from claims.methods import (
     CONSTANT,
     EVERY_STEP,
@@ -107,29 +107,28 @@ def leads(results, methods):
     """
     import numpy as np
 
-    values, kept = table_of(results, methods, 2), {}
-    ours, seeds = methods.index(OURS), results["seeds"]
+    values, ours = table_of(results, methods, 2), methods.index(OURS)
 
-    def shares_of(draw, first):
-        # All comparisons draw the same seeds.
-        key = draw.tobytes()
-        if key not in kept:
-            found = places(values[:, :, draw].mean(-1))
-            kept[key] = {number: shares(*found, number) for number in FIRSTS}
-        return kept[key][first]
+    def statistic(seeds):
+        found = places(values[:, :, seeds].mean(-1))
+        return np.array([shares(*found, first) for first in FIRSTS])
 
-    def compared(first, other):
-        def statistic(draw):
-            found = shares_of(draw, first)
-            return found[ours] - found[other]
+    every, drawn = resample(statistic, results["seeds"])
 
-        one = bootstrap(named(methods[other]), statistic, seeds, 0.0, POINTS, 1)
-        found = shares_of(np.arange(seeds), first)
-        by = f"{found[ours]:.1f} % against {found[other]:.1f} %, {one.by}"
-        return dataclasses.replace(one, by=by)
+    def compared(number, other):
+        gap, gaps = (
+            found[..., number, ours] - found[..., number, other]
+            for found in (every, drawn)
+        )
+        one = exceeds(named(methods[other]), gap, gaps, 0.0, POINTS, 1)
+        by = f"{every[number, ours]:.1f} % against {every[number, other]:.1f} %"
+        return dataclasses.replace(one, by=f"{by}, {one.by}")
 
     others = [index for index in range(len(methods)) if index != ours]
-    return {first: [compared(first, other) for other in others] for first in FIRSTS}
+    return {
+        first: [compared(number, other) for other in others]
+        for number, first in enumerate(FIRSTS)
+    }
 
 
 def present(results, names):

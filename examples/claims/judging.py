@@ -183,28 +183,36 @@ def loss_difference(what, ours, theirs, margin=0.0):
 
 
 def resample(statistic, seeds):
-    """A statistic of seeds drawn with replacement, again and again.
+    """A statistic of all seeds, and of seeds drawn with replacement, again and again.
+
+    Few seeds are not drawn from: then there is no draw.
 
     Args:
-        statistic: A function of an array of seeds' numbers.
+        statistic: A function of an array of seeds' numbers, to a number or an array.
         seeds: How many there are.
     """
     import numpy as np
 
     rng = np.random.default_rng(0)
-    draws = rng.integers(0, seeds, (RESAMPLES, seeds))
-    return np.array([statistic(draw) for draw in draws])
+    draws = rng.integers(0, seeds, (RESAMPLES if seeds >= FEWEST else 0, seeds))
+    every = np.asarray(statistic(np.arange(seeds)), float)
+    drawn = np.array([statistic(draw) for draw in draws])
+    return every, drawn.reshape(-1, *every.shape)
 
 
 def bootstrap(what, statistic, seeds, threshold, unit="", digits=2):
     """Whether a statistic of the seeds exceeds the threshold, by its percentiles."""
+    return exceeds(what, *resample(statistic, seeds), threshold, unit, digits)
+
+
+def exceeds(what, mean, found, threshold, unit="", digits=2):
+    """The same of a statistic of all seeds and of draws, as of `resample`."""
     import numpy as np
 
-    mean = float(statistic(np.arange(seeds)))
-    if seeds < FEWEST:
+    mean = float(mean)
+    if not len(found):
         by = f"{mean:.{digits}f} {unit}".rstrip()
         return Comparison(what, mean, math.nan, math.nan, threshold, 1.0, by)
-    found = resample(statistic, seeds)
     low, high = np.percentile(found, [100 * LEVEL / 2, 100 - 100 * LEVEL / 2])
     tail = min((found <= threshold).mean(), (found >= threshold).mean())
     # Of so many draws, none beyond is not a probability of 0.
@@ -213,6 +221,19 @@ def bootstrap(what, statistic, seeds, threshold, unit="", digits=2):
         p = 1.0
     by = f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {unit}".rstrip()
     return Comparison(what, mean, float(low), float(high), threshold, p, by)
+
+
+def log_slopes(lengths, norms):
+    """Of each seed, the slope of lengths over norms, both on a log scale.
+
+    Args:
+        lengths: An array of stages and seeds.
+        norms: The same.
+    """
+    import numpy as np
+
+    pairs = zip(np.log(norms).T, np.log(lengths).T, strict=True)
+    return [float(np.polyfit(norm, length, 1)[0]) for norm, length in pairs]
 
 
 def largest(values):

@@ -10,12 +10,11 @@ from claims import methods, regime
 from claims.budgets import epochs_of
 from claims.experiment import OVERVIEW, Experiment, Row
 from claims.harness import grid_words, measured, words_of
-from claims.judging import RESAMPLES, Statement, bootstrap, spread
+from claims.judging import RESAMPLES, Statement, exceeds, resample, spread
 from claims.regime import SGD
 
 SEVERAL = 2.0
-PARTS = {2.0: "half", 3.0: "a third of", 4.0: "a quarter of"}
-PART = PARTS[SEVERAL]
+PART = "half"  # Of the epochs, which is so many times fewer.
 METHODS = {
     example.STEP: methods.STEP,
     example.PLAIN: methods.ONE_CYCLE,
@@ -103,19 +102,15 @@ def ratio(results, slower, faster):
 
 
 def judge(results):
+    every, drawn = resample(
+        ratio(results, example.STEP, example.FULL), results["seeds"]
+    )
     for text, threshold in (
         ("needs fewer epochs than step decay", 1.0),
         (f"needs at most {PART} the epochs of step decay", SEVERAL),
     ):
         yield Statement(
-            f"{example.FULL} {text}",
-            bootstrap(
-                "",
-                ratio(results, example.STEP, example.FULL),
-                results["seeds"],
-                threshold,
-                "times",
-            ),
+            f"{example.FULL} {text}", exceeds("", every, drawn, threshold, "times")
         )
 
 
