@@ -35,7 +35,7 @@ class Data:
 
     @property
     def one_each(self):
-        """Whether each seed has a training set of its own."""
+        """Whether each seed has its own training set."""
         return len(self.training) > 1
 
     @property
@@ -78,7 +78,7 @@ def load(name, seeds, folder):
 
     Args:
         name: One of `NAMES`, or a path.
-        seeds: How many seeds want a training set of their own.
+        seeds: How many seeds want their own training set.
         folder: Where generated data are kept.
     """
     if name in NAMES:
@@ -129,9 +129,9 @@ def load_mnist1d(seeds, folder):
         x, y = made["x"][..., None], made["y"].astype("int32")
     parts = parts_of(x, y, sizes)
     about = (
-        f"MNIST-1D, generator seed {regime.GENERATOR_SEED}: a training set of "
-        f"{regime.TRAINING:,} for each seed, {regime.HELD_OUT:,} held out to choose "
-        f"rates by, {regime.TEST:,} to test."
+        f"MNIST-1D, generator seed {regime.GENERATOR_SEED}: {regime.TRAINING:,} to "
+        f"train with for each seed, {regime.HELD_OUT:,} held out to choose rates by, "
+        f"{regime.TEST:,} to test."
     )
     return Data(
         "mnist1d", label_of("mnist1d"), about, tuple(parts[:sets]), *parts[sets:]
@@ -178,8 +178,9 @@ def load_diamonds(seeds, folder):
     sizes = [regime.HELD_OUT, regime.TEST] + [regime.TABLE_TRAINING] * sets
     if sum(sizes) > len(diamonds):
         raise ValueError(
-            f"`--data diamonds` has too few rows ({len(diamonds):,}) for a training "
-            f"set of {regime.TABLE_TRAINING:,} for each seed. Received: --seeds {seeds}"
+            f"`--data diamonds` has too few rows ({len(diamonds):,}) for "
+            f"{regime.TABLE_TRAINING:,} to train with for each seed. Received: --seeds "
+            f"{seeds}"
         )
     order = np.random.default_rng(regime.GENERATOR_SEED).permutation(len(diamonds))
     table = diamonds.iloc[order]
@@ -190,8 +191,8 @@ def load_diamonds(seeds, folder):
     held_out, test, *training = parts_of(x, table["cut"].to_numpy("int32"), sizes)
     about = (
         "The table of diamonds of ggplot2 (53,940 rows, 9 columns that predict one of "
-        f"five cuts), as plotnine has it: a training set of {regime.TABLE_TRAINING:,} "
-        f"for each seed, {regime.HELD_OUT:,} held out to choose rates by, "
+        f"five cuts), as plotnine has it: {regime.TABLE_TRAINING:,} to train with for "
+        f"each seed, {regime.HELD_OUT:,} held out to choose rates by, "
         f"{regime.TEST:,} to test."
     )
     name = "diamonds"

@@ -38,9 +38,9 @@ def paragraphs(margin, loss_margin):
     yield (
         "**Data.** MNIST-1D (Greydanus and Kobak, Scaling Down Deep Learning), made by "
         f"`mnist1d` in one call with the generator seed {GENERATOR_SEED}. Each of the "
-        f"{SEEDS} seeds has a training set of its own, of {TRAINING:,} examples. So "
-        f"does each of {TUNING_SEEDS} other seeds, which are only used to choose "
-        f"rates, on {HELD_OUT:,} held-out examples. {TEST:,} examples are for testing. "
+        f"{SEEDS} seeds has its own {TRAINING:,} training examples. So does each of "
+        f"{TUNING_SEEDS} other seeds, which are only used to choose rates, on "
+        f"{HELD_OUT:,} held-out examples. {TEST:,} examples are for testing. "
         "Nothing is augmented. The diamonds are used in the same way, with training "
         f"sets of {TABLE_TRAINING:,}. With other data (`--data`), all seeds share one "
         "training set."
