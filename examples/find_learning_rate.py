@@ -213,12 +213,19 @@ def summarize(tests, suggested, grid, swept, swept_runs):
 
 
 def draw(tests, suggested, grid, path):
-    """Range tests on the left; on the right accuracies over the fixed rate."""
-    import numpy as np
+    """Writes the figure of `draw_tests` to a file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.0, 6.0), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    draw_tests(tests, suggested, grid, figure.subplots(1, 2))
+    figure.savefig(path)
+
+
+def draw_tests(tests, suggested, grid, panels):
+    """Range tests on the left; on the right accuracies over the fixed rate."""
+    import numpy as np
+
+    left, right = panels
     labels = set()
     for test in tests:
         left.plot(test.learning_rates, test.smoothed, color="gray", alpha=0.5)
@@ -256,9 +263,8 @@ def draw(tests, suggested, grid, path):
     right.set(xscale="log", xlabel="learning rate", ylabel="test accuracy (%)")
     right.set_ylim(statistics.median(means) - 10.0, 100.0)
     right.legend(loc="lower center", fontsize="x-small", ncols=2)
-    for panel in (left, right):
+    for panel in panels:
         panel.grid(alpha=0.3)
-    figure.savefig(path)
 
 
 def main(arguments=None):

@@ -260,7 +260,7 @@ def draw(quadratic, gaps, path):
         right.plot(ends, mean, "o-", ms=3, label="best " * (name == best) + name)
     right.set(
         xlabel="step", ylabel="loss above the lowest", yscale="log",
-        title="logistic regression (no theorem), ends of cycles",
+        title="logistic regression, ends of cycles",
     )  # fmt: skip
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -251,7 +251,7 @@ def draw(accuracies, schedules, steps, path):
         axes["momentum"].plot(epochs, momentum.curve(steps), line, zorder=order)
     target = target_accuracy(accuracies)
     axes["accuracy"].axhline(target, color="gray", linestyle=":", label="to be reached")
-    axes["accuracy"].set(xlabel="epochs of the training", ylabel="test accuracy (%)")
+    axes["accuracy"].set(xlabel="epochs of the run", ylabel="test accuracy (%)")
     axes["accuracy"].set_xscale("log")
     axes["accuracy"].set_xticks(budgets, labels=[f"{epochs}" for epochs in budgets])
     axes["accuracy"].minorticks_off()

@@ -15,7 +15,6 @@ from claims.judging import (
     better,
     difference,
     exceeds,
-    log_slopes,
     no_worse,
     resample,
     spread,
@@ -25,20 +24,17 @@ from claims.regime import SGD
 POINT = 1.0  # Of accuracy: what "works" may lose against the base.
 EPOCHS, WARMUP_EPOCHS = 20, 4
 RATIOS = (4, 16)  # Of the larger batches to the smallest, a quarter of the usual one.
-STAGES = (0, 1, 5, 20)  # After how many epochs iterates are compared.
 PROPORTIONAL = 1.0  # The exponent that means it,
 EXPONENT_MARGIN = 0.25  # and how far from it an exponent may be.
 
 
 def jobs(size):
     epochs, seeds = size.pick(EPOCHS, 5), size.seeds
-    stages = size.pick(STAGES, (0, 1))
     found = {
         ("best", ratio): job(best_rates, ratio=ratio, epochs=epochs, seeds=seeds)
         for ratio in (1, *RATIOS)
     }
     found["scaled"] = job(scaled, epochs=epochs, seeds=seeds)
-    found["iterates"] = job(iterates, stages=stages, seeds=seeds)
     return found
 
 
@@ -49,7 +45,6 @@ def collect(found, size):
         "base": found["scaled"]["base"],
         "rate": found["scaled"]["rate"],
         "accuracies": found["scaled"]["accuracies"],
-        "iterates": found["iterates"],
         "best": [found["best", ratio] for ratio in (1, *RATIOS)],
     }
 
@@ -127,58 +122,6 @@ def scaled(harness, epochs, seeds):
     return {"base": base, "rate": rate, "accuracies": found}
 
 
-def iterates(harness, stages, seeds):
-    """How far one large step ends from many small ones, without momentum.
-
-    The rate is one for all stages. By stage and seed: that distance, how far the small
-    steps end from where they begin, and the norm of the gradient there.
-    """
-    from keras_lrs.callbacks import GradientNormRecorder, HyperparameterScheduler
-    from keras_lrs.schedules import Constant
-
-    base, size = batch_of(harness, 1), batch_of(harness, RATIOS[-1])
-    trained = Kind(batch_size=base)
-    trained_at, _ = harness.choose(cosine, EPOCHS, trained, "cosine")
-    rate = trained_at * (1.0 - regime.MOMENTUM)  # Without momentum, as long a step.
-    found = {stage: [] for stage in stages}
-
-    def weights(model):
-        return np.concatenate(
-            [np.ravel(variable.numpy()) for variable in model.trainable_variables]
-        )
-
-    for seed in range(seeds):
-        x, y = harness.data.train(seed)
-        chosen = np.random.default_rng(seed).permutation(len(x))[:size]
-        for stage in stages:
-            model = harness.restart(trained, seed)
-            if stage:
-                constant = HyperparameterScheduler(learning_rate=Constant(trained_at))
-                model, _ = harness.fit([constant], stage, seed, trained)
-            begin = model.get_weights()
-            start, ends = weights(model), []
-            recorder = GradientNormRecorder()
-            for batch, scale in ((base, 1.0), (size, size / base)):
-                other = harness.restart(Kind(SGD, batch, momentum=0.0), seed)
-                other.set_weights(begin)
-                scheduler = HyperparameterScheduler(
-                    learning_rate=Constant(rate * scale)
-                )
-                other.fit(
-                    x[chosen],
-                    y[chosen],
-                    batch_size=batch,
-                    shuffle=False,
-                    callbacks=[scheduler, recorder],
-                    verbose=0,
-                )
-                ends.append(weights(other))
-            distance = float(np.linalg.norm(ends[0] - ends[1]))
-            way = float(np.linalg.norm(ends[0] - start))
-            found[stage].append([distance, way, float(recorder.norms[0])])
-    return {"rate": rate, "stages": [[stage, runs] for stage, runs in found.items()]}
-
-
 def accuracies_of(results):
     return {(b, rule, warmup): runs for b, rule, warmup, runs in results["accuracies"]}
 
@@ -212,19 +155,6 @@ def best_exponent(results):
     return statistic
 
 
-def distance_slopes(results, first=0, relative=False):
-    """Of each seed, the slope of the distance over the norm, both on a log scale.
-
-    Args:
-        results: Those of `collect`.
-        first: The stage from which on.
-        relative: Whether the distance is divided by the way of the small steps.
-    """
-    every = np.array([runs for _, runs in results["iterates"]["stages"][first:]])
-    distances = every[:, :, 0] / (every[:, :, 1] if relative else 1.0)
-    return log_slopes(distances, every[:, :, 2])
-
-
 def judge_scaling(results):
     found = accuracies_of(results)
     for size in sizes_of(results):
@@ -233,14 +163,6 @@ def judge_scaling(results):
         root = found[size, "sqrt", False]
         yield better(f"batch {size}: linear is better than fixed", linear, fixed)
         yield no_worse(f"batch {size}: linear is no worse than sqrt", linear, root)
-    slopes = distance_slopes(results)
-    yield better(
-        "many small steps and one large one end nearer to each other where gradients "
-        "are smaller",
-        slopes,
-        [0.0] * len(slopes),
-        unit="in the exponent of the norm",
-    )
     yield Statement(
         "the exponent of the best rate over the batch size is within "
         f"{EXPONENT_MARGIN:g} of {PROPORTIONAL:g}",
@@ -322,39 +244,13 @@ def tables(results):
         size: difference("", found[size, "linear", False], base, unit="")
         for size in sizes_of(results)
     }
-    gaps = ", ".join(f"{one.by} at batch {size}" for size, one in measured.items())
+    gaps = ", ".join(f"{one.by} points at batch {n}" for n, one in measured.items())
     yield ""
     yield from wrap(
-        "Without a warmup, how much more accurate a linearly scaled rate is than the "
-        f"smallest batch: {gaps} points. What is above -{POINT:g} needs no warmup to "
-        "work."
+        "The accuracy with a linearly scaled rate minus that of the smallest batch, "
+        f"both without a warmup: {gaps}. What is above -{POINT:g} works without a "
+        "warmup."
     )
-    yield ""
-    yield from wrap(
-        f"{compared(results)} Way: how far the small steps end from where they begin. "
-        "The norm is that of the gradient on the large batch where they begin. Of all "
-        "three, ± the standard deviation over seeds:"
-    )
-    yield ""
-    rows = [
-        [f"{stage}", *(spread(values, 5) for values in zip(*runs, strict=True))]
-        for stage, runs in results["iterates"]["stages"]
-    ]
-    header = ["after epochs", "distance", "way", "norm of the gradient"]
-    yield from program.table(header, rows)
-    if len(rows) > 2:
-        later, relative = (
-            difference("", slopes, [0.0] * len(slopes), unit="").by
-            for slopes in (
-                distance_slopes(results, first=1),
-                distance_slopes(results, relative=True),
-            )
-        )
-        yield ""
-        yield from wrap(
-            f"Without the first weights, the exponent of the norm is {later}. That of "
-            f"distance / way is {relative}, with the first weights. Neither is judged."
-        )
     yield ""
     yield from wrap(
         "Error on the held-out data (%) by batch size and rate, of the reported seeds "
@@ -370,35 +266,19 @@ def tables(results):
     yield from program.table(["batch", *(f"{rate:g}" for rate in rates)], rows)
 
 
-def compared(results):
-    """Which iterates are, in words."""
-    base, largest = results["base"], max(sizes_of(results))
-    rate, number = results["iterates"]["rate"], largest // base
-    return (
-        f"Distance: between the end of {number} steps on {base} examples each, at a "
-        f"rate of {rate:g}, and that of one step on all {largest} of them at {number} "
-        "times that rate, without momentum or weight decay. The rate is the same at "
-        "all stages."
-    )
-
-
 def setting(results, data):
-    trained = results["iterates"]["rate"] / (1.0 - regime.MOMENTUM)
     return (
         f"{words_of(data, Kind(batch_size=results['base']))} {SGD}, a cosine over "
         f"{results['epochs']} epochs from a rate of {results['rate']:g} at the "
         f"smallest batch, which is {grid_words(data, SGD)}. A warmup rises from this "
         f"rate to the scaled one over {WARMUP_EPOCHS} epochs; where the rate is not "
         "raised, it is held for them. The cosine takes the rest of the epochs. "
-        f"{results['seeds']} seeds. The row on linear scaling also compares iterates. "
-        f"{compared(results)} They start from the first weights, or from those after "
-        f"some epochs on batches of {results['base']} at a constant rate of "
-        f"{trained:g} with momentum."
+        f"{results['seeds']} seeds."
     )
 
 
 def draw(results, path):
-    """Errors by batch size on the left; on the right distances of iterates."""
+    """Test errors by batch size on the left; on the right held-out ones by rate."""
     from matplotlib.figure import Figure
 
     found = accuracies_of(results)
@@ -424,14 +304,14 @@ def draw(results, path):
     left.set_xticks(sizes, labels=sizes)
     left.minorticks_off()
     left.legend(fontsize="small")
-    for stage, runs in results["iterates"]["stages"]:
-        distances, _, norms = np.array(runs).T
-        right.plot(norms, distances, "o", label=f"after {stage} epochs", alpha=0.7)
+    for size, by_rate in results["best"]:
+        rates, runs = zip(*by_rate, strict=True)
+        runs = np.array(runs)
+        right.errorbar(
+            rates, runs.mean(1), runs.std(1), fmt="o-", capsize=3, label=f"batch {size}"
+        )
     right.set(
-        xlabel="norm of the gradient",
-        ylabel="distance of the two ends",
-        xscale="log",
-        yscale="log",
+        xlabel="learning rate", ylabel="held-out error (%)", xscale="log", yscale="log"
     )
     right.legend(fontsize="small")
     for axes in (left, right):
@@ -445,20 +325,14 @@ EXPERIMENT = Experiment(
         Row(
             "Linear scaling with the batch size",
             NOTES,
-            "A batch B times as large wants a rate B times as large, at equal epochs; "
-            "and B small steps are close to one large step only when gradients are "
-            "small.",
+            "A batch B times as large wants a rate B times as large, at equal epochs.",
             'Test accuracies without a warmup are compared. "No worse" means less '
-            f"than {MARGIN:g} points below. Whether ends are nearer where gradients "
-            "are smaller is judged by the slope of their distance over the norm of the "
-            "gradient on a log scale, over the stages of each seed. To first order "
-            "the distance is proportional to the norm: a slope near 1 is what a "
-            "smooth loss has. A best rate is the minimum of a parabola through the "
-            "lowest mean of the held-out errors of the reported seeds and the means at "
-            "the two rates beside it. The interval of the exponent is that of "
-            "resampled seeds. The exponent of a rate that is proportional to the batch "
-            f"size is {PROPORTIONAL:g}; whether it is within the margin is judged on "
-            "each side of it.",
+            f"than {MARGIN:g} points below. A best rate is the minimum of a parabola "
+            "through the lowest mean of the held-out errors of the reported seeds and "
+            "the means at the two rates beside it. The interval of the exponent is "
+            "that of resampled seeds. The exponent of a rate that is proportional to "
+            f"the batch size is {PROPORTIONAL:g}; whether it is within the margin is "
+            "judged on each side of it.",
             judge_scaling,
             tables,
         ),
@@ -467,7 +341,11 @@ EXPERIMENT = Experiment(
             NOTES,
             "A warmup makes training with large batches work.",
             "Test accuracies are compared. It works if the accuracy is less than "
-            f"{POINT:g} point below that of the smallest batch without a warmup.",
+            f"{POINT:g} point below that of the smallest batch without a warmup; where "
+            "this holds without a warmup, too, it says nothing about warmups. A run "
+            "with a warmup has another shape as well: its cosine is shorter. What the "
+            "shape alone does is in the table, where a fixed rate is held first; no "
+            "statement separates the two.",
             judge_warmup,
             tables,
             "Goyal et al., 2017, arXiv:1706.02677",

@@ -5,7 +5,7 @@ import statistics
 import program
 
 from claims import regime
-from claims.experiment import OVERVIEW, Experiment, Row
+from claims.experiment import OVERVIEW, TUTORIAL, Experiment, Row
 from claims.finishes import (
     APART,
     EVERY_STEP_METHODS,
@@ -28,6 +28,7 @@ from claims.methods import (
     LINEAR,
     ONE_CYCLE,
     OURS,
+    PROFILE_WORDS,
     REX,
     STEP,
     named,
@@ -85,7 +86,8 @@ def setting(results, data):
     return (
         f"{words_of(data)} Optimizers: {' and '.join(optimizers)}. A whole run has "
         f"{results['epochs']} epochs; budgets are {', '.join(budgets)} % of it, and "
-        f"every schedule is as long as its run. {results['seeds']} seeds. At each "
+        f"every schedule is as long as its run. {results['seeds']} seeds. "
+        f"{PROFILE_WORDS} At each "
         f"budget, each method uses {grid_words(data, *optimizers)}."
     )
 
@@ -115,7 +117,7 @@ def judge(results):
     every = methods_of(results)
     for names, among in (
         (present(results, EVERY_STEP_METHODS), "the common schedules"),
-        (every, "all profiles and sampling rates"),
+        (every, "all methods"),
     ):
         for first, comparisons in leads(results, names).items():
             yield Statement(
@@ -162,6 +164,23 @@ def judge(results):
     )
 
 
+def judge_small(results):
+    linear = f"{LINEAR}, {EVERY_STEP}"
+    for optimizer, by_budget in results["optimizers"].items():
+        for budget in by_budget:
+            yield Statement(
+                f"with {short(optimizer)}, decay helps at {budget} % of the epochs",
+                difference(
+                    "",
+                    *(
+                        errors(results, name, [optimizer], [budget])
+                        for name in (linear, CONSTANT)
+                    ),
+                    sign=-1,
+                ),
+            )
+
+
 def tables(results):
     budgets = list(next(iter(results["optimizers"].values())))
     every = methods_of(results)
@@ -171,7 +190,7 @@ def tables(results):
     yield f"and mean test loss over {results['seeds']} seeds; ties share their places."
     yield from shares_table(results, methods, "The common schedules")
     yield ""
-    yield from shares_table(results, every, "All profiles and sampling rates")
+    yield from shares_table(results, every, "All methods")
     for optimizer, by_budget in results["optimizers"].items():
         yield ""
         yield f"Mean test error (%) with {optimizer}, by budget (in parentheses: the"
@@ -334,11 +353,21 @@ EXPERIMENT = Experiment(
             f"({RESAMPLES:,} times). Mean errors are "
             "those of each seed, over the optimizers that both methods were run with "
             f"and the budgets from {APART} % on, or the budgets that a statement "
-            "names. The rarer samplings of the other profiles are in the tables, and "
-            "are not compared with every step.",
+            "names. The rarer samplings of the other profiles are compared with REX at "
+            "every step, but not with their own profile at every step.",
             judge,
             tables,
             "Chen, Wolfe, Kyrillidis, REX, 2021, arXiv:2107.04197",
+        ),
+        Row(
+            "Decay at small budgets",
+            TUTORIAL,
+            "Decay helps at every budget.",
+            "Test errors are compared: those of the linear decay at every step, and of "
+            "a constant rate, each at the rate that was chosen for that budget and "
+            "optimizer.",
+            judge_small,
+            tables,
         ),
     ),
     jobs,

@@ -114,7 +114,7 @@ def write(experiment, results, seconds, found, options):
         **versions(),
         "date": datetime.date.today().isoformat(),
         "seconds": round(seconds, 1),
-        "setting": experiment.setting(results, found),
+        "settings": experiment.settings(results, found),
         "results": results,
     }
     path = page.path_of(experiment, options.output, found.name, ".json")

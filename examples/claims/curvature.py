@@ -134,8 +134,9 @@ EXPERIMENT = Experiment(
             "The argument for large batches needs eta B of at most 1 / (2 H); a warmup "
             "is for rates that do not respect it at the beginning.",
             'Test accuracies are compared. "No worse" means less than '
-            f"{MARGIN:g} points below. A warmup can only make the rate of 1 / (2 H) "
-            "smaller. If that rate is too small already, training without a warmup is "
+            f"{MARGIN:g} points below. The rate of the large batch stands for eta B. A "
+            "warmup can only make it smaller. Where the larger of the two rates trains "
+            "better, 1 / (2 H) is too small already, and training without a warmup is "
             "no worse for this reason alone.",
             judge,
             tables,

@@ -57,25 +57,27 @@ def trace(harness, method, epochs, seeds):
     # Phases are as long as their cosines; what jumps is the rate from one to the next.
     changes = np.diff(np.log(rates)) * (1.0 if method == PHASED else -1.0)
     jumps = np.flatnonzero(changes > 0.5) + 1
+    # Without the correction, Keras's velocity goes on at the old rate after a drop.
+    scheduler = HyperparameterScheduler(learning_rate=bound, momentum_correction=True)
     stepwise = Stepwise(harness.data, harness.quick)
     losses = []
     for seed in range(seeds):
         model = stepwise.restart(Kind(), seed)
         x, y = harness.data.train(seed)
-        order = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
 
-        def batches(x=x, y=y, order=order):
+        def batches(x=x, y=y, rng=rng):
+            # Not epoch by epoch: what is seen for the second time has a lower loss.
             while True:
-                rows = order.permutation(len(x))[: per_epoch * batch]
-                for chosen in rows.reshape(per_epoch, batch):
-                    yield x[chosen], y[chosen]
+                chosen = rng.integers(len(x), size=batch)
+                yield x[chosen], y[chosen]
 
         history = model.fit(
             batches(),
             steps_per_epoch=EVERY,
             epochs=steps // EVERY,
             shuffle=False,  # The batches come in an order of their own.
-            callbacks=[HyperparameterScheduler(learning_rate=bound)],
+            callbacks=[scheduler],
             verbose=0,
         ).history
         losses.append([round(loss, 5) for loss in history["loss"]])
@@ -166,7 +168,10 @@ def setting(results, data):
     return (
         f"{words_of(data)} {SGD}, {results['epochs']} epochs, {results['seeds']} "
         "seeds. The loss of a step is that of its batch, before the update; what is "
-        f"recorded is the mean of {EVERY} steps. Each schedule uses "
+        f"recorded is the mean of {EVERY} steps. The examples of a batch are drawn "
+        "with replacement, so that no loss depends on where in an epoch it is. The "
+        "velocity is scaled with the rate (`momentum_correction`): otherwise the first "
+        "steps after a drop go on at the old rate. Each schedule uses "
         f"{grid_words(data, SGD)}."
     )
 

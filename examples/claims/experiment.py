@@ -86,6 +86,7 @@ class Row:
         judge: A function from the results to the statements.
         tables: A function from the results to lines of Markdown.
         reference: The publication that the source refers to.
+        setting: As of the experiment, where its rows have different ones.
     """
 
     title: str
@@ -95,6 +96,7 @@ class Row:
     judge: Callable[[Any], Iterable[Statement]]
     tables: Callable[[Any], Iterable[str]]
     reference: str = ""
+    setting: Callable[[Any, Any], str] | None = None
 
     @property
     def name(self):
@@ -114,7 +116,7 @@ class Experiment:
             size to the results. They can be written as JSON; all that the page says
             comes from them.
         setting: A function from the results and the data to model, lengths and seeds
-            in words.
+            in words; None if each row has its own.
         draw: Draws the results to a path.
         swaps: Whether it runs on any data; others have their own.
     """
@@ -123,6 +125,12 @@ class Experiment:
     rows: tuple[Row, ...]
     jobs: Callable[[Size], dict[Any, Job]]
     collect: Callable[[dict[Any, Any], Size], Any]
-    setting: Callable[[Any, Any], str]
+    setting: Callable[[Any, Any], str] | None
     draw: Callable[[Any, Path], None]
     swaps: bool = True
+
+    def settings(self, results, data):
+        """The setting of each row, by the row's name."""
+        return {
+            row.name: (row.setting or self.setting)(results, data) for row in self.rows
+        }

@@ -39,6 +39,7 @@ class Comparison:
         p: The probability of a number at least as far from the threshold, if the
             threshold were true; on both sides.
         by: The number in words.
+        vacuous: Whether it says nothing where it is true.
     """
 
     what: str
@@ -48,12 +49,15 @@ class Comparison:
     threshold: float
     p: float
     by: str
+    vacuous: bool = False
 
     def outcome(self, adjusted):
         """What an adjusted p-value says of it."""
         if not adjusted < LEVEL:
             return UNTOLD
-        return YES if self.mean > self.threshold else NO
+        if self.mean <= self.threshold:
+            return NO
+        return UNTOLD if self.vacuous else YES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,6 +38,15 @@ def profiles():
     }
 
 
+PROFILE_WORDS = (
+    "A profile is how the rate falls over a run, in which the share s of the steps is "
+    "past: REX (1 - s) / (1 - s / 2), linear 1 - s, cosine (1 + cos(pi s)) / 2, "
+    "exponential 0.01^s, and 1 - sqrt(s). A sampling rate is how often it is looked "
+    "at: at every step, after every tenth of the run (10 %), or only at the shares "
+    "that are named, so that the rate is constant between them."
+)
+
+
 def samplings():
     """When the rarer sampling rates look at the profile."""
     from keras_lrs import Fraction

@@ -27,6 +27,7 @@ MODULES = (
     "pareto",
     "growth",
     "normalizations",
+    "heads",
     "bounded",
 )
 EXPERIMENTS = [importlib.import_module(f"claims.{name}").EXPERIMENT for name in MODULES]
@@ -95,8 +96,9 @@ def write(page, kept, found):
     yield from wrap(
         "The library implements what five sources describe. This page lists what each "
         "of them claims, and says whether we find the same when we train small "
-        "networks. Where we do not, the page says so: no setting was tuned to make a "
-        "claim come true. All numbers, verdicts and figures are computed from the "
+        "networks. Where we do not, the page says so: no rate or margin was tuned to "
+        "make a claim come true, and where a criterion was changed after a first run, "
+        "the page says [what it was before](#criteria-that-were-changed). All numbers, verdicts and figures are computed from the "
         "runs, whose results are stored as JSON beside the figures. A test recomputes "
         "the page from them."
     )
@@ -219,7 +221,7 @@ def section(row, experiment, by_data, page, found):
 def on_data(row, experiment, kept, found):
     """The runs of a row on one data set, and what is judged by them."""
     yield from wrap(
-        f"**Run.** {kept['setting']} {kept['backend']}, "
+        f"**Run.** {kept['settings'][row.name]} {kept['backend']}, "
         f"{kept['seconds'] / 60.0:.1f} minutes. "
         f'`make claims ARGS="--rows {row.name} --data {kept["data"]}"`'
     )

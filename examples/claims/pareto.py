@@ -89,8 +89,8 @@ def losses(results, name, budget=100):
 def judge(results):
     ends = {b: losses(results, example.linear(b), b) for b in example.BUDGETS}
     yield Statement(
-        "the ends of linear decays are a Pareto front: each is lower than that of the "
-        "next shorter one",
+        "with one rate for all, the ends of linear decays are a Pareto front: each is "
+        "lower than that of the next shorter one",
         *(
             loss_difference(f"at {longer} %", ends[longer], ends[shorter])
             for shorter, longer in itertools.pairwise(ends)
@@ -127,7 +127,7 @@ def judge(results):
         )
     yield Statement(
         "with one rate for all, a Polyak average lags: its loss is above that of the "
-        "same training without an average",
+        "same training without an average (without - with)",
         *(
             loss_difference(
                 f"at {budget} %",
@@ -222,11 +222,13 @@ EXPERIMENT = Experiment(
             "training without an average.",
             "Test losses are compared, at a rate that was chosen by error. "
             '"On or below" and "no end is above" mean less than '
-            f"{LOSS_MARGIN:g} above. The one rate was chosen for a constant rate, and "
-            "the second statement is about the decays at that rate: for decays and "
-            "constant rates each at their own, see [Decay at every "
-            "budget](#decay-at-every-budget). Where the rate suits the decays less, "
-            "it favors the averages that are compared with them.",
+            f"{LOSS_MARGIN:g} above. As in the tutorial, all methods share one rate. "
+            "It was chosen for a constant rate; those that linear decays chose for "
+            "themselves are in the table of [Decay at every "
+            "budget](#decay-at-every-budget). Where they are larger, the one rate "
+            "favors the constant rate and the averages that are compared with the "
+            "decays. Where each method has its own rate, that claim and [Schedule-free "
+            "training](#schedule-free-training) say what is so.",
             judge,
             tables,
         ),

@@ -17,6 +17,7 @@ POINT = 1.0  # Of accuracy: what is lost at most where bounds are usable.
 # 10^x with x from -3 to 1, of the rate and of the weight decay.
 RATES = DECAYS = (1e-3, 10.0)
 GRID_SIDE = 3
+EPOCHS = 8
 
 
 def search_two(harness, seeds, epochs, side):
@@ -66,21 +67,54 @@ def search_two(harness, seeds, epochs, side):
     return {"parameters": parameters, "trials": side**2, "epochs": epochs, **found}
 
 
+def read_bounds(harness, seeds, epochs):
+    """By seed: both bounds, and the accuracy (%) of triangular cycles between them.
+
+    The bounds are read off the accuracy on held-out data; None where a test has none.
+    """
+    from keras_lrs import Fraction, schedules, tuning
+    from keras_lrs.callbacks import HyperparameterScheduler
+
+    data = example.load_data()
+    testing = example.Trainer(example.hold_out(data), epochs)
+    trainer = example.Trainer(data, epochs)
+    found = []
+    for seed in range(seeds):
+        testing.restart(seed)
+        test = tuning.range_test(
+            testing.model,
+            testing.x,
+            testing.y,
+            batch_size=example.BATCH_SIZE["digits"],
+            validation_data=testing.test,
+            monitor="accuracy",
+            verbose=0,
+        )
+        bounds = test.suggestion("bounds")
+        if bounds is not None:
+            trainer.restart(seed)
+            cycles = schedules.CyclicalLearningRate(*bounds, Fraction(0.25))
+            trainer.fit([HyperparameterScheduler(learning_rate=cycles)])
+        found.append([bounds, None if bounds is None else trainer.accuracy()])
+    return found
+
+
 def jobs(size):
     epochs, side = size.pick(10, 1), size.pick(GRID_SIDE, 2)
     return {
         "all": job(run, seeds=size.few, quick=size.quick),
+        "bounds": job(read_bounds, seeds=size.few, epochs=size.pick(EPOCHS, 1)),
         "two": job(search_two, seeds=size.few, epochs=epochs, side=side),
     }
 
 
 def collect(found, size):
-    return {**found["all"], "two": found["two"]}
+    return {**found["all"], "bounds": found["bounds"], "two": found["two"]}
 
 
 def run(harness, seeds, quick):
     """The program's sweeps, range tests and runs, on its own data."""
-    epochs = 1 if quick else 8
+    epochs = 1 if quick else EPOCHS
     grid = (0.1, 0.3) if quick else example.GRID
     data = example.load_data()
     sweeps = example.run_sweeps(data, epochs, grid)
@@ -186,11 +220,14 @@ def sweep_tables(results):
             f"[{found['range'][0]:.3g}, {found['range'][1]:.3g}]",
             f"{found['best'][0]:.3g}",
             f"{100.0 * found['best'][1]:.2f} %",
-            found["at edge"] or "inside",
+            f"at the edge ({found['at edge']})" if found["at edge"] else "inside",
         ]
         for title, found in results["sweeps"].items()
     ]
-    header = ["search", "rates", "range at last", "best", "held out", "where"]
+    header = ["search", "trials", "final range", "best rate", "accuracy", "it lies"]
+    yield "The searches over the rate alone, with the best rate's accuracy on the"
+    yield "held-out data:"
+    yield ""
     yield from program.table(header, rows)
     two = results["two"]
     yield ""
@@ -207,9 +244,11 @@ def sweep_tables(results):
 def judge_bounds(results):
     _, suggested, grid = range_tests(results)
     best = max(grid, key=lambda rate: statistics.mean(grid[rate]))
-    for (reading, method), runs in suggested.items():
-        if method == example.FIXED:
-            continue
+    readings = {
+        ("bounds", example.CYCLES): bounded_runs(results),
+        **{key: runs for key, runs in suggested.items() if key[1] != example.FIXED},
+    }
+    for (reading, method), runs in readings.items():
         text = (
             f"`{reading}` for {method}: less than {POINT:g} point below the fixed rate "
             f"{best:g}"
@@ -221,17 +260,28 @@ def judge_bounds(results):
             yield Statement(text, Fact("", False, by))
 
 
+def bounded_runs(results):
+    """The accuracies of the seeds whose tests have both bounds."""
+    return [accuracy for bounds, accuracy in results["bounds"] if bounds is not None]
+
+
 def bound_tables(results):
     tests, suggested, grid = range_tests(results)
     yield "Test accuracy (%) with the suggested rate used as it is, ± the standard"
     yield "deviation over seeds. Each seed uses the rate that its own test suggests:"
-    yield "the table has their geometric mean, the least and the largest."
+    yield "the table has their geometric mean, the least and the largest. For `bounds`,"
+    yield "these are the upper bounds."
     yield ""
-    rows = []
+    runs = bounded_runs(results)
+    cells = [spread(runs) if runs else "none"]
+    cells = ["", *cells, ""]
+    uppers = [bounds and bounds[1] for bounds, _ in results["bounds"]]
+    rows = [["bounds", *rates_of(uppers), *cells]]
     for reading in tests[0].suggestions():
         cells = [suggested.get((reading, method)) for method in example.METHODS]
         cells = [spread(each) if each else "none" for each in cells]
-        rows.append([reading, *rates_of(tests, reading), *cells])
+        rates = [test.suggestion(reading) for test in tests]
+        rows.append([reading, *rates_of(rates), *cells])
     header = ["reading", "rate", "least and largest", *example.METHODS]
     yield from program.table(header, rows)
     yield ""
@@ -241,44 +291,68 @@ def bound_tables(results):
     )
 
 
-def rates_of(tests, reading):
+def rates_of(suggested):
     """The rates that the seeds use, in words: their mean, and the ends of their range.
 
     The mean is the geometric one: rates are compared on a log scale.
     """
-    rates = [test.suggestion(reading) for test in tests]
-    rates = [rate for rate in rates if rate is not None]
+    rates = [rate for rate in suggested if rate is not None]
     if not rates:
         return ["none", ""]
     ends = f"{min(rates):.2g} to {max(rates):.2g}"
-    if len(rates) < len(tests):
-        ends += f" ({len(rates)} of {len(tests)} seeds)"
+    if len(rates) < len(suggested):
+        ends += f" ({len(rates)} of {len(suggested)} seeds)"
     return [f"{statistics.geometric_mean(rates):.2g}", ends]
 
 
-def setting(results, data):
-    two, seeds = results["two"], results["seeds"]
-    network = (
-        "the convolutional network of `examples/quickstart.py`, SGD with Nesterov's "
-        f"momentum of {MOMENTUM:g}, {results['epochs']} epochs on 1,347 handwritten "
-        "digits"
-    )
+NETWORK = (
+    "The convolutional network of `examples/quickstart.py` with SGD with Nesterov's "
+    f"momentum of {MOMENTUM:g}"
+)
+
+
+def sweeps_setting(results, data):
+    two = results["two"]
     return (
-        f"For bounds from a range test: {network}, 450 others to test; {seeds} seeds, "
-        "by `examples/find_learning_rate.py`. Triangular cycles are two, between a "
-        "quarter of the suggested rate and that rate; the peak of 1cycle is the "
-        "suggested rate, at a constant momentum. For tuning on a log scale: the first "
-        "four searches are over the rate alone, with the same network and optimizer, "
-        "and a quarter of the 1,347 digits held out. With two parameters, rate and "
-        f"weight decay, both are from {RATES[0]:g} to {RATES[1]:g} on a log scale, and "
-        f"a grid or {two['trials']} random trials train with SGD with momentum "
-        f"{regime.MOMENTUM:g}; {two['epochs']} epochs, {seeds} seeds. Their data and "
+        f"{NETWORK}, {results['epochs']} epochs on three quarters of 1,347 handwritten "
+        "digits; the rest is held out. With two parameters, rate and weight decay, "
+        f"both are from {RATES[0]:g} to {RATES[1]:g} on a log scale, and a grid or "
+        f"{two['trials']} random trials train for {two['epochs']} epochs with SGD with "
+        f"momentum {regime.MOMENTUM:g}; {results['seeds']} seeds. Their data and "
         f"network are those of other claims: {words_of(data)}"
     )
 
 
+def bounds_setting(results, data):
+    return (
+        f"{NETWORK}, {results['epochs']} epochs on 1,347 handwritten digits, 450 "
+        f"others to test; {results['seeds']} seeds, by "
+        "`examples/find_learning_rate.py`. A range test has 100 steps; that for "
+        "`bounds` trains with three quarters of the 1,347 digits, and looks at the "
+        "accuracy on the others. Triangular cycles are two, between both bounds, or "
+        "between a quarter of the suggested rate and that rate. The peak of 1cycle is "
+        "the suggested rate, at a constant momentum."
+    )
+
+
 def draw(results, path):
-    example.draw(*range_tests(results), path)
+    """The searches over the rate above; range tests and what they suggest below."""
+    from matplotlib.figure import Figure
+
+    tests, suggested, grid = range_tests(results)
+    figure = Figure(figsize=(10.0, 10.0), layout="constrained")
+    top, bottom = figure.subfigures(2, 1)
+    axes = top.subplots()
+    for marker, (title, found) in zip("osx^", results["sweeps"].items(), strict=True):
+        rates, values = zip(*found["trials"], strict=True)
+        accuracies = [100.0 * value for value in values]
+        axes.plot(rates, accuracies, marker, linestyle="none", label=title)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="held-out accuracy (%)")
+    axes.set_title("searches over the rate")
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    example.draw_tests(tests, suggested, grid, bottom.subplots(1, 2))
+    figure.savefig(path)
 
 
 EXPERIMENT = Experiment(
@@ -294,28 +368,30 @@ EXPERIMENT = Experiment(
             "the source asks for. With two parameters, test accuracies are compared.",
             judge_sweeps,
             sweep_tables,
+            setting=sweeps_setting,
         ),
         Row(
             "Bounds from a range test",
             OVERVIEW,
             "A range test before the training finds usable bounds for cyclical rates "
             "and for 1cycle.",
-            "The curve of the loss is read in each of the ways that give one rate "
-            "(`RangeTest.suggestions()`). That rate is used as it is, as the upper "
-            "bound of triangular cycles and as the peak of 1cycle. The lower bound of "
-            "the cycles is a quarter of it, and is not read off the curve: "
-            '`RangeTest.suggestion("bounds")`, which gives both, is not tried. '
-            "As a fixed rate, it is in the table only. Test accuracies are compared "
-            "with those of the best fixed rate of the grid, which is chosen on the "
-            "test data; every seed's test must suggest a rate.",
+            'As in the publication, `RangeTest.suggestion("bounds")` reads both bounds '
+            "of triangular cycles off the accuracy on held-out data. The other ways "
+            "read one rate off the loss (`RangeTest.suggestions()`). It is used as it "
+            "is, as the upper bound of triangular cycles, of which the lower one is a "
+            "quarter, and as the peak of 1cycle. The accuracy with it as a fixed rate "
+            "is in the table, but is not judged. Test accuracies are compared with "
+            "those of the best fixed rate of the grid, which is chosen on the test "
+            "data; every seed's test must suggest a rate.",
             judge_bounds,
             bound_tables,
             "Smith, 2015, arXiv:1506.01186",
+            bounds_setting,
         ),
     ),
     jobs,
     collect,
-    setting,
+    None,
     draw,
     swaps=False,
 )

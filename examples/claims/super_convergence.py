@@ -134,7 +134,8 @@ def setting(results, data):
     return (
         f"{words_of(data)} {SGD}; a run of its own for each of {budgets} epochs, "
         f"{results['seeds']} seeds. Step decay divides the rate by 10 after 50 and "
-        "75 % of a run. 1cycle consists of two cosines: the rate rises over the first "
+        "75 % of a run. 1cycle consists of two cosines, not of the three straight "
+        "lines of the publication: the rate rises over the first "
         "30 % of a run and then falls to almost 0, while the momentum goes from 0.95 "
         f'to 0.85 and back. "{example.PLAIN}" has the same rates at a constant '
         f"momentum. At each length, each method uses {grid_words(data, SGD)}."
@@ -179,10 +180,11 @@ EXPERIMENT = Experiment(
             "The target is the mean accuracy of step decay in the longest run, less "
             "one standard error; epochs are read off the mean accuracies between two "
             "lengths, on a log scale, and are not below the shortest length. "
-            f'"Several times faster" means with at most {PART} the epochs. The number '
-            "that is measured is how many times fewer epochs 1cycle needs. Its "
-            f"interval is that of seeds drawn with replacement ({RESAMPLES:,} times); "
-            "if 1cycle never gets there, it counts as 0. The claim includes the "
+            f'"Several times faster" means with at most {PART} the epochs. What is '
+            "measured is the epochs that step decay needs, divided by those that "
+            "1cycle needs. Its interval is that of seeds drawn with replacement "
+            f"({RESAMPLES:,} times), and the target is that of the seeds drawn; if "
+            "1cycle never gets there, the quotient counts as 0. The claim includes the "
             "momentum, so 1cycle at a constant momentum is in the table, and is not "
             "judged.",
             judge,
