@@ -7,7 +7,7 @@ from pathlib import Path
 
 import program
 
-from claims import data, judging, quotes, regime
+from claims import changes, data, judging, quotes, regime
 from claims.experiment import SOURCES, wrap
 
 MODULES = (
@@ -98,9 +98,9 @@ def write(page, kept, found):
         "of them claims, and says whether we find the same when we train small "
         "networks. Where we do not, the page says so: no rate or margin was tuned to "
         "make a claim come true, and where a criterion was changed after a first run, "
-        "the page says [what it was before](#criteria-that-were-changed). All numbers, verdicts and figures are computed from the "
-        "runs, whose results are stored as JSON beside the figures. A test recomputes "
-        "the page from them."
+        "the page says [what it was before](#criteria-that-were-changed). All numbers, "
+        "verdicts and figures are computed from the runs, whose results are stored as "
+        "JSON beside the figures. A test recomputes the page from them."
     )
     yield ""
     yield from wrap(about(kept))
@@ -121,6 +121,10 @@ def write(page, kept, found):
     for paragraph in regime.paragraphs(judging.MARGIN, judging.LOSS_MARGIN):
         yield from wrap(paragraph)
         yield ""
+    yield "## Criteria that were changed"
+    yield ""
+    yield from changes.paragraphs({row.title: row for row, _ in rows})
+    yield ""
     yield "## All claims"
     yield ""
     yield from wrap("Where a cell is empty, the claim was not tried on that data.")
