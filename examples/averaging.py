@@ -34,7 +34,7 @@ test data. The vision transformer is too slow for that: on digits it has one rat
 all, the one so chosen for the constant rate, and three seeds. Differences are those of
 runs with the same seed: the same first weights and order of the data.
 
-Whether the claims are so here is judged in `docs/evidence.md`, by twenty seeds.
+`docs/evidence.md` judges the claims by twenty seeds, on other data and networks.
 """
 
 import dataclasses

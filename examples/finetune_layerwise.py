@@ -21,8 +21,8 @@ same seed, with their 95 % interval.
 With 30 seeds on PyTorch the head alone is 14 points worse than one rate for all layers,
 so the layers have to move. Gradual unfreezing gains a point, hardly more than noise;
 the gain of layer-wise decay is within the noise. A network that learns from scratch
-is better than all of them: what tells 0 to 4 apart is of little use for 5 to 9. So this
-shows how to do it, and how to measure it, and not that it helps.
+is better than one rate for all: what tells 0 to 4 apart is of little use for 5 to 9. So
+this shows how to do it, and how to measure it, and not that it helps.
 """
 
 import statistics

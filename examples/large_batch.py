@@ -44,7 +44,7 @@ def load_images():
 
 
 def make_network(momentum=MOMENTUM, rate=RATE):
-    """A plain network: neither normalization nor dropout helps it."""
+    """A plain network, without normalization and dropout."""
     import keras
     from keras import layers
 

@@ -251,15 +251,15 @@ def summarize(found):
 
 
 def verdict(differences, unit, digits, better):
-    """The mean difference and its standard error, and what it says."""
+    """The mean difference, half of its 95 % interval, and what it says."""
     mean, unit = statistics.mean(differences.tolist()), f" {unit}".rstrip()
     if len(differences) == 1:
         return f"{mean:+.{digits}f}{unit} (one seed)"
-    error = statistics.stdev(differences.tolist()) / len(differences) ** 0.5
+    half = program.half_interval(differences)
     word = "cannot be told apart"
-    if abs(mean) > 2.0 * error:
+    if abs(mean) > half:
         word = "better" if mean * better > 0.0 else "worse"
-    return f"{mean:+.{digits}f} ± {error:.{digits}f}{unit}: {word}"
+    return f"{mean:+.{digits}f} ± {half:.{digits}f}{unit}: {word}"
 
 
 def draw(found, epochs, cycles, path):

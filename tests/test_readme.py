@@ -52,8 +52,8 @@ def test_the_second_program_prints_what_it_says(tmp_path, monkeypatch):
     assert len(BLOCKS) == 2
 
 
-def test_there_are_eight_tasks():
-    assert len(TASKS) == 8
+def test_there_are_nine_tasks():
+    assert len(TASKS) == 9
 
 
 @pytest.mark.parametrize(("task", "code"), TASKS, ids=[task for task, _ in TASKS])

@@ -63,9 +63,12 @@ def test_verdicts_are_of_differences_within_seeds():
     def verdict(*differences, better=1.0):
         return example.verdict(np.array(differences), "points", 2, better)
 
-    assert verdict(1.0, 0.9, 0.9) == "+0.93 ± 0.03 points: better"
-    assert verdict(1.0, 0.9, 0.9, better=-1.0) == "+0.93 ± 0.03 points: worse"
+    # The standard error is 1/30, and Student's quantile for three is 4.303.
+    assert verdict(1.0, 0.9, 0.9) == "+0.93 ± 0.14 points: better"
+    assert verdict(1.0, 0.9, 0.9, better=-1.0) == "+0.93 ± 0.14 points: worse"
     assert verdict(-1.0, -1.1).endswith("worse")
+    # Two standard errors are not enough for two seeds: those would say "better".
+    assert verdict(1.0, 2.5).endswith("cannot be told apart")
     assert verdict(1.0, -1.0).endswith("cannot be told apart")
     assert verdict(0.5) == "+0.50 points (one seed)"
 
