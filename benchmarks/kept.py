@@ -1,11 +1,12 @@
 """Keeps each finished case of a long program as a line of JSON, so that it can resume.
 
 A line holds the case, what was found, and a digest of the code that found it: the
-sources of the package, the program that measures, and the versions of Keras and its
-backends. A case is finished if there is a line with its case and the digest of today.
-Lines are only appended; where a case has several, the last one counts.
+package and the program that measures, without comments and docstrings, and the versions
+of Keras and its backends. A case is finished if there is a line with its case and the
+digest of today. Lines are only appended; where a case has several, the last one counts.
 """
 
+import ast
 import concurrent.futures
 import datetime
 import hashlib
@@ -130,7 +131,7 @@ def origin(sources):
     """What a result depends on, and a digest of it."""
     digest = hashlib.sha256()
     for path in [*sorted(PACKAGE.rglob("*.py")), *sorted(map(pathlib.Path, sources))]:
-        digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
+        digest.update(f"{path.name}\0{code(path)}\0".encode())
     packages = versions()
     packages.pop("keras_lrs", None)  # Its sources say more.
     found = {
@@ -140,6 +141,16 @@ def origin(sources):
     }
     digest.update(key(found).encode())
     return {**found, "commit": commit(), "digest": digest.hexdigest()[:16]}
+
+
+def code(path):
+    """A program without comments and docstrings, which no result depends on."""
+    tree = ast.parse(path.read_bytes())
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
 
 
 def commit():

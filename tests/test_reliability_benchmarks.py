@@ -74,6 +74,22 @@ def test_a_job_that_fails_does_not_stop_the_others(tmp_path, source):
     assert [line["found"] for line in kept.read(path)] == [2]
 
 
+def test_a_result_outlives_other_comments_but_no_other_code(tmp_path):
+    path = tmp_path / "program.py"
+
+    def digest(text):
+        path.write_text(text, encoding="utf-8")
+        return kept.origin([path])["digest"]
+
+    first = digest('"""A program."""\n\ndef f(x):\n    """Adds."""\n    return x + 1\n')
+    assert digest('"""Another."""\n\ndef f(x):  # One.\n    return x + 1\n') == first
+    assert digest("def f(x):\n    return x + 2\n") != first
+    # A text that is a value is no docstring.
+    assert digest('def f(x):\n    return "Adds."\n') != digest(
+        'def f(x):\n    return "Subtracts."\n'
+    )
+
+
 # --- The page -------------------------------------------------------------------------
 
 

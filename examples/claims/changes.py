@@ -94,7 +94,7 @@ CHANGES = (
         "The same with the batch normalization of Keras",
         "the losses of all 400 steps",
         "no (digits)",
-        "in later steps, a training has amplified the rounding of the first ones",
+        "later steps amplify the rounding of the first ones",
     ),
 )
 

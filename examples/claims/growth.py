@@ -195,8 +195,8 @@ EXPERIMENT = Experiment(
             "`keras.layers.BatchNormalization` in float32, with an epsilon of "
             f"{', '.join(f'{one:g}' for one in example.EPSILONS)}.",
             f"{MEANS} differ by at most {SAME_IN_FLOAT32:g}. Only the first steps are "
-            "judged: in later ones the training has amplified the rounding of the "
-            "first, as the column float32 shows.",
+            "judged: later ones amplify the rounding of the first, as the column "
+            "float32 shows.",
             judge_in_keras,
             tables,
             "Li and Arora, ICLR 2020, arXiv:1910.07454",

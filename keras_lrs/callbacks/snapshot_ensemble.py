@@ -28,9 +28,9 @@ _WAITING = 2  # Snapshots in memory, before training waits for the disk.
 class SnapshotEnsemble(FitCallback):
     """Writes the weights to files at the end of every cycle of the learning rate.
 
-    At the end of a cycle the rate is lowest and the model is in a good minimum. The
-    restart then drives it to another minimum. `keras_lrs.ensembles.load` combines all
-    snapshots into one predictor.
+    The idea: at the end of a cycle the rate is lowest and the model is in a good
+    minimum, and the restart then drives it to another one. `keras_lrs.ensembles.load`
+    combines all snapshots into one predictor.
 
     A snapshot holds all weights after the last update of a cycle, even in the middle of
     an epoch. It includes the statistics of batch normalization but not the optimizer.

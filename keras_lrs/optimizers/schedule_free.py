@@ -29,10 +29,10 @@ class ScheduleFree(Wrapper):
     `y = (1 - beta) z + beta x`, `z <- z - rate * step(gradient at y)`,
     `x <- (1 - c) x + c z`
 
-    Use it if you do not know, or do not want to fix, when training ends. At any time
-    the average `x` is about as good as if a schedule had decayed the rate to 0 by then.
-    Give it a larger rate than you would give a schedule (10 to 50 times for SGD, 1 to
-    10 times for AdamW) and a warmup.
+    Use it if you do not know, or do not want to fix, when training ends. The average
+    `x` is meant to be as good at any time as if a schedule had decayed the rate to 0 by
+    then. Search for its rate; the authors recommend a larger one than that of a
+    schedule (10 to 50 times for SGD, 1 to 10 times for AdamW). Give it a warmup.
 
     During training, the model's weights are `y`. Evaluate, predict and save at `x`:
     `use_average()` puts it into the model, `use_training_weights()` puts `y` back, and

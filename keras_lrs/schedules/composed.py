@@ -33,7 +33,7 @@ class CosineRestarts(Composition):
 
     `Restarts(CosineAnnealing(initial, end_learning_rate=end), first_decay_steps, ...)`
 
-    Use it for a model that is good at any time (at the end of any cycle), and for
+    Use it for good models at the ends of cycles, before the run ends, and for
     snapshot ensembles. The end is a rate, while the `alpha` of Keras's
     `CosineDecayRestarts` is a fraction of the initial rate.
 

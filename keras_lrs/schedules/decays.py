@@ -73,8 +73,8 @@ class LinearDecay(Decay):
 
     `end + (initial - end) * (1 - t / decay_steps)`
 
-    Use it when the length of the run is known. In theory and on most benchmarks it is
-    the schedule to beat (Defazio et al. 2023).
+    Use it when the length of the run is known. In theory, and on ten deep-learning
+    tasks, it is the schedule to beat (Defazio et al. 2023).
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.

@@ -266,9 +266,9 @@ class ExponentialGrowth(Schedule):
 
     `initial * (1 + growth_rate) ** t`
 
-    Use it with normalization layers and no weight decay: it then trains the same
-    functions as a constant rate with weight decay. Or use it to find where a model
-    diverges.
+    Use it with normalization layers and no weight decay: up to their epsilon and to
+    rounding, it then trains the same functions as a constant rate with weight decay.
+    Or use it to find where a model diverges.
 
     Args:
         initial_learning_rate: The rate at step 0, >= 0.
@@ -346,13 +346,14 @@ class ChebyshevFractal(Schedule):
     `M = 1 / min`, `T = cycle_steps` and `j` the next number of the permutation
     `[1]`, `[1, 2]`, `[1, 4, 2, 3]`, ... (each followed by its mirror)
 
-    Use it with plain gradient descent (no momentum) on problems whose curvature lies in
-    `[1/max, 1/min]`: a cycle then converges as fast as accelerated methods. It leaves
-    `2 r**T / (1 + r**(2 T))` of the error, with `r = (sqrt(k) - 1) / (sqrt(k) + 1)` and
-    `k = max / min`. Look at the loss only at the ends of cycles, because after the
-    first steps of a cycle the error may be up to `k` times the error at the start. The
-    order ensures that later steps do not amplify errors from rounding or noise. In
-    sorted order, they amplify them by many orders of magnitude.
+    Use it with plain gradient descent (no momentum) on quadratic problems whose
+    curvature lies in `[1/max, 1/min]`: a cycle then converges as fast as accelerated
+    methods. It leaves `2 r**T / (1 + r**(2 T))` of the error, with
+    `r = (sqrt(k) - 1) / (sqrt(k) + 1)` and `k = max / min`. Look at the loss only at
+    the ends of cycles, because after the first steps of a cycle the error may be up to
+    `k` times the error at the start. The order ensures that later steps do not amplify
+    errors from rounding or noise. In sorted order, they amplify them by many orders of
+    magnitude.
 
     Args:
         min_learning_rate: One over the largest curvature, > 0.
