@@ -84,6 +84,11 @@ def test_a_result_outlives_other_comments_but_no_other_code(tmp_path):
     first = digest('"""A program."""\n\ndef f(x):\n    """Adds."""\n    return x + 1\n')
     assert digest('"""Another."""\n\ndef f(x):  # One.\n    return x + 1\n') == first
     assert digest("def f(x):\n    return x + 2\n") != first
+    source = tmp_path / "source.c"
+    source.write_text("int one = 1;", encoding="utf-8")
+    before = kept.origin([source])["digest"]
+    source.write_text("int one = 2;", encoding="utf-8")
+    assert kept.origin([source])["digest"] != before
     # A text that is a value is no docstring.
     assert digest('def f(x):\n    return "Adds."\n') != digest(
         'def f(x):\n    return "Subtracts."\n'
