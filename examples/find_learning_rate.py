@@ -262,7 +262,14 @@ def draw_tests(tests, suggested, grid, panels):
                 )
     right.set(xscale="log", xlabel="learning rate", ylabel="test accuracy (%)")
     right.set_ylim(statistics.median(means) - 10.0, 100.0)
-    right.legend(loc="lower center", fontsize="x-small", ncols=2)
+    # No wider than the axes, or it would cover their labels.
+    right.legend(
+        loc="lower center",
+        fontsize="xx-small",
+        ncols=2,
+        handlelength=1.0,
+        columnspacing=0.8,
+    )
     for panel in panels:
         panel.grid(alpha=0.3)
 

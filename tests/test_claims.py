@@ -116,7 +116,7 @@ def test_every_experiment_runs_and_writes_its_rows(name, tmp_path, less, capsys,
     text = output.read_text(encoding="utf-8")
     assert re.findall(r"^### (.*)$", text, re.M) == list(said)
     assert set(said) == set(rows)
-    verdicts = re.findall(rf"^\*\*Is it so here\? {VERDICTS}\*\*$", text, re.M)
+    verdicts = re.findall(rf"^\*\*Outcome: {VERDICTS}\*\*$", text, re.M)
     assert verdicts == [*said.values()]
     folder = "tiny_table" if one.swaps else "digits"
     assert text.count(f"](evidence/{folder}/{name}.png)") == len(rows)
@@ -138,7 +138,7 @@ def test_the_page_has_every_row_with_a_verdict_and_a_figure():
         section = re.split(r"\n##+ ", text.partition(f"\n### {title}\n")[2])
         piece = next(each for each in section[1:] if each.startswith("On "))
         verdict = re.search(
-            rf"^\*\*Is it so here\? {VERDICTS}\*\*$", piece, re.M
+            rf"^\*\*Outcome: {VERDICTS}\*\*$", piece, re.M
         ).group(1)
         row = rf"^\| \[{re.escape(title)}\].*\| {re.escape(verdict)} +\|"
         assert re.search(row, text, re.M)
@@ -861,7 +861,8 @@ def test_a_variant_of_the_normalizations_is_shown_beside_the_others():
 def test_the_last_rate_of_a_decay_is_said_beside_the_one_before():
     results = made_up_bounded(True)
     results["last"]["2 drops"] = 0.01
-    _, drops, plateaus = judging.judge(module_of("bounded").judge(results))
+    _, first, drops, plateaus = judging.judge(module_of("bounded").judge(results))
+    assert first.outcome == "yes"
     assert (drops.outcome, plateaus.outcome) == ("no", "yes")
     assert drops.by == "10.000 eta_m, where eta_m / gamma is 10.000 eta_m"
     assert plateaus.by == "1.000 eta_m"
@@ -1131,6 +1132,7 @@ def made_up_bounded(good):
         "seeds": SEEDS, "epochs": 12, "drops": [2], "steps": 264,
         "example": [0.9993094630025899 if good else 0.99, 100 if good else 99],
         "accuracies": {name: around(97.0) for name in names},
+        "first": dict.fromkeys(names, 0.1 if good else 0.2),
         "last": dict.fromkeys(names, 1e-3 if good else 1e-2),
     }  # fmt: skip
 
@@ -1638,8 +1640,8 @@ def test_an_average_that_is_better_than_the_decay_does_not_act_like_it():
 def test_both_rates_of_the_curvature_are_compared_in_words():
     table = " ".join(module_of("curvature").tables(made_up_curvature(True)))
     assert (
-        "Without a warmup, the mean accuracy is 95.0 % at 1 / (2 H), against 60.0 % at "
-        "8 times that rate."
+        "Without a warmup, the mean accuracy is 95.00 % at 1 / (2 H), against 60.00 % "
+        "at 8 times that rate."
     ) in table
 
 
@@ -1670,8 +1672,8 @@ def test_a_bound_that_is_longer_than_the_step_says_so():
     # 5 and a large step of 8 / (2 * 2) = 2, and the same of the other stages.
     said = "The bound is at least 2.5 times as long as the large step"
     assert bound.severity(results) == (
-        f"{said}, in every seed and at every stage. So that it holds says little: it "
-        "could hardly have failed."
+        f"{said}, in every seed and at every stage. That it holds therefore says "
+        "little: it could hardly have failed."
     )
     # Or it did.
     assert bound.severity(made_up_bound(False)) == f"{said}."

@@ -662,7 +662,9 @@ def test_the_last_rates_of_step_decays_are_those_of_the_runs(data):
     found = results(data, "bounded")
     rows = statements("Step decay from its ends", data)
     assert f"{found['example'][0]:.12f}" in rows[0][2]
-    for kind, (_, word, by) in zip(("drops", "plateaus"), rows[1:], strict=True):
+    assert rows[1][1] == "yes"
+    assert all(abs(rate / 0.1 - 1.0) <= 1e-3 for rate in found["first"].values())
+    for kind, (_, word, by) in zip(("drops", "plateaus"), rows[2:], strict=True):
         last = {n: rate / 1e-3 for n, rate in found["last"].items() if kind in n}
         assert all(f"{n}: {ratio:.3f} eta_m" in by for n, ratio in last.items())
         exact = all(abs(ratio - 1.0) <= 1e-3 for ratio in last.values())
@@ -769,7 +771,7 @@ def test_what_other_pages_quote_is_in_the_evidence():
 def word_of(piece, beginning):
     """The outcome of a claim, or of its statements that begin with these words."""
     if not beginning:
-        verdict = r"^\*\*Is it so here\? (yes|no|cannot be told) \("
+        verdict = r"^\*\*Outcome: (yes|no|cannot be told) \("
         return re.search(verdict, piece, re.M).group(1)
     words = [word for text, word, _ in rows_of(piece) if text.startswith(beginning)]
     assert words, beginning

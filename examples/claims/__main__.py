@@ -6,7 +6,7 @@
     python examples/claims --data path/to/data.npz --output /tmp/evidence.md
     python examples/claims --quick
 
-The page says what was claimed, what was run, what came out, and whether it is so here:
+The page says what was claimed, what was run, what came out, and the outcome:
 yes, no, or cannot be told. None of it is typed: the verdicts are computed from the
 runs, which are kept in folders beside the page (`docs/evidence`), one for each data
 set, as are the figures.

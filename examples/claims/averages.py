@@ -252,8 +252,8 @@ def above_shorter(results, measure):
 def judge_uniform(results):
     decay, average = values(results, FULL), values(results, example.POLYAK)
     yield Statement(
-        "at the end, the uniform average of a constant rate and the linear decay are "
-        "as good as each other",
+        "at the end, the uniform (Polyak) average of a constant rate and the linear "
+        "decay are as good as each other",
         loss_difference("the average", average, decay, LOSS_MARGIN),
         loss_difference("the linear decay", decay, average, LOSS_MARGIN),
     )
@@ -277,7 +277,8 @@ def tables(results):
     yield from program.table(header, rows)
     yield ""
     yield from wrap(
-        "What decays are compared by, and the same by test error, which is not judged:"
+        "The differences that are judged, which are those of the test loss, and the "
+        "same of the test error, which are not:"
     )
     yield ""
     header = ["difference", "test loss", "test error"]
@@ -291,7 +292,7 @@ def setting(results, data):
         f"{budgets} % of them, a linear decay of its own and a constant rate of its "
         f"own; a warmup over {100 * example.WARMUP:g} % for all; {results['seeds']} "
         f"seeds. {memories()} Each method uses "
-        f"{grid_words(data, ADAM, when=' at the end of its budget,')}."
+        f"{grid_words(data, ADAM, when=' at the end of its budget')}."
     )
 
 
@@ -353,8 +354,9 @@ EXPERIMENT = Experiment(
             f'held-out error. "On or below" means less than {LOSS_MARGIN:g} of loss, '
             f"or {MARGIN:g} points of error, above. {ONE_RUN} A linear decay may end "
             "above a shorter one, by the same measure and beyond the 95 % interval. "
-            "Then it is not on the lower edge of the family: to lie above it counts "
-            "against the claim, but to lie below it shows nothing, and cannot be told.",
+            "Then it is not on the lower edge of the family: lying above it counts "
+            "against the claim, but lying below it shows nothing, and counts as cannot "
+            "be told.",
             judge_schedule_free,
             tables,
         ),

@@ -220,8 +220,10 @@ def first_epochs(rule):
 def tables(results):
     found = accuracies_of(results)
     yield from wrap(
-        "Test accuracy (%), ± the standard deviation over seeds. The rate is a cosine, "
-        "alone or after a warmup. A fixed rate has nothing to rise to, so it is held."
+        "Test accuracy (%), ± the standard deviation over seeds. The rate is that of "
+        "the smallest batch (fixed), multiplied by the ratio of the batch sizes "
+        "(linear) or by its square root (sqrt), and follows a cosine, alone or after a "
+        "warmup. A fixed rate is held instead of warmed up."
     )
     yield ""
     others = list(dict.fromkeys(first_epochs(rule) for _, rule, _ in found))
@@ -248,8 +250,8 @@ def tables(results):
     yield ""
     yield from wrap(
         "The accuracy with a linearly scaled rate minus that of the smallest batch, "
-        f"both without a warmup: {gaps}. What is above -{POINT:g} works without a "
-        "warmup."
+        f"both without a warmup: {gaps}. Above -{POINT:g} point, a batch size works "
+        "without a warmup."
     )
     yield ""
     yield from wrap(
@@ -268,12 +270,13 @@ def tables(results):
 
 def setting(results, data):
     return (
-        f"{words_of(data, Kind(batch_size=results['base']))} {SGD}, a cosine over "
-        f"{results['epochs']} epochs from a rate of {results['rate']:g} at the "
-        f"smallest batch, which is {grid_words(data, SGD)}. A warmup rises from this "
-        f"rate to the scaled one over {WARMUP_EPOCHS} epochs; where the rate is not "
-        "raised, it is held for them. The cosine takes the rest of the epochs. "
-        f"{results['seeds']} seeds."
+        f"{words_of(data, Kind(batch_size=results['base']))} It is the smallest batch; "
+        f"those of {' and '.join(map(str, sizes_of(results)))} are compared with it. "
+        f"{SGD}, a cosine over {results['epochs']} epochs from a rate of "
+        f"{results['rate']:g} at the smallest batch, which is {grid_words(data, SGD)}. "
+        f"A warmup rises from this rate to the scaled one over {WARMUP_EPOCHS} epochs; "
+        "where the rate is not raised, it is held for them. The cosine takes the rest "
+        f"of the epochs. {results['seeds']} seeds."
     )
 
 
@@ -340,12 +343,11 @@ EXPERIMENT = Experiment(
             "Warmup for large batches",
             NOTES,
             "A warmup makes training with large batches work.",
-            "Test accuracies are compared. It works if the accuracy is less than "
-            f"{POINT:g} point below that of the smallest batch without a warmup; where "
-            "this holds without a warmup, too, it says nothing about warmups. A run "
-            "with a warmup has another shape as well: its cosine is shorter. What the "
-            "shape alone does is in the table, where a fixed rate is held first; no "
-            "statement separates the two.",
+            "Test accuracies are compared. A large batch works if its accuracy is less "
+            f"than {POINT:g} point below that of the smallest batch without a warmup; "
+            "where it also works without a warmup, this says nothing about warmups. A "
+            "warmup also shortens the cosine. The table shows what that alone does, "
+            "where a fixed rate is held first; no statement separates the two effects.",
             judge_warmup,
             tables,
             "Goyal et al., 2017, arXiv:1706.02677",

@@ -212,8 +212,8 @@ def severity(results):
     )
     if (ratios > 1.0).all() and (gaps <= bounds).all():
         said += (
-            ", in every seed and at every stage. So that it holds says little: it "
-            "could hardly have failed"
+            ", in every seed and at every stage. That it holds therefore says little: "
+            "it could hardly have failed"
         )
     return f"{said}."
 
@@ -223,13 +223,13 @@ def setting(results, data):
     return (
         f"{words_of(data)} Weights are those after some epochs of {SGD} at a constant "
         f"rate of {FIRST_RATES[SGD]:g}. From there {number} steps on batches of {size} "
-        "without momentum (B of them, one after the other, end at w_{B+1}), and one "
+        f"without momentum (B of them, one after the other, end at w_{{B+1}}), and one "
         "step of B times the rate on their mean gradient (it ends at w_2); "
         f"{results['seeds']} seeds. sigma and H are measured at the weights from which "
         f"both start, on the same {number} batches: sigma is the deviation of the "
         "batches' gradients from their mean, H the largest curvature of the mean of "
-        f"their losses, by {POWER_STEPS} steps of the power iteration. So H is that at "
-        "one point, and may be too small, which makes the bound larger."
+        f"their losses, by {POWER_STEPS} steps of the power iteration. H is that at "
+        "one point, and may be too small; the bound is then too large."
     )
 
 
@@ -263,14 +263,16 @@ EXPERIMENT = Experiment(
             NOTES,
             "B small steps and one step B times as large end at most 2 sigma / (H "
             "sqrt(B)) + (eta B / 2) norm(grad L) from each other, if eta B is at most "
-            "1 / (2 H); so they are close only where gradients are small.",
+            "1 / (2 H), where eta is the rate of a small step, L the loss, sigma the "
+            "noise of its gradient and H its largest curvature; so they are close only "
+            "where gradients are small.",
             "The bound must hold in every seed and at every stage. The rate is set at "
             "each stage so that eta B = 1 / (2 H), so it changes from stage to stage "
             "as 1 / H does, and a distance changes with it. Whether the ends are "
             "nearer where gradients are smaller is therefore judged by the slope of "
-            "the distance divided by eta B over the norm, both on a log scale, over "
-            "the stages of each seed. A smooth loss and little noise have a slope near "
-            "1 at such rates, so this could hardly have failed, either.",
+            "log(distance / (eta B)) against log(norm(grad L)), over the stages of "
+            "each seed. A smooth loss and little noise have a slope near 1 at such "
+            "rates, so this could hardly have failed, either.",
             judge,
             tables,
         ),

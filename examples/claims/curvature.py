@@ -82,8 +82,8 @@ def tables(results):
         np.mean(found[f"{factor}, {COLD}"]) for factor in (WITHIN, BEYOND)
     )
     yield from wrap(
-        f"Without a warmup, the mean accuracy is {within:.1f} % at {WITHIN} / (2 H), "
-        f"against {beyond:.1f} % at {BEYOND} times that rate."
+        f"Without a warmup, the mean accuracy is {within:.2f} % at {WITHIN} / (2 H), "
+        f"against {beyond:.2f} % at {BEYOND} times that rate."
     )
 
 
@@ -91,10 +91,10 @@ def setting(results, data):
     number, large = SMALL_STEPS, RATIO * data.batch_size
     return (
         f"{words_of(data, Kind(batch_size=large))} SGD without momentum at a constant "
-        f"rate, {results['epochs']} epochs, a warmup over {WARMUP_EPOCHS} of them from "
-        f"0 or none; {results['seeds']} seeds. H is the largest curvature at the first "
-        f"weights of each seed, of the mean loss of {RATIO} batches of "
-        f"{data.batch_size} examples. The row on one large step and many small ones "
+        f"rate, {results['epochs']} epochs, with or without a warmup from 0 over the "
+        f"first {WARMUP_EPOCHS}; {results['seeds']} seeds. H is the largest curvature "
+        f"at the first weights of each seed, of the mean loss of {RATIO} batches of "
+        f"{data.batch_size} examples. The claim on one large step and many small ones "
         f"has {number} batches of {small_batch(data)}."
     )
 

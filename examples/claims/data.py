@@ -129,9 +129,9 @@ def load_mnist1d(seeds, folder):
         x, y = made["x"][..., None], made["y"].astype("int32")
     parts = parts_of(x, y, sizes)
     about = (
-        f"MNIST-1D, generator seed {regime.GENERATOR_SEED}: {regime.TRAINING:,} to "
-        f"train with for each seed, {regime.HELD_OUT:,} held out to choose rates by, "
-        f"{regime.TEST:,} to test."
+        f"MNIST-1D, generator seed {regime.GENERATOR_SEED}: {regime.TRAINING:,} "
+        f"training examples for each seed, {regime.HELD_OUT:,} held out for choosing "
+        f"rates, and {regime.TEST:,} for testing."
     )
     return Data(
         "mnist1d", label_of("mnist1d"), about, tuple(parts[:sets]), *parts[sets:]
@@ -153,9 +153,9 @@ def load_digits(seeds, folder):
     chosen = rng.choice(len(training[1]), len(training[1]) // 10, replace=False)
     training[1][chosen] = rng.integers(0, 10, len(chosen))
     about = (
-        "scikit-learn's handwritten digits (8 x 8): 640 to train with, a tenth of "
-        "their labels drawn at random so that gradients stay noisy, 357 held out to "
-        "choose rates by, 800 to test."
+        "scikit-learn's handwritten digits (8 x 8): 640 training examples, a tenth of "
+        "their labels drawn at random so that gradients stay noisy, 357 held out for "
+        "choosing rates, and 800 for testing."
     )
     parts = (training,), held_out, test
     return Data("digits", label_of("digits"), about, *parts, regime.WIDE_GRID)
@@ -191,9 +191,9 @@ def load_diamonds(seeds, folder):
     held_out, test, *training = parts_of(x, table["cut"].to_numpy("int32"), sizes)
     about = (
         "The table of diamonds of ggplot2 (53,940 rows, 9 columns that predict one of "
-        f"five cuts), as plotnine has it: {regime.TABLE_TRAINING:,} to train with for "
-        f"each seed, {regime.HELD_OUT:,} held out to choose rates by, "
-        f"{regime.TEST:,} to test."
+        f"five cuts), as plotnine has it: {regime.TABLE_TRAINING:,} training examples "
+        f"for each seed, {regime.HELD_OUT:,} held out for choosing rates, and "
+        f"{regime.TEST:,} for testing."
     )
     name = "diamonds"
     parts = tuple(training), held_out, test
@@ -278,7 +278,7 @@ def load_file(path):
 
     parts = [standardized(part) for part in ((x, y), held_out, test)]
     about = (
-        f"{path.name}: {len(parts[0][1]):,} to train with, {len(parts[1][1]):,} held "
-        f"out to choose rates by, {len(parts[2][1]):,} to test."
+        f"{path.name}: {len(parts[0][1]):,} training examples, {len(parts[1][1]):,} "
+        f"held out for choosing rates, and {len(parts[2][1]):,} for testing."
     )
     return Data(path.stem, label_of(path.stem), about, (parts[0],), *parts[1:])

@@ -210,12 +210,12 @@ EXPERIMENT = Experiment(
             "There is a rapid decrease in loss in the first iterations after the rate "
             "is decreased; where the rate rises at the start of a phase, the loss "
             "oscillates.",
-            "Mean training losses in windows of equal length are compared. A window "
-            "before a change of the rate has no loss that the new rate affects, and "
-            "one after it only such losses. Both statements are about the first window "
-            "after a change; what comes later is in the table. At the start of a "
-            "phase, a rise of the loss stands for the oscillation that the source "
-            "speaks of.",
+            "Mean training losses in windows of equal length are compared. The new "
+            "rate affects no loss in a window before its change, and every loss in one "
+            'after it. "Faster" compares the change across the drop with that from the '
+            "window before. Both statements are about the first window after a change; "
+            "what comes later is in the table. At the start of a phase, a rise of the "
+            "loss stands for the oscillation that the source speaks of.",
             judge,
             tables,
         ),

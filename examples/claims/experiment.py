@@ -29,11 +29,6 @@ class Size:
         """What is run in full, or instead of it."""
         return quick if self.quick else full
 
-    @property
-    def few(self):
-        """Seeds of the experiments that have programs of their own."""
-        return max(self.seeds // 4, 1)
-
 
 @dataclasses.dataclass(frozen=True)
 class Job:

@@ -32,7 +32,7 @@ def run(harness, seeds, quick):
 
 
 def jobs(size):
-    return {"all": job(run, seeds=size.few, quick=size.quick)}
+    return {"all": job(run, seeds=size.seeds, quick=size.quick)}
 
 
 def collect(found, size):
@@ -143,12 +143,12 @@ def tables(results):
 
 def setting(results, data):
     return (
-        "Two normalized layers of 64 units, SGD with momentum "
-        f"{example.MOMENTUM:g} and decoupled weight decay {example.WEIGHT_DECAY:g}, "
-        f"which without weight decay is a momentum of {plain_momentum():.4f}; "
-        f"{results['steps']} steps of {example.BATCH_SIZE} handwritten digits, "
-        f"{results['seeds']} seeds with the same data, each schedule with weight decay "
-        "and without; by `examples/exponential_equivalence.py`."
+        f"Two normalized layers of 64 units, SGD with momentum {example.MOMENTUM:g} "
+        f"and decoupled weight decay {example.WEIGHT_DECAY:g}; the equal run without "
+        f"weight decay has a momentum of {plain_momentum():.4f}; {results['steps']} "
+        f"steps of {example.BATCH_SIZE} handwritten digits, {results['seeds']} seeds "
+        "with the same data, each schedule with weight decay and without; by "
+        "`examples/exponential_equivalence.py`."
     )
 
 
@@ -179,11 +179,12 @@ EXPERIMENT = Experiment(
             "step decay equals the tapered exponential, whose growth is slower after "
             "each drop.",
             f"{MEANS} differ by at most {SAME:g} in float64, with a normalization "
-            "without epsilon. The weight decay is decoupled, as Keras has it, so the "
-            "equal momentum is another one; the form of the source, a term of the "
-            "gradient, is in the claim on other normalizations. How the rates grow is "
-            "read off the schedules: the factor of every "
-            f"{example.EVERY} steps must be the same to {STRAIGHT:g}.",
+            "without epsilon. Keras decouples weight decay, so the equal run has "
+            "another momentum. The source adds it to the gradient: that form is judged "
+            "in [Normalizations and forms of weight "
+            "decay](#normalizations-and-forms-of-weight-decay). How the rates grow is "
+            f"read off the schedules: the factor of every {example.EVERY} steps must "
+            f"be the same to {STRAIGHT:g}.",
             judge,
             tables,
             "Li and Arora, ICLR 2020, arXiv:1910.07454",

@@ -294,7 +294,7 @@ def grid_words(data, *optimizers, when=""):
         pairs = zip(ranges, optimizers, strict=True)
         ranges = [f"{each} ({optimizer})" for each, optimizer in pairs]
     return (
-        f"the rate with the lowest held-out error ({regime.TUNING_SEEDS} other seeds)"
-        f"{when} on a grid from {' or '.join(ranges)} with a factor of "
-        f"{regime.FACTOR:g}, extended until the best rate lies inside"
+        f"the rate with the lowest mean held-out error over {regime.TUNING_SEEDS} "
+        f"other seeds{when}, from a grid of {' or '.join(ranges)} in factors of "
+        f"{regime.FACTOR:g} that is extended until the best rate lies inside it"
     )

@@ -157,9 +157,10 @@ def setting(results, data):
     unit = results["epochs"] // sum(PHASES)
     lengths = ", ".join(str(unit * length) for length in PHASES)
     return (
-        f"{words_of(data)} {SGD}, {results['epochs']} epochs, phases of {lengths} that "
-        "begin at the rate, a half and a quarter of it and end at a hundredth; "
-        f"{results['seeds']} seeds. Each schedule uses {grid_words(data, SGD)}."
+        f"{words_of(data)} {SGD}, {results['epochs']} epochs, phases of {lengths} "
+        "epochs that begin at the rate, a half and a quarter of it, and all end at a "
+        f"hundredth of it; {results['seeds']} seeds. Each schedule uses "
+        f"{grid_words(data, SGD)}."
     )
 
 
@@ -203,10 +204,10 @@ EXPERIMENT = Experiment(
         Row(
             "Four schedules and completed phases",
             NOTES,
-            "Step decay tenfold per third of the training, 1/sqrt(t), a cosine between "
-            "two rates, and a cosine in phases with ranges and lengths of their own "
-            "all train; after phases, the end of the last completed one is what to "
-            "keep, rather than the weights in the middle of the next.",
+            "Step decay by a factor of 10 after each third of a run, 1/sqrt(t), a "
+            "cosine between two rates, and a cosine in phases with ranges and lengths "
+            "of their own all train; after a phase, keep the weights at its end rather "
+            "than those in the middle of the next.",
             "A schedule trains if its mean test accuracy over the seeds is above "
             f"{HALF:g} %. What is kept must have the accuracy and the loss of the "
             "phase's end. Both could hardly have failed.",

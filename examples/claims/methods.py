@@ -39,11 +39,11 @@ def profiles():
 
 
 PROFILE_WORDS = (
-    "A profile is how the rate falls over a run, in which the share s of the steps is "
-    "past: REX (1 - s) / (1 - s / 2), linear 1 - s, cosine (1 + cos(pi s)) / 2, "
-    "exponential 0.01^s, and 1 - sqrt(s). A sampling rate is how often it is looked "
-    "at: at every step, after every tenth of the run (10 %), or only at the shares "
-    "that are named, so that the rate is constant between them."
+    "A profile is how the rate falls over a run, where s is the share of its steps "
+    "that are done: REX (1 - s) / (1 - s / 2), linear 1 - s, cosine (1 + cos(pi s)) / "
+    "2, exponential 0.01^s, and 1 - sqrt(s). A sampling rate is how often the profile "
+    "is evaluated: at every step, after every tenth of the run (10 %), or only at the "
+    "shares named, with a constant rate in between."
 )
 
 

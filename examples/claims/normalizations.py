@@ -103,8 +103,8 @@ def judge(results):
         ),
     )
     yield Statement(
-        "norm(w)^2 / rate settles: in the last quarter of the steps it is that of the "
-        "quarter before",
+        "norm(w)^2 / rate settles: the last quarter of the steps has the same mean as "
+        "the one before",
         *(
             difference(
                 f"{variant}, {side}",
@@ -170,8 +170,8 @@ def tables(results):
     yield from wrap(
         "norm(w)^2 / rate of the first kernel at a constant rate: its mean over seeds "
         "and steps; how far a single curve's highest point of the last quarter is "
-        "above its lowest, in the seed where this is most; and its value without "
-        "weight decay divided by that with it, over all steps and seeds:"
+        "above its lowest, in the seed with the largest such range; and its value "
+        "without weight decay divided by that with it, over all steps and seeds:"
     )
     yield ""
     rows = []
@@ -227,17 +227,18 @@ EXPERIMENT = Experiment(
         Row(
             "Normalizations and forms of weight decay",
             EXPONENTIAL,
-            "By scale invariance the gradient is orthogonal to the weights, and 1/c as "
-            "long at c times the weights (Lemma 1); the equality holds for layer and "
-            "group normalization and for L2 regularization, too; norm(w)^2 / rate "
-            "settles.",
+            "By scale invariance the gradient is orthogonal to the weights, and "
+            "multiplying the weights by c divides it by c (Lemma 1); the equality "
+            "holds for layer and group normalization and for L2 regularization, too; "
+            "norm(w)^2 / rate settles.",
             '"The same losses" means that for all seeds the mean losses of every '
-            f"{example.EVERY} steps differ by at most {SAME:g} in float64. Lemma 1 "
-            f'holds to {ORTHOGONAL:g} and {LONGER:g}. "Settles" means that, with '
-            "weight decay, the mean over the last quarter of the steps is within "
-            f"{SETTLED:g} % of that over the quarter before, judged on each side of "
-            "it; how much single curves fluctuate is in the table. Without weight "
-            "decay the curves are the same, as the last column shows. Instance "
+            f"{example.EVERY} steps differ by at most {SAME:g} in float64. In Lemma 1 "
+            f"the cosine must be at most {ORTHOGONAL:g}, and the length exact to "
+            f'{LONGER:g}. "Settles" means that, with weight decay, the mean over the '
+            f"last quarter of the steps is within {SETTLED:g} % of that over the "
+            "quarter before, judged on each side of it; how much single curves "
+            "fluctuate is in the table. Without weight decay the quotient is larger by "
+            "about the same factor all along, as the last column shows. Instance "
             "normalization, which has a group for each channel, was not tried.",
             judge,
             tables,

@@ -74,7 +74,7 @@ def about(kept):
     found = {n: v for one in every for n, v in one["versions"].items()}
     names = ", ".join(f"{name} {version}" for name, version in found.items())
     lines = [
-        f"The times of all jobs add up to {minutes:.0f} minutes on",
+        f"The times of all runs add up to {minutes:.0f} minutes on",
         f"{every[0]['cores']} cores with {' and '.join(backends)} (Python",
         f"{every[0]['python']}, {names}).",
         "That is wall-clock time, and other programs may have run at the same time.",
@@ -94,13 +94,15 @@ def write(page, kept, found):
     yield "# Evidence"
     yield ""
     yield from wrap(
-        "The library implements what five sources describe. This page lists what each "
-        "of them claims, and says whether we find the same when we train small "
-        "networks. Where we do not, the page says so: no rate or margin was tuned to "
-        "make a claim come true, and where a criterion was changed after a first run, "
-        "the page says [what it was before](#criteria-that-were-changed). All numbers, "
-        "verdicts and figures are computed from the runs, whose results are stored as "
-        "JSON beside the figures. A test recomputes the page from them."
+        "The library implements what [five sources](sources.md) describe. This page "
+        "lists what each of them claims, and says whether we find the same when we "
+        "train small networks. Where a claim goes back to another publication, it is "
+        "cited after the claim. A rate is a learning rate, and a seed is one "
+        "repetition of a run. Where we do not, the page says so: no rate or margin was "
+        "tuned to make a claim come true, and where a criterion was changed after a "
+        "first run, the page says [what it was before](#criteria-that-were-changed). "
+        "All numbers, verdicts and figures are computed from the runs, whose results "
+        "are stored as JSON beside the figures. A test recomputes the page from them."
     )
     yield ""
     yield from wrap(about(kept))
@@ -114,8 +116,9 @@ def write(page, kept, found):
     yield ""
     yield from wrap(
         "These settings were fixed before the first run on MNIST-1D, and those of the "
-        "diamonds before the first run on them, but for the grids of rates: see there. "
-        f"{not_yet(labels)}"
+        "diamonds before the first run on them. The exceptions are the grids of rates "
+        "(see Rates) and the seeds of some claims (see "
+        f"[below](#criteria-that-were-changed)). {not_yet(labels)}"
     )
     yield ""
     for paragraph in regime.paragraphs(judging.MARGIN, judging.LOSS_MARGIN):
@@ -127,10 +130,13 @@ def write(page, kept, found):
     yield ""
     yield "## All claims"
     yield ""
-    yield from wrap("Where a cell is empty, the claim was not tried on that data.")
+    yield from wrap(
+        "In parentheses: how many statements a claim has, and their outcomes. Where a "
+        "cell is empty, the claim was not tried on that data."
+    )
     yield ""
     yield from program.table(
-        ["is it so here?", *labels.values()],
+        ["claim", *labels.values()],
         (
             [
                 f"[{row.title}](#{row.name})",
@@ -168,24 +174,25 @@ RULES = (
     "claim, a statement and a comparison each have one of three outcomes: yes, no, or "
     "cannot be told. A comparison is decided if its whole 95 % interval lies on one "
     f"side of a threshold and its corrected p-value is below {judging.LEVEL:g}. For "
-    '"better" the threshold is 0. For "no worse" and "as good as" it is a margin of '
-    f"{judging.MARGIN:g} points of accuracy, or {judging.LOSS_MARGIN:g} of loss, "
-    "unless the claim names another. Failing to find a difference is not evidence that "
-    "there is none, so it decides nothing.",
+    '"better" the threshold is 0. "No worse" and "as good as" may lose '
+    f"{judging.MARGIN:g} points of accuracy, or {judging.LOSS_MARGIN:g} of the loss, "
+    "unless the claim names another margin. Failing to find a difference is not "
+    "evidence that there is none, so it decides nothing.",
     "A statement is a yes if all its comparisons are, and a no if at least one of them "
     "is a no; otherwise it cannot be told. A claim follows from its statements in the "
-    "same way. What does not depend on a spread over seeds is a yes or a no as it is, "
-    "and is not counted among the comparisons.",
+    "same way. What needs no interval, as the result of a single run, is simply a yes "
+    "or a no, and is not counted among the comparisons.",
     "Intervals are Student's t intervals of the differences between runs with the same "
     "seed, unless the claim says otherwise. The p-values of all comparisons of a claim "
     "are corrected together by Holm's method, and the page says how many comparisons "
     "there are. Because of this correction, a comparison may be undecided although its "
     "interval lies on one side.",
-    "In a table of statements, the number after ± is half the interval's width. "
-    "Without a limit in parentheses, a measured difference supports its statement if "
-    "it is positive, or, for errors and losses, if it is negative. In a table of "
-    "results, the number after ± is the standard deviation of the seeds that were run "
-    "(the root of their mean squared deviation), unless the table says otherwise.",
+    "In a table of statements, the number after ± is half the interval's width, and "
+    "two numbers in brackets are the ends of an interval. Where the statement or a "
+    "parenthesis names no limit, a measured difference supports its statement if it is "
+    "positive, or, for errors and losses, if it is negative. In a table of results, "
+    "the number after ± is the standard deviation of the seeds that were run (the root "
+    "of their mean squared deviation), unless the table says otherwise.",
 )
 
 
@@ -225,8 +232,8 @@ def section(row, experiment, by_data, page, found):
 def on_data(row, experiment, kept, found):
     """The runs of a row on one data set, and what is judged by them."""
     yield from wrap(
-        f"**Run.** {kept['settings'][row.name]} {kept['backend']}, "
-        f"{kept['seconds'] / 60.0:.1f} minutes. "
+        f"**Run.** {kept['settings'][row.name]} The runs took "
+        f"{kept['seconds'] / 60.0:.1f} minutes with {kept['backend']}. "
         f'`make claims ARGS="--rows {row.name} --data {kept["data"]}"`'
     )
     yield ""
@@ -240,7 +247,7 @@ def on_data(row, experiment, kept, found):
     yield ""
     yield from statements(found)
     yield ""
-    yield f"**Is it so here? {judging.verdict(found)}**"
+    yield f"**Outcome: {judging.verdict(found)}**"
 
 
 def first_of(row, experiment):
@@ -261,7 +268,7 @@ def correction(found):
 def statements(found):
     """The table of a row's statements."""
     return program.table(
-        ["statement", "so here?", "measured"],
+        ["statement", "outcome", "measured"],
         ([one.statement.text, one.outcome, one.by] for one in found),
     )
 

@@ -19,7 +19,7 @@ MEMORY = example.EMAS[1]
 def jobs(size):
     epochs = size.pick(regime.AVERAGED_EPOCHS, 4)
     return {
-        name: job(traced, name=name, epochs=epochs, seeds=size.few)
+        name: job(traced, name=name, epochs=epochs, seeds=size.seeds)
         for name in example.make_methods()
     }
 
@@ -30,7 +30,7 @@ def collect(found, size):
         raise ValueError("All methods of the Pareto figure must share one rate.")
     return {
         "epochs": size.pick(regime.AVERAGED_EPOCHS, 4),
-        "seeds": size.few,
+        "seeds": size.seeds,
         "rate": first["rate"],
         "curves": {name: found[name]["curves"] for name in example.make_methods()},
     }
@@ -160,7 +160,7 @@ def tables(results):
 
 def setting(results, data):
     budgets = ", ".join(map(str, example.BUDGETS))
-    when = " at the end of a run at a constant rate,"
+    when = " at the end of a run at a constant rate"
     return (
         f"{words_of(data)} {ADAM}, {results['epochs']} epochs, a linear decay of its "
         f"own for each budget of {budgets} % of them, a warmup over "

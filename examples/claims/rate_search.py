@@ -102,9 +102,9 @@ def read_bounds(harness, seeds, epochs):
 def jobs(size):
     epochs, side = size.pick(10, 1), size.pick(GRID_SIDE, 2)
     return {
-        "all": job(run, seeds=size.few, quick=size.quick),
-        "bounds": job(read_bounds, seeds=size.few, epochs=size.pick(EPOCHS, 1)),
-        "two": job(search_two, seeds=size.few, epochs=epochs, side=side),
+        "all": job(run, seeds=size.seeds, quick=size.quick),
+        "bounds": job(read_bounds, seeds=size.seeds, epochs=size.pick(EPOCHS, 1)),
+        "two": job(search_two, seeds=size.seeds, epochs=epochs, side=side),
     }
 
 
@@ -267,7 +267,7 @@ def bounded_runs(results):
 
 def bound_tables(results):
     tests, suggested, grid = range_tests(results)
-    yield "Test accuracy (%) with the suggested rate used as it is, ± the standard"
+    yield "Test accuracy (%) with the suggested rate, unchanged, ± the standard"
     yield "deviation over seeds. Each seed uses the rate that its own test suggests:"
     yield "the table has their geometric mean, the least and the largest. For `bounds`,"
     yield "these are the upper bounds."
@@ -284,6 +284,8 @@ def bound_tables(results):
         rows.append([reading, *rates_of(rates), *cells])
     header = ["reading", "rate", "least and largest", *example.METHODS]
     yield from program.table(header, rows)
+    yield ""
+    yield "The grid of fixed rates:"
     yield ""
     yield from program.table(
         ["fixed rate", "accuracy (%)"],
@@ -329,9 +331,9 @@ def bounds_setting(results, data):
         f"others to test; {results['seeds']} seeds, by "
         "`examples/find_learning_rate.py`. A range test has 100 steps; that for "
         "`bounds` trains with three quarters of the 1,347 digits, and looks at the "
-        "accuracy on the others. Triangular cycles are two, between both bounds, or "
-        "between a quarter of the suggested rate and that rate. The peak of 1cycle is "
-        "the suggested rate, at a constant momentum."
+        "accuracy on the others. There are two triangular cycles, between both bounds, "
+        "or between a quarter of the suggested rate and that rate. The peak of 1cycle "
+        "is the suggested rate, at a constant momentum."
     )
 
 
@@ -377,12 +379,13 @@ EXPERIMENT = Experiment(
             "and for 1cycle.",
             'As in the publication, `RangeTest.suggestion("bounds")` reads both bounds '
             "of triangular cycles off the accuracy on held-out data. The other ways "
-            "read one rate off the loss (`RangeTest.suggestions()`). It is used as it "
-            "is, as the upper bound of triangular cycles, of which the lower one is a "
-            "quarter, and as the peak of 1cycle. The accuracy with it as a fixed rate "
-            "is in the table, but is not judged. Test accuracies are compared with "
-            "those of the best fixed rate of the grid, which is chosen on the test "
-            "data; every seed's test must suggest a rate.",
+            "read one rate off the loss (`RangeTest.suggestions()`, see [the "
+            "guide](guides/choosing_a_learning_rate.md)). That rate is used unchanged: "
+            "as the upper bound of triangular cycles, whose lower bound is a quarter "
+            "of it, and as the peak of 1cycle. The accuracy with it as a fixed rate is "
+            "in the table, but is not judged. Test accuracies are compared with those "
+            "of the best fixed rate of the grid, which is chosen on the test data; "
+            "every seed's test must suggest a rate.",
             judge_bounds,
             bound_tables,
             "Smith, 2015, arXiv:1506.01186",

@@ -32,7 +32,7 @@ EXPECTED_HALF_WIDTHS = {5: 2.1, 10: 1.45, 25: 0.66, 50: 0.35, 100: 0.24}
 
 def paragraphs(margin, loss_margin):
     """The regime in words."""
-    grids = ", ".join(f"{rate:g} ({name})" for name, rate in FIRST_RATES.items())
+    grids = " or ".join(f"{rate:g} ({name})" for name, rate in FIRST_RATES.items())
     budgets = ", ".join(f"{budget:g}" for budget in BUDGETS)
     steps = EPOCHS * TRAINING // BATCH_SIZE
     yield (
@@ -42,23 +42,25 @@ def paragraphs(margin, loss_margin):
         f"{TUNING_SEEDS} other seeds, which are only used to choose rates, on "
         f"{HELD_OUT:,} held-out examples. {TEST:,} examples are for testing. Nothing "
         "is augmented. The diamonds are used in the same way, with training sets of "
-        f"{TABLE_TRAINING:,}. Of the handwritten digits (8 x 8) all seeds share one "
-        "training set, as of other data (`--data`). A tenth of its labels are drawn at "
-        "random. Otherwise a network would learn so few images by heart, its gradients "
-        "would have no noise, and no decay would have a use: on the digits, all that "
-        "is said of decays is about noisy labels. Claims with programs of their own "
-        "use all of the digits, with their labels as they are, and say so."
+        f"{TABLE_TRAINING:,}. All seeds share one training set of the handwritten "
+        "digits (8 x 8), and of data given by `--data`. A tenth of the digits' "
+        "training labels are drawn at random. Otherwise a network would memorize so "
+        "few images, its gradients would have no noise, and decay would be useless: "
+        "what this page says of decay on the digits holds for noisy labels. Claims "
+        "with programs of their own use the labels as they are, and say which digits "
+        "they use."
     )
     yield (
         "**Runs.** The network is convolutional, of the published shape, with "
-        f"{CHANNELS} channels and batch normalization (momentum 0.9; recalibrated for "
-        "averages). For a table and for the digits it has two hidden layers of "
-        f"{HIDDEN} units, and no normalization. The batch size is {BATCH_SIZE}, or "
-        f"{SMALL_BATCH_SIZE} where there are fewer than {SMALL:,} examples. The "
-        f"optimizers are {SGD}, and {ADAM}. A whole run has {EPOCHS} epochs ({steps:,} "
-        f"steps on MNIST-1D and on the diamonds), or {AVERAGED_EPOCHS} in the study of "
-        f"averages. Budgets are {budgets} % of a whole run. Where a row names another "
-        "length or number of seeds, it has these."
+        f"{CHANNELS} channels and batch normalization (momentum 0.9; for averages of "
+        "weights, its statistics are measured again). For a table and for the digits "
+        f"it has two hidden layers of {HIDDEN} units, and no normalization. The batch "
+        f"size is {BATCH_SIZE}, or {SMALL_BATCH_SIZE} where there are fewer than "
+        f"{SMALL:,} examples. The optimizers are {SGD}, and {ADAM}. A whole run has "
+        f"{EPOCHS} epochs ({steps:,} steps on MNIST-1D and on the diamonds), or "
+        f"{AVERAGED_EPOCHS} in the claims on averages. Budgets are {budgets} % of a "
+        "whole run. Where a claim names another length or number of seeds, it has "
+        "these."
     )
     yield (
         "**Comparisons.** With SGD we compare all profiles at all sampling rates, a "
@@ -69,16 +71,16 @@ def paragraphs(margin, loss_margin):
         "quarter of the usual one, the usual one, and four times that, over 20 epochs."
     )
     yield (
-        "**Rates.** Unless a row names its rates, every method uses, at every budget, "
-        "the rate with the lowest mean error on the held-out data over the "
+        "**Rates.** Unless a claim names its rates, every method uses, at every "
+        "budget, the rate with the lowest mean error on the held-out data over the "
         f"{TUNING_SEEDS} other seeds. On MNIST-1D the rates are a grid of {len(GRID)} "
-        f"around {grids} with a factor of {FACTOR:g}, which is extended until the best "
-        "rate lies inside. This search ends at a local minimum: a better rate may lie "
-        "beyond a worse one. On the digits and the diamonds it ended in different "
-        "minima for different methods. The runs on them were therefore repeated with "
-        f"a grid of {len(WIDE_GRID)} rates for every method, from "
-        f"{FACTOR ** WIDE_GRID[0]:g} to {FACTOR ** WIDE_GRID[-1]:g} times these, "
-        "extended in the same way. No interval includes that a rate was chosen."
+        f"around {grids}, each {FACTOR:g} times the one before, which is extended "
+        "until the best rate lies inside. This search ends at a local minimum: a "
+        "better rate may lie beyond a worse one. On the digits and the diamonds it "
+        "ended in different minima for different methods. The runs on them were "
+        f"therefore repeated with a grid of {len(WIDE_GRID)} rates for every method, "
+        f"from {FACTOR ** WIDE_GRID[0]:g} to {FACTOR ** WIDE_GRID[-1]:g} times these, "
+        "extended in the same way. No interval accounts for the choice of a rate."
     )
     widths = ", ".join(f"{h:g} at {b} %" for b, h in EXPECTED_HALF_WIDTHS.items())
     yield (

@@ -221,7 +221,8 @@ def restart_tables(results):
 
 def ensemble_tables(results):
     scores = arrays(results)["scores"]
-    yield "On the test data, ± the standard deviation over seeds:"
+    yield "Ensembles of models, and single ones, on the test data, ± the standard"
+    yield "deviation over seeds:"
     yield ""
     rows = [
         (f"{name}, {m}", scores[name][:, m - 1])
@@ -265,9 +266,9 @@ def restarts_setting(results, data):
     return setting(
         results,
         data,
-        "Growing cycles are three, each twice as long as the one before, and equal "
-        f"cycles are {cycles} of {epochs // cycles} epochs. Step decay drops at 50 and "
-        "75 %.",
+        "There are three growing cycles, each twice as long as the one before, and "
+        f"{cycles} equal cycles of {epochs // cycles} epochs. Step decay drops at 50 "
+        "and 75 %.",
     )
 
 
@@ -277,11 +278,11 @@ def ensembles_setting(results, data):
         results,
         data,
         f"The snapshots are the ends of {cycles} equal cycles in one run. Independent "
-        "models share its training set, and have first weights and an order of the "
-        f"data of their own. Each has a cosine, over {epochs // cycles} epochs or, "
-        f"fully trained, over {epochs}. So {cycles} short ones cost as much as the "
-        f"snapshots, and {cycles} fully trained ones {cycles} times as much. Step "
-        "decay drops at 50 and 75 %.",
+        "models share its training set, but differ in their first weights and the "
+        f"order of the data. Each is trained with a cosine, for {epochs // cycles} "
+        f"epochs or, if fully trained, for {epochs}. So {cycles} short ones cost as "
+        f"much as the snapshots, and {cycles} fully trained ones {cycles} times as "
+        "much. Step decay drops at 50 and 75 %.",
     )
 
 
@@ -312,12 +313,12 @@ EXPERIMENT = Experiment(
             "Train one, get M for free: an ensemble of the snapshots at the ends of "
             "cycles has a lower error than a single model at no additional training "
             "cost, and compares favorably with traditional ensembles.",
-            "Test accuracies are compared. The ensemble is that of all snapshots, as "
-            "was fixed beforehand; those of fewer are in the table. A single model is "
-            "the last snapshot, or one that is trained for as many epochs with another "
-            "schedule. Traditional ensembles are as many independent models: the "
-            "snapshots must be better than those of the same total cost, and no worse "
-            'than those that are fully trained. "No worse" means less than '
+            'Test accuracies are compared. "All snapshots" means the ensemble of them, '
+            "as was fixed beforehand; those of fewer are in the table. A single model "
+            "is the last snapshot, or one that is trained for as many epochs with "
+            "another schedule. Traditional ensembles are as many independent models: "
+            "the snapshots must be better than those of the same total cost, and no "
+            'worse than those that are fully trained. "No worse" means less than '
             f"{MARGIN:g} points below.",
             judge_ensembles,
             ensemble_tables,

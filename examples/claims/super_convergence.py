@@ -132,7 +132,7 @@ def tables(results):
 def setting(results, data):
     budgets = ", ".join(f"{e}" for e in arrays_of(results)[0])
     return (
-        f"{words_of(data)} {SGD}; a run of its own for each of {budgets} epochs, "
+        f"{words_of(data)} {SGD}; separate runs of {budgets} epochs, "
         f"{results['seeds']} seeds. Step decay divides the rate by 10 after 50 and "
         "75 % of a run. 1cycle consists of two cosines, not of the three straight "
         "lines of the publication: the rate rises over the first "
@@ -178,8 +178,8 @@ EXPERIMENT = Experiment(
             "1cycle, with the momentum cycled the other way, trains several times "
             "faster than step decay.",
             "The target is the mean accuracy of step decay in the longest run, less "
-            "one standard error; epochs are read off the mean accuracies between two "
-            "lengths, on a log scale, and are not below the shortest length. "
+            "one standard error; epochs are interpolated between the mean accuracies "
+            "of two lengths, on a log scale, and are at least the shortest length. "
             f'"Several times faster" means with at most {PART} the epochs. What is '
             "measured is the epochs that step decay needs, divided by those that "
             "1cycle needs. Its interval is that of seeds drawn with replacement "
