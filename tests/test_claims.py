@@ -137,9 +137,7 @@ def test_the_page_has_every_row_with_a_verdict_and_a_figure():
     for title in ROWS:
         section = re.split(r"\n##+ ", text.partition(f"\n### {title}\n")[2])
         piece = next(each for each in section[1:] if each.startswith("On "))
-        verdict = re.search(
-            rf"^\*\*Outcome: {VERDICTS}\*\*$", piece, re.M
-        ).group(1)
+        verdict = re.search(rf"^\*\*Outcome: {VERDICTS}\*\*$", piece, re.M).group(1)
         row = rf"^\| \[{re.escape(title)}\].*\| {re.escape(verdict)} +\|"
         assert re.search(row, text, re.M)
         (picture,) = re.findall(r"^!\[.*\]\((.*)\)$", piece, re.M)

@@ -237,7 +237,8 @@ def sets(data):
 
 def fractals(data):
     gaps = results(data, "fractals")["gaps"]
-    ends = {name: [run[-1] for run in runs] for name, (_, runs) in gaps.items()}
+    # No nearer to the lowest loss than a float32 can tell.
+    ends = {n: np.maximum([r[-1] for r in runs], 1e-7) for n, (_, runs) in gaps.items()}
 
     def best(kind):
         names = [name for name in ends if name.startswith(kind)]
