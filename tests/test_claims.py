@@ -1218,6 +1218,8 @@ def made_up_pareto(good):
     def curves(name, method):
         averaged = name in ("EMA, 10 %", "schedule-free, exponential")
         other = 0.2 if good else -0.2
+        if name in ("cosine", "step at 75 %"):
+            other = 0.0 if good else 0.2
         test = front + (moved if averaged else 0.0 if "linear" in name else other)
         if name == example.POLYAK:
             test = test + moved * -1.0

@@ -356,7 +356,16 @@ def pareto(data):
     polyak = [
         error(at("constant", s, 100), at("Polyak average", s, 100)) for s in QUARTERS
     ]
-    return [front, plain, *singles, polyak]
+    ends_of = {
+        name: at(name, 100, 100) for name in ("cosine", "step at 75 %", "step at 25 %")
+    }
+    full, cosine, late, early = ends[100], *ends_of.values()
+    forms = [
+        [error(cosine, full, LOSS), error(full, cosine, LOSS)],
+        [error(late, full, LOSS)],
+        [error(late, early)],
+    ]
+    return [front, plain, *forms, *singles, polyak]
 
 
 def normalizations(data):

@@ -290,9 +290,9 @@ def setting(results, data):
     return (
         f"{words_of(data)} {ADAM}, {results['epochs']} epochs; for each budget of "
         f"{budgets} % of them, a linear decay of its own and a constant rate of its "
-        f"own; a warmup over {100 * example.WARMUP:g} % for all; {results['seeds']} "
-        f"seeds. {memories()} Each method uses "
-        f"{grid_words(data, ADAM, when=' at the end of its budget')}."
+        f"own; a warmup over {100 * example.WARMUP:g} % of the {results['epochs']} "
+        f"epochs for all, whatever the budget; {results['seeds']} seeds. {memories()} "
+        f"Each method uses {grid_words(data, ADAM, when=' at the end of its budget')}."
     )
 
 
@@ -321,7 +321,9 @@ EXPERIMENT = Experiment(
             "rates across budgets](#profiles-and-sampling-rates-across-budgets). "
             "Smaller budgets are judged in [Decay at small "
             "budgets](#decay-at-small-budgets). Test errors may say something else; "
-            "they are in the table.",
+            'they are in the table. "Slows learning" is judged by the loss at the end, '
+            "against that of the late step. Each method has a rate of its own; in the "
+            "tutorial all share one, as in [Pareto figure](#pareto-figure).",
             judge_decays,
             tables,
         ),

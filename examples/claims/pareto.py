@@ -7,10 +7,10 @@ import numpy as np
 import program
 
 from claims import regime
-from claims.averages import memories, memory_words
+from claims.averages import FULL, memories, memory_words
 from claims.experiment import TUTORIAL, Experiment, Row, job
 from claims.harness import Kind, grid_words, words_of
-from claims.judging import LOSS_MARGIN, Statement, loss_difference
+from claims.judging import LOSS_MARGIN, Statement, loss_difference, lower_loss
 from claims.regime import ADAM
 
 MEMORY = example.EMAS[1]
@@ -108,6 +108,28 @@ def judge(results):
             for budget in example.BUDGETS
         ),
     )
+    linear, cosine, late, early = (
+        losses(results, name)
+        for name in (FULL, example.COSINE, example.LATE_STEP, example.EARLY_STEP)
+    )
+    yield Statement(
+        "with one rate for all, linear and cosine are as good as each other",
+        loss_difference("cosine", cosine, linear, LOSS_MARGIN),
+        loss_difference("linear", linear, cosine, LOSS_MARGIN),
+    )
+    yield lower_loss(
+        "with one rate for all, a late step decay (75 %) is nearly as good as the "
+        "linear decay",
+        late,
+        linear,
+        LOSS_MARGIN,
+    )
+    yield lower_loss(
+        "with one rate for all, an early step decay (25 %) is worse than a late one "
+        "(late - early)",
+        late,
+        early,
+    )
     for name, what in (
         (MEMORY, memory_words(MEMORY)),
         (example.FREE, "schedule-free training with an exponential average"),
@@ -164,9 +186,9 @@ def setting(results, data):
     return (
         f"{words_of(data)} {ADAM}, {results['epochs']} epochs, a linear decay of its "
         f"own for each budget of {budgets} % of them, a warmup over "
-        f"{100 * example.WARMUP:g} % for all; {results['seeds']} seeds. {memories()} "
-        "As in the tutorial, all methods share one rate: "
-        f"{grid_words(data, ADAM, when=when)}."
+        f"{100 * example.WARMUP:g} % of the {results['epochs']} epochs for all, "
+        f"whatever the budget; {results['seeds']} seeds. {memories()} As in the "
+        f"tutorial, all methods share one rate: {grid_words(data, ADAM, when=when)}."
     )
 
 
@@ -219,16 +241,17 @@ EXPERIMENT = Experiment(
             "The ends of linear decays are a Pareto front of steps and loss; an "
             "exponential average, and schedule-free training with one, are on it or "
             "below, along the trajectory of a single run; a Polyak average lags the "
-            "training without an average.",
-            "Test losses are compared, at a rate that was chosen by error. "
-            '"On or below" and "no end is above" mean less than '
-            f"{LOSS_MARGIN:g} above. As in the tutorial, all methods share one rate. "
-            "It was chosen for a constant rate; those that linear decays chose for "
-            "themselves are in the table of [Decay at every "
-            "budget](#decay-at-every-budget). Where they are larger, the one rate "
-            "favors the constant rate and the averages that are compared with the "
-            "decays. Where each method has its own rate, that claim and [Schedule-free "
-            "training](#schedule-free-training) say what is so.",
+            "training without an average. A decay's form matters little, a late step "
+            "is nearly as good, and an early one slows learning.",
+            'Test losses are compared, at a rate that was chosen by error. "On or '
+            'below", "as good as" and "no end is above" mean less than '
+            f"{LOSS_MARGIN:g} above. Of the exponential averages, that of 10 % is "
+            "judged. As in the tutorial, all methods share one rate. It was chosen for "
+            "a constant rate; those that linear decays chose for themselves are in the "
+            "table of [Decay at every budget](#decay-at-every-budget). Where they are "
+            "larger, the one rate favors the constant rate and the averages that are "
+            "compared with the decays. Where each method has its own rate, that claim "
+            "and [Schedule-free training](#schedule-free-training) say what is so.",
             judge,
             tables,
         ),

@@ -378,8 +378,9 @@ EXPERIMENT = Experiment(
             "A range test before the training finds usable bounds for cyclical rates "
             "and for 1cycle.",
             'As in the publication, `RangeTest.suggestion("bounds")` reads both bounds '
-            "of triangular cycles off the accuracy on held-out data. The other ways "
-            "read one rate off the loss (`RangeTest.suggestions()`, see [the "
+            "of triangular cycles off the accuracy on held-out data; they are tried "
+            "for these only. The other ways read one rate off the loss "
+            "(`RangeTest.suggestions()`, see [the "
             "guide](guides/choosing_a_learning_rate.md)). That rate is used unchanged: "
             "as the upper bound of triangular cycles, whose lower bound is a quarter "
             "of it, and as the peak of 1cycle. The accuracy with it as a fixed rate is "
@@ -388,7 +389,8 @@ EXPERIMENT = Experiment(
             "every seed's test must suggest a rate.",
             judge_bounds,
             bound_tables,
-            "Smith, 2015, arXiv:1506.01186",
+            "Smith, 2015, arXiv:1506.01186; for 1cycle: Smith and Topin, 2017, "
+            "arXiv:1708.07120",
             bounds_setting,
         ),
     ),

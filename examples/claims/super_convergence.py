@@ -178,15 +178,15 @@ EXPERIMENT = Experiment(
             "1cycle, with the momentum cycled the other way, trains several times "
             "faster than step decay.",
             "The target is the mean accuracy of step decay in the longest run, less "
-            "one standard error; epochs are interpolated between the mean accuracies "
-            "of two lengths, on a log scale, and are at least the shortest length. "
-            f'"Several times faster" means with at most {PART} the epochs. What is '
-            "measured is the epochs that step decay needs, divided by those that "
-            "1cycle needs. Its interval is that of seeds drawn with replacement "
-            f"({RESAMPLES:,} times), and the target is that of the seeds drawn; if "
-            "1cycle never gets there, the quotient counts as 0. The claim includes the "
-            "momentum, so 1cycle at a constant momentum is in the table, and is not "
-            "judged.",
+            "one standard error; epochs are those where the mean accuracies first "
+            "reach it, interpolated between two lengths on a log scale, and at least "
+            'the shortest length; a longer run may lie below it again. "Several times '
+            f'faster" means with at most {PART} the epochs. What is measured is the '
+            "epochs that step decay needs, divided by those that 1cycle needs. Its "
+            f"interval is that of seeds drawn with replacement ({RESAMPLES:,} times), "
+            "and the target is that of the seeds drawn; if 1cycle never gets there, "
+            "the quotient counts as 0. The claim includes the momentum, so 1cycle at a "
+            "constant momentum is in the table, and is not judged.",
             judge,
             tables,
             "Smith and Topin, 2017, arXiv:1708.07120",
