@@ -133,11 +133,12 @@ EXPERIMENT = Experiment(
             NOTES,
             "The argument for large batches needs eta B of at most 1 / (2 H); a warmup "
             "is for rates that do not respect it at the beginning.",
-            'Test accuracies are compared. "No worse" means less than '
+            "That the argument needs this limit is not judged, only what a warmup "
+            'does. Test accuracies are compared. "No worse" means less than '
             f"{MARGIN:g} points below. The rate of the large batch stands for eta B. A "
             "warmup can only make it smaller. Where the larger of the two rates trains "
-            "better, 1 / (2 H) is too small already, and training without a warmup is "
-            "no worse for this reason alone.",
+            "better, 1 / (2 H) is smaller than is best, and training without a warmup "
+            "may be no worse for that reason only.",
             judge,
             tables,
         ),

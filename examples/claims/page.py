@@ -96,13 +96,14 @@ def write(page, kept, found):
     yield from wrap(
         "The library implements what [five sources](sources.md) describe. This page "
         "lists what each of them claims, and says whether we find the same when we "
-        "train small networks. Where a claim goes back to another publication, it is "
-        "cited after the claim. A rate is a learning rate, and a seed is one "
-        "repetition of a run. Where we do not, the page says so: no rate or margin was "
-        "tuned to make a claim come true, and where a criterion was changed after a "
-        "first run, the page says [what it was before](#criteria-that-were-changed). "
-        "All numbers, verdicts and figures are computed from the runs, whose results "
-        "are stored as JSON beside the figures. A test recomputes the page from them."
+        "train small networks. Where we do not, the page says so: no rate or margin "
+        "was tuned to make a claim come true, and where a criterion was changed after "
+        "a first run, the page says [what it was before](#criteria-that-were-changed). "
+        "Where a claim goes back to another publication, it is cited after the claim. "
+        "A rate is a learning rate, and a seed is one repetition of a run. All "
+        "numbers, verdicts and figures of the claims are computed from the runs, whose "
+        "results are stored as JSON beside the figures. A test recomputes the page "
+        "from them."
     )
     yield ""
     yield from wrap(about(kept))

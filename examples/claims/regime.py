@@ -44,11 +44,11 @@ def paragraphs(margin, loss_margin):
         "is augmented. The diamonds are used in the same way, with training sets of "
         f"{TABLE_TRAINING:,}. All seeds share one training set of the handwritten "
         "digits (8 x 8), and of data given by `--data`. A tenth of the digits' "
-        "training labels are drawn at random. Otherwise a network would memorize so "
-        "few images, its gradients would have no noise, and decay would be useless: "
-        "what this page says of decay on the digits holds for noisy labels. Claims "
-        "with programs of their own use the labels as they are, and say which digits "
-        "they use."
+        "training labels are drawn at random. Otherwise, we expected, a network would "
+        "memorize so few images, its gradients would have little noise, and decay "
+        "could do little; this was not tried. What this page says of decay on the "
+        "digits holds for noisy labels. Claims with programs of their own use the "
+        "labels as they are, and say which digits they use."
     )
     yield (
         "**Runs.** The network is convolutional, of the published shape, with "
