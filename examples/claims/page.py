@@ -260,7 +260,7 @@ def correction(found):
     """How many comparisons are corrected for their number, in words."""
     number = sum(len(judging.comparisons_of(one.statement)) for one in found)
     if number == 0:
-        return "Nothing here depends on noise."
+        return "No outcome here rests on an interval."
     if number == 1:
         return "There is one comparison."
     return f"The {number} comparisons are corrected together."
