@@ -207,9 +207,8 @@ def severity(results):
     gaps, bounds, norms, _, curvatures = np.hstack([*columns(results).values()])
     # The large step is eta B norm(grad L).
     ratios = per_rate(bounds, curvatures) / norms
-    said = (
-        f"The bound is at least {np.nanmin(ratios):.1f} times as long as the large step"
-    )
+    least = np.floor(10.0 * np.nanmin(ratios)) / 10.0  # Not more than it is.
+    said = f"The bound is at least {least:.1f} times as long as the large step"
     if (ratios > 1.0).all() and (gaps <= bounds).all():
         said += (
             ", in every seed and at every stage. That it holds therefore says little: "
