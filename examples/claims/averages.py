@@ -150,28 +150,38 @@ def memories():
 
 
 def judge_decays(results):
-    full, cosine = values(results, FULL), values(results, example.COSINE)
-    late, early = (
-        values(results, name) for name in (example.LATE_STEP, example.EARLY_STEP)
-    )
     yield Statement(
         f"decay helps at {percents()}: the linear decay is better than a constant "
         "rate, each at the rate that was chosen for that budget",
         *at_budgets(results, example.linear, constant),
     )
+    yield from judge_forms(lambda name: values(results, name))
+
+
+def judge_forms(ends, beginning=""):
+    """How decays of several forms end; also of the Pareto figure.
+
+    Args:
+        ends: A function from the name of a method to the losses of all seeds.
+        beginning: Of the statements.
+    """
+    linear, cosine, late, early = map(
+        ends, (FULL, example.COSINE, example.LATE_STEP, example.EARLY_STEP)
+    )
     yield Statement(
-        "linear and cosine are as good as each other",
-        loss_difference("cosine", cosine, full, LOSS_MARGIN),
-        loss_difference("linear", full, cosine, LOSS_MARGIN),
+        f"{beginning}linear and cosine are as good as each other",
+        loss_difference("cosine", cosine, linear, LOSS_MARGIN),
+        loss_difference("linear", linear, cosine, LOSS_MARGIN),
     )
     yield lower_loss(
-        "a late step decay (75 %) is nearly as good as the linear decay",
+        f"{beginning}a late step decay (75 %) is nearly as good as the linear decay",
         late,
-        full,
+        linear,
         LOSS_MARGIN,
     )
     yield lower_loss(
-        "an early step decay (25 %) is worse than a late one (late - early)",
+        f"{beginning}an early step decay (25 %) is worse than a late one (late - "
+        "early)",
         late,
         early,
     )

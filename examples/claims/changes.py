@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import program
+
 from claims.experiment import wrap
 
 
@@ -49,7 +51,7 @@ CHANGES = (
         "Loss after each drop",
         "without momentum correction, with batches drawn epoch by epoch",
         "no (MNIST-1D, digits), cannot be told (diamonds)",
-        "the old velocity goes on after a drop, and within an epoch the loss depends "
+        "the old velocity persists after a drop, and within an epoch the loss depends "
         "on the place in it",
     ),
     Change(
@@ -154,13 +156,19 @@ def paragraphs(rows):
         "came out before."
     )
     yield ""
-    yield "| claim | judged before by | outcome | why it was changed |"
-    yield "|---|---|---|---|"
-    for one in CHANGES:
-        if one.title not in rows:
-            continue
-        name = f"[{one.title}](#{rows[one.title].name})"
-        yield f"| {name} | {one.before} | {one.outcome} | {one.why} |"
+    yield from program.table(
+        ["claim", "judged before by", "outcome", "why it was changed"],
+        (
+            [
+                f"[{one.title}](#{rows[one.title].name})",
+                one.before,
+                one.outcome,
+                one.why,
+            ]
+            for one in CHANGES
+            if one.title in rows
+        ),
+    )
     yield ""
     yield from wrap(
         "The runs on the digits and on the diamonds were repeated with more rates (see "

@@ -57,7 +57,7 @@ def trace(harness, method, epochs, seeds):
     # Phases are as long as their cosines; what jumps is the rate from one to the next.
     changes = np.diff(np.log(rates)) * (1.0 if method == PHASED else -1.0)
     jumps = np.flatnonzero(changes > 0.5) + 1
-    # Without the correction, Keras's velocity goes on at the old rate after a drop.
+    # Without the correction, Keras's velocity keeps the old rate after a drop.
     scheduler = HyperparameterScheduler(learning_rate=bound, momentum_correction=True)
     stepwise = Stepwise(harness.data, harness.quick)
     losses = []
@@ -171,7 +171,7 @@ def setting(results, data):
         f"recorded is the mean of {EVERY} steps. The examples of a batch are drawn "
         "with replacement, so that no loss depends on where in an epoch it is. The "
         "velocity is scaled with the rate (`momentum_correction`): otherwise the first "
-        "steps after a drop go on at the old rate. Each schedule uses "
+        "steps after a drop keep the old rate. Each schedule uses "
         f"{grid_words(data, SGD)}."
     )
 

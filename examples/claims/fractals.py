@@ -10,7 +10,7 @@ from claims.experiment import OVERVIEW, Experiment, Row, job
 from claims.judging import Fact, Statement, at_most, difference, largest
 
 EXACT = 0.01  # How far the measured error may be from the theorem's, relatively.
-RESOLVED = 1e-7  # How far above the lowest a loss in float32 can be told from it.
+RESOLVED = 1e-7  # How far above the lowest a loss in float32 differs from it.
 TWICE = 0.3  # In log10 of the loss: what "as fast as" may lose.
 
 

@@ -2,10 +2,10 @@
 
 import program
 
-from claims import methods
 from claims.experiment import EXPONENTIAL, Experiment, Row, job
-from claims.harness import Harness, grid_words, words_of
+from claims.harness import Harness, grid_words, measure, words_of
 from claims.judging import MARGIN, no_worse, spread
+from claims.methods import SHORT_COSINE
 from claims.regime import SGD
 
 HEADS = ("trained", "fixed")
@@ -37,16 +37,9 @@ class Headed(Harness):
 def trained(harness, fixed, epochs, seeds):
     """Test accuracies (%) with a last layer that is trained, or not."""
     used = Headed(harness.data, harness.quick) if fixed else harness
-
-    def make_callbacks(rate):
-        return [methods.make_callback(methods.SHORT_COSINE, rate)]
-
-    rate, _ = used.choose(make_callbacks, epochs, key=f"cosine, fixed={fixed}")
-    accuracies = []
-    for seed in range(seeds):
-        model, _ = used.fit(make_callbacks(rate), epochs, seed)
-        accuracies.append(100.0 - used.score(model, used.data.test)[0])
-    return {"rate": rate, "accuracies": accuracies}
+    found = measure(used, SHORT_COSINE, epochs, seeds)
+    accuracies = [100.0 - score[2] for score in found["scores"]]
+    return {"rate": found["rate"], "accuracies": accuracies}
 
 
 def judge(results):

@@ -5,9 +5,9 @@ import numpy as np
 import program
 
 from claims.experiment import EXPONENTIAL, Experiment, Row, job, wrap
+from claims.growth import SAME, first_steps, same_losses
 from claims.judging import Statement, at_most, difference, largest
 
-SAME = 1e-9  # Of losses in float64, as for batch normalization.
 ORTHOGONAL, LONGER = 1e-12, 1e-9  # The cosine, and how far 3 |g(3 w)| is from |g(w)|.
 SETTLED = 10.0  # How much norm(w)^2 / rate changes to the last quarter, in percent.
 SCHEDULES = ("constant", "step decay")
@@ -87,17 +87,16 @@ def judge(results):
         ),
     )
     differences = results["differences"]
-    first = results["steps"] // example.PARTS
     for variant, by_schedule in differences.items():
         yield Statement(
-            f"{variant}: the same losses without weight decay in the first {first} "
-            "steps, in float64",
-            *(same(name, parts[0]) for name, parts in by_schedule.items()),
+            f"{variant}: the same losses without weight decay in the first "
+            f"{first_steps(results)} steps, in float64",
+            *(same_losses(n, parts[0], SAME) for n, parts in by_schedule.items()),
         )
     yield Statement(
         f"all of them: the same losses in all {results['steps']} steps",
         *(
-            same(f"{variant}, {name}", largest(parts))
+            same_losses(f"{variant}, {name}", largest(parts), SAME)
             for variant, by_schedule in differences.items()
             for name, parts in by_schedule.items()
         ),
@@ -119,11 +118,6 @@ def judge(results):
             for side, sign in (("does not fall", 1), ("does not rise", -1))
         ),
     )
-
-
-def same(what, difference):
-    """Whether losses are the same, to what rounding allows."""
-    return at_most(what, difference, SAME, f"differ by at most {difference:.1e}")
 
 
 def quarters(curves):
@@ -158,7 +152,7 @@ def tables(results):
         "rounding of its first steps:"
     )
     yield ""
-    part = results["steps"] // example.PARTS
+    part = first_steps(results)
     rows = [
         [variant, name, *(f"{one:.1e}" for one in largest)]
         for variant, by_schedule in results["differences"].items()

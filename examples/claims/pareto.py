@@ -7,10 +7,10 @@ import numpy as np
 import program
 
 from claims import regime
-from claims.averages import FULL, memories, memory_words
+from claims.averages import judge_forms, memories, memory_words
 from claims.experiment import TUTORIAL, Experiment, Row, job
 from claims.harness import Kind, grid_words, words_of
-from claims.judging import LOSS_MARGIN, Statement, loss_difference, lower_loss
+from claims.judging import LOSS_MARGIN, Statement, loss_difference
 from claims.regime import ADAM
 
 MEMORY = example.EMAS[1]
@@ -108,27 +108,8 @@ def judge(results):
             for budget in example.BUDGETS
         ),
     )
-    linear, cosine, late, early = (
-        losses(results, name)
-        for name in (FULL, example.COSINE, example.LATE_STEP, example.EARLY_STEP)
-    )
-    yield Statement(
-        "with one rate for all, linear and cosine are as good as each other",
-        loss_difference("cosine", cosine, linear, LOSS_MARGIN),
-        loss_difference("linear", linear, cosine, LOSS_MARGIN),
-    )
-    yield lower_loss(
-        "with one rate for all, a late step decay (75 %) is nearly as good as the "
-        "linear decay",
-        late,
-        linear,
-        LOSS_MARGIN,
-    )
-    yield lower_loss(
-        "with one rate for all, an early step decay (25 %) is worse than a late one "
-        "(late - early)",
-        late,
-        early,
+    yield from judge_forms(
+        lambda name: losses(results, name), "with one rate for all, "
     )
     for name, what in (
         (MEMORY, memory_words(MEMORY)),

@@ -273,10 +273,9 @@ def bound_tables(results):
     yield "these are the upper bounds."
     yield ""
     runs = bounded_runs(results)
-    cells = [spread(runs) if runs else "none"]
-    cells = ["", *cells, ""]
+    cycles = spread(runs) if runs else "none"
     uppers = [bounds and bounds[1] for bounds, _ in results["bounds"]]
-    rows = [["bounds", *rates_of(uppers), *cells]]
+    rows = [["bounds", *rates_of(uppers), "", cycles, ""]]
     for reading in tests[0].suggestions():
         cells = [suggested.get((reading, method)) for method in example.METHODS]
         cells = [spread(each) if each else "none" for each in cells]
