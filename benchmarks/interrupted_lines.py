@@ -9,7 +9,7 @@ first and at the last time that it is, for each line, each time in a call of its
 Where a line calls into C, the lines before and after it are its boundaries.
 
 All points take hours per backend. They are interrupted in random order, in parts of
-100, each of which is kept when it is finished, in
+500, each of which is kept when it is finished, in
 `benchmarks/results/interrupted_lines.jsonl`. `--parts` limits how many parts of each
 call there are, `--resume` runs only those that are missing, and `--publish` runs
 nothing, but writes the page again.
@@ -47,7 +47,7 @@ C, S, A = lrs.callbacks, lrs.schedules, lrs.averages
 PACKAGE = os.path.dirname(lrs.__file__) + os.sep
 BACKEND = keras.backend.backend()
 STEPS, EPOCHS, BATCH = 3, 2, 4
-PART = 100  # The points that are kept together.
+PART = 500  # The points that are kept together.
 RATE, OWN = 0.05, 3.0  # The user's values of what is scheduled.
 
 
@@ -395,6 +395,7 @@ class Subject:
         self.case.call(self.model, self.folder)
         fit(self.model, None, 1)
         gc.collect()
+        gc.freeze()  # Later collections need not look at what stays.
 
     def reset(self):
         """Sets the model and its optimizer back, and empties the folder."""
