@@ -52,11 +52,13 @@ LINES = """\
 
 `sys.settrace` raises `KeyboardInterrupt` before a line of the package: for each line
 that a call executes, before its first and its last execution, each in a separate call.
-A call survives if afterwards the model holds the raw weights of the last finished step,
-bit for bit (or, where the call does not train, all variables and random numbers as
-before), the optimizer has its own learning rate, a plain `fit` trains as it does
-without this package, nothing is left in `vars` of the model and its optimizers, and the
-previous handler of Ctrl-C is back.
+A call survives if afterwards, when Python has collected what it left, the model holds
+the raw weights of the last finished step, bit for bit (or, where the call does not
+train, all variables and random numbers as before), the optimizer has its own learning
+rate, a plain `fit` trains as it does without this package, nothing is left in `vars` of
+the model and its optimizers, and the previous handler of Ctrl-C is back. If not, a real
+Ctrl-C is tried at this line, which may wait for the end of a section; the call survives
+if this leaves nothing behind, and the line is listed below the table.
 
 The points are interrupted in random order, so the part of a case that was run is a
 random sample of it.
@@ -203,7 +205,7 @@ def faults(lines):
 
 def interrupts(lines):
     """The part about interrupts at lines."""
-    rows, wrong = [], []
+    rows, wrong, waiting = [], [], []
     groups = kept.latest(lines, ("call", "backend"))
     for call, backend in ordered(groups, dict.fromkeys(c for c, _ in groups)):
         group = groups[call, backend]
@@ -215,8 +217,9 @@ def interrupts(lines):
         share = "all" if run >= points else f"{run:,} of {points:,}"
         rows.append([call, backend, ratio, share, commits(group)])
         for one in found:
-            for point, texts in one["wrong"].items():
-                wrong.append(f"- {call}, {backend}, {point}: {'; '.join(texts)}")
+            for name, listed in (("wrong", wrong), ("only if it waits", waiting)):
+                for point, texts in one.get(name, {}).items():
+                    listed.append(f"- {call}, {backend}, {point}: {'; '.join(texts)}")
     measured = {call for call, _ in groups}
     missing = ", ".join(call for call in DESCRIBED if call not in measured)
     return joined(
@@ -226,6 +229,9 @@ def interrupts(lines):
         "again is not counted as survived.",
         table(["interrupted", "backend", "survived", "points run", "commit"], rows),
         "What was left:\n\n" + "\n".join(wrong) if wrong else None,
+        "What an exception left, but Ctrl-C does not:\n\n" + "\n".join(waiting)
+        if waiting
+        else None,
         NOT_HELD,
     )
 

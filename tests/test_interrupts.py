@@ -1,5 +1,6 @@
 """What is interrupted at a line leaves the model as it was between two steps."""
 
+import functools
 import gc
 import signal
 import sys
@@ -11,10 +12,17 @@ import numpy as np
 import pytest
 
 from keras_lrs import averages, schedules
+from keras_lrs._fit.train_function import TrainFunction
 from keras_lrs._keras import average_slots, in_step, interrupts, scopes
 from keras_lrs._keras.variables import Swap, assign
+from keras_lrs._keras.weights import copied_weights
 from keras_lrs._step.optimizer_step import OptimizerStep
-from keras_lrs.callbacks import HyperparameterScheduler, WeightAveraging
+from keras_lrs.callbacks import (
+    GradientNormRecorder,
+    HyperparameterScheduler,
+    ResumableTraining,
+    WeightAveraging,
+)
 from tests.programs import load_program
 
 BACKEND = keras.backend.backend()
@@ -273,6 +281,74 @@ def test_scopes_that_were_left_open_are_left(kind):
     keras.Variable(1.0).assign(2.0)  # Keras refuses variables in such a scope.
     if BACKEND == "torch":
         assert torch.is_grad_enabled()
+
+
+@pytest.mark.every_backend
+def test_a_copy_of_weights_closes_its_scope_at_once_wherever_it_is_interrupted():
+    model, held = network(), []
+    groups = (model.trainable_variables, model.non_trainable_variables)
+    state = [[variable.value for variable in group] for group in groups]
+
+    def copy():
+        try:
+            copied_weights(model, state)
+        except KeyboardInterrupt as error:
+            held.append(error)  # With its frames, as a notebook holds it.
+            raise
+
+    time = 1
+    while interrupted(copy, copied_weights.__wrapped__.__code__, time):
+        assert scopes.state()[0] is None, f"line {time}"
+        time += 1
+    assert len(held) > 10
+
+
+@pytest.mark.every_backend
+def test_a_run_that_is_interrupted_while_it_saves_is_closed_at_once(
+    tmp_path, monkeypatch
+):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    model = network()
+    monkeypatch.setattr(ResumableTraining, "save", stop)
+    callbacks = [
+        HyperparameterScheduler(learning_rate=schedules.LinearDecay(0.5)),
+        ResumableTraining(tmp_path / "run", 2, verbose=0),
+    ]
+    # It holds the frames, so that Keras's list of callbacks is not collected.
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, 4, epochs=2, verbose=0, callbacks=callbacks)
+    rate = keras.ops.convert_to_numpy(model.optimizer.learning_rate)
+    assert rate == np.float32(0.05)
+    assert not isinstance(model.train_function, TrainFunction)
+
+
+@pytest.mark.only("torch")  # Where a part keeps the norms until they are read.
+def test_norms_are_neither_lost_nor_doubled_wherever_reading_is_interrupted():
+    whole, model = GradientNormRecorder(), network()
+    model.optimizer.build(model.trainable_variables)
+    start = values([*model.variables, *model.optimizer.variables])
+
+    def train(recorder):
+        every = [*model.variables, *model.optimizer.variables]
+        for variable, value in zip(every, start, strict=True):
+            variable.assign(value)
+        model.fit(X, Y, 4, 2, verbose=0, shuffle=False, callbacks=[recorder])
+
+    train(whole)
+    assert len(whole.norms) == 6
+    time = 1
+    while True:
+        recorder = GradientNormRecorder()
+        code = GradientNormRecorder._take.__code__
+        if not interrupted(functools.partial(train, recorder), code, time):
+            break
+        made = int(model.optimizer.iterations)
+        assert recorder.steps.tolist() == list(range(made)), f"line {time}"
+        np.testing.assert_array_equal(recorder.norms, whole.norms[:made])
+        time += 1
+    assert time > 20
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="has gradients to disable")

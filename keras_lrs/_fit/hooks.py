@@ -60,7 +60,7 @@ def guard(run: Any, callback_list: Any) -> None:
 
     JAX's `fit` has a `finally` in which it finalizes the optimizer.
     """
-    closes = not IS_JAX or run.progress.in_loop
+    closes = _closes(run)
     if closes:
         replace(run.model, "evaluate", _closing(run), run.undo)
     if run.model.optimizer is not None:  # Keras finalizes no other optimizers.
@@ -89,6 +89,24 @@ def guard(run: Any, callback_list: Any) -> None:
             replace(callback_list, name, _closing(run), run.undo)
 
 
+def _closes(run):
+    return not IS_JAX or run.progress.in_loop
+
+
+def replace_hook(run: Any, callback_list: Any, name: str, make: Callable) -> Callable:
+    """Replaces a hook after `guard`, and closes the run when the new one raises.
+
+    Returns:
+        The function that undoes it, as `replace` does.
+    """
+
+    def make_closing(method):
+        hook = make(method)
+        return _closing(run)(hook) if _closes(run) else hook
+
+    return replace(callback_list, name, make_closing, run.undo)
+
+
 class _UnlessFinished:
     """Undoes something when a run is closed, unless its `fit` has finished."""
 
@@ -108,7 +126,7 @@ class _UnlessFinished:
 def surround_batches(run: Any, callback_list: Any) -> None:
     """Calls `after_all` of callbacks after batches as well."""
     name = "on_train_batch_end"
-    replace(callback_list, name, surrounded(run, name), run.undo)
+    replace_hook(run, callback_list, name, surrounded(run, name))
 
 
 def pass_over_batches(run: Any, callback_list: Any, passing: Callable) -> None:
@@ -123,12 +141,9 @@ def pass_over_batches(run: Any, callback_list: Any, passing: Callable) -> None:
     def end(batch, logs=None):
         pass
 
-    undo_begin = replace(
-        callback_list, "on_train_batch_begin", lambda method: begin, run.undo
-    )
-    undo_end = replace(
-        callback_list, "on_train_batch_end", lambda method: end, run.undo
-    )
+    name = "on_train_batch_begin"
+    undo_begin = replace_hook(run, callback_list, name, lambda method: begin)
+    undo_end = replace_hook(run, callback_list, "on_train_batch_end", lambda _: end)
 
 
 def _finalizing(run):

@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
+import keras
 import numpy as np
 from keras import ops
 
@@ -13,6 +14,7 @@ from keras_lrs._keras.weights import WeightsCopy, copied_weights
 from keras_lrs._step.optimizer_step import installed
 
 
+@scopes.closed
 def with_followers(model: Any, steps: list, before: tuple, result: tuple) -> tuple:
     """Runs the parts that follow the whole step on the result of a `train_step`.
 
@@ -30,7 +32,7 @@ def with_followers(model: Any, steps: list, before: tuple, result: tuple) -> tup
         *zip(model.non_trainable_variables, non_trainable, strict=True),
         *zip(variables, optimizer, strict=True),
     ]
-    with scopes.stateless(mapping) as scope:
+    with keras.StatelessScope(mapping) as scope:
         for step in steps:
             for part in step.parts:
                 if part.follows_step:

@@ -56,7 +56,7 @@ class Loop:
             step.install_in_loop(run.undo)
         if self._every_step:
             name = "on_train_batch_end"
-            hooks.replace(run.callback_list(), name, self._telling, run.undo)
+            hooks.replace_hook(run, run.callback_list(), name, self._telling)
 
     @property
     def _every_step(self):

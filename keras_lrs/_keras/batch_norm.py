@@ -105,8 +105,10 @@ def batch_statistics(model: Any, layers: list, call: Callable) -> Iterator:
         call(x, training=False)
         return dict(watch.seen)
 
+    @scopes.closed
     def stateless_forward(values, x):
-        with scopes.stateless(zip(model.variables, values, strict=True)):
+        mapping = list(zip(model.variables, values, strict=True))
+        with keras.StatelessScope(mapping):
             return forward(x)
 
     function = forward
@@ -142,7 +144,7 @@ def _restoring(model):
     with interrupts.undoing() as undo:
         undo.callback(set_buffers, model, buffer_values(model))
         undo.callback(random.set_state, random.state())
-        with scopes.stateless(), grad:
+        with keras.StatelessScope(), grad:
             yield
 
 

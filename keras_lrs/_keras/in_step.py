@@ -56,6 +56,7 @@ def after_batch(gradients: Any) -> contextlib.AbstractContextManager:
     return tf.control_dependencies([getattr(one, "values", one) for one in awaited])
 
 
+@scopes.closed
 def before_forward(model: Any, arguments: tuple, act: Any) -> tuple:
     """Calls `act()`, which sets variables, and returns the new `train_step` arguments.
 
@@ -66,8 +67,8 @@ def before_forward(model: Any, arguments: tuple, act: Any) -> tuple:
             act()
         return arguments
     (trainable, non_trainable, own, metrics), *data = arguments
-    mapping = zip(model.optimizer.variables, own, strict=True)
-    with scopes.stateless(mapping) as scope:
+    mapping = list(zip(model.optimizer.variables, own, strict=True))
+    with keras.StatelessScope(mapping) as scope:
         act()
     new = [scope.get_current_value(one) for one in model.non_trainable_variables]
     non_trainable = [

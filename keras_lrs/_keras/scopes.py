@@ -1,10 +1,10 @@
 """Closes scopes of Keras and PyTorch that an interruption may leave open."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import keras
 from keras.src.backend.common import global_state
 
 from keras_lrs._keras.backend import IS_TORCH
@@ -15,19 +15,25 @@ if IS_TORCH:
 _STATELESS = "stateless_scope"
 
 
-@contextlib.contextmanager
-def stateless(mapping: Iterable[tuple[Any, Any]] = ()) -> Iterator[Any]:
-    """Opens a `keras.StatelessScope` that is closed even if its end is interrupted.
+def closed(function: Callable) -> Callable:
+    """Makes a function close the scopes that it opened, even if it is interrupted.
 
-    Args:
-        mapping: Pairs of a variable and the value that it has within the scope.
+    A `with` whose end is interrupted leaves its scope open. JAX's `fit`, which then
+    writes its state into the variables, would write it into the scope.
     """
-    found = state()
-    try:
-        with keras.StatelessScope(list(mapping)) as scope:
-            yield scope
-    finally:
-        set_state(found)
+
+    @functools.wraps(function)
+    def call(*arguments, **keywords):
+        found = state()
+        try:
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                set_state(found)
+        finally:
+            set_state(found)  # The first call may have been interrupted.
+
+    return call
 
 
 @contextlib.contextmanager

@@ -74,6 +74,7 @@ class _CopyStore(saving_lib.H5IOStore):
         return True
 
 
+@scopes.closed
 def copied_weights(model: Any, state: Any = None) -> WeightsCopy:
     """Copies everything that a model's weights file holds, without the optimizer.
 
@@ -87,13 +88,14 @@ def copied_weights(model: Any, state: Any = None) -> WeightsCopy:
     if state is not None:
         variables = [*model.trainable_variables, *model.non_trainable_variables]
         values = [value for values in state for value in values]
-        scope = scopes.stateless(zip(variables, values, strict=True))
+        scope = keras.StatelessScope(list(zip(variables, values, strict=True)))
     skipped = {id(one) for one in _not_weights(model)}
     with scope:
         saving_lib._save_state(model, _CopyStore(copy), None, "", skipped)
     return copy
 
 
+@scopes.closed
 def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
     """Returns a weights file's values for `model.variables`; the model keeps its own.
 
@@ -108,7 +110,8 @@ def loaded_weights(model: Any, content: Any) -> list[np.ndarray]:
     store = saving_lib.H5IOStore(io.BytesIO(content), mode="r")
     skipped = {id(one) for one in _not_weights(model)}
     # In this scope an assignment changes the scope instead of the variable.
-    with _loading_modules(model), adapted.kept(model), scopes.stateless() as scope:
+    scope = keras.StatelessScope()
+    with _loading_modules(model), adapted.kept(model), scope:
         _load(model, store, None, skipped)
     store.close()
     for variable in model.weights:
@@ -167,6 +170,7 @@ def _loader(wrapper):
     return load_own_variables
 
 
+@scopes.closed
 def hand_over(model: Any, clone: Any, values: list) -> None:
     """Gives a clone everything that files of a model hold.
 
@@ -181,7 +185,8 @@ def hand_over(model: Any, clone: Any, values: list) -> None:
     copy, skipped = WeightsCopy(), {id(one) for one in _not_weights(model)}
     assets = saving_lib.DiskIOStore("assets", mode="w")
     try:
-        with scopes.stateless(zip(model.variables, values, strict=True)):
+        mapping = list(zip(model.variables, values, strict=True))
+        with keras.StatelessScope(mapping):
             saving_lib._save_state(model, _CopyStore(copy), assets, "", skipped)
         store = saving_lib.H5IOStore(io.BytesIO(copy.content()), mode="r")
         written = saving_lib.DiskIOStore(assets.working_dir, mode="r")

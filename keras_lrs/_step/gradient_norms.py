@@ -74,11 +74,14 @@ class GradientNorms(StepPart):
                 "first. Record fewer with `every`."
             )
         if IS_TORCH:
-            norms = [self.seen[update] for update in updates.tolist()]
-            self.seen.clear()
-            values = in_step.stacked(norms)
+            values = in_step.stacked([self.seen[u] for u in updates.tolist()])
         elif IS_JAX and self.table.array.is_deleted():
             return updates[:0], np.zeros(0)  # An interrupted step took it.
         else:
             values = self.table.read()[updates // self.every % self.size]
         return updates, np.asarray(values, np.float64)
+
+    def forget(self, end: int) -> None:
+        """Frees the norms of the updates before `end`, which were taken and noted."""
+        if IS_TORCH:
+            self.seen = {u: norm for u, norm in self.seen.items() if u >= end}

@@ -162,6 +162,7 @@ class Averager(keras.layers.Layer):
             anywhere.hand_over(*map(list, zip(*others, strict=True)))
         self._count.raise_by_one()
 
+    @scopes.closed
     def stateless_update(self, own: Sequence[Any], weights: Sequence[Any]) -> list:
         """Updates like `update`, with values instead of variables, for `jax.jit`.
 
@@ -193,10 +194,11 @@ class Averager(keras.layers.Layer):
             *zip(variables, own, strict=True),
             *zip(sources, weights, strict=True),
         ]
-        with scopes.stateless(mapping) as scope:
+        with keras.StatelessScope(mapping) as scope:
             self.update()
         return [scope.get_current_value(variable) for variable in variables]
 
+    @scopes.closed
     def update_state(self, model: keras.Model, state: Any, copy_to: Any = None) -> Any:
         """Updates like `update`, with the state of a `train_step` on JAX.
 
@@ -235,7 +237,7 @@ class Averager(keras.layers.Layer):
             *zip(groups[0], trainable, strict=True),
             *zip(groups[1], non_trainable, strict=True),
         ]
-        with scopes.stateless(mapping) as scope:
+        with keras.StatelessScope(mapping) as scope:
             self.update()
             if copy_to is not None:
                 self.copy_to(copy_to)

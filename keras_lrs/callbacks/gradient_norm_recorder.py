@@ -1,5 +1,6 @@
 """`GradientNormRecorder`: the norms of a run's gradients."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -81,8 +82,7 @@ class GradientNormRecorder(FitCallback):
 
     def _forget(self):
         self._leaves: list[Any] = []
-        self._found: list[list[tuple[np.ndarray, np.ndarray]]] = []
-        self._read: list[int] = []
+        self._found: list[_Found] = []
         self._waiting = self._most = 0  # Updates since the last read, and of a step.
         self._every = self.every
 
@@ -107,14 +107,13 @@ class GradientNormRecorder(FitCallback):
         """Starts over."""
         self._forget()
         self._leaves = list(self._run.chosen(self).values())
-        self._found = [[] for _ in self._leaves]
-        self._read = [self._updates(optimizer) for optimizer in self._leaves]
+        self._found = [_Found(self._updates(one)) for one in self._leaves]
 
     def step_ends(self, logs: Any) -> None:
         """Reads the norms before the step overwrites them."""
         if self._most == 0:  # A custom `train_step` may make several updates.
-            pairs = zip(map(self._updates, self._leaves), self._read, strict=True)
-            self._most = max(now - before for now, before in pairs)
+            pairs = zip(map(self._updates, self._leaves), self._found, strict=True)
+            self._most = max(now - found.end for now, found in pairs)
             self._most = max(self._most, self._run.model.steps_per_execution)
         self._waiting += self._most
         if self._waiting + self._most > self._run.parts(self)[0].size:
@@ -132,13 +131,16 @@ class GradientNormRecorder(FitCallback):
         """Returns the norms that were recorded."""
         self._take()
         return {
-            "found": [[_joined(found)] for found in self._found],
+            "found": [[found.joined] for found in self._found],
             "every": self._every,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores these norms."""
-        self._found = [[tuple(part) for part in found] for found in state["found"]]
+        self._found = [
+            _Found(own.end, tuple(tuple(part) for part in found))
+            for own, found in zip(self._found, state["found"], strict=True)
+        ]
         self._every = state.get("every", self.every)
 
     def _updates(self, optimizer):
@@ -151,19 +153,23 @@ class GradientNormRecorder(FitCallback):
         # There are none if the run was interrupted before its first step.
         for index, part in enumerate(self._run.parts(self)):
             end = self._updates(self._leaves[index])
-            if end > self._read[index]:
-                updates, values = part.take(self._read[index], end)
+            found = self._found[index]
+            parts = found.parts
+            if end > found.end:
+                updates, values = part.take(found.end, end)
                 # The step of an update is that of its last micro-batch.
                 steps = (updates + 1) * part.step.accumulated - 1
-                self._found[index].append((steps, values))
-            self._read[index] = end
+                parts = (*parts, (steps, values))
+            # At once, because `fit_ends` takes what an interruption has left.
+            self._found[index] = _Found(end, parts)
+            part.forget(end)
         self._thin_out()
 
     def _thin_out(self):
         """Drops every second norm, of all optimizers, while there are too many."""
         if self._every > self.every:
             self._drop()
-        while any(sum(len(steps) for steps, _ in f) > self._bound for f in self._found):
+        while any(len(found) > self._bound for found in self._found):
             self._every *= 2
             self._drop()
 
@@ -171,13 +177,13 @@ class GradientNormRecorder(FitCallback):
         """Keeps the norms of the updates that are multiples of `_every`."""
         for index, found in enumerate(self._found):
             accumulated = optimizers.accumulated(self._leaves[index])
-            steps, norms = _joined(found)
+            steps, norms = found.joined
             kept = ((steps + 1) // accumulated - 1) % self._every == 0
-            self._found[index] = [(steps[kept], norms[kept])]
+            self._found[index] = _Found(found.end, ((steps[kept], norms[kept]),))
 
     @property
     def _joined(self):
-        joined = [_joined(found) for found in self._found if found]
+        joined = [found.joined for found in self._found if found.parts]
         if not joined:
             return np.zeros(0, np.int64), np.zeros(0)
         shortest = min(len(steps) for steps, _ in joined)
@@ -185,9 +191,25 @@ class GradientNormRecorder(FitCallback):
         return joined[0][0][:shortest], powers ** (1.0 / self.order)
 
 
-def _joined(found):
-    """Joins the steps and norms of parts into two arrays."""
-    if not found:
-        return np.zeros(0, np.int64), np.zeros(0)
-    steps, norms = zip(*found, strict=True)
-    return np.concatenate(steps), np.concatenate(norms)
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """The norms of an optimizer that were read so far.
+
+    Args:
+        end: The update up to which they were read.
+        parts: Arrays of their steps, and of the norms.
+    """
+
+    end: int
+    parts: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+
+    def __len__(self):
+        return sum(len(steps) for steps, _ in self.parts)
+
+    @property
+    def joined(self):
+        """The steps and the norms, each in one array."""
+        if not self.parts:
+            return np.zeros(0, np.int64), np.zeros(0)
+        steps, norms = zip(*self.parts, strict=True)
+        return np.concatenate(steps), np.concatenate(norms)
