@@ -31,6 +31,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--quick", action="store_true", help="leave out programs and what is slow"
     )
+    parser.addoption(
+        "--thin", action="store_true", help="thin parameters out in named files too"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +55,18 @@ def same_backend(request):
         monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+@pytest.fixture(autouse=True)
+def compiled_fast(request):
+    """On JAX, programs make few steps, so most of their time is compiling."""
+    if not (request.node.get_closest_marker("program") and "jax" in sys.modules):
+        yield
+        return
+    config = sys.modules["jax"].config
+    config.update("jax_disable_most_optimizations", True)
+    yield
+    config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.hookimpl(trylast=True)  # After `-k` and `-m`.
 def pytest_collection_modifyitems(config, items):
     """Leaves out tests of another backend, and parameters that another one runs."""
@@ -65,7 +80,8 @@ def pytest_collection_modifyitems(config, items):
     if not config.option.all:
         here = [item for item in here if thinning.runs_on(item, backend)]
     whole = config.option.all or asked or backend == thinning.WHOLE
-    kept = here if whole else thinning.thinned(here)
+    thin = config.option.thin or not whole
+    kept = thinning.thinned(here) if thin else here
     items[:] = kept if asked else thinning.ordered(kept)
     if len(kept) == len(everything):
         return
@@ -74,7 +90,7 @@ def pytest_collection_modifyitems(config, items):
     text = (
         f"Left out on {backend}: {len(everything) - len(here)} tests that are slow or "
         f"of another backend, and {len(here) - len(kept)} sets of parameters that "
-        f"{thinning.WHOLE} runs. With --all and without --quick all would run."
+        f"{thinning.WHOLE} runs. With --all and no --quick or --thin all would run."
     )
     config.stash[LEFT_OUT] = text
     if hasattr(config, "workeroutput"):

@@ -63,9 +63,6 @@ def module_of(name):
 @pytest.fixture
 def less(monkeypatch):
     """Of what takes long to compile."""
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
     sweeps = module_of("rate_search").example
     monkeypatch.setattr(sweeps, "GRID", (0.1, 0.3))
     growth = module_of("growth").example
@@ -84,8 +81,6 @@ def less(monkeypatch):
     variants = {"batch normalization, L2": {"form": "l2"}}
     monkeypatch.setattr(module_of("normalizations"), "VARIANTS", variants)
     monkeypatch.setattr(regime, "EXTENSIONS", 1)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
