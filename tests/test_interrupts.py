@@ -23,6 +23,7 @@ from keras_lrs.callbacks import (
     ResumableTraining,
     WeightAveraging,
 )
+from keras_lrs.optimizers import ScheduleFree
 from tests.programs import load_program
 
 BACKEND = keras.backend.backend()
@@ -349,6 +350,77 @@ def test_norms_are_neither_lost_nor_doubled_wherever_reading_is_interrupted():
         np.testing.assert_array_equal(recorder.norms, whole.norms[:made])
         time += 1
     assert time > 20
+
+
+@pytest.mark.only("torch")
+def test_a_save_that_is_interrupted_anywhere_leaves_the_raw_weights(tmp_path):
+    time = 1
+    while True:
+        model, raw = network(), Raw()
+        callbacks = [
+            raw,
+            WeightAveraging(averages.UniformAverage(), at_end="raw"),
+            ResumableTraining(tmp_path / f"{time}", 2, verbose=0),
+        ]
+
+        def train(model=model, callbacks=callbacks):
+            model.fit(X, Y, 4, verbose=0, callbacks=callbacks)
+
+        if not interrupted(train, ResumableTraining.save.__code__, time):
+            break
+        gc.collect()
+        assert_same(values(model.weights), raw.values)
+        time += 1
+    assert time > 30
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("kind", ["optimizer", "average"])
+def test_ctrl_c_waits_for_the_end_of_an_update_of_ours(kind):
+    model = network(ScheduleFree(keras.optimizers.SGD(0.05)))
+    optimizer, averager = model.optimizer, averages.Averager(model)
+    optimizer.build(model.trainable_variables)
+    every = [*model.variables, *optimizer.variables, *averager.variables]
+    start = values(every)
+    gradients = [keras.ops.ones_like(one) for one in model.trainable_variables]
+
+    def update():
+        if kind == "optimizer":
+            optimizer.apply(gradients, model.trainable_variables)
+        else:
+            averager.update()
+
+    def traced(frame, event, argument):
+        nonlocal left
+        if frame.f_code.co_filename.endswith(("schedule_free.py", "in_step.py")):
+            left -= event == "line"
+            if left == 0 and event == "line":
+                signal.raise_signal(signal.SIGINT)
+            return traced
+        return None
+
+    update()
+    whole, time = values(every), 0
+    while True:
+        time += 1
+        left = time
+        for variable, value in zip(every, start, strict=True):
+            variable.assign(value)
+        optimizer.use_training_weights()
+        sys.settrace(traced)
+        try:
+            update()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        found = values(every)
+        same = [all(map(np.array_equal, found, known)) for known in (start, whole)]
+        assert any(same), f"line {time}"
+        if left > 0:
+            break
+    assert time > 10
+    assert same == [False, True]
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="has gradients to disable")

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lrs._keras import scopes
+from keras_lrs._keras import interrupts, scopes
 from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
 from keras_lrs._keras.variables import copies, number
 from keras_lrs.schedules import base, numerics
@@ -54,6 +54,13 @@ def after_batch(gradients: Any) -> contextlib.AbstractContextManager:
     batch = _batch.get([])
     awaited = [*batch, *found[-1:]] if batch else found
     return tf.control_dependencies([getattr(one, "values", one) for one in awaited])
+
+
+def undivided() -> contextlib.AbstractContextManager:
+    """Makes Ctrl-C wait for the end of an update of one variable after the other."""
+    if IS_TENSORFLOW and not tf.executing_eagerly():  # A graph runs as a whole.
+        return contextlib.nullcontext()
+    return interrupts.deferred()
 
 
 @scopes.closed

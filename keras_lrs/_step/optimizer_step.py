@@ -213,9 +213,7 @@ class OptimizerStep:
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Runs `Optimizer.apply` with the parts around it."""
-        # PyTorch updates one weight after the other, so do not interrupt an update.
-        eager = interrupts.deferred() if IS_TORCH else contextlib.nullcontext()
-        with eager:
+        with in_step.undivided():
             self._apply_with_parts(grads, trainable_variables)
 
     def _apply_with_parts(self, grads, trainable_variables):

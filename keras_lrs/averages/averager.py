@@ -157,10 +157,11 @@ class Averager(keras.layers.Layer):
         pairs = list(zip(self.sources, self.averages, strict=True))
         floats = [pair for pair in pairs if anywhere.is_float(pair[0])]
         others = [pair for pair in pairs if not anywhere.is_float(pair[0])]
-        anywhere.interpolate(floats, share, self._averaging.always)
-        if others:
-            anywhere.hand_over(*map(list, zip(*others, strict=True)))
-        self._count.raise_by_one()
+        with in_step.undivided():
+            anywhere.interpolate(floats, share, self._averaging.always)
+            if others:
+                anywhere.hand_over(*map(list, zip(*others, strict=True)))
+            self._count.raise_by_one()
 
     @scopes.closed
     def stateless_update(self, own: Sequence[Any], weights: Sequence[Any]) -> list:

@@ -241,7 +241,8 @@ class SwappingCallback(FitCallback):
         try:
             yield
         finally:
-            if was_in:
+            # An interrupted `with` may come here when the run has been closed.
+            if was_in and self.run is not None and not self.run.closed:
                 self.swap_in()
 
     def epoch_begins(self, epoch: int) -> None:

@@ -155,7 +155,7 @@ class ScheduleFree(Wrapper):
         trainable_variables = list(trainable_variables or self._trainable_variables)
         self.build(trainable_variables)
         # When data ends, TensorFlow still runs operations that do not depend on it.
-        with in_step.after_batch(grads):
+        with in_step.undivided(), in_step.after_batch(grads):
             self._apply(grads, trainable_variables)
 
     def _apply(self, grads, variables):
