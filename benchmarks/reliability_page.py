@@ -264,6 +264,8 @@ def soak(lines):
     line = lines[-1]
     found = line["found"]
     tenths = enumerate(found["tenths_mb"])
+    checkpoint = found["files"]["checkpoints"] / 2 / found["epochs"]
+    plateau = found["plateau_bytes"] / found["epochs"]
     rows = [[f"{t * 10} to {t * 10 + 10} %", f"{mb:.1f}"] for t, mb in tenths]
     files = [[name, f"{size / 1e6:.2f}"] for name, size in found["files"].items()]
     names = line["origin"]
@@ -277,13 +279,13 @@ def soak(lines):
         f"- Memory grew by {found['growth_mb']:.1f} MB over the last nine tenths of "
         f"the time (a line fitted to {found['measurements']:,} measurements), to a "
         f"total of {found['last_mb']:.0f} MB. This includes the history of `fit`, "
-        "which Keras keeps.\n"
+        "which Keras keeps and each checkpoint copies.\n"
         "- The rate of every epoch's last step differed from the schedule's value in "
         f"float64 by a relative error of at most {found['rate_error']:.1e}.\n"
         f"- The logs of two hyperparameters at every step took "
-        f"{found['log_bytes_per_step']:.0f} bytes per step. Everything else is "
-        "bounded: three snapshots, two checkpoints, and "
-        f"{found['plateau_bytes'] / 1e3:.0f} kB of plateau states.",
+        f"{found['log_bytes_per_step']:.0f} bytes per step. Per epoch, each of the two "
+        f"checkpoints took {checkpoint:.0f} bytes, for the history, and the states of "
+        f"the plateau rule took {plateau:.0f}. Three snapshots are kept.",
         table(["part of the time", "memory, MB"], rows),
         table(["files at the end", "MB"], files),
     )
