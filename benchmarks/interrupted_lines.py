@@ -451,7 +451,9 @@ class Subject:
         after = self._everything()
         if self.case.trains:
             number = count(self.model)
-            if not self._is_raw(number, after["weights"]):
+            # At its last lines, a call to the average has already put it in.
+            over = is_same(after["weights"], self.expected["end"])
+            if not (over or self._is_raw(number, after["weights"])):
                 wrong.append(f"the weights are not those after {number} updates")
             rate = values([leaf(self.model)._learning_rate])[0]
             if rate != np.float32(RATE):
@@ -523,6 +525,7 @@ class Subject:
                 if "scale" in variable.path:
                     after[i] = np.float32(OWN)
         gc.collect()
+        end = values(self.model.variables)
         keys = {name: found | stopped[name] for name, found in self._keys().items()}
         if self.case.trains:
             # The averages stay in an optimizer when a run is stopped between steps.
@@ -536,7 +539,7 @@ class Subject:
             self.reset()
             fit(self.model, None, 1)
             plain.append(values(self.model.variables))
-        return {"plain": plain, "steps": watch.after, "keys": keys}
+        return {"plain": plain, "steps": watch.after, "keys": keys, "end": end}
 
 
 @contextlib.contextmanager

@@ -53,12 +53,13 @@ LINES = """\
 `sys.settrace` raises `KeyboardInterrupt` before a line of the package: for each line
 that a call executes, before its first and its last execution, each in a separate call.
 A call survives if afterwards, when Python has collected what it left, the model holds
-the raw weights of the last finished step, bit for bit (or, where the call does not
-train, all variables and random numbers as before), the optimizer has its own learning
-rate, a plain `fit` trains as it does without this package, nothing is left in `vars` of
-the model and its optimizers, and the previous handler of Ctrl-C is back. If not, a real
-Ctrl-C is tried at this line, which may wait for the end of a section; the call survives
-if this leaves nothing behind, and the line is listed below the table.
+the raw weights of the last finished step, bit for bit (or, if it was interrupted at its
+very end, what it leaves otherwise; or, where the call does not train, all variables and
+random numbers as before), the optimizer has its own learning rate, a plain `fit` trains
+as it does without this package, nothing is left in `vars` of the model and its
+optimizers, and the previous handler of Ctrl-C is back. If not, a real Ctrl-C is tried
+at this line, which may wait for the end of a section; the call survives if this leaves
+nothing behind, and the line is listed below the table.
 
 The points are interrupted in random order, so the part of a case that was run is a
 random sample of it.
