@@ -1,10 +1,11 @@
 """What is interrupted at a line leaves the model as it was between two steps."""
 
-import functools
 import gc
+import itertools
 import signal
 import sys
 import threading
+import types
 import warnings
 
 import keras
@@ -13,7 +14,13 @@ import pytest
 
 from keras_lrs import averages, schedules
 from keras_lrs._fit.train_function import TrainFunction
-from keras_lrs._keras import average_slots, in_step, interrupts, scopes
+from keras_lrs._keras import (
+    average_slots,
+    average_statistics,
+    in_step,
+    interrupts,
+    scopes,
+)
 from keras_lrs._keras.variables import Swap, assign
 from keras_lrs._keras.weights import copied_weights
 from keras_lrs._step.optimizer_step import OptimizerStep
@@ -23,6 +30,7 @@ from keras_lrs.callbacks import (
     ResumableTraining,
     WeightAveraging,
 )
+from keras_lrs.callbacks.swapping import SwappingCallback
 from keras_lrs.optimizers import ScheduleFree
 from tests.programs import load_program
 
@@ -31,9 +39,11 @@ X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
 Y = X[:, :1] * X[:, 1:2]
 
 
-def network(optimizer=None):
+def network(optimizer=None, batch_norm=False):
     keras.utils.set_random_seed(0)
     layers = [keras.Input((3,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)]
+    if batch_norm:
+        layers.insert(2, keras.layers.BatchNormalization())
     model = keras.Sequential(layers)
     model.compile(optimizer or keras.optimizers.SGD(0.05, momentum=0.9), "mse")
     return model
@@ -71,6 +81,14 @@ def interrupted(function, code, time):
     finally:
         sys.settrace(None)
     return False
+
+
+def interruptions(function, code):
+    """Interrupts calls at one line after another; yields its number after each."""
+    time = 1
+    while interrupted(function, code, time):
+        yield time
+        time += 1
 
 
 # --- A sample of all lines ------------------------------------------------------------
@@ -297,10 +315,8 @@ def test_a_copy_of_weights_closes_its_scope_at_once_wherever_it_is_interrupted()
             held.append(error)  # With its frames, as a notebook holds it.
             raise
 
-    time = 1
-    while interrupted(copy, copied_weights.__wrapped__.__code__, time):
+    for time in interruptions(copy, copied_weights.__wrapped__.__code__):
         assert scopes.state()[0] is None, f"line {time}"
-        time += 1
     assert len(held) > 10
 
 
@@ -327,51 +343,80 @@ def test_a_run_that_is_interrupted_while_it_saves_is_closed_at_once(
 
 @pytest.mark.only("torch")  # Where a part keeps the norms until they are read.
 def test_norms_are_neither_lost_nor_doubled_wherever_reading_is_interrupted():
-    whole, model = GradientNormRecorder(), network()
+    model, recorder = network(), None
     model.optimizer.build(model.trainable_variables)
     start = values([*model.variables, *model.optimizer.variables])
 
-    def train(recorder):
+    def train():
+        nonlocal recorder
+        recorder = GradientNormRecorder()
         every = [*model.variables, *model.optimizer.variables]
         for variable, value in zip(every, start, strict=True):
             variable.assign(value)
         model.fit(X, Y, 4, 2, verbose=0, shuffle=False, callbacks=[recorder])
 
-    train(whole)
-    assert len(whole.norms) == 6
-    time = 1
-    while True:
-        recorder = GradientNormRecorder()
-        code = GradientNormRecorder._take.__code__
-        if not interrupted(functools.partial(train, recorder), code, time):
-            break
+    train()
+    whole = recorder.norms
+    assert len(whole) == 6
+    for time in interruptions(train, GradientNormRecorder._take.__code__):
         made = int(model.optimizer.iterations)
         assert recorder.steps.tolist() == list(range(made)), f"line {time}"
-        np.testing.assert_array_equal(recorder.norms, whole.norms[:made])
-        time += 1
+        np.testing.assert_array_equal(recorder.norms, whole[:made])
     assert time > 20
 
 
 @pytest.mark.only("torch")
 def test_a_save_that_is_interrupted_anywhere_leaves_the_raw_weights(tmp_path):
-    time = 1
-    while True:
+    model = raw = None
+    folders = map(str, itertools.count())
+
+    def train():
+        nonlocal model, raw
         model, raw = network(), Raw()
         callbacks = [
             raw,
             WeightAveraging(averages.UniformAverage(), at_end="raw"),
-            ResumableTraining(tmp_path / f"{time}", 2, verbose=0),
+            ResumableTraining(tmp_path / next(folders), 2, verbose=0),
         ]
+        model.fit(X, Y, 4, verbose=0, callbacks=callbacks)
 
-        def train(model=model, callbacks=callbacks):
-            model.fit(X, Y, 4, verbose=0, callbacks=callbacks)
-
-        if not interrupted(train, ResumableTraining.save.__code__, time):
-            break
+    for time in interruptions(train, ResumableTraining.save.__code__):
         gc.collect()
-        assert_same(values(model.weights), raw.values)
-        time += 1
+        found = values(model.weights)
+        assert all(map(np.array_equal, found, raw.values)), f"line {time}"
     assert time > 30
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize(
+    "code",
+    [
+        WeightAveraging.keep.__code__,
+        average_slots.AverageSlots.detach.__code__,
+        average_statistics.AverageStatistics.forget.__code__,
+        SwappingCallback.on_train_end.__code__,
+    ],
+    ids=lambda code: code.co_qualname,
+)
+def test_a_fit_that_is_interrupted_at_its_end_leaves_all_of_one_kind_of_weights(code):
+    model = raw = None
+
+    def train():
+        nonlocal model, raw
+        model, raw = network(batch_norm=True), Raw()
+        average = WeightAveraging(0.5, batch_norm="average")
+        model.fit(X, Y, 4, verbose=0, shuffle=False, callbacks=[raw, average])
+
+    train()
+    average = values(model.weights)
+    codes = [code, *(one for one in code.co_consts if isinstance(one, types.CodeType))]
+    for time in itertools.chain(*(interruptions(train, one) for one in codes)):
+        gc.collect()
+        found = values(model.weights)
+        known = [raw.values, average]
+        same = [all(map(np.array_equal, found, one)) for one in known]
+        assert sum(same) == 1, f"line {time}"
+        assert model.optimizer.use_ema is not same[1], f"line {time}"
 
 
 @pytest.mark.only("torch")

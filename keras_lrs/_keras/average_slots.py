@@ -19,7 +19,6 @@ overwriting the weights with them changes nothing.
 
 import dataclasses
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,6 @@ class AverageSlots:
         self.choice = choice
         self._narrow: list[tuple[Any, np.ndarray]] = []
         self._empty_since: int | None = None
-        self._attached_again: Callable[[], None] = lambda: None
 
     @property
     def attached(self) -> bool:
@@ -89,7 +87,7 @@ class AverageSlots:
 
     def attach(self, model: Any) -> None:
         """Adds the averages to the variables of a built optimizer."""
-        before, self._attached_again = self._slots_as_they_are(), lambda: None
+        before = self._slots_as_they_are()
         try:
             self._attach(model)
         except BaseException:
@@ -128,19 +126,13 @@ class AverageSlots:
         _slots_so_far[optimizer] = slots
 
     def detach(self) -> None:
-        """Leaves the optimizer without averages."""
+        """Leaves the optimizer without averages; calling it again finishes it."""
         optimizer = self.optimizer
-        slots = vars(optimizer)["_model_variables_moving_average"]
-        gone = {id(slot) for slot in slots}
+        gone = {id(slot) for slot in _slots_so_far[optimizer]}
         kept = [v for v in optimizer.variables if id(v) not in gone]
-        self._attached_again = self._slots_as_they_are()
-        del vars(optimizer)["_model_variables_moving_average"]
+        vars(optimizer).pop("_model_variables_moving_average", None)
         optimizers.set_variables(optimizer, kept)
         optimizer.use_ema, optimizer.ema_momentum = False, 0.99
-
-    def attach_again(self) -> None:
-        """Undoes `detach` if it was called or interrupted."""
-        interrupts.finish(self._attached_again)
 
     def _slots_as_they_are(self):
         """Returns a function that restores the optimizer's current slots."""

@@ -10,7 +10,7 @@ from keras_lrs._fit import chosen, lengths, paces
 from keras_lrs._fit.progress import Progress
 from keras_lrs._fit.registry import build_to_average
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import average_statistics, optimizers
+from keras_lrs._keras import average_statistics, interrupts, optimizers
 from keras_lrs._keras.average_slots import AverageSlots
 from keras_lrs._step.averages import (
     AverageOfEpochs,
@@ -63,7 +63,7 @@ class WeightAveraging(SwappingCallback):
         at_end: What the model holds after `fit`. With `"average"`, the optimizer is as
             it was before. With `"raw"`, the model holds the weights that are trained,
             and the optimizer keeps the averages for `evaluate`, `predict`, files and
-            the next `fit`. If `fit` is interrupted, the model holds the raw weights.
+            the next `fit`. If training is interrupted, the model holds the raw weights.
         batch_norm: The statistics that go with the average: `"keep"`, those of the raw
             weights; `"average"`, their average over the same updates; or
             `"recalibrate"`, those of the averaged weights, computed in a pass over
@@ -378,14 +378,13 @@ class WeightAveraging(SwappingCallback):
                 stacklevel=2,
             )
         left = LeftAverage(self.averaged, [o.optimizer for o in self._slots])
-        kept = self._averaged_statistics
-        try:
+        statistics = self._averaged_statistics
+
+        def leave():
             for one in self._slots:
                 one.detach()
-            if kept is not None:
-                kept.forget()
+            if statistics is not None:
+                statistics.forget()
             self._kept = left
-        except BaseException:
-            for one in self._slots:
-                one.attach_again()
-            raise
+
+        interrupts.finish(leave)
