@@ -404,11 +404,12 @@ class Subject:
         self.start = values(self.model.variables), values(self.own)
 
     def warm_up(self):
-        """Compiles what the call compiles."""
-        self.reset()
-        self.case.prepare(self.model, self.folder)
-        self.case.call(self.model, self.folder)
-        fit(self.model, None, 1)
+        """Compiles what the call compiles, at first and after a plain `fit`."""
+        for _ in range(2):
+            self.reset()
+            self.case.prepare(self.model, self.folder)
+            self.case.call(self.model, self.folder)
+            fit(self.model, None, 1)
         gc.collect()
         gc.freeze()  # Later collections need not look at what stays.
 
