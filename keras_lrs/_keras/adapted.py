@@ -12,6 +12,8 @@ import numpy as np
 from keras_lrs._keras import interrupts
 from keras_lrs._keras.models import layers
 
+_FILE = "file "  # Before the name of a file in a layer's state.
+
 
 @contextlib.contextmanager
 def kept(model: Any) -> Iterator[None]:
@@ -67,6 +69,22 @@ def write(model: Any, found: list[dict[str, Any]] | None) -> None:
             _set_state(layer, given)
 
 
+def check(model: Any, found: list[dict[str, Any]] | None) -> None:
+    """Raises `ValueError` if `found` is not what `read` returns for such a model."""
+    if found is None:
+        return
+    expected = _layers_with_more(model)
+    if len(found) != len(expected):
+        raise ValueError(f"{len(found)} adapted layers instead of {len(expected)}")
+    for layer, given in zip(expected, found, strict=True):
+        for name in given:
+            file = name.removeprefix(_FILE)
+            # A path would be written outside of the folder that `load_assets` reads.
+            is_bare = pathlib.PureWindowsPath(file).name == file
+            if file != name and (not is_bare or file in ("", "..")):
+                raise ValueError(f"the file name {file!r} for the layer {layer.name!r}")
+
+
 def _layers_with_more(model):
     return [
         layer
@@ -87,7 +105,7 @@ def _state(layer):
         except AttributeError:  # It was never adapted.
             return {}
         for path in pathlib.Path(folder).iterdir():
-            arrays[f"file {path.name}"] = np.frombuffer(path.read_bytes(), np.uint8)
+            arrays[f"{_FILE}{path.name}"] = np.frombuffer(path.read_bytes(), np.uint8)
     return arrays
 
 
@@ -95,12 +113,14 @@ def _set_state(layer, state):
     if isinstance(layer, keras.layers.Discretization):
         layer.bin_boundaries = state["boundaries"]
         return
-    own = {name: value for name, value in state.items() if name[:5] != "file "}
+    own = {name: value for name, value in state.items() if not name.startswith(_FILE)}
     if own:
         layer.load_own_variables(own)
     with tempfile.TemporaryDirectory() as folder:
         for name in state.keys() - own.keys():
-            (pathlib.Path(folder) / name[5:]).write_bytes(state[name].tobytes())
+            (pathlib.Path(folder) / name.removeprefix(_FILE)).write_bytes(
+                state[name].tobytes()
+            )
         layer.load_assets(folder)
 
 

@@ -64,6 +64,19 @@ def remembered(callback: Any) -> dict[str, Any] | None:
     return None
 
 
+def remind(callback: Any, state: dict[str, Any]) -> None:
+    """Gives a callback what `remembered` returned, and nothing else."""
+    names = [
+        n
+        for kind, own in _REMEMBERED.items()
+        if isinstance(callback, kind)
+        for n in own
+    ]
+    if unknown := state.keys() - set(names):
+        raise ValueError(f"`{type(callback).__name__}` has no state {sorted(unknown)}")
+    vars(callback).update(state)
+
+
 def begin_at(model: Any, epoch: int | None) -> None:
     """Makes `fit` begin with an epoch, in `on_train_begin`; None means its own."""
     model._initial_epoch = epoch

@@ -6,7 +6,7 @@ import itertools
 import warnings
 from typing import Any
 
-from keras_lrs._storage import tree
+from keras_lrs._storage import run_state, tree
 from keras_lrs._storage.fits import Fit
 from keras_lrs._storage.manifest import GENERATIONS, Folder, Record
 from keras_lrs._storage.remote import Path
@@ -35,13 +35,6 @@ class Checkpoint(Record):
     batch: int
     iterations: int
     sha256: str = ""
-
-
-STATE = {
-    *("backend", "epoch", "batch", "steps", "stopped", "starts", "products", "shapes"),
-    *("values", "buffers", "metrics", "logs", "callbacks", "random", "random_at_epoch"),
-}
-"""The keys of a run's state since version 0.1.0; later versions have more."""
 
 
 class Checkpoints(Folder[Checkpoint]):
@@ -167,7 +160,10 @@ def _opened(directory, writes):
     found = Checkpoints(directory)
     if writes:
         found.lock()
-    return found, found.newest()
+    newest = found.newest()
+    if newest is not None:
+        run_state.check(found.path(newest[0]), newest[1])
+    return found, newest
 
 
 def inner(directory: Any) -> list[Any]:

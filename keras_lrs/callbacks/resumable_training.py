@@ -161,6 +161,7 @@ class ResumableTraining(SavedOnSigterm):
         self.resumed_from: Checkpoint | None = None
         self._checkpoints: Any = None
         self._found: Any = None
+        self._path: Any = None
         self._data: Any = None
         self._states: list[tuple[Any, dict[str, Any]]] = []
 
@@ -193,6 +194,7 @@ class ResumableTraining(SavedOnSigterm):
             "fit" in self.accept,
         )
         self.resumed_from, self._found = newest or (None, None)
+        self._path = newest and self._checkpoints.path(newest[0])
         self._fit = fit.continued(self._found or {})
         fits.breaks_off(self.directory, run.model, self._fit)
         self._data.take_up(self._checkpoints, self._found or {})
@@ -206,7 +208,8 @@ class ResumableTraining(SavedOnSigterm):
             )
             # Callbacks look at the optimizer's count when the first epoch begins.
             self._set_variables()
-            run.progress.paces.load(run.progress.every, self._found.get("paces"))
+            with resumption.restoring(self._path):
+                run.progress.paces.load(run.progress.every, self._found.get("paces"))
             fit_loop.begin_at(run.model, self._first_epoch)
             self._states = resumption.matched(run, self._found["callbacks"])
             starts = resumption.starts(run, self._found)
@@ -236,10 +239,11 @@ class ResumableTraining(SavedOnSigterm):
     def before_all(self, hook: str, *arguments: Any) -> None:
         """Sets or notes the random numbers of an epoch before any callback draws."""
         if hook == "on_epoch_begin":
-            self._data.epoch_begins()
+            with resumption.restoring(self._path):
+                self._data.epoch_begins()
             if self._found is not None:
                 # Within an epoch, the batches come in the same order as before.
-                random.set_state(
+                self._set_random(
                     self._found["random_at_epoch"] or self._found["random"]
                 )
             # A checkpoint within the epoch needs this state to read its batches again.
@@ -266,19 +270,26 @@ class ResumableTraining(SavedOnSigterm):
 
     def _set_variables(self):
         model = self._run.model
-        variables.write(models.state_variables(model), self._found["values"])
-        models.set_buffers(model, self._found["buffers"])
-        adapted.write(model, self._found.get("adapted"))
+        with resumption.restoring(self._path):
+            adapted.check(model, self._found.get("adapted"))
+            variables.write(models.state_variables(model), self._found["values"])
+            models.set_buffers(model, self._found["buffers"])
+            adapted.write(model, self._found.get("adapted"))
+
+    def _set_random(self, state):
+        with resumption.restoring(self._path):
+            random.set_state(state)
 
     def _set_states_of_ours(self):
         every, products = self._run.progress.every, self._found["products"]
         rates = self._found.get("rates_set", [None] * len(every))
-        for optimizer, found, rate in zip(every, products, rates, strict=True):
-            bias_correction.set_products(optimizer, found)
-            self._run.own_rates.take(optimizer, rate)
-        for callback, state in self._states:
-            if isinstance(callback, FitCallback):
-                callback.set_state(state)
+        with resumption.restoring(self._path):
+            for optimizer, found, rate in zip(every, products, rates, strict=True):
+                bias_correction.set_products(optimizer, found)
+                self._run.own_rates.take(optimizer, rate)
+            for callback, state in self._states:
+                if isinstance(callback, FitCallback):
+                    callback.set_state(state)
 
     def _take_up(self):
         """Restores the state of everything after all callbacks have begun."""
@@ -286,10 +297,8 @@ class ResumableTraining(SavedOnSigterm):
         # Callbacks may have changed some variables when they began.
         self._set_variables()
         for callback, state in self._states:
-            if hasattr(callback, "set_state") and not isinstance(callback, FitCallback):
-                callback.set_state(state)
-            elif not isinstance(callback, FitCallback):
-                vars(callback).update(state)
+            if not isinstance(callback, FitCallback):
+                resumption.restore_callback(callback, state, self._path)
         self._batch = found["batch"]
         self._say(found["batch"])
         if found["batch"]:
@@ -298,7 +307,7 @@ class ResumableTraining(SavedOnSigterm):
                     found["batch"],
                     found["metrics"],
                     dict.fromkeys(found["logs"], 0.0),
-                    lambda: random.set_state(found["random"]),
+                    lambda: self._set_random(found["random"]),
                 )
             )
         self._found = None
@@ -376,21 +385,12 @@ class ResumableTraining(SavedOnSigterm):
             }
             checkpoint = Checkpoint(0, epoch, batch, run.progress.iterations())
             if diverged:
-                self._refuse_to_save(epoch)
+                resumption.warn_of_divergence(self.directory, epoch)
+                self._diverged = True
             elif models.is_chief(model):
                 self._diverged = False
                 self._checkpoints.save(checkpoint, tree)
         self._since = 0
-
-    def _refuse_to_save(self, epoch):
-        """Keeps the last checkpoint from before the run diverged."""
-        warnings.warn(
-            f"The run stopped in epoch {epoch} with a loss that is not finite: no "
-            f"checkpoint is written, and those in `{self.directory}` are kept. The "
-            "same call resumes from the last. To start over, remove the folder.",
-            stacklevel=2,
-        )
-        self._diverged = True
 
     def fit_ends(self) -> None:
         """Resets where the model's `fit` begins, and releases the folder."""

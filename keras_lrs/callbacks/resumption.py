@@ -1,7 +1,9 @@
 """Checks whether a run may resume from a checkpoint and whether one may be written."""
 
+import contextlib
 import hashlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -10,7 +12,6 @@ import numpy as np
 from keras_lrs._fit import registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import fingerprint, fit_loop, models, optimizers, variables
-from keras_lrs._storage import checkpoints
 from keras_lrs.schedules import fields
 
 ACCEPTED = (*fingerprint.PARTS, "data", "fit")
@@ -91,11 +92,6 @@ def check(
             f"Received: directory={str(directory)!r} with checkpoints{received}{cure}"
         )
 
-    if missing := checkpoints.STATE - found.keys():
-        refuse(
-            "hold checkpoints of this callback, or none",
-            f" that lack {', '.join(sorted(missing))}",
-        )
     if found["backend"] != keras.backend.backend():
         bound = f"hold checkpoints of {keras.backend.backend()}, or none"
         refuse(bound, f" of {found['backend']}")
@@ -149,10 +145,41 @@ def starts(run: Run, found: dict[str, Any]) -> list[int] | None:
     ]
 
 
+@contextlib.contextmanager
+def restoring(path: Any) -> Iterator[None]:
+    """Raises `ValueError` that names the file if its content cannot be restored."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # Keras and the backends raise many.
+        text = f"{type(error).__name__}: {error}"
+        raise ValueError(f"`{path}` cannot be restored. {text}") from error
+
+
+def restore_callback(callback: Any, state: dict[str, Any], path: Any) -> None:
+    """Gives one of the user's callbacks, or Keras's, its state in a checkpoint."""
+    if hasattr(callback, "set_state"):
+        callback.set_state(state)  # Raises the user's own errors.
+        return
+    with restoring(path):
+        fit_loop.remind(callback, state)
+
+
 def has_diverged(model: Any, logs: dict[str, Any] | None) -> bool:
     """Whether training stopped in an epoch whose loss is not finite."""
     loss = (logs or {}).get("loss")
     return bool(model.stop_training and loss is not None and not np.isfinite(loss))
+
+
+def warn_of_divergence(directory: Any, epoch: int) -> None:
+    """Warns that a run has diverged, and that its earlier checkpoints are kept."""
+    warnings.warn(
+        f"The run stopped in epoch {epoch} with a loss that is not finite: no "
+        f"checkpoint is written, and those in `{directory}` are kept. The same call "
+        "resumes from the last. To start over, remove the folder.",
+        stacklevel=4,
+    )
 
 
 # --- Other callbacks ---

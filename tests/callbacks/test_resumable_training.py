@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import keras_lrs as lrs
 from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs._storage import files, manifest
+from keras_lrs._storage.checkpoints import Checkpoints
 from keras_lrs.callbacks import (
     AveragedEvaluation,
     GradientNormRecorder,
@@ -839,6 +841,56 @@ def test_layers_know_what_they_had_adapted_to(kind, tmp_path):
     # Another call of the script, in which they are not adapted, or to something else.
     found = run(np.arange(9.0) if kind == "Discretization" else None)
     np.testing.assert_array_equal(found, expected)
+
+
+class Words(keras.layers.Layer):
+    """A layer with a file of its own, as Keras's lookups have one."""
+
+    def call(self, x):
+        return x
+
+    def save_assets(self, folder):
+        pathlib.Path(folder, "words.txt").write_text("a")
+
+    def load_assets(self, folder):
+        assert [path.name for path in pathlib.Path(folder).iterdir()] == ["words.txt"]
+
+
+@pytest.mark.parametrize("change", ["a path", "a parent", "random", "callbacks"])
+def test_what_another_program_wrote_is_refused_and_writes_no_file(tmp_path, change):
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "run"
+    x, y = numbers()
+
+    def run(*others):
+        keras.utils.set_random_seed(0)
+        layers = [keras.Input((3,)), Words(), keras.layers.Dense(1)]
+        model = keras.Sequential(layers)
+        model.compile("sgd", "mse")
+        backup = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+        resumable = ResumableTraining(folder, verbose=0)
+        every = [resumable, backup, *others]
+        model.fit(x, y, BATCH, 3, verbose=0, callbacks=every)
+
+    with pytest.raises(PowerCutError):
+        run(PowerCut(STEPS))
+    stored = Checkpoints(folder)
+    newest, state = stored.newest()
+    given = np.frombuffer(b"b", np.uint8)
+    if change == "random":
+        state["random"] = {"python": "x"}
+    elif change == "callbacks":
+        (checkpoint,) = [
+            found for name, found in state["callbacks"] if name == "ModelCheckpoint"
+        ]
+        checkpoint["filepath"] = str(elsewhere)
+    else:
+        name = str(elsewhere) if change == "a path" else "../elsewhere"
+        state["adapted"][0][f"file {name}"] = given
+    stored.save(newest, state)
+    stored.close()
+    with pytest.raises(ValueError, match=r"2.npz` cannot be restored"):
+        run()
+    assert not elsewhere.exists()
 
 
 # --- Keras's own ----------------------------------------------------------------------

@@ -8,14 +8,33 @@ import zipfile
 import numpy as np
 import pytest
 
-from keras_lrs._storage import checkpoints, files, labels, manifest, tree
+from keras_lrs._storage import checkpoints, files, labels, manifest, run_state, tree
 from keras_lrs._storage.checkpoints import Checkpoint, Checkpoints
 from tests.ensembles import faults
 from tests.warned import warns
 
+# What `ResumableTraining` has written since the first version.
+FIRST = {
+    **{"backend": "torch", "epoch": 1, "batch": 0, "steps": 10, "stopped": False},
+    **{"starts": [0], "products": [{}], "shapes": [[[50], "float64"]], "buffers": []},
+    **{"metrics": [], "logs": [], "callbacks": [["History", {"epoch": [0]}]]},
+    **{"random": {"python": []}, "random_at_epoch": None, "values": [np.zeros(50)]},
+}
+LATER = {
+    **{"began": 0, "initial": "0a", "before": ["0b", None], "count": 1, "nth": 0},
+    **{"configs": {"model": {}}, "rates": [0.1], "paces": ["1/2", None], "data": None},
+    **{"rates_set": [None], "trained": {"two": [0]}, "adapted": [{"boundaries": []}]},
+    "first_batches": {"0": [1, 2]},
+}
+
 
 def state(epoch, began=0):
-    return {"epoch": epoch, "began": began, "values": np.full(50, float(epoch))}
+    return {
+        **FIRST,
+        "epoch": epoch,
+        "began": began,
+        "values": [np.full(50, float(epoch))],
+    }
 
 
 def save(found, epoch, began=0):
@@ -163,6 +182,33 @@ class TestSeveralFits:
         assert newest[0].epoch == 1
 
     def test_a_state_that_does_not_say_where_it_began_is_taken_up(self, tmp_path):
-        Checkpoints(tmp_path).save(Checkpoint(0, 5, 0, 50), {"epoch": 5})
+        Checkpoints(tmp_path).save(Checkpoint(0, 5, 0, 50), {**FIRST, "epoch": 5})
         _, newest = checkpoints.of_fit(tmp_path, 0, writes=False)
         assert newest[0].epoch == 5
+
+
+class TestStatesOfOtherPrograms:
+    """Files whose hashes are right, but which `ResumableTraining` did not write."""
+
+    def test_those_of_this_one_are_accepted(self):
+        run_state.check("file", FIRST)
+        run_state.check("file", {**FIRST, **LATER})
+
+    @pytest.mark.parametrize("key", [*FIRST, *LATER])
+    def test_a_value_of_another_kind_is_refused_by_name(self, key):
+        whole = {**FIRST, **LATER}
+        for value in (-1.5, np.zeros(2), [b"x"]):
+            with pytest.raises(ValueError, match=f"`file` is damaged: its '{key}'"):
+                run_state.check("file", {**whole, key: value})
+
+    @pytest.mark.parametrize("key", [*FIRST, "before", "count", "nth"])
+    def test_what_is_missing_is_named(self, key):
+        lacking = {k: v for k, v in {**FIRST, **LATER}.items() if k != key}
+        with pytest.raises(ValueError, match=f"`file` is no .* it lacks {key}"):
+            run_state.check("file", lacking)
+
+    def test_values_of_other_shapes_are_refused(self, tmp_path):
+        other = {**FIRST, "values": [np.zeros((5, 10))]}
+        Checkpoints(tmp_path).save(Checkpoint(0, 1, 0, 10), other)
+        with pytest.raises(ValueError, match=r"1.npz` is damaged: its values have"):
+            checkpoints.of_fit(tmp_path, 0, writes=False)
