@@ -2,6 +2,7 @@
 
 A label follows the content. Readers of `.npz` and HDF5 ignore anything behind their
 content. A label consists of JSON, its length in eight digits, and a word that marks it.
+The JSON holds a hash of the content and of itself.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ _DIGITS = 8
 
 def made(label: dict[str, Any], sha256: str) -> bytes:
     """Returns the bytes of a label for a content with this hash."""
-    text = json.dumps({**label, "sha256": sha256}).encode()
+    text = json.dumps({**label, "sha256": _hash(label, sha256)}).encode()
     return text + f"{len(text):0{_DIGITS}d}".encode() + _MARK
 
 
@@ -42,6 +43,11 @@ def read(content: bytes) -> dict[str, Any]:
         sha256 = label.pop("sha256")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError("its label is damaged") from error
-    if sha256 != hashlib.sha256(content).hexdigest():
+    if sha256 != _hash(label, hashlib.sha256(content).hexdigest()):
         raise ValueError("it is damaged: its sha256 does not match its label")
     return label
+
+
+def _hash(label, sha256):
+    """The hash of a label and of the content that has this hash."""
+    return hashlib.sha256(f"{sha256} {json.dumps(label)}".encode()).hexdigest()

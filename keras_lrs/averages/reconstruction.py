@@ -32,8 +32,9 @@ def posthoc(
 
     Raises:
         FileNotFoundError: If there are no snapshots.
-        ValueError: If an argument is out of range, if a snapshot is damaged, or if the
-            model's weights have other shapes.
+        ValueError: If an argument is out of range, if a snapshot is damaged, if the
+            snapshots are of different runs, or if the model's weights have other
+            shapes.
 
     Reference: Karras et al., "Analyzing and Improving the Training Dynamics of
     Diffusion Models", 2024, arXiv:2312.02696, section 3.2.
@@ -65,17 +66,24 @@ def posthoc(
 def _total(paths, sigma_rel, step):
     """Returns the weighted sum of the snapshots at some paths."""
     step = max(paths) if step is None else fields.count("step", step, 1)
-    keys = [
-        (taken, sigma, path)
-        for taken, path in paths.items()
-        for sigma in snapshots.read(path)
-    ]
+    keys: list[tuple[int, float, Any]] = []
+    runs: dict[str | None, Any] = {}
+    for taken, path in paths.items():
+        found = snapshots.read(path)
+        keys += [(taken, sigma, path) for sigma in found.averages]
+        runs.setdefault(found.run, path)
+    runs.pop(None, None)
+    if len(runs) > 1:
+        one, other = list(runs.values())[:2]
+        raise ValueError(f"The snapshots {one} and {other} are of different runs.")
     steps, sigmas, _ = zip(*keys, strict=True)
     coefficients = posthoc_coefficients(steps, sigmas, step, sigma_rel)
     total: list[np.ndarray] = []
     for coefficient, (_, sigma, path) in zip(coefficients, keys, strict=True):
         if coefficient != 0.0:
-            parts = [coefficient * array for array in snapshots.read(path)[sigma]]
+            parts = [
+                coefficient * array for array in snapshots.read(path).averages[sigma]
+            ]
             total = (
                 [a + b for a, b in zip(total, parts, strict=True)] if total else parts
             )

@@ -1,5 +1,6 @@
 """Files of averages at several points of a training run."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -9,6 +10,8 @@ from keras_lrs._storage.remote import Path
 
 LOCK = ".averages.lock"
 """The name of the lock on a folder of averages."""
+
+_END = 22  # The bytes of the last record of an archive.
 
 
 def paths(directory: Path) -> dict[int, Path]:
@@ -22,8 +25,17 @@ def paths(directory: Path) -> dict[int, Path]:
     }
 
 
-def write(directory: Path, step: int, averages: dict[float, list[np.ndarray]]) -> None:
-    """Writes the averages of some widths after `step` updates, whole or not at all."""
+def write(
+    directory: Path, step: int, averages: dict[float, list[np.ndarray]], run: str
+) -> None:
+    """Writes the averages of some widths after `step` updates, whole or not at all.
+
+    Args:
+        directory: The folder.
+        step: The number of updates.
+        averages: The averages of all weights, by width.
+        run: What identifies the run.
+    """
     content = io.BytesIO()
     arrays = {
         f"{sigma_rel!r}/{index}": array
@@ -31,38 +43,69 @@ def write(directory: Path, step: int, averages: dict[float, list[np.ndarray]]) -
         for index, array in enumerate(weights)
     }
     np.savez(content, allow_pickle=False, **arrays)
-    path = directory / f"averages-{step:010d}.npz"
-    label = {"entry": {"step": step}}
+    path = _path(directory, step)
+    label = {"entry": {"step": step, "run": run}}
     files.write_atomically(
         path, content.getvalue(), lambda sha256: labels.made(label, sha256)
     )
 
 
-def read(path: Path) -> dict[float, list[np.ndarray]]:
-    """Reads a snapshot, in float64.
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A snapshot that was read.
+
+    Args:
+        averages: For each width, the averages of all weights, in float64.
+        run: What identifies the run; None if version 0.1.0 wrote it.
+    """
+
+    averages: dict[float, list[np.ndarray]]
+    run: str | None
+
+
+def read(path: Path) -> Snapshot:
+    """Reads a snapshot.
 
     Raises:
         FileNotFoundError: If it has been removed.
         OSError: If the storage that it is in cannot be reached.
-        ValueError: If the file is damaged.
+        ValueError: If the file is damaged, or has the name of another snapshot.
     """
     written = files.bytes_of(path)
     try:
-        content = _unlabelled(written)
+        content, entry = _parted(written)
+        if entry.keys() and _path(path.parent, entry["step"]).name != path.name:
+            raise ValueError(f"it is the snapshot after {entry['step']} updates")
         tree.check_unpacked(content)
         with np.load(io.BytesIO(content)) as stored:
             found: dict[float, list[np.ndarray]] = {}
             for key in sorted(stored, key=lambda key: int(key.split("/")[1])):
                 sigma_rel = float(key.split("/")[0])
                 found.setdefault(sigma_rel, []).append(stored[key].astype(np.float64))
-            return found
+            return Snapshot(found, entry.get("run"))
     except Exception as error:  # NumPy raises many errors for bytes of others.
         raise ValueError(f"The snapshot {path} is damaged: {error}") from error
 
 
-def _unlabelled(written):
-    """Returns the content before the label, which verifies it."""
+def run_of(path: Path) -> str | None:
+    """Returns what identifies the run of a snapshot; None if that is not known."""
+    try:
+        _, entry = _parted(files.bytes_of(path))
+    except ValueError:
+        return None
+    return entry.get("run")
+
+
+def _path(directory, step):
+    return directory / f"averages-{step:010d}.npz"
+
+
+def _parted(written):
+    """Returns the content before the label, and the label's entry, both verified."""
     content, label = labels.parted(written)
-    if label is not None:  # Version 0.1.0 wrote none.
-        labels.read(written)
-    return content
+    if label is not None:
+        return content, labels.read(written)["entry"]
+    # Version 0.1.0 wrote no label, and nothing follows the end of its archive.
+    if written[-_END:][:4] != b"PK\x05\x06":
+        raise ValueError("it is truncated, or its label is damaged")
+    return content, {}

@@ -14,6 +14,7 @@ from keras_lrs._step.part import Wanted
 from keras_lrs._storage import files, leases
 from keras_lrs.averages import snapshots
 from keras_lrs.averages.posthoc import power_function
+from keras_lrs.callbacks import resumption
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
 
@@ -28,7 +29,9 @@ class PosthocAveraging(FitCallback):
     copy of the weights in memory.
 
     With `initial_epoch` or after `BackupAndRestore`, averaging resumes from the
-    snapshot of the epoch's beginning, and later snapshots are deleted.
+    snapshot of the epoch's beginning, and later snapshots are deleted. A run is
+    identified by its initial weights, so that the snapshots of another run are neither
+    deleted nor combined with its own.
 
     Args:
         directory: The folder for the snapshots `averages-<updates>.npz`, local or a
@@ -92,6 +95,7 @@ class PosthocAveraging(FitCallback):
         )
         self.every = fields.count("every", every, 1)
         self._lock: Any = None
+        self._identity = ""
 
     def __getstate__(self):
         return {**super().__getstate__(), "_lock": None}
@@ -103,6 +107,8 @@ class PosthocAveraging(FitCallback):
         if is_chief(run.model):
             self._lock = leases.lock(self.directory / snapshots.LOCK)
             self._lock.acquire()
+        # What resumes the run may change its weights when it begins.
+        self._identity = resumption.initial(run.model, None)
         return [
             Wanted(
                 optimizer,
@@ -116,24 +122,21 @@ class PosthocAveraging(FitCallback):
 
     def fit_begins(self, epoch: int) -> None:
         """Checks for snapshots of earlier runs."""
-        found = snapshots.paths(self.directory)
         resumable = any(registry.backs_up(other) for other in self._run.siblings)
-        if epoch == 0 and found and not resumable:
-            fields.refuse(
-                "directory",
-                "not hold snapshots of another run",
-                str(self.directory),
-            )
-        self._goes_on = epoch > 0
+        if epoch == 0 and snapshots.paths(self.directory) and not resumable:
+            self._refuse_others()
+        self._begins, self._goes_on = True, epoch > 0
+        self._resumes = self._goes_on
         self._given: list[list[np.ndarray]] | None = None
 
     def get_state(self) -> dict[str, Any]:
         """Returns the averages."""
-        return {"averages": self._values}
+        return {"averages": self._values, "run": self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores the averages once their variables exist."""
-        self._given, self._goes_on = state["averages"], False
+        self._given, self._goes_on, self._resumes = state["averages"], False, True
+        self._identity = state.get("run", self._identity)
 
     @property
     def _updates(self):
@@ -160,27 +163,48 @@ class PosthocAveraging(FitCallback):
 
     def epoch_begins(self, epoch: int) -> None:
         """Resumes from a snapshot in the first epoch."""
-        updates = self._updates
-        paths = snapshots.paths(self.directory)
-        if self._lock is not None:
-            files.remove([path for step, path in paths.items() if step > updates])
-        if self._given is not None:
-            self._set(self._given)
-            self._given = None
-        if not self._goes_on:
+        if not self._begins:
             return
-        self._goes_on = False
+        self._begins = False
+        updates, paths = self._updates, snapshots.paths(self.directory)
+        if self._goes_on:
+            self._resume(updates, paths)
+        elif self._given is not None:
+            self._set(self._given)
+        self._given = None
+        if self._lock is not None:
+            self._remove_later(updates, paths)
+
+    def _resume(self, updates, paths):
         if updates not in paths:
             raise ValueError(
                 f"Argument `directory` must hold the snapshot after {updates} updates, "
                 "from which this run resumes. Received: "
                 f"directory={str(self.directory)!r}"
             )
-        stored = snapshots.read(paths[updates])
+        found = snapshots.read(paths[updates])
+        stored = found.averages
         if not set(self.sigma_rels) <= stored.keys():
             bound = f"be of those in `{paths[updates]}`: {sorted(stored)}"
             fields.refuse("sigma_rels", bound, self.sigma_rels)
+        self._identity = found.run or self._identity
         self._set([stored[sigma_rel] for sigma_rel in self.sigma_rels])
+
+    def _remove_later(self, updates, paths):
+        """Removes the snapshots that this run will write again."""
+        earlier = [step for step in paths if step <= updates]
+        later = [path for step, path in paths.items() if step > updates]
+        # The newest of the others tells for all of them.
+        for path in [*later, *(paths[step] for step in earlier[-1:])]:
+            run = snapshots.run_of(path)
+            # Version 0.1.0 did not write it.
+            if run != self._identity and not (run is None and self._resumes):
+                self._refuse_others()
+        files.remove(later)
+
+    def _refuse_others(self):
+        bound = "not hold snapshots of another run"
+        fields.refuse("directory", bound, str(self.directory))
 
     def _set(self, values):
         for averages, stored in zip(self._averages, values, strict=True):
@@ -195,7 +219,7 @@ class PosthocAveraging(FitCallback):
         last = epoch + 1 == self._run.progress.epochs
         if (epoch + 1) % self.every == 0 or last or self._model.stop_training:
             snapshot = dict(zip(self.sigma_rels, self._values, strict=True))
-            snapshots.write(self.directory, self._updates, snapshot)
+            snapshots.write(self.directory, self._updates, snapshot, self._identity)
 
     def fit_ends(self) -> None:
         """Unlocks the folder."""

@@ -1,16 +1,19 @@
 """Averages of any length, reconstructed from snapshots of a real training."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 
 from keras_lrs import averages
-from keras_lrs.averages import PowerFunctionAverage
-from keras_lrs.callbacks import PosthocAveraging, WeightAveraging
+from keras_lrs.averages import PowerFunctionAverage, snapshots
+from keras_lrs.callbacks import PosthocAveraging, ResumableTraining, WeightAveraging
 from tests.callbacks import references
 from tests.callbacks.recording import Record
 from tests.callbacks.references import STEPS, linear_model
 
+LAST = "averages-0000000020.npz"
 COMPILED = [False] if keras.backend.backend() == "torch" else [False, True]
 
 
@@ -134,6 +137,53 @@ class TestRefusals:
         references.fit(linear_model(sgd()), [PosthocAveraging(tmp_path)], 1)
         with pytest.raises(ValueError, match="of another run"):
             references.fit(linear_model(sgd()), [PosthocAveraging(tmp_path)], 1)
+
+    def test_of_snapshots_of_another_training_which_are_kept(self, tmp_path):
+        """Also if this one could resume: it has nothing to resume from."""
+        folder = tmp_path / "averages"
+        references.fit(linear_model(sgd()), [PosthocAveraging(folder)], 2)
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        other = linear_model(sgd())
+        other.trainable_variables[0].assign(other.trainable_variables[0] + 1.0)
+        backups = ResumableTraining(tmp_path / "run", verbose=0)
+        with pytest.raises(ValueError, match="of another run"):
+            references.fit(other, [backups, PosthocAveraging(folder)], 1)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+    def test_of_snapshots_of_several_runs(self, tmp_path):
+        for number, folder in enumerate((tmp_path / "one", tmp_path / "other")):
+            model = linear_model(sgd())
+            weight = model.trainable_variables[0]
+            weight.assign(weight + number)
+            references.fit(model, [PosthocAveraging(folder)], 2)
+        (tmp_path / "other" / LAST).rename(tmp_path / "one" / LAST)
+        with pytest.raises(ValueError, match="are of different runs"):
+            averages.posthoc(tmp_path / "one", 0.1)
+
+    def test_of_a_snapshot_with_the_name_of_another(self, tmp_path):
+        references.fit(linear_model(sgd()), [PosthocAveraging(tmp_path)], 2)
+        (tmp_path / LAST).rename(tmp_path / "averages-0000000030.npz")
+        with pytest.raises(ValueError, match=r"30.npz is damaged: .* 20 updates"):
+            averages.posthoc(tmp_path, 0.1)
+
+    def test_of_any_damage(self, tmp_path):
+        """Of all bytes; only a file without its whole label is one of 0.1.0."""
+        references.fit(linear_model(sgd()), [PosthocAveraging(tmp_path)], 1)
+        (path,) = tmp_path.iterdir()
+        whole = path.read_bytes()
+        for place in range(len(whole)):
+            path.write_bytes(
+                whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+            )
+            with pytest.raises(ValueError, match="is damaged"):
+                snapshots.read(path)
+        read = []
+        for end in range(len(whole)):
+            path.write_bytes(whole[:end])
+            with contextlib.suppress(ValueError):
+                snapshots.read(path)
+                read.append(end)
+        assert read == [whole.rindex(b'{"entry"')]
 
     def test_of_going_on_without_a_snapshot(self, tmp_path):
         model = linear_model(sgd())

@@ -36,7 +36,7 @@ def write(folder):
     for each in (store, found, earlier):
         each.close()
     for step in (10, 20):
-        averages.write(folder, step, {0.05: [np.full(2, step)]})
+        averages.write(folder, step, {0.05: [np.full(2, step)]}, "a run")
 
 
 @pytest.fixture(params=["here", "in memory"])

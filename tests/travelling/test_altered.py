@@ -292,7 +292,7 @@ def test_an_altered_file_of_averages_is_refused(content):
         except ValueError as error:
             assert "is damaged" in str(error)
         else:
-            assert found == {}
+            assert found.averages == {}
 
 
 def test_a_pickle_among_averages_is_not_read():
