@@ -255,3 +255,11 @@ def _variables(found):
         source = optimizers.rate_source(optimizer)
         if isinstance(source, keras.Variable):
             yield optimizer, source
+
+
+def show_last_used(run: Any, optimizer: Any) -> None:
+    """Sets a driven rate to what it would be here in an uninterrupted run."""
+    iterations = optimizers.iterations(optimizer)
+    if iterations > run.progress.start(optimizer):
+        used = run.used_values(optimizer, np.array([iterations - 1]))
+        optimizers.set_rate(optimizer, used["learning_rate"].item())

@@ -116,18 +116,23 @@ class Run:
 
     # --- Epochs and steps ---
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Binds schedules and installs parts when the first epoch begins."""
+    def begin(self, epoch: int) -> None:
+        """Binds schedules and installs parts, unless that has been done."""
         checks.check_open(self)
-        if not self.begun:
-            checks.check_first(self, epoch)
-            self.begun = True
-            self.epoch_logs = epoch_logs.EpochLogs(self)
-            for callback in self.callbacks:
-                callback.fit_begins(epoch)
-            if self.resumes is not None:
-                self.resumes.set_states()
-            self._install(epoch)
+        if self.begun:
+            return
+        checks.check_first(self, epoch)
+        self.begun = True
+        self.epoch_logs = epoch_logs.EpochLogs(self)
+        for callback in self.callbacks:
+            callback.fit_begins(epoch)
+        if self.resumes is not None:
+            self.resumes.set_states()
+        self._install(epoch)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Begins the run with its first epoch, and tells its callbacks of each."""
+        self.begin(epoch)
         if self._train_function is not None:
             self._train_function.begin_epoch()
             if self._loop is not None:
@@ -325,13 +330,9 @@ class Run:
             self._loop.begin()
         else:
             self.unchanged = unchanged.Unchanged(self)
-        for step in self._steps:
-            iterations = optimizers.iterations(step.optimizer)
-            driven = "learning_rate" in self._schedules(step.optimizer)
-            if driven and iterations > step.start.host:
-                # It shows the rate that it would show in an uninterrupted run.
-                used = self.used_values(step.optimizer, np.array([iterations - 1]))
-                optimizers.set_rate(step.optimizer, used["learning_rate"].item())
+        for optimizer in [step.optimizer for step in self._steps]:
+            if "learning_rate" in self._schedules(optimizer):
+                rates.show_last_used(self, optimizer)
         first_updates.begin()
 
     @property

@@ -14,7 +14,6 @@ from keras_lrs._fit.progress import Resume
 from keras_lrs._fit.run import Run
 from keras_lrs._fit.train_function import Skip
 from keras_lrs._keras import adapted, fit_loop, models, random, variables
-from keras_lrs._step import bias_correction
 from keras_lrs._step.part import Wanted
 from keras_lrs._storage import checkpoints, fits
 from keras_lrs._storage.checkpoints import Checkpoint
@@ -213,7 +212,7 @@ class ResumableTraining(SavedOnSigterm):
             fit_loop.begin_at(run.model, self._first_epoch)
             self._states = resumption.matched(run, self._found["callbacks"])
             starts = resumption.starts(run, self._found)
-            run.resume(Resume(self._set_states_of_ours, starts))
+            run.resume(Resume(self._set_states, starts))
         if reason is not None and self._within_epochs:
             warnings.warn(
                 f"`ResumableTraining(every={self.every})` saves this run only at the "
@@ -237,17 +236,23 @@ class ResumableTraining(SavedOnSigterm):
     # --- Resuming ---
 
     def before_all(self, hook: str, *arguments: Any) -> None:
-        """Sets or notes the random numbers of an epoch before any callback draws."""
-        if hook == "on_epoch_begin":
-            with resumption.restoring(self._path):
-                self._data.epoch_begins()
-            if self._found is not None:
-                # Within an epoch, the batches come in the same order as before.
-                self._set_random(
-                    self._found["random_at_epoch"] or self._found["random"]
-                )
-            # A checkpoint within the epoch needs this state to read its batches again.
-            self._random = random.state() if self.every_step else None
+        """Restores everything, or notes random numbers, before an epoch begins."""
+        if hook != "on_epoch_begin":
+            return
+        found = self._found
+        # Within an epoch, the callbacks had already acted at its beginning.
+        is_whole = found is not None and not found["batch"]
+        if is_whole:
+            self._run.begin(arguments[0])
+        with resumption.restoring(self._path):
+            self._data.epoch_begins()
+        if found is not None:
+            # Within an epoch, the batches come in the same order as before.
+            self._set_random(found["random_at_epoch"] or found["random"])
+        # A checkpoint within the epoch needs this state to read its batches again.
+        self._random = random.state() if self.every_step else None
+        if is_whole:
+            self._take_up()
 
     def after_all(self, hook: str, *arguments: Any) -> None:
         """Acts after all other callbacks have."""
@@ -280,19 +285,11 @@ class ResumableTraining(SavedOnSigterm):
         with resumption.restoring(self._path):
             random.set_state(state)
 
-    def _set_states_of_ours(self):
-        every, products = self._run.progress.every, self._found["products"]
-        rates = self._found.get("rates_set", [None] * len(every))
-        with resumption.restoring(self._path):
-            for optimizer, found, rate in zip(every, products, rates, strict=True):
-                bias_correction.set_products(optimizer, found)
-                self._run.own_rates.take(optimizer, rate)
-            for callback, state in self._states:
-                if isinstance(callback, FitCallback):
-                    callback.set_state(state)
+    def _set_states(self):
+        resumption.set_states(self._run, self._found, self._states, self._path)
 
     def _take_up(self):
-        """Restores the state of everything after all callbacks have begun."""
+        """Restores the state of everything after all callbacks have begun to train."""
         found = self._found
         # Callbacks may have changed some variables when they began.
         self._set_variables()
@@ -353,7 +350,6 @@ class ResumableTraining(SavedOnSigterm):
     ) -> None:
         """Writes a checkpoint of everything unless the run has diverged."""
         run, model = self._run, self._run.model
-        every = run.progress.every
         with contextlib.ExitStack() as stack:
             for callback in run.callbacks:
                 stack.enter_context(callback.saving(within_epoch=batch > 0))
@@ -368,10 +364,7 @@ class ResumableTraining(SavedOnSigterm):
                 "batch": batch,
                 "steps": run.progress.steps_per_epoch,
                 "stopped": bool(model.stop_training),
-                "starts": [run.progress.start(one) for one in every],
-                "paces": run.progress.paces.saved(every),
-                "products": [bias_correction.products(one) for one in every],
-                "rates_set": run.own_rates.set_by_hand(every),
+                **resumption.state_of_optimizers(run),
                 "trained": models.places_of_trained(model),
                 "shapes": variables.shapes(state),
                 "values": run.read(state),

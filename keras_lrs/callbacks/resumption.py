@@ -12,6 +12,8 @@ import numpy as np
 from keras_lrs._fit import registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import fingerprint, fit_loop, models, optimizers, variables
+from keras_lrs._step import bias_correction
+from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
 
 ACCEPTED = (*fingerprint.PARTS, "data", "fit")
@@ -155,6 +157,44 @@ def restoring(path: Any) -> Iterator[None]:
     except Exception as error:  # Keras and the backends raise many.
         text = f"{type(error).__name__}: {error}"
         raise ValueError(f"`{path}` cannot be restored. {text}") from error
+
+
+def state_of_optimizers(run: Run) -> dict[str, list]:
+    """Returns what is known of optimizers besides variables."""
+    every = run.progress.every
+    return {
+        "starts": [run.progress.start(one) for one in every],
+        "paces": run.progress.paces.saved(every),
+        "products": [bias_correction.products(one) for one in every],
+        "rates_set": run.own_rates.set_by_hand(every),
+    }
+
+
+def set_states(
+    run: Run,
+    found: dict[str, Any],
+    callbacks: list[tuple[Any, dict[str, Any]]],
+    path: Any,
+) -> None:
+    """Restores what optimizers and our callbacks remember besides variables.
+
+    Args:
+        run: The run, which begins.
+        found: The checkpoint's state.
+        callbacks: The pairs that `matched` returned.
+        path: The checkpoint, for errors.
+    """
+    every = run.progress.every
+    rates = found.get("rates_set", [None] * len(every))
+    with restoring(path):
+        for optimizer, products, rate in zip(
+            every, found["products"], rates, strict=True
+        ):
+            bias_correction.set_products(optimizer, products)
+            run.own_rates.take(optimizer, rate)
+        for callback, state in callbacks:
+            if isinstance(callback, FitCallback):
+                callback.set_state(state)
 
 
 def restore_callback(callback: Any, state: dict[str, Any], path: Any) -> None:

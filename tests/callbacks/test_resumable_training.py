@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -381,6 +382,47 @@ def test_a_callback_of_the_users_goes_on_if_it_says_how(tmp_path):
     train(more=more)
     interrupted(tmp_path, 4, 9, 17, more=more)
     assert found[-1].total == found[0].total
+
+
+class Beginning(keras.callbacks.Callback):
+    """Acts at the beginning of every epoch, and counts them."""
+
+    count = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.count += 1
+        bias = self.model.trainable_variables[-1]
+        bias.assign(bias + 0.01 * np.random.normal())  # noqa: NPY002
+
+    def get_state(self):
+        return {"count": self.count}
+
+    def set_state(self, state):
+        self.count = state["count"]
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("every", ["epoch", 4])
+def test_what_callbacks_do_when_an_epoch_begins_is_done_once(tmp_path, every):
+    begun, folder = [], tmp_path / "files"
+
+    def more():
+        begun.append(Beginning())
+        return [
+            begun[-1],
+            keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.9 * rate),
+            keras.callbacks.ModelCheckpoint(
+                folder / "{epoch}-{batch}.weights.h5", save_freq=4, save_weights_only=1
+            ),
+        ]
+
+    expected = train(more=more)
+    names = {path.name for path in folder.iterdir()}
+    shutil.rmtree(folder)
+    found = interrupted(tmp_path / "run", every, 2 * STEPS + 5, more=more)
+    assert_same(found, expected)
+    assert begun[-1].count == EPOCHS
+    assert {path.name for path in folder.iterdir()} == names
 
 
 def test_a_state_that_cannot_be_written_is_refused(tmp_path):
