@@ -66,8 +66,12 @@ class Fit:
         is_earlier = state.get("began", 0) > self.updates
         if self.initial is None or state.get("initial") is None:
             return not is_earlier
-        if state["initial"] in (self.initial, self.broken):
+        if state["initial"] == self.broken:
             return True
+        if state["initial"] == self.initial:
+            # A later fit of the program may begin with the same weights and data.
+            is_later = state["count"] > self.count
+            return not (is_later and self.initial in state["before"])
         if state["initial"] in self.completed and self.sample is not None:
             # It is the same call once more, unless its data differs.
             return state.get("sample") == self.sample

@@ -9,7 +9,8 @@ import pytest
 from keras.src.utils import module_utils
 
 from keras_lrs import schedules as S  # noqa: N812
-from keras_lrs.callbacks import ResumableTraining
+from keras_lrs._storage import fits
+from keras_lrs.callbacks import HyperparameterScheduler, ResumableTraining
 from tests.callbacks import references
 from tests.warned import warns
 
@@ -171,6 +172,34 @@ def test_each_fit_takes_up_its_own_checkpoints(tmp_path, make, keep):
     told = warns("They are kept for it, and this `fit`")
     # Where the first keeps its own, those of the second are not in its way.
     with contextlib.nullcontext() if keep else told:
+        resumed = program(tmp_path / "broken")
+    for one, other in zip(resumed, straight, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("killed", [0, 1, 2])
+def test_fits_that_begin_alike_take_up_their_own_checkpoints(
+    tmp_path, monkeypatch, killed
+):
+    """Schedules are compared from the same seed with the same data."""
+
+    def program(folder, *more):
+        monkeypatch.setattr(fits, "_FOLDERS", {})  # As in a new process.
+        found = []
+        for number in range(3):
+            model = network()
+            schedule = S.LinearDecay(0.1 / (number + 1))
+            scheduler = HyperparameterScheduler(learning_rate=schedule)
+            extra = more if number == killed else ()
+            fit(model, scheduler, resumable(folder), *extra)
+            found.append(references.weights(model))
+        return found
+
+    straight = program(tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        program(tmp_path / "broken", Break())
+    told = warns("They are kept for it, and this `fit`")
+    with told if killed else contextlib.nullcontext():
         resumed = program(tmp_path / "broken")
     for one, other in zip(resumed, straight, strict=True):
         np.testing.assert_array_equal(one, other)
