@@ -69,8 +69,9 @@ class ResumableTraining(SavedOnSigterm):
     A program may pass one directory to several `fit`s, one after another. When it is
     run again after it was killed, each `fit` resumes from its own checkpoints.
 
-    No checkpoint is written when a run stops because its loss is not finite. A warning
-    says so, and the earlier checkpoints are kept.
+    No checkpoint is written when a run stops because its loss is not finite, or while
+    its weights are not. A warning says so, and the earlier checkpoints are kept, even
+    if the run completes.
 
     A run that completes removes its checkpoints. After resuming, callbacks repeat what
     they wrote to their own files after the last checkpoint. A `CSVLogger` needs
@@ -377,11 +378,12 @@ class ResumableTraining(SavedOnSigterm):
                 "random_at_epoch": self._random if batch else None,
             }
             checkpoint = Checkpoint(0, epoch, batch, run.progress.iterations())
-            if diverged:
-                resumption.warn_of_divergence(self.directory, epoch)
-                self._diverged = True
-            elif models.is_chief(model):
-                self._diverged = False
+            diverged = diverged or not resumption.are_finite(model, tree["values"])
+            if diverged and not self._diverged:
+                number = epoch + (batch > 0)
+                resumption.warn_of_divergence(model, self.directory, number)
+            self._diverged = diverged
+            if not diverged and models.is_chief(model):
                 self._checkpoints.save(checkpoint, tree)
         self._since = 0
 

@@ -212,12 +212,29 @@ def has_diverged(model: Any, logs: dict[str, Any] | None) -> bool:
     return bool(model.stop_training and loss is not None and not np.isfinite(loss))
 
 
-def warn_of_divergence(directory: Any, epoch: int) -> None:
+def are_finite(model: Any, values: list[np.ndarray]) -> bool:
+    """Whether the weights that a model trains are finite.
+
+    Args:
+        model: The model.
+        values: The values of its `models.state_variables`.
+    """
+    trained = {id(variable) for variable in model.trainable_variables}
+    return all(
+        bool(np.all(np.isfinite(value)))
+        for variable, value in zip(models.state_variables(model), values, strict=True)
+        if id(variable) in trained
+    )
+
+
+def warn_of_divergence(model: Any, directory: Any, epoch: int) -> None:
     """Warns that a run has diverged, and that its earlier checkpoints are kept."""
+    text = f"stopped in epoch {epoch} with a loss that is not finite"
+    if not model.stop_training:
+        text = f"has weights that are not finite in epoch {epoch}"
     warnings.warn(
-        f"The run stopped in epoch {epoch} with a loss that is not finite: no "
-        f"checkpoint is written, and those in `{directory}` are kept. The same call "
-        "resumes from the last. To start over, remove the folder.",
+        f"The run {text}: no checkpoint is written, and those in `{directory}` are "
+        "kept. The same call resumes from the last. To start over, remove the folder.",
         stacklevel=4,
     )
 

@@ -253,10 +253,46 @@ def test_a_run_that_stopped_on_nan_resumes_from_before(tmp_path, value, keep):
             Poison(value),
             keras.callbacks.TerminateOnNaN(),
         )
-    callback = resumable(tmp_path, delete_at_end=not keep)
+    assert_resumes_from_before(tmp_path, keep, straight)
+
+
+def assert_resumes_from_before(folder, keep, straight, *others):
+    callback = resumable(folder, delete_at_end=not keep)
     model = network()
-    fit(model, callback)
+    fit(model, callback, *others)
     assert callback.resumed_from.epoch == 2
     np.testing.assert_array_equal(
         references.weights(model), references.weights(straight)
     )
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("stops", [False, True])
+@pytest.mark.parametrize("every", ["epoch", 1])
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, keep, stops, every):
+    """`EarlyStopping` waits for some epochs, and a run may not stop at all."""
+    straight = network()
+    fit(straight)
+    stopping = [keras.callbacks.EarlyStopping("loss", patience=1)] * stops
+    callback = resumable(tmp_path, every=every, delete_at_end=not keep)
+    with warns("has weights that are not finite in epoch 3: no checkpoint"):
+        fit(network(), callback, Poison(np.nan), *stopping)
+    assert_resumes_from_before(tmp_path, keep, straight, *stopping)
+
+
+def test_weights_that_the_last_step_of_an_epoch_spoils_are_not_saved(tmp_path):
+    """Its loss is finite, so that `TerminateOnNaN` sees it in the next epoch only."""
+
+    class Last(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations == 3 * len(X) // BATCH:
+                Poison.on_epoch_begin(self, 2)
+
+        value = np.inf
+
+    straight = network()
+    fit(straight)
+    with warns("has weights that are not finite in epoch 3: no checkpoint"):
+        terminating = keras.callbacks.TerminateOnNaN()
+        fit(network(), terminating, Last(), resumable(tmp_path))
+    assert_resumes_from_before(tmp_path, False, straight)
