@@ -273,7 +273,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, keep, stops, ever
     """`EarlyStopping` waits for some epochs, and a run may not stop at all."""
     straight = network()
     fit(straight)
-    stopping = [keras.callbacks.EarlyStopping("loss", patience=1)] * stops
+    stopping = [keras.callbacks.EarlyStopping("loss", patience=2)] * stops
     callback = resumable(tmp_path, every=every, delete_at_end=not keep)
     with warns("has weights that are not finite in epoch 3: no checkpoint"):
         fit(network(), callback, Poison(np.nan), *stopping)
