@@ -175,6 +175,11 @@ def remove(paths: Sequence[Path]) -> None:
         _sync_folder(paths[0].parent)
 
 
+def is_number(text: str) -> bool:
+    """Whether a part of a file's name is a number, in the digits that we write."""
+    return text.isascii() and text.isdigit()
+
+
 def temporaries(folder: Path, pattern: str) -> list[Path]:
     """Finds the temporary files that killed processes left behind."""
     return sorted(folder.glob(f".{pattern}.{'[0-9a-f]' * 8}"))
