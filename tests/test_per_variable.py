@@ -224,3 +224,10 @@ class TestLayerwiseDecay:
         model = keras.Sequential([keras.Input((2,)), keras.layers.ReLU()])
         with pytest.raises(ValueError, match="have trainable weights"):
             layerwise_decay(model, 0.5)
+
+    def test_a_digit_that_is_no_number_is_text(self):
+        """`"²".isdigit()` is true, and `int("²")` raises an error."""
+        layers = [keras.layers.Dense(1, name=name) for name in ("stage²", "head")]
+        model = keras.Sequential([keras.Input((2,)), *layers])
+        found = layerwise_decay(model, 0.5, ["stage(.)", "head"])
+        assert list(multipliers(model, found).values()) == [0.5, 0.5, 1.0, 1.0]

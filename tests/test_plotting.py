@@ -1,5 +1,7 @@
 """Tests of `plot_schedules`."""
 
+import errno
+import os
 import pickle
 import subprocess
 import sys
@@ -222,6 +224,30 @@ def test_the_suffix_chooses_the_format(tmp_path):
     path = tmp_path / "rates.svg"
     lrs.plot_schedules(REXDecay(0.1), 100, path=str(path))
     assert "<svg" in path.read_text()
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(
+    tmp_path, monkeypatch, suffix
+):
+    path = tmp_path / f"rates.{suffix}"
+    lrs.plot_schedules(REXDecay(0.1), 100, path)
+    old = path.read_bytes()
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=f"No space left.*rates.{suffix}"):
+        lrs.plot_schedules(Constant(0.1), 10, path)
+    assert path.read_bytes() == old
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("name", ["rates", "rates."])
+def test_a_name_without_a_suffix_gets_that_of_the_default_format(tmp_path, name):
+    lrs.plot_schedules(REXDecay(0.1), 100, tmp_path / name)
+    assert os.listdir(tmp_path) == ["rates.png"]
 
 
 def test_a_notebook_shows_the_figure():

@@ -208,13 +208,16 @@ def set_weights(model: Any, values: list) -> None:
     interrupts.finish(assign_all)
 
 
-def save_own_weights(layer: Any, path: pathlib.Path) -> None:
-    """Saves the variables of a single layer like those of a model."""
-    saving_lib.save_weights_only(layer, path)
+@scopes.closed
+def copied_own_weights(layer: Any) -> WeightsCopy:
+    """Copies what the weights file of a single layer holds."""
+    copy = WeightsCopy()
+    saving_lib._save_state(layer, _CopyStore(copy), None, "", set())
+    return copy
 
 
 def load_own_weights(layer: Any, path: pathlib.Path) -> None:
-    """Loads the variables that `save_own_weights` saved."""
+    """Loads the variables in the file of a layer."""
     saving_lib.load_weights_only(layer, path)
 
 

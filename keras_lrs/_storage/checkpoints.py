@@ -6,7 +6,7 @@ import itertools
 import warnings
 from typing import Any
 
-from keras_lrs._storage import run_state, tree
+from keras_lrs._storage import files, run_state, tree
 from keras_lrs._storage.fits import Fit
 from keras_lrs._storage.manifest import GENERATIONS, Folder, Record
 from keras_lrs._storage.remote import Path
@@ -169,4 +169,4 @@ def _opened(directory, writes):
 def inner(directory: Any) -> list[Any]:
     """Finds the folders of earlier fits within a folder."""
     paths = sorted(directory.glob("fit-from-*"))
-    return [path for path in paths if path.name.rpartition("-")[2].isdigit()]
+    return [path for path in paths if files.is_number(path.name.rpartition("-")[2])]

@@ -1,6 +1,5 @@
 """Writes files completely or not at all, and checks them when reading."""
 
-import concurrent.futures
 import contextlib
 import errno
 import hashlib
@@ -10,6 +9,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from keras_lrs._storage import threads
 from keras_lrs._storage.remote import Path, RemotePath
 
 
@@ -83,7 +83,7 @@ def naming(path: Path) -> Iterator[None]:
 def _written(path, content, trailer):
     """Writes a new file to the disk while computing its hash."""
     pieces = _pieces(content)
-    with open(path, "xb") as file, concurrent.futures.ThreadPoolExecutor(1) as thread:
+    with open(path, "xb") as file, threads.Worker("files") as thread:
         writing = thread.submit(_write, file, pieces)
         try:
             digest = _hash(pieces)
@@ -173,6 +173,11 @@ def remove(paths: Sequence[Path]) -> None:
         path.unlink(missing_ok=True)
     if paths:
         _sync_folder(paths[0].parent)
+
+
+def is_number(text: str) -> bool:
+    """Whether a part of a file's name is a number, in the digits that we write."""
+    return text.isascii() and text.isdigit()
 
 
 def temporaries(folder: Path, pattern: str) -> list[Path]:

@@ -18,7 +18,7 @@ import time
 import warnings
 import weakref
 
-from keras_lrs._storage import locks
+from keras_lrs._storage import files, locks
 from keras_lrs._storage.locks import Lock
 from keras_lrs._storage.remote import Path, RemotePath
 
@@ -129,7 +129,7 @@ class Lease(Lock):
 
 def _number(path):
     number = path.name.rpartition("-")[2]
-    return int(number) if number.isdigit() else 0
+    return int(number) if files.is_number(number) else 0
 
 
 def _written(who):

@@ -275,7 +275,7 @@ class Folder(Generic[R]):
         return [
             path
             for path in sorted(self.directory.glob(self.record.pattern))
-            if path.name[len(before) : -len(after)].isdigit()
+            if files.is_number(path.name[len(before) : -len(after)])
         ]
 
     def remove(self) -> None:

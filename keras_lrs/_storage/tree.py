@@ -47,7 +47,8 @@ def read(content: bytes) -> dict[str, Any]:
     try:
         check_unpacked(content)
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            found = _unpacked(json.loads(str(arrays["tree"])), arrays)
+            names = set(arrays.files) - {"tree"}
+            found = _unpacked(json.loads(str(arrays["tree"])), arrays, names)
     except Exception as error:  # NumPy may raise anything for foreign bytes.
         raise ValueError(f"it holds no state: {error!r}") from error
     if not isinstance(found, dict):
@@ -148,13 +149,21 @@ def _is_native(dtype):
         return False
 
 
-def _unpacked(tree, arrays):
+def _unpacked(tree, arrays, names):
+    """Returns the tree of a JSON; takes each array's name out of `names`.
+
+    If a file could refer to an array many times, a small one could fill the memory.
+    """
     if isinstance(tree, list):
-        return [_unpacked(item, arrays) for item in tree]
+        return [_unpacked(item, arrays, names) for item in tree]
     if not isinstance(tree, dict):
         return tree
     if _ARRAY in tree:
-        array = arrays[tree[_ARRAY]]
+        name = tree[_ARRAY]
+        if name not in names:
+            raise ValueError(f"it refers to {name} twice, or does not hold it")
+        names.remove(name)
+        array = arrays[name]
         if "dtype" in tree:
             array = array.view(tree["dtype"]).reshape(tree["shape"])
         return array[()] if tree.get("scalar") else array
@@ -164,5 +173,5 @@ def _unpacked(tree, arrays):
     if _BYTES in tree:
         return bytes.fromhex(tree[_BYTES])
     if _ITEMS in tree:
-        return {key: _unpacked(value, arrays) for key, value in tree[_ITEMS]}
-    return {key: _unpacked(value, arrays) for key, value in tree.items()}
+        return {key: _unpacked(value, arrays, names) for key, value in tree[_ITEMS]}
+    return {key: _unpacked(value, arrays, names) for key, value in tree.items()}

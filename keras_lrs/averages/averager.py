@@ -15,8 +15,9 @@ from keras_lrs._keras import (
     models,
     scopes,
 )
-from keras_lrs._keras.weights import load_own_weights, save_own_weights
+from keras_lrs._keras.weights import copied_own_weights, load_own_weights
 from keras_lrs._step.averages import Averaging
+from keras_lrs._storage import files
 from keras_lrs.averages.choice import Choice
 from keras_lrs.averages.schedules import Average, as_average
 from keras_lrs.schedules import fields
@@ -292,8 +293,16 @@ class Averager(keras.layers.Layer):
     # --- Saving ---
 
     def save_weights(self, path: str | os.PathLike) -> None:
-        """Saves the averages and the count of updates in a file `*.weights.h5`."""
-        save_own_weights(self, fields.path("path", path))
+        """Saves the averages and the count of updates in a file `*.weights.h5`.
+
+        Raises:
+            ValueError: If the name of the file has another ending.
+            OSError: If the file cannot be written; the old version is kept.
+        """
+        found = fields.path("path", path)
+        if not found.name.endswith(".weights.h5"):
+            fields.refuse("path", "end with `.weights.h5`", path)
+        files.write_atomically(found, copied_own_weights(self).pieces())
 
     def load_weights(self, path: str | os.PathLike) -> None:
         """Loads a file that `save_weights` has written."""

@@ -21,7 +21,7 @@ def paths(directory: Path) -> dict[int, Path]:
     return {
         int(number): path
         for number, path in zip(numbers, found, strict=True)
-        if number.isdigit()
+        if files.is_number(number)
     }
 
 

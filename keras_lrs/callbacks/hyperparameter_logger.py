@@ -1,7 +1,10 @@
 """`HyperparameterLogger`: logs the values that training really used."""
 
 import contextlib
+import io
+import itertools
 import os
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +19,8 @@ from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
 
 _SECONDS = 5.0  # Between two looks at the optimizer within an epoch.
+_VERSION = "brain.Event:2"  # Of TensorBoard's files.
+_COUNTER = itertools.count()  # Of the files of this process.
 
 
 class HyperparameterLogger(FitCallback):
@@ -39,7 +44,8 @@ class HyperparameterLogger(FitCallback):
 
     With `log_dir` the values are also written as TensorBoard scalars. Their step is the
     number of updates before the one that used the value. Nothing is computed in the
-    training step, and the callback waits for the device only once in 5 seconds.
+    training step, and the callback waits for the device only once in 5 seconds. If the
+    folder is removed during the run, it is created again for the scalars that follow.
 
     Args:
         every: `"epoch"` or, with `log_dir`, the number of steps from one scalar to the
@@ -54,7 +60,8 @@ class HyperparameterLogger(FitCallback):
         ValueError: If `every` is out of range, or a number without `log_dir`.
         RuntimeError: After the first epoch, if no optimizer made an update.
         ImportError: If `log_dir` is given and `tensorboard` is not installed.
-        OSError: Before the first step, if `log_dir` is not writable.
+        OSError: If the scalars cannot be written; before the first step, if `log_dir`
+            is not writable.
 
     Example:
         >>> import keras, numpy as np
@@ -118,16 +125,12 @@ class HyperparameterLogger(FitCallback):
                 self._writer.write(last, values)
         if self.every_step:
             self._write_steps()
-        if self._writer is not None:
-            self._writer.flush()
 
     @contextlib.contextmanager
     def saving(self, within_epoch: bool = False) -> Iterator[None]:
         """Writes the scalars up to here before anything else is saved."""
         if self.every_step:
             self._write_steps()
-        if self._writer is not None:
-            self._writer.flush()
         yield
 
     def fit_ends(self) -> None:
@@ -148,42 +151,65 @@ class HyperparameterLogger(FitCallback):
 
 
 class _Writer:
-    """Writes TensorBoard scalars to a file that the first of them opens."""
+    """Writes TensorBoard scalars to a file that the first of them opens.
+
+    TensorBoard's own writer would leave the file open, and lose what is written to it
+    after someone has removed it.
+    """
 
     def __init__(self, log_dir):
         try:
             from tensorboard.compat.proto import event_pb2, summary_pb2
-            from tensorboard.summary.writer import event_file_writer
+            from tensorboard.summary.writer import record_writer
         except ImportError as error:
             raise ImportError(
                 "`HyperparameterLogger(log_dir=...)` needs TensorBoard: "
                 "pip install tensorboard"
             ) from error
-        self._log_dir = os.fspath(log_dir)
+        self._log_dir = log_dir
         self._event = event_pb2.Event
         self._summary = summary_pb2.Summary
-        self._open = event_file_writer.EventFileWriter
-        self._file = None
+        self._records = record_writer.RecordWriter
+        self._path = None
 
     def write(self, steps, values):
-        """Writes an event per step with the scalars of all tags."""
-        if self._file is None:
-            self._file = self._open(self._log_dir, filename_suffix=".keras_lrs")
+        """Writes an event per step with the scalars of all tags.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
         now = time.time()
         columns = [array.tolist() for array in values.values()]
+        events = []
         for step, *row in zip(steps.tolist(), *columns, strict=True):
             scalars = [
                 self._summary.Value(tag=tag, simple_value=value)
                 for tag, value in zip(values, row, strict=True)
             ]
             summary = self._summary(value=scalars)
-            self._file.add_event(self._event(wall_time=now, step=step, summary=summary))
+            events.append(self._event(wall_time=now, step=step, summary=summary))
+        if self._path is None:
+            self._path = self._log_dir / _file_name(now)
+        with files.naming(self._path):
+            self._log_dir.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "ab") as file:
+                if file.tell() == 0:
+                    events.insert(0, self._event(wall_time=now, file_version=_VERSION))
+                file.write(self._serialized(events))
 
-    def flush(self):
-        if self._file is not None:
-            self._file.flush()
+    def _serialized(self, events):
+        content = io.BytesIO()
+        records = self._records(content)
+        for event in events:
+            records.write(event.SerializeToString())
+        return content.getvalue()
 
     def close(self):
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Makes the next scalars open a file of their own."""
+        self._path = None
+
+
+def _file_name(now):
+    """Returns a new name, by which TensorBoard recognizes and orders its files."""
+    parts = f"{int(now):010d}", socket.gethostname(), os.getpid(), next(_COUNTER)
+    return ".".join(map(str, ("events.out.tfevents", *parts, "keras_lrs")))

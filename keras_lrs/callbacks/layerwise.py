@@ -164,7 +164,7 @@ def _by_patterns(model: Any, patterns: tuple[str, ...]) -> _Blocks:
                 "Argument `blocks` must have a pattern for every trainable variable. "
                 f"None matches {path!r}. Received: blocks={list(patterns)!r}"
             )
-        numbers = [int(text) for text in match.groups("") if text.isdigit()]
+        numbers = [int(text) for text in match.groups("") if text.isdecimal()]
         number = numbers[0] if numbers else -1
         begins = "" if match.start() else "^"
         block = found.setdefault((index, number), [])

@@ -40,13 +40,24 @@ class PlateauRecord:
         by_hand = item.get("set_by_hand", ())
         by_hand = [None if rate is None else float(rate) for rate in by_hand]
         state = PlateauState(**item["state"])
+        values = [*item["rates"], *dataclasses.astuple(state)]
+        if not all(one is None or isinstance(one, numbers.Real) for one in values):
+            raise TypeError(f"A state is made of numbers. Received: {values}")
         return cls(int(item["count"]), item["rates"], state, by_hand)
 
 
 def parsed_records(content: bytes, count: int) -> list[PlateauRecord]:
-    """Parses the records in a file; raises errors of many kinds if it holds none."""
-    records = [PlateauRecord.parsed(item) for item in json.loads(content)]
-    if not records or any(len(record.rates) != count for record in records):
+    """Parses the records in a file.
+
+    Raises:
+        ValueError: If the file holds none for this number of optimizers.
+    """
+    try:
+        records = [PlateauRecord.parsed(item) for item in json.loads(content)]
+        fit = all(len(record.rates) == count for record in records)
+    except Exception as error:  # JSON may hold a value of any type anywhere.
+        raise ValueError(f"It holds no states: {error!r}") from error
+    if not records or not fit:
         raise ValueError(f"It is not that of {count} optimizers.")
     return records
 

@@ -299,7 +299,7 @@ class ReduceOnPlateau(FitCallback):
             return []
         try:
             return parsed_records(path.read_bytes(), len(self._optimizers))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(
                 f"`{path}` does not hold the state of this `ReduceOnPlateau`. Remove "
                 "it, or give another `state_path`."

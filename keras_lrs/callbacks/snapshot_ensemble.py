@@ -1,12 +1,12 @@
 """`SnapshotEnsemble`: the weights at the end of every cycle, in files."""
 
-import concurrent.futures
 import contextlib
 import math
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ from keras_lrs._fit.run import Run
 from keras_lrs._keras.models import is_chief
 from keras_lrs._keras.weights import loaded_weights, set_weights
 from keras_lrs._step.part import Wanted
+from keras_lrs._storage import threads
 from keras_lrs.callbacks import cycle_ends
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.ensembles import store
@@ -133,7 +134,7 @@ class SnapshotEnsemble(FitCallback):
         self._store: Any = None  # Only the chief has one in distributed training.
         self._thread: Any = None
         self._completed: Any = None
-        self._writing: list[concurrent.futures.Future] = []
+        self._writing: list[Future] = []
 
     def __getstate__(self):
         none = dict.fromkeys(("_ends", "_store", "_thread", "_completed"))
@@ -187,7 +188,7 @@ class SnapshotEnsemble(FitCallback):
             lambda record: record in kept and (record.complete or not continued),
             continued,
         )
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, "snapshots")
+        self._thread = threads.Worker("snapshots")
         known = any(record.step == here for record in self._store.records)
         if continued and self._ends.last_before(count) == count and not known:
             # The run was saved here, and killed before the snapshot was written.
@@ -366,7 +367,7 @@ class SnapshotEnsemble(FitCallback):
     def fit_ends(self) -> None:
         """Lets the thread write what it was given, however the run ended."""
         if self._thread is not None:
-            self._thread.shutdown()
+            self._thread.close()
             self._thread = None
         if self._store is not None:
             self._store.close()

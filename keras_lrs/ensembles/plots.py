@@ -69,6 +69,7 @@ def plot_sizes(
     Raises:
         ImportError: If matplotlib is not installed.
         ValueError: If the suffix of `path` is not that of a picture.
+        OSError: If the file cannot be written; the old version is kept.
     """
     _check(ensemble)
     with plotting.drawn("plot_sizes", path) as figure:
@@ -114,6 +115,7 @@ def plot_disagreement(
     Raises:
         ImportError: If matplotlib is not installed.
         ValueError: If the suffix of `path` is not that of a picture.
+        OSError: If the file cannot be written; the old version is kept.
     """
     _check(ensemble)
     with plotting.drawn("plot_disagreement", path) as figure:

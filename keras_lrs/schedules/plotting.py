@@ -64,6 +64,7 @@ def plot_schedules(
             lengths in `Epochs` and `steps_per_epoch` is not given, or if the suffix of
             `path` is not that of a picture.
         TypeError: If an argument has the wrong type.
+        OSError: If the file cannot be written; the old version is kept.
 
     Example:
         >>> from keras_lrs.schedules import LinearDecay, REXDecay
@@ -119,18 +120,20 @@ def drawn(
     Raises:
         ImportError: If matplotlib is not installed.
         ValueError: If the suffix of `path` is not that of a picture.
+        OSError: If the file cannot be written; the old version is kept.
     """
     path = _picture(path)
     figure = _empty_figure(asked_by, width, height)
     yield figure
     # Notebooks show only pyplot's figures by default.
-    figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
+    png = functools.partial(_content, figure, "png")
+    figure._repr_png_ = png  # type: ignore[attr-defined]
     if path is not None:
-        figure.savefig(path)
+        files.write_atomically(path, _content(figure, path.suffix[1:]))
 
 
 def _picture(path: Any) -> pathlib.Path | None:
-    """Checks the path of a picture before the work is done."""
+    """Returns the path of a picture, with a suffix, checked before the work is done."""
     if path is None:
         return None
     path = fields.path("path", path)
@@ -142,9 +145,10 @@ def _picture(path: Any) -> pathlib.Path | None:
         if suffix and suffix not in known:
             bound = f"have the suffix of a picture ({', '.join(sorted(known))}) or none"
             refuse("path", bound, path)
-    # Matplotlib adds the suffix of its default format to a name without one.
-    file = path if suffix else path.with_name(f"{path.name}.png")
-    files.check_writable(file, make_folders=False)
+        if not suffix:
+            default = FigureCanvasBase.get_default_filetype()
+            path = path.with_name(f"{path.name.rstrip('.')}.{default}")
+    files.check_writable(path, make_folders=False)
     return path
 
 
@@ -161,9 +165,9 @@ def _empty_figure(asked_by: str, width: float, height: float) -> "Figure":
     return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
 
 
-def _png(figure) -> bytes:
+def _content(figure, format) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format=format)
     return buffer.getvalue()
 
 

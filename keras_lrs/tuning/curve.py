@@ -207,6 +207,7 @@ class RangeTest:
         Raises:
             ImportError: If matplotlib is not installed.
             ValueError: If the suffix of `path` is not that of a picture.
+            OSError: If the file cannot be written; the old version is kept.
         """
         with plotting.drawn("RangeTest.plot", path, height=5.0) as figure:
             axes = figure.add_subplot()

@@ -8,6 +8,7 @@ import keras
 
 from keras_lrs._keras import metrics
 from keras_lrs.schedules import fields
+from keras_lrs.tuning import outages
 
 # Attributes of Optuna's trials.
 ERROR, DIVERGED = "error", "diverged"
@@ -69,13 +70,15 @@ class Objective:
         try:
             value = self._train(reporter, parameters)
         except Exception as error:
-            trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
+            with outages.met():
+                trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
             raise
         if reporter.pruned:
             raise optuna.TrialPruned
         if math.isfinite(value):
             return value
-        trial.set_user_attr(DIVERGED, True)
+        with outages.met():
+            trial.set_user_attr(DIVERGED, True)
         return math.inf if self.mode == "min" else -math.inf
 
     def _built(self, parameters):
@@ -152,7 +155,8 @@ class _MetricReporter(keras.callbacks.Callback):
         self.value = value
         self.epochs += 1  # Not Keras's number, because there may be a second `fit`.
         if math.isfinite(value):
-            self.trial.report(value, self.epochs)
+            with outages.met():
+                self.trial.report(value, self.epochs)
             self.pruned = self.trial.should_prune()
 
     def read(self, history):

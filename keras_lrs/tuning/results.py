@@ -152,6 +152,7 @@ class Sweep:
         Raises:
             ImportError: If matplotlib is not installed.
             ValueError: If the suffix of `path` is not that of a picture.
+            OSError: If the file cannot be written; the old version is kept.
         """
         width = 4.0 * max(len(self.ranges), 1.5)
         with plotting.drawn("Sweep.plot", path, width, 4.0) as figure:

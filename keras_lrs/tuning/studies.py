@@ -1,11 +1,12 @@
 """Uses Optuna studies as queues of points that several processes may share."""
 
+import contextlib
 import datetime
 import time
 import warnings
 from typing import Any
 
-from keras_lrs.tuning import database
+from keras_lrs.tuning import database, outages
 from keras_lrs.tuning.objective import DIVERGED, ERROR
 
 # Attributes of Optuna's studies and trials.
@@ -74,32 +75,44 @@ class Studies:
             if _POINT not in trial.user_attrs:  # Another process took the last point.
                 raise self.optuna.TrialPruned
             current.update(trial.user_attrs, number=trial.number)
-            if self._has_heartbeat:
-                # A process may be killed before the first heartbeat of Optuna's thread.
-                self.storage.record_heartbeat(trial._trial_id)
-            trial.set_user_attr(_BEGUN, True)
-            parameters = {
-                name: trial.suggest_float(name, *ends, log=True)
-                for name, ends in ranges.items()
-            }
+            with outages.met():
+                parameters = self._begun(trial, ranges)
             return objective(trial, parameters)
 
         try:
             while self._are_left(study):
                 try:
                     study.optimize(run, n_trials=1, catch=(Exception,))
-                except Exception:
+                except Exception as error:
                     # This process seemed dead, so the point went to another one.
                     if not self._was_lost(study, current):
-                        raise
+                        raise outages.Outage from error
                 if objective.refusal is not None:
                     break
                 current.clear()
         except KeyboardInterrupt:
             pass
+        except outages.Outage:
+            # With heartbeats, the point is put back when the last one is old enough.
+            if not self._has_heartbeat:
+                with contextlib.suppress(Exception):
+                    self._put_back(study, current)
+            raise
         self._put_back(study, current)
         if objective.refusal is not None:
             raise objective.refusal
+
+    def _begun(self, trial, ranges):
+        """Notes in the storage that a trial begins, and returns its parameters."""
+        if self._has_heartbeat:
+            # A process may be killed before the first heartbeat of Optuna's thread. The
+            # method of the class raises if the storage is full.
+            type(self.storage).record_heartbeat(self.storage, trial._trial_id)
+        trial.set_user_attr(_BEGUN, True)
+        return {
+            name: trial.suggest_float(name, *ends, log=True)
+            for name, ends in ranges.items()
+        }
 
     def _are_left(self, study):
         """Tells whether a point is left; waits for those that may be put back."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_lrs.schedules import fields
-from keras_lrs.tuning import studies
+from keras_lrs.tuning import outages, studies
 from keras_lrs.tuning.objective import Objective
 from keras_lrs.tuning.points import beyond, points
 from keras_lrs.tuning.results import Sweep, Trial, num_done, remarks
@@ -50,6 +50,10 @@ def sweep(
 
     Ctrl-C keeps the finished trials: `sweep` warns and returns them. With a `storage`,
     the next call tries the interrupted point again.
+
+    If the storage fails (a full disk, a lost connection), the sweep ends with an error.
+    The same call later resumes with the trials that the storage holds, and tries the
+    point of that trial again after a minute.
 
     Args:
         build_model: A function that makes a compiled model. It is called with the
@@ -95,6 +99,7 @@ def sweep(
             neither function, if `fit` does not log the metric, or if `mode="auto"`
             cannot decide whether the metric should rise.
         TypeError: If an argument has the wrong type.
+        OSError: If the storage fails during the sweep, as on a full disk.
 
     Example:
         >>> import keras, numpy as np, optuna
@@ -137,7 +142,7 @@ def sweep(
     result = Sweep(dict(ranges), monitor, mode, [], [])
     part, count = ranges, side
     shared = studies.Studies(optuna, storage, _pruner(optuna, pruner), mode)
-    with contextlib.closing(shared):
+    with contextlib.closing(shared), outages.named(optuna, shared.storage):
         for extension in range(MAX_EXTENSIONS + 1 if extend else 1):
             sampler_seed = None if seed is None else seed + extension
             tried = points(optuna, search, part, result, count, sampler_seed)

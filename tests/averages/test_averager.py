@@ -1,7 +1,9 @@
 """`Averager` against NumPy, in loops of every kind."""
 
+import errno
 import functools
 import importlib.util
+import os
 
 import keras
 import numpy as np
@@ -293,6 +295,24 @@ class TestSaving:
         found = processes.call(teachers.resume, path)
         for one, two in zip(found, model.get_weights(), strict=True):
             np.testing.assert_array_equal(np.asarray(one, two.dtype), two)
+
+    def test_a_file_that_cannot_be_written_leaves_the_old_one(
+        self, tmp_path, monkeypatch
+    ):
+        path = tmp_path / "averages.weights.h5"
+        averager = A.Averager(small_model())
+        averager.save_weights(path)
+        old = path.read_bytes()
+
+        def full(*arguments):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        averager.update()
+        with pytest.raises(OSError, match=r"No space left.*averages\.weights\.h5"):
+            averager.save_weights(path)
+        assert path.read_bytes() == old
+        assert os.listdir(tmp_path) == [path.name]
 
     def test_another_file_name_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match=r"weights\.h5"):

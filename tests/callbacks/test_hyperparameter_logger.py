@@ -1,6 +1,7 @@
 """What is logged is what the updates used."""
 
 import csv
+import shutil
 import sys
 
 import keras
@@ -382,6 +383,33 @@ def test_what_was_written_is_there_when_the_training_crashes(tmp_path):
         fit(model, [HyperparameterLogger(1, tmp_path), At(1, crash)], 3, steps=4)
     steps, _ = events(tmp_path)["learning_rate"]
     assert steps == tuple(range(8))
+
+
+@quiet
+@pytest.mark.parametrize("every", [1, "epoch"])
+def test_a_folder_that_is_removed_is_made_again(tmp_path, every):
+    folder = tmp_path / "logs"
+    model = trail_model(SGD(DECAY))
+    remove = At(0, lambda model: shutil.rmtree(folder))
+    fit(model, [remove, HyperparameterLogger(every, folder)], epochs=3, steps=4)
+    steps, values = events(folder)["learning_rate"]
+    assert steps == ((7, 11) if every == "epoch" else tuple(range(4, 12)))
+    np.testing.assert_allclose(values, DECAY.curve(12)[list(steps)], rtol=1e-6)
+
+
+@quiet
+def test_scalars_that_cannot_be_written_end_the_run(tmp_path):
+    """As on a full disk."""
+    folder = tmp_path / "logs"
+
+    def block(model):
+        shutil.rmtree(folder)
+        folder.write_bytes(b"")
+
+    model = trail_model(SGD(DECAY))
+    callbacks = [At(0, block), HyperparameterLogger(1, folder)]
+    with pytest.raises(OSError, match=r"logs/events\.out\.tfevents\..*\.keras_lrs"):
+        fit(model, callbacks, epochs=3, steps=4)
 
 
 @quiet

@@ -951,7 +951,18 @@ def test_a_second_fit_starts_afresh(tmp_path):
     np.testing.assert_allclose(rates(model), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("content", [b"", b"not JSON", b"\xff\x00", b'[{"count": 2'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not JSON",
+        b"\xff\x00",
+        b'[{"count": 2',
+        b"[" * 100_000 + b"]" * 100_000,
+        b'[{"count": Infinity, "rates": [0.1], "state": {}}]',
+    ],
+    ids=["empty", "not JSON", "not text", "cut off", "nested", "infinite"],
+)
 def test_a_broken_state_file_is_named(content, tmp_path):
     path = tmp_path / "state.json"
     model = trail_model()
@@ -1091,6 +1102,8 @@ def test_a_rate_that_the_user_sets_between_two_fits_holds():
         [{"count": 1}],
         [{"count": 1, "rates": [0.125], "state": {"factors": 1.0}}],
         [{"count": 1, "rates": [0.125, 0.125], "state": {"factor": 1.0}}],
+        [{"count": 1, "rates": ["0.1"], "state": {"factor": 1.0}}],
+        [{"count": 1, "rates": [0.125], "state": {"factor": "1.0"}}],
     ],
     ids=str,
 )

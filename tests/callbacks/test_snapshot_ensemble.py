@@ -600,6 +600,14 @@ class TestWriting:
         assert all(thread is not threading.main_thread() for thread in seen)
         assert all("snapshots" in thread.name for thread in seen)
 
+    def test_happens_in_training_where_no_thread_can_start(self, tmp_path, monkeypatch):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        _, members = recorded(network(), tmp_path)
+        assert len(members) == 3
+
     def test_training_goes_on_meanwhile(self, tmp_path, monkeypatch):
         may_write = threading.Event()
         add, counted = store.Store.add, []

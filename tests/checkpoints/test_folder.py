@@ -251,3 +251,13 @@ class TestTerminal:
         assert status == 2
         assert "There is no folder" in error
         assert run("prune", tmp_path)[0] == 2
+
+
+def test_names_with_other_digits_are_foreign(here):
+    """`"²".isdigit()` is true, and `int("²")` raises an error."""
+    whole = checkpoints.files(here)
+    for name in ("averages-²", "generation-²", "snapshot-².weights", "averages-٣"):
+        (here / f"{name}.npz").write_bytes(b"")
+    (here / "snapshot-².weights.h5").write_bytes(b"")
+    (here / "fit-from-²").mkdir()
+    assert checkpoints.files(here) == whole

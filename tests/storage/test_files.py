@@ -102,3 +102,9 @@ def test_a_file_where_a_folder_should_be_is_kept(tmp_path):
     with pytest.raises(OSError, match="file"):
         files.write_atomically(tmp_path / "file" / "inner", b"content")
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.0", "²", "٣", "a"])
+def test_a_number_in_a_name_has_the_digits_that_we_write(text):
+    assert not files.is_number(text)
+    assert files.is_number("0012")

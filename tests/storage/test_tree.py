@@ -1,6 +1,8 @@
 """Trees of arrays and JSON values survive a file, to the last bit."""
 
 import collections
+import io
+import json
 
 import ml_dtypes
 import numpy as np
@@ -118,3 +120,27 @@ def test_floats_keep_every_digit(tmp_path):
 def test_anything_else_is_refused():
     with pytest.raises(TypeError, match=r"made of dicts, lists, .*Received: \{1\}"):
         tree.written({"a": [{1}]})
+
+
+def altered(**tree_and_arrays):
+    """The bytes of a file with this tree and these arrays."""
+    buffer = io.BytesIO()
+    content = tree_and_arrays.pop("tree")
+    np.savez(buffer, **tree_and_arrays, tree=np.array(json.dumps(content)))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"__array__": "one"}] * 2, "refers to one twice"),
+        ([{"__array__": "two"}], "refers to two twice, or does not hold it"),
+        ([{"__array__": "tree"}], "refers to tree"),
+    ],
+)
+def test_an_array_that_is_referred_to_twice_is_refused(content, message):
+    """A small file could otherwise fill the memory."""
+    with pytest.raises(ValueError, match=message):
+        tree.read(altered(tree={"values": content}, one=np.zeros(3)))
+    right = tree.read(altered(tree={"a": {"__array__": "one"}}, one=np.zeros(3)))
+    assert right["a"].tolist() == [0.0] * 3

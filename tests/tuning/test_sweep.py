@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shutil
 import sqlite3
 import sys
 import time
@@ -491,6 +492,74 @@ def test_a_point_that_was_given_to_another_does_not_end_the_sweep(tmp_path):
     result = tuning.sweep(itself, fit, storage=path, num_trials=4)
     assert [trial.state for trial in result.trials] == ["complete"] * 4
     assert len(tried) == 5
+
+
+@pytest.mark.only("torch")
+def test_a_full_disk_ends_a_sweep_and_is_not_an_error_of_the_trial(
+    tmp_path, impatient, monkeypatch
+):
+    path, tried = tmp_path / "sweep.db", []
+
+    def full(*arguments):
+        """There is no room for another row, but others can still change."""
+        raise optuna.exceptions.StorageInternalError from OSError("disk is full")
+
+    def fit(model, callbacks):
+        tried.append(model)
+        # A user's `fit` may catch errors, but this one is not that of the training.
+        with monkeypatch.context() as patch, contextlib.suppress(Exception):
+            if len(tried) == 2:
+                method = "set_trial_intermediate_value"
+                patch.setattr(optuna.storages.RDBStorage, method, full)
+            callbacks[0].on_epoch_end(0, {"val_loss": 1.0})
+        return parabola(0.01)(model)
+
+    with pytest.raises(OSError, match=r"storage.* failed: disk is full.*sweep\.db"):
+        tuning.sweep(itself, fit, storage=path, num_trials=3)
+    result = tuning.sweep(itself, fit, storage=path, num_trials=3)
+    assert [trial.state for trial in result.trials] == ["complete"] * 3
+    assert sorted(tried) == sorted([*rates(result), tried[1]])
+
+
+@pytest.mark.only("torch")
+def test_a_database_that_is_removed_during_a_sweep_is_named(tmp_path):
+    path = tmp_path / "folder" / "sweep.db"
+    path.parent.mkdir()
+
+    def fit(model):
+        shutil.rmtree(path.parent)
+        return parabola(0.01)(model)
+
+    with pytest.raises(OSError, match=r"storage of the sweep has failed.*sweep\.db"):
+        tuning.sweep(itself, fit, storage=path, num_trials=3)
+
+
+class Unreliable(optuna.storages.InMemoryStorage):
+    """A storage without heartbeats, which fails once."""
+
+    fails = False
+
+    def set_trial_intermediate_value(self, *arguments):
+        if self.fails:
+            self.fails = False
+            raise ConnectionError("no network")
+        super().set_trial_intermediate_value(*arguments)
+
+
+def test_a_point_is_put_back_at_once_in_a_storage_without_heartbeats():
+    storage, tried = Unreliable(), []
+
+    def fit(model, callbacks):
+        tried.append(model)
+        storage.fails = len(tried) == 2
+        callbacks[0].on_epoch_end(0, {"val_loss": 1.0})
+        return parabola(0.01)(model)
+
+    with pytest.raises(OSError, match=r"no network.*Unreliable"):
+        tuning.sweep(itself, fit, storage=storage, num_trials=3)
+    result = tuning.sweep(itself, fit, storage=storage, num_trials=3)
+    assert [trial.state for trial in result.trials] == ["complete"] * 3
+    assert sorted(tried) == sorted([*rates(result), tried[1]])
 
 
 @pytest.mark.only("torch")
