@@ -9,6 +9,7 @@ records what it is about to do, so that calling it again finishes it.
 import _signal  # type: ignore[import-not-found]
 import contextlib
 import functools
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -28,11 +29,15 @@ class _Waiting:
 
     def __init__(self) -> None:
         self.active = True
+        self._process = os.getpid()
         self._before: dict[int, Any] = {}
         self._arrived: list[int] = []
 
     def __call__(self, number: int, frame: Any) -> None:
-        if self.active and number not in self._arrived:
+        if os.getpid() != self._process:  # A worker that was forked meanwhile.
+            _signal.signal(number, self._before[number])
+            _signal.raise_signal(number)
+        elif self.active and number not in self._arrived:
             self._arrived.append(number)
         else:  # A second Ctrl-C does not wait.
             self._before[number](number, frame)

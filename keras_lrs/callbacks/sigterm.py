@@ -1,6 +1,7 @@
 """Handles SIGTERM, by which a job scheduler announces that it will kill the process."""
 
 import math
+import os
 import signal
 import threading
 import warnings
@@ -18,7 +19,7 @@ class Sigterm:
 
     The previous handler is put back when the run ends, and called once the run is
     saved. If the signal is ignored, or has a handler that does not come from Python, it
-    is left alone.
+    is left alone. A process that was forked during the run dies of it as usual.
 
     Attributes:
         arrived: Whether the run must be saved and end.
@@ -31,6 +32,7 @@ class Sigterm:
         self.validating: Any = None
         self._before: Any = None
         self._waits = False
+        self._process = 0
         self._finalizer: Any = None
 
     def begin(self, run: Run) -> None:
@@ -43,6 +45,7 @@ class Sigterm:
             _warn("it has a handler that does not come from Python")
         elif before is not signal.SIG_IGN:
             self._before, self._waits = before, True
+            self._process = os.getpid()
             run.undo.callback(self._end)
             # A run that is garbage-collected with its model is never closed.
             self._finalizer = weakref.finalize(run, self._end)
@@ -58,6 +61,10 @@ class Sigterm:
         raise KeyboardInterrupt("SIGTERM")
 
     def _note(self, number, frame):
+        if os.getpid() != self._process:  # A worker that was forked from it.
+            signal.signal(number, self._before)
+            signal.raise_signal(number)
+            return
         self.arrived = True
         if self.validating is not None:
             self.validating.stop_evaluating = True

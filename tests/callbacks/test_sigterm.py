@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import threading
+import time
 import warnings
 
 import keras
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from keras_lrs import averages, schedules
+from keras_lrs._keras import interrupts
 from keras_lrs.callbacks import (
     HyperparameterScheduler,
     ReduceOnPlateau,
@@ -230,6 +232,39 @@ def test_data_that_cannot_be_read_again_resumes_at_an_epoch(tmp_path):
     resumable = ResumableTraining(tmp_path, accept="data", verbose=0)
     train(resumable, data=batches)
     assert (resumable.resumed_from.epoch, resumable.resumed_from.batch) == (1, 0)
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("saving", [False, True])
+def test_a_process_that_was_forked_dies_of_the_signal(tmp_path, monkeypatch, saving):
+    """Such as the worker of a data set, which is terminated when the program ends."""
+    children = []
+
+    def fork(*arguments, **keywords):
+        if not children:
+            children.append(os.fork())
+            if children == [0]:
+                time.sleep(60)
+                os._exit(0)
+        return write(*arguments, **keywords)
+
+    write = ResumableTraining.save
+    monkeypatch.setattr(ResumableTraining, "save", fork)
+    if saving:  # Within a section that defers signals.
+
+        def deferred_fork(*arguments, **keywords):
+            with interrupts.deferred():
+                return fork(*arguments, **keywords)
+
+        monkeypatch.setattr(ResumableTraining, "save", deferred_fork)
+    before = signal.getsignal(signal.SIGTERM)
+    train(ResumableTraining(tmp_path, verbose=0))
+    (child,) = children
+    os.kill(child, signal.SIGTERM)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_other_values_of_the_argument_are_refused(tmp_path):
