@@ -33,7 +33,7 @@ class File:
         name: Its path within the folder.
         step: The number of updates (micro-batches, under gradient accumulation) before
             it was written.
-        size: Its size in bytes.
+        size: Its size in bytes; None if it is missing.
         entry: Its entry in the manifest, such as the epoch of a checkpoint or the
             metrics of a snapshot. Averages have no manifest.
     """
@@ -41,18 +41,21 @@ class File:
     kind: str
     name: str
     step: int
-    size: int
+    size: int | None
     entry: dict[str, Any]
 
 
 def files(directory: str | os.PathLike) -> list[File]:
     """Lists the files that callbacks wrote to a folder.
 
+    A run may write to the folder at the same time.
+
     Args:
         directory: The folder, local or a bucket as for the callbacks.
 
     Returns:
-        The files, sorted by kind and from the oldest to the newest.
+        The files, sorted by kind and from the oldest to the newest. A file that a
+        manifest lists and that is missing has the size None.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -75,19 +78,38 @@ def files(directory: str | os.PathLike) -> list[File]:
         >>> checkpoints.verify(directory)
         []
     """
-    found = []
+    found: list[File] = []
     for place, prefix in _places(directory):
+        listed, wrong = _while_it_changes(functools.partial(_listed, place, prefix))
+        if listed is None:
+            raise ValueError(wrong[0])
+        found += listed
+    return sorted(found, key=lambda file: KINDS.index(file.kind))
+
+
+def _listed(place, prefix):
+    """Returns the files, and what is wrong; None if a manifest cannot be read."""
+    found = []
+    try:
         for kind, make in _FOLDERS.items():
             folder = make(place)
             for record in folder.records:
                 entry = dataclasses.asdict(record)
                 step = entry["iterations" if kind == "checkpoints" else "step"]
-                size = stored.size(folder.path(record))
+                size = _size(folder.path(record))
                 found.append(File(kind, prefix + record.file, step, size, entry))
-        for step, path in averages.paths(place).items():
-            name = prefix + path.name
-            found.append(File("averages", name, step, stored.size(path), {}))
-    return sorted(found, key=lambda file: KINDS.index(file.kind))
+    except ValueError as error:
+        return None, [str(error)]
+    for step, path in averages.paths(place).items():
+        found.append(File("averages", prefix + path.name, step, _size(path), {}))
+    return found, [file.name for file in found if file.size is None]
+
+
+def _size(path):
+    try:
+        return stored.size(path)
+    except FileNotFoundError:
+        return None
 
 
 def verify(directory: str | os.PathLike) -> list[str]:
@@ -108,8 +130,8 @@ def verify(directory: str | os.PathLike) -> list[str]:
     found: list[str] = []
     for place, _ in _places(directory):
         for make in _FOLDERS.values():
-            found += _while_it_changes(functools.partial(_damage, make, place))
-        found += _while_it_changes(functools.partial(_damaged_averages, place))
+            found += _while_it_changes(functools.partial(_damage, make, place))[1]
+        found += _while_it_changes(functools.partial(_damaged_averages, place))[1]
     return list(dict.fromkeys(found))  # Two kinds may have one manifest.
 
 
@@ -228,31 +250,36 @@ def _places(directory) -> Iterator[tuple[Any, str]]:
         yield place, f"{place.name}/"
 
 
-def _while_it_changes(look: Callable[[], tuple[Any, list[str]]]) -> list[str]:
-    """Returns what is wrong, unless a run replaced the files while they were read."""
-    before, wrong = look()
+def _while_it_changes(
+    look: Callable[[], tuple[Any, list[str]]],
+) -> tuple[Any, list[str]]:
+    """Returns what is there, and what is wrong even if one looks again.
+
+    A run may have replaced the files while they were read.
+    """
+    found, wrong = look()
     while wrong:
-        after, again = look()
-        if after == before:
-            return wrong
-        before, wrong = after, again
-    return wrong
+        before = wrong
+        found, wrong = look()
+        if wrong == before:
+            break
+    return found, wrong
 
 
 def _damage(make, place):
-    """Returns what a folder lists, and what is wrong with it."""
+    """Returns the records of a folder, and what is wrong with it."""
     try:
         with _quietly():
             folder = make(place)
     except ValueError as error:
-        return None, [str(error)]
+        return [], [str(error)]
     wrong = []
     for record in folder.records:
         try:
             folder.read(record)
         except ValueError as error:
             wrong.append(str(error))
-    return [record.sha256 for record in folder.records], wrong
+    return folder.records, wrong
 
 
 def _damaged_averages(place):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_lrs import checkpoints
+from keras_lrs._storage import files
 from keras_lrs._storage.checkpoints import Checkpoint, Checkpoints
 from keras_lrs._storage.remote import RemotePath
 from keras_lrs.averages import snapshots as averages
@@ -177,6 +178,46 @@ def test_the_last_files_are_kept(folder):
     assert Checkpoints(folder).newest()[1] == {"epoch": 3}
 
 
+@pytest.mark.parametrize("name", [*SNAPSHOTS, *CHECKPOINTS, *INNER])
+def test_a_missing_file_is_listed_as_missing(folder, name):
+    before = checkpoints.files(folder)
+    path = folder
+    for part in name.split("/"):
+        path = path / part
+    path.unlink()
+    found = {file.name: file.size for file in checkpoints.files(folder)}
+    assert found == {f.name: None if f.name == name else f.size for f in before}
+
+
+def test_files_that_a_run_replaces_are_listed_as_they_are_then(here, monkeypatch):
+    run, size = Checkpoints(here), files.size
+
+    def meanwhile(path):
+        if path.name == CHECKPOINTS[0] and path.exists():
+            run.save(Checkpoint(0, 4, 0, 40), {"epoch": 4})
+        return size(path)
+
+    monkeypatch.setattr(files, "size", meanwhile)
+    found = [f for f in checkpoints.files(here) if f.kind == "checkpoints"]
+    assert [file.step for file in found] == [30, 40, 10]
+    assert all(file.size for file in found)
+
+
+def test_a_manifest_that_a_run_removes_is_not_missed(here, monkeypatch):
+    """A run that is over removes its checkpoints and their manifest."""
+    run, bytes_of = Checkpoints(here), files.bytes_of
+
+    def meanwhile(path):
+        if path.name == "manifest-generations.json" and run.records:
+            run.remove()
+        return bytes_of(path)
+
+    run.lock()
+    monkeypatch.setattr(files, "bytes_of", meanwhile)
+    found = names(checkpoints.files(here))
+    assert sorted(found) == sorted(SNAPSHOTS + AVERAGES + INNER)
+
+
 def test_one_kind_can_be_pruned_alone(here):
     assert checkpoints.prune(here, 2, kind="snapshots") == SNAPSHOTS[:1]
     assert checkpoints.prune(here, 2, kind="snapshots") == []
@@ -233,6 +274,12 @@ class TestTerminal:
         assert len(lines) == 8
         status, out, _ = run("prune", here, "--keep-last", 2, "--kind", "snapshots")
         assert (status, out) == (0, f"removed {SNAPSHOTS[0]}\n")
+        assert run("prune", here, "--keep-last", 2, "--kind", "snapshots")[1] == ""
+        (here / SNAPSHOTS[1]).unlink()
+        status, out, _ = run("list", here)
+        assert status == 0
+        lines = [line.split() for line in out.splitlines()]
+        assert ["snapshots", "20", "missing", SNAPSHOTS[1]] in lines
 
     def test_verifies_and_rebuilds(self, here, run):
         assert run("verify", here) == (0, "Everything is whole.\n", "")
