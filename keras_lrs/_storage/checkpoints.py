@@ -64,7 +64,9 @@ class Checkpoints(Folder[Checkpoint]):
     def newest(self) -> tuple[Checkpoint, dict[str, Any]] | None:
         """Returns the newest undamaged checkpoint and its state; None if there is none.
 
-        It warns if this is not the last checkpoint that was written.
+        It warns if this is not the last checkpoint that was written. Those after it are
+        no longer listed while the folder stays locked: the next `save` keeps this one,
+        and replaces them.
 
         Raises:
             ValueError: If there are checkpoints and all are damaged.
@@ -81,6 +83,7 @@ class Checkpoints(Folder[Checkpoint]):
                     f"{errors[0]} Training resumes from the previous checkpoint.",
                     stacklevel=4,
                 )
+            self.records = self.records[: len(self.records) - len(errors)]
             return checkpoint, state
         if errors:
             raise ValueError(" ".join(errors))
