@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_lrs._storage import tree
 from keras_lrs._storage.fits import Fit
-from keras_lrs._storage.manifest import GENERATIONS, Folder, Record
+from keras_lrs._storage.manifest import GENERATIONS, KINDS, Folder, Record
 from keras_lrs._storage.remote import Path
 
 _KEPT = 2
@@ -27,7 +27,7 @@ class Checkpoint(Record):
     """
 
     # Files and manifests still use the word "generation" from version 0.1.0.
-    pattern = "generation-*.npz"
+    pattern = KINDS[GENERATIONS]
     digits = 8
 
     number: int

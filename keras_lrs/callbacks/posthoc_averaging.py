@@ -11,7 +11,7 @@ from keras_lrs._fit.run import Run
 from keras_lrs._keras.models import is_chief
 from keras_lrs._step.averages import Averaging, FreeAverage
 from keras_lrs._step.part import Wanted
-from keras_lrs._storage import files, leases
+from keras_lrs._storage import files, leases, temporaries
 from keras_lrs.averages import snapshots
 from keras_lrs.averages.posthoc import power_function
 from keras_lrs.callbacks.base import FitCallback
@@ -103,6 +103,7 @@ class PosthocAveraging(FitCallback):
         if is_chief(run.model):
             self._lock = leases.lock(self.directory / snapshots.LOCK)
             self._lock.acquire()
+            files.remove(temporaries.found(self.directory, snapshots.PATTERN))
         return [
             Wanted(
                 optimizer,
