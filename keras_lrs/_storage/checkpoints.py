@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_lrs._storage import files, run_state, tree
 from keras_lrs._storage.fits import Fit
-from keras_lrs._storage.manifest import GENERATIONS, Folder, Record
+from keras_lrs._storage.manifest import GENERATIONS, KINDS, Folder, Record
 from keras_lrs._storage.remote import Path
 
 _KEPT = 2
@@ -27,7 +27,7 @@ class Checkpoint(Record):
     """
 
     # Files and manifests still use the word "generation" from version 0.1.0.
-    pattern = "generation-*.npz"
+    pattern = KINDS[GENERATIONS]
     digits = 8
 
     number: int
@@ -57,7 +57,9 @@ class Checkpoints(Folder[Checkpoint]):
     def newest(self) -> tuple[Checkpoint, dict[str, Any]] | None:
         """Returns the newest undamaged checkpoint and its state; None if there is none.
 
-        It warns if this is not the last checkpoint that was written.
+        It warns if this is not the last checkpoint that was written. Those after it are
+        no longer listed while the folder stays locked: the next `save` keeps this one,
+        and replaces them.
 
         Raises:
             ValueError: If there are checkpoints and all are damaged.
@@ -74,6 +76,7 @@ class Checkpoints(Folder[Checkpoint]):
                     f"{errors[0]} Training resumes from the previous checkpoint.",
                     stacklevel=4,
                 )
+            self.records = self.records[: len(self.records) - len(errors)]
             return checkpoint, state
         if errors:
             raise ValueError(" ".join(errors))

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from keras_lrs._storage import threads
+from keras_lrs._storage import temporaries, threads
 from keras_lrs._storage.remote import Path, RemotePath
 
 
@@ -39,8 +39,9 @@ def write_atomically(
     with naming(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            digest = _written(temporary, content, trailer)
-            os.replace(temporary, path)
+            with temporaries.held(temporary):
+                digest = _written(temporary, content, trailer)
+                os.replace(temporary, path)
         except BaseException:
             # A disk that failed to write may also fail to remove.
             with contextlib.suppress(OSError):
@@ -83,7 +84,7 @@ def naming(path: Path) -> Iterator[None]:
 def _written(path, content, trailer):
     """Writes a new file to the disk while computing its hash."""
     pieces = _pieces(content)
-    with open(path, "xb") as file, threads.Worker("files") as thread:
+    with open(path, "wb") as file, threads.Worker("files") as thread:
         writing = thread.submit(_write, file, pieces)
         try:
             digest = _hash(pieces)
@@ -178,11 +179,6 @@ def remove(paths: Sequence[Path]) -> None:
 def is_number(text: str) -> bool:
     """Whether a part of a file's name is a number, in the digits that we write."""
     return text.isascii() and text.isdigit()
-
-
-def temporaries(folder: Path, pattern: str) -> list[Path]:
-    """Finds the temporary files that killed processes left behind."""
-    return sorted(folder.glob(f".{pattern}.{'[0-9a-f]' * 8}"))
 
 
 def _sync_folder(folder):

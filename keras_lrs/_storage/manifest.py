@@ -9,34 +9,23 @@ manifest is rebuilt from these labels.
 """
 
 import dataclasses
-import datetime
 import hashlib
-import json
 import os
 import pathlib
 import warnings
 from typing import Any, ClassVar, Generic, TypeVar
 
-import keras
-
-from keras_lrs._storage import files, labels, leases
+from keras_lrs._storage import files, labels, leases, temporaries
+from keras_lrs._storage.manifest_file import FORMAT, DamagedError, origin, read, write
 from keras_lrs._storage.remote import Path, RemotePath
 
-FORMAT = 1
 NAME = "manifest.json"
-MEMBERS, GENERATIONS = KINDS = "members", "generations"
-"""The lists of our callbacks. They may share a folder, and only one has `NAME`."""
+MEMBERS, GENERATIONS = "members", "generations"
+KINDS = {MEMBERS: "snapshot-*.weights.h5", GENERATIONS: "generation-*.npz"}
+"""The lists of our callbacks, and the names of their files.
 
-
-class DamagedError(ValueError):
-    """Raised if a manifest has been altered."""
-
-    def __init__(self, path: Path):
-        super().__init__(
-            f"`{path}` is damaged: its sha256 does not match. Remove it, and it is "
-            "rebuilt from the files that it lists."
-        )
-        self.path = path
+They may share a folder, and only one has `NAME`.
+"""
 
 
 class Record:
@@ -69,6 +58,7 @@ class Folder(Generic[R]):
 
     Args:
         directory: The folder, local or in an object store; it need not exist.
+        repairs: Whether a missing or damaged manifest lists nothing until `relist`.
 
     Raises:
         ValueError: If the manifest is damaged or was written by a later version, or if
@@ -86,7 +76,9 @@ class Folder(Generic[R]):
         super().__init_subclass__(**keywords)
         cls.LOCK = f".{cls.listed_as}.lock"
 
-    def __init__(self, directory: str | os.PathLike | RemotePath):
+    def __init__(
+        self, directory: str | os.PathLike | RemotePath, repairs: bool = False
+    ):
         self.directory: Any = directory
         if not isinstance(directory, RemotePath):
             self.directory = pathlib.Path(directory)
@@ -96,6 +88,7 @@ class Folder(Generic[R]):
         self.extras: dict[str, Any] = {}
         self._was_rebuilt = False
         self._first = 1  # The number of the first file.
+        self._repairs = repairs
         self._load()
 
     @property
@@ -104,19 +97,36 @@ class Folder(Generic[R]):
         own = self.directory / f"manifest-{self.listed_as}.json"
         shared = self.directory / NAME
         if not own.exists() and shared.exists():
-            content = read(shared)
+            content = self._content(shared)
             others = set(KINDS) - {self.listed_as}
             if self.listed_as in content or not others & content.keys():
                 return shared
         return own if own.exists() or shared.exists() else shared
 
+    def _content(self, path):
+        """Returns what a manifest holds; nothing if it is damaged and repaired."""
+        try:
+            return read(path, self._has_files)
+        except DamagedError:
+            if not self._repairs:
+                raise
+            return {}
+
+    def _has_files(self):
+        """Whether there are files of any kind that a manifest lists."""
+        patterns = (self.record.pattern, *KINDS.values())
+        return any(any(self.directory.glob(pattern)) for pattern in patterns)
+
     def _load(self):
         """Reads the manifest of the folder."""
         manifest = self.manifest
-        if not manifest.exists():
+        content = self._content(manifest) if manifest.exists() else {}
+        if not content and self._repairs:
+            self.records, self.notes, self.extras = [], {}, {}
+            return
+        if not content:
             self._rebuild(manifest)
             return
-        content = read(manifest)
         if not {self.listed_as, *self.noted} <= content.keys():
             raise ValueError(
                 f"`{manifest}` lists no {self.listed_as}: it is the manifest of "
@@ -166,7 +176,7 @@ class Folder(Generic[R]):
             raise ValueError(f"its label is of another kind: {error!r}") from error
 
     def relist(self) -> None:
-        """Lists all undamaged files, and writes the manifest.
+        """Lists all files; `rewrite` then writes the manifest.
 
         A file that the manifest lists keeps its entry, which may hold more than the
         label, such as the metrics of a whole epoch.
@@ -194,8 +204,20 @@ class Folder(Generic[R]):
                 record = known if same else record
             records.append(record)
         self.records = records
-        if records or self.manifest.exists():
+
+    def rewrite(self) -> None:
+        """Writes the manifest after `relist`, and keeps a damaged one as a copy."""
+        path = self.manifest
+        exists = path.exists()
+        damaged = exists and not self._content(path)
+        if damaged:
+            copy = self.directory / f"{path.name}.damaged"
+            files.write_atomically(copy, files.bytes_of(path))
+        if self.records or (exists and not damaged):
             self.write()
+        elif damaged:
+            files.remove([path])
+        files.remove(self.temporaries())
 
     def lock(self) -> None:
         """Keeps others from writing to the folder, and reads its manifest again.
@@ -259,10 +281,16 @@ class Folder(Generic[R]):
 
     def clean(self) -> None:
         """Removes the files that the manifest does not list."""
-        left = self.unlisted()
-        for pattern in (self.record.pattern, self.manifest.name):
-            left += files.temporaries(self.directory, pattern)
-        files.remove(left)
+        files.remove(self.unlisted() + self.temporaries())
+
+    def temporaries(self) -> list[Path]:
+        """Returns the temporary files that killed processes left behind."""
+        patterns = (self.record.pattern, f"{self.manifest.name}*")
+        return [
+            path
+            for pattern in patterns
+            for path in temporaries.found(self.directory, pattern)
+        ]
 
     def unlisted(self) -> list[Path]:
         """Returns the files that the manifest does not list."""
@@ -318,78 +346,3 @@ _TYPES: dict[Any, tuple] = {
     str: (str,),
     float: (int, float),
 }
-
-
-def write(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON with its own hash; a crash leaves the old or the new file."""
-    content = {**content, "sha256": _digest(content)}
-    files.write_atomically(path, _serialized(content))
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Reads a manifest.
-
-    Raises:
-        ValueError: If it cannot be read, if a single byte differs from what was
-            written, or if it has another format.
-    """
-    try:
-        written = files.bytes_of(path)
-    except FileNotFoundError as error:
-        raise ValueError(f"`{path}` cannot be read: {error}") from error
-    try:
-        content = json.loads(written)
-        digest = content.pop("sha256")
-        whole = digest == _digest(content)
-        # Different bytes may be the same JSON.
-        whole &= _serialized({**content, "sha256": digest}) == written
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        whole = False
-    if not whole and _is_foreign(written):
-        raise ValueError(
-            f"`{path}` was not written by keras_lrs. Choose another directory."
-        )
-    if not whole:
-        raise DamagedError(path)
-    if content.get("format") != FORMAT:
-        raise ValueError(
-            f"`{path}` has format {content.get('format')}, written by keras_lrs "
-            f"{content.get('keras_lrs')}. This version, {_version()}, reads format "
-            f"{FORMAT}."
-        )
-    return content
-
-
-def _is_foreign(written):
-    """Tells whether a file is JSON of another program, not a damaged manifest."""
-    try:
-        content = json.loads(written)
-    except (ValueError, RecursionError):
-        return False
-    ours = {"format", "keras_lrs", "sha256"}
-    return isinstance(content, dict) and bool(content) and not ours & content.keys()
-
-
-def origin() -> dict[str, Any]:
-    """Returns what a manifest records about its writer, and the time."""
-    return {
-        "format": FORMAT,
-        "keras_lrs": _version(),
-        "keras": keras.__version__,
-        "backend": keras.backend.backend(),
-        "written": datetime.datetime.now(datetime.UTC).isoformat(),
-    }
-
-
-def _serialized(content):
-    return (json.dumps(content, indent=1) + "\n").encode()
-
-
-def _digest(content):
-    return hashlib.sha256(_serialized(content)).hexdigest()
-
-
-def _version():
-    import keras_lrs  # Not at the top: the package imports this module.
-
-    return keras_lrs.__version__

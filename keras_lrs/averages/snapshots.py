@@ -8,6 +8,7 @@ import numpy as np
 from keras_lrs._storage import files, labels, tree
 from keras_lrs._storage.remote import Path
 
+PATTERN = "averages-*.npz"
 LOCK = ".averages.lock"
 """The name of the lock on a folder of averages."""
 
@@ -16,7 +17,7 @@ _END = 22  # The bytes of the last record of an archive.
 
 def paths(directory: Path) -> dict[int, Path]:
     """Finds the snapshots in a folder, by the number of updates before them."""
-    found: list[Path] = sorted(directory.glob("averages-*.npz"), key=str)
+    found: list[Path] = sorted(directory.glob(PATTERN), key=str)
     numbers = [path.stem.removeprefix("averages-") for path in found]
     return {
         int(number): path

@@ -11,7 +11,7 @@ from keras_lrs._fit.run import Run
 from keras_lrs._keras.models import is_chief
 from keras_lrs._step.averages import Averaging, FreeAverage
 from keras_lrs._step.part import Wanted
-from keras_lrs._storage import files, leases
+from keras_lrs._storage import files, leases, temporaries
 from keras_lrs.averages import snapshots
 from keras_lrs.averages.posthoc import power_function
 from keras_lrs.callbacks import resumption
@@ -107,6 +107,7 @@ class PosthocAveraging(FitCallback):
         if is_chief(run.model):
             self._lock = leases.lock(self.directory / snapshots.LOCK)
             self._lock.acquire()
+            files.remove(temporaries.found(self.directory, snapshots.PATTERN))
         # What resumes the run may change its weights when it begins.
         self._identity = resumption.initial(run.model, None)
         return [

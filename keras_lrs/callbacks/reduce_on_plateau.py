@@ -14,7 +14,7 @@ from keras_lrs._keras import metrics
 from keras_lrs._keras.variables import number
 from keras_lrs._step.part import Wanted
 from keras_lrs._step.rate_factor import RateFactor
-from keras_lrs._storage import files
+from keras_lrs._storage import files, temporaries
 from keras_lrs.callbacks import best_weights
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.best_weights import BestWeights
@@ -195,6 +195,7 @@ class ReduceOnPlateau(FitCallback):
         if (path := self._path(run)) is not None:
             self._refuse_shared(path, run)
             files.check_writable(path)
+            files.remove(temporaries.abandoned(path))
         if self.best_weights is not None:
             best_weights.check(run)
         return [

@@ -42,11 +42,13 @@ def _run(options):
         return int(bool(wrong))
     if options.command == "prune":
         removed = folder.prune(options.directory, options.keep_last, options.kind)
-        print("\n".join(f"removed {name}" for name in removed))
+        for name in removed:
+            print(f"removed {name}")
         return 0
     look = folder.rebuild if options.command == "rebuild" else folder.files
     for file in look(options.directory):
-        print(f"{file.kind:11} {file.step:>10} {file.size:>12}  {file.name}")
+        size = "missing" if file.size is None else file.size
+        print(f"{file.kind:11} {file.step:>10} {size:>12}  {file.name}")
     return 0
 
 

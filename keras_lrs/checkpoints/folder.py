@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from keras_lrs._storage import checkpoints, leases, manifest
+from keras_lrs._storage import checkpoints, leases, temporaries
 from keras_lrs._storage import files as stored
 from keras_lrs._storage.checkpoints import Checkpoints
 from keras_lrs.averages import snapshots as averages
@@ -33,7 +33,7 @@ class File:
         name: Its path within the folder.
         step: The number of updates (micro-batches, under gradient accumulation) before
             it was written.
-        size: Its size in bytes.
+        size: Its size in bytes; None if it is missing.
         entry: Its entry in the manifest, such as the epoch of a checkpoint or the
             metrics of a snapshot. Averages have no manifest.
     """
@@ -41,18 +41,21 @@ class File:
     kind: str
     name: str
     step: int
-    size: int
+    size: int | None
     entry: dict[str, Any]
 
 
 def files(directory: str | os.PathLike) -> list[File]:
     """Lists the files that callbacks wrote to a folder.
 
+    A run may write to the folder at the same time.
+
     Args:
         directory: The folder, local or a bucket as for the callbacks.
 
     Returns:
-        The files, sorted by kind and from the oldest to the newest.
+        The files, sorted by kind and from the oldest to the newest. A file that a
+        manifest lists and that is missing has the size None.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -75,19 +78,38 @@ def files(directory: str | os.PathLike) -> list[File]:
         >>> checkpoints.verify(directory)
         []
     """
-    found = []
+    found: list[File] = []
     for place, prefix in _places(directory):
+        listed, wrong = _while_it_changes(functools.partial(_listed, place, prefix))
+        if listed is None:
+            raise ValueError(wrong[0])
+        found += listed
+    return sorted(found, key=lambda file: KINDS.index(file.kind))
+
+
+def _listed(place, prefix):
+    """Returns the files, and what is wrong; None if a manifest cannot be read."""
+    found = []
+    try:
         for kind, make in _FOLDERS.items():
             folder = make(place)
             for record in folder.records:
                 entry = dataclasses.asdict(record)
                 step = entry["iterations" if kind == "checkpoints" else "step"]
-                size = stored.size(folder.path(record))
+                size = _size(folder.path(record))
                 found.append(File(kind, prefix + record.file, step, size, entry))
-        for step, path in averages.paths(place).items():
-            name = prefix + path.name
-            found.append(File("averages", name, step, stored.size(path), {}))
-    return sorted(found, key=lambda file: KINDS.index(file.kind))
+    except ValueError as error:
+        return None, [str(error)]
+    for step, path in averages.paths(place).items():
+        found.append(File("averages", prefix + path.name, step, _size(path), {}))
+    return found, [file.name for file in found if file.size is None]
+
+
+def _size(path):
+    try:
+        return stored.size(path)
+    except FileNotFoundError:
+        return None
 
 
 def verify(directory: str | os.PathLike) -> list[str]:
@@ -108,17 +130,18 @@ def verify(directory: str | os.PathLike) -> list[str]:
     found: list[str] = []
     for place, _ in _places(directory):
         for make in _FOLDERS.values():
-            found += _while_it_changes(functools.partial(_damage, make, place))
-        found += _while_it_changes(functools.partial(_damaged_averages, place))
+            found += _while_it_changes(functools.partial(_damage, make, place))[1]
+        found += _while_it_changes(functools.partial(_damaged_averages, place))[1]
     return list(dict.fromkeys(found))  # Two kinds may have one manifest.
 
 
 def rebuild(directory: str | os.PathLike) -> list[File]:
     """Rewrites the manifests of a folder from the files that are there.
 
-    A damaged manifest is replaced. Every undamaged file is listed, even if an
-    interrupted run had not listed it yet. Missing files are no longer listed. Entries
-    of an undamaged manifest are kept.
+    A damaged manifest is replaced, and a copy of it remains under its name followed by
+    `.damaged`. Every undamaged file is listed, even if an interrupted run had not
+    listed it yet. Missing files are no longer listed. Entries of an undamaged manifest
+    are kept. Temporary files of killed processes are removed.
 
     Args:
         directory: The folder.
@@ -130,18 +153,25 @@ def rebuild(directory: str | os.PathLike) -> list[File]:
         FileNotFoundError: If there is no such folder.
         ValueError: If a file is damaged. The error names the file, which is kept:
             remove it or move it elsewhere. Also if a run is writing to the folder, or
-            if a `manifest.json` there comes from another program.
+            if a `manifest.json` there comes from another program. Then nothing is
+            changed.
     """
     places = list(_places(directory))
     with _locked(places, KINDS):
+        with contextlib.ExitStack() as opened:
+            folders = [
+                opened.enter_context(contextlib.closing(make(place, repairs=True)))
+                for place, _ in places
+                for make in _FOLDERS.values()
+            ]
+            # Nothing is changed before it is certain that all can be listed.
+            for folder in folders:
+                folder.relist()
+            # Two kinds may have lost one manifest, which those with files share.
+            for folder in sorted(folders, key=lambda folder: not folder.records):
+                folder.rewrite()
         for place, _ in places:
-            for make in _FOLDERS.values():
-                _remove_damaged_manifest(make, place)
-            for make in _FOLDERS.values():
-                with _quietly():
-                    folder = make(place)
-                with contextlib.closing(folder):
-                    folder.relist()
+            stored.remove(temporaries.found(place, averages.PATTERN))
     return files(directory)
 
 
@@ -150,11 +180,14 @@ def prune(
 ) -> list[str]:
     """Removes all but the last files of each kind from a folder.
 
-    Files that interrupted runs left behind and that no manifest lists are removed too.
+    The files to keep are read and verified. A damaged or missing file is not counted: a
+    warning names it, and an earlier file is kept instead. A damaged file is removed
+    only once enough undamaged ones are newer. Files that interrupted runs left behind
+    and that no manifest lists are removed too.
 
     Args:
         directory: The folder.
-        keep_last: How many files of each kind to keep, > 0.
+        keep_last: How many undamaged files of each kind to keep, > 0.
         kind: `"checkpoints"`, `"snapshots"` or `"averages"`; None means all kinds. With
             fewer averages, `averages.posthoc` reconstructs fewer widths accurately.
 
@@ -165,6 +198,7 @@ def prune(
         FileNotFoundError: If there is no such folder.
         ValueError: If an argument is out of range, if a manifest is damaged, or if a
             run is writing to the folder.
+        OSError: If the storage of the folder cannot be reached.
     """
     keep_last = fields.count("keep_last", keep_last, 1)
     kinds = KINDS if kind is None else (fields.one_of("kind", kind, KINDS),)
@@ -179,30 +213,40 @@ def prune(
 
 def _prune(kind, place, keep_last):
     if kind == "averages":
-        going = [*averages.paths(place).values()][:-keep_last]
-        stored.remove(going)
+        paths = [*averages.paths(place).values()]
+        going = paths[: _first_kept(paths, keep_last, averages.read)]
+        stored.remove(going + temporaries.found(place, averages.PATTERN))
         return [path.name for path in going]
     folder = _FOLDERS[kind](place)
-    if not folder.manifest.exists() and not folder.records:
-        return []
     with contextlib.closing(folder):
         folder.lock()
+        if not folder.manifest.exists() and not folder.records:
+            # Not those of a manifest, which may be the other kind's.
+            stored.remove(temporaries.found(place, folder.record.pattern))
+            return []
         before = folder.unlisted() + list(map(folder.path, folder.records))
-        folder.records = folder.records[-keep_last:]
+        first = _first_kept(folder.records, keep_last, folder.read)
+        folder.records = folder.records[first:]
         folder.write()
         folder.clean()
         kept = list(map(folder.path, folder.records))
     return [path.name for path in before if path not in kept]
 
 
-def _remove_damaged_manifest(make, place):
-    with _quietly():
+def _first_kept(items, keep_last, read):
+    """Returns the index of the first file to keep, so that enough can be read."""
+    undamaged = 0
+    for index in reversed(range(len(items))):
         try:
-            make(place)
-        except manifest.DamagedError as error:
-            stored.remove([error.path])
-        except ValueError:
-            pass  # `relist` reports damaged files.
+            read(items[index])
+        except (FileNotFoundError, ValueError) as error:
+            text = f"A file is not counted among those to keep: {error}"
+            warnings.warn(text, stacklevel=4)
+        else:
+            undamaged += 1
+        if undamaged == keep_last:
+            return index
+    return 0
 
 
 @contextlib.contextmanager
@@ -228,31 +272,36 @@ def _places(directory) -> Iterator[tuple[Any, str]]:
         yield place, f"{place.name}/"
 
 
-def _while_it_changes(look: Callable[[], tuple[Any, list[str]]]) -> list[str]:
-    """Returns what is wrong, unless a run replaced the files while they were read."""
-    before, wrong = look()
+def _while_it_changes(
+    look: Callable[[], tuple[Any, list[str]]],
+) -> tuple[Any, list[str]]:
+    """Returns what is there, and what is wrong even if one looks again.
+
+    A run may have replaced the files while they were read.
+    """
+    found, wrong = look()
     while wrong:
-        after, again = look()
-        if after == before:
-            return wrong
-        before, wrong = after, again
-    return wrong
+        before = wrong
+        found, wrong = look()
+        if wrong == before:
+            break
+    return found, wrong
 
 
 def _damage(make, place):
-    """Returns what a folder lists, and what is wrong with it."""
+    """Returns the records of a folder, and what is wrong with it."""
     try:
         with _quietly():
             folder = make(place)
     except ValueError as error:
-        return None, [str(error)]
+        return [], [str(error)]
     wrong = []
     for record in folder.records:
         try:
             folder.read(record)
         except ValueError as error:
             wrong.append(str(error))
-    return [record.sha256 for record in folder.records], wrong
+    return folder.records, wrong
 
 
 def _damaged_averages(place):

@@ -21,7 +21,7 @@ class Record(manifest.Record):
         sha256: The hash of the file.
     """
 
-    pattern = "snapshot-*.weights.h5"
+    pattern = manifest.KINDS[manifest.MEMBERS]
     digits = 4
 
     number: int

@@ -68,6 +68,12 @@ def test_the_widths_that_were_kept_are_exact(tmp_path):
     assert names == ["averages-0000000020.npz", "averages-0000000030.npz"]
 
 
+def test_a_temporary_file_of_a_killed_process_is_removed(tmp_path):
+    (tmp_path / ".averages-0000000010.npz.0123abcd").write_bytes(b"half")
+    references.fit(linear_model(sgd()), [PosthocAveraging(tmp_path)], 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["averages-0000000010.npz"]
+
+
 def test_model_and_optimizer_stay_as_they_are(tmp_path):
     model, plain = linear_model(sgd()), linear_model(sgd())
     references.fit(plain)

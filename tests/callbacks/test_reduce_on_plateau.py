@@ -5,6 +5,7 @@ import gc
 import itertools
 import json
 import math
+import os
 import pathlib
 
 import keras
@@ -938,6 +939,14 @@ def test_a_state_path_is_used_in_place_of_the_backup(tmp_path):
     path = tmp_path / "deep" / "state.json"
     run(run_model("float"), [backup, *callbacks_of("float", state_path=path)])
     assert json.loads(path.read_bytes())[-1]["state"]["factor"] == 0.25
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_a_temporary_file_of_a_killed_process_is_removed(tmp_path):
+    (tmp_path / ".state.json.0123abcd").write_bytes(b"half")
+    plateau = ReduceOnPlateau("loss", 0.5, 1, state_path=tmp_path / "state.json")
+    fit(trail_model(), [plateau], epochs=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 
 
 def test_a_second_fit_starts_afresh(tmp_path):

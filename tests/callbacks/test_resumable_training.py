@@ -703,7 +703,7 @@ def test_damage_that_leaves_nothing_is_named(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"04.npz` is damaged.*03.npz` is damaged"):
         train(tmp_path)
-    (tmp_path / "manifest.json").write_bytes(b"{}")
+    (tmp_path / "manifest.json").write_bytes(b"{")
     with pytest.raises(ValueError, match=r"manifest.json` is damaged"):
         train(tmp_path)
 

@@ -1,5 +1,6 @@
 """Folders of snapshots, checkpoints and averages: listed, verified, rebuilt, pruned."""
 
+import contextlib
 import runpy
 import sys
 
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 
 from keras_lrs import checkpoints
+from keras_lrs._storage import files
 from keras_lrs._storage.checkpoints import Checkpoint, Checkpoints
 from keras_lrs._storage.remote import RemotePath
 from keras_lrs.averages import snapshots as averages
 from keras_lrs.ensembles.store import Record, Store
 from tests.storage import objects
+from tests.warned import warns
 
 SNAPSHOTS = [f"snapshot-000{number}.weights.h5" for number in (1, 2, 3)]
 CHECKPOINTS = ["generation-00000002.npz", "generation-00000003.npz"]
@@ -152,12 +155,57 @@ def test_a_damaged_file_is_named_and_kept(here, listed):
     assert names(found) == left
 
 
-def test_the_manifest_of_another_program_is_kept(tmp_path):
+def contents(folder):
+    """The bytes of all files, however deep."""
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("content", ['{"name": "app"}', '[{"format": 1}]', "a,b", ""])
+def test_the_manifest_of_another_program_is_kept(tmp_path, content):
     path = tmp_path / "manifest.json"
-    path.write_text('{"name": "app", "icons": []}')
+    path.write_text(content)
     with pytest.raises(ValueError, match="was not written by keras_lrs"):
         checkpoints.rebuild(tmp_path)
-    assert path.read_text() == '{"name": "app", "icons": []}'
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("damage", ["altered", "unlabelled"])
+def test_nothing_is_changed_if_a_manifest_cannot_be_rebuilt(here, damage):
+    """Version 0.1.0 wrote no labels: only the manifest holds the hashes."""
+    alter(here / "manifest.json")
+    alter(here / "manifest-generations.json")
+    path = here / SNAPSHOTS[1]
+    alter(path) if damage == "altered" else path.write_bytes(b"weights20")
+    before = contents(here)
+    with pytest.raises(ValueError, match=f"{SNAPSHOTS[1]}` cannot be listed"):
+        checkpoints.rebuild(here)
+    assert contents(here) == before
+
+
+def test_a_damaged_manifest_is_kept_as_a_copy(folder):
+    path = folder / "manifest.json"
+    alter(path)
+    damaged = path.read_bytes()
+    checkpoints.rebuild(folder)
+    assert (folder / "manifest.json.damaged").read_bytes() == damaged
+    assert checkpoints.verify(folder) == []
+
+
+def test_a_damaged_manifest_without_files_is_put_aside(here):
+    for path in here.glob("*.*"):
+        if path.name != "manifest.json":
+            path.unlink()
+    alter(here / "manifest.json")
+    assert names(checkpoints.rebuild(here)) == INNER
+    assert [path.name for path in here.glob("*.*")] == ["manifest.json.damaged"]
+
+
+def test_two_kinds_that_lost_one_manifest_get_two(here):
+    (here / "manifest-generations.json").unlink()
+    alter(here / "manifest.json")
+    found = names(checkpoints.rebuild(here))
+    assert sorted(found) == sorted(SNAPSHOTS + CHECKPOINTS + AVERAGES + INNER)
+    assert checkpoints.verify(here) == []
 
 
 def test_the_last_files_are_kept(folder):
@@ -175,6 +223,91 @@ def test_the_last_files_are_kept(folder):
     if not isinstance(folder, RemotePath):  # There are no half-written objects there.
         assert not list(folder.glob(".*"))
     assert Checkpoints(folder).newest()[1] == {"epoch": 3}
+
+
+@pytest.mark.parametrize(
+    ("kind", "files"),
+    [("checkpoints", CHECKPOINTS), ("snapshots", SNAPSHOTS), ("averages", AVERAGES)],
+)
+@pytest.mark.parametrize("damage", ["altered", "empty", "missing"])
+def test_a_damaged_file_is_not_counted_among_those_to_keep(here, kind, files, damage):
+    path = here / files[-1]
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"") if damage == "empty" else alter(path)
+    listed = damage != "missing" or kind != "averages"  # Which no manifest lists.
+    with warns(f"not counted.*{files[-1]}") if listed else contextlib.nullcontext():
+        assert checkpoints.prune(here, 1, kind) == files[:-2]
+    assert (here / files[-2]).exists()
+    # Once there are enough, it is removed.
+    if listed and kind == "snapshots" and damage != "missing":
+        store = Store(here)
+        store.add(Record(0, 40, 4, True, 0.1, {}), b"weights40")
+        store.close()
+        assert checkpoints.prune(here, 1, kind) == files[1:]
+
+
+def test_nothing_is_pruned_if_all_is_damaged(here):
+    for path in here.rglob("*[0-9]*.*"):
+        path.write_bytes(b"")
+    before = contents(here)
+    with pytest.warns(UserWarning, match="not counted"):
+        assert checkpoints.prune(here, 1) == []
+    assert contents(here).keys() == before.keys()
+
+
+@pytest.mark.parametrize("name", [*SNAPSHOTS, *CHECKPOINTS, *INNER])
+def test_a_missing_file_is_listed_as_missing(folder, name):
+    before = checkpoints.files(folder)
+    path = folder
+    for part in name.split("/"):
+        path = path / part
+    path.unlink()
+    found = {file.name: file.size for file in checkpoints.files(folder)}
+    assert found == {f.name: None if f.name == name else f.size for f in before}
+
+
+def test_files_that_a_run_replaces_are_listed_as_they_are_then(here, monkeypatch):
+    run, size = Checkpoints(here), files.size
+
+    def meanwhile(path):
+        if path.name == CHECKPOINTS[0] and path.exists():
+            run.save(Checkpoint(0, 4, 0, 40), {"epoch": 4})
+        return size(path)
+
+    monkeypatch.setattr(files, "size", meanwhile)
+    found = [f for f in checkpoints.files(here) if f.kind == "checkpoints"]
+    assert [file.step for file in found] == [30, 40, 10]
+    assert all(file.size for file in found)
+
+
+def test_a_manifest_that_a_run_removes_is_not_missed(here, monkeypatch):
+    """A run that is over removes its checkpoints and their manifest."""
+    run, bytes_of = Checkpoints(here), files.bytes_of
+
+    def meanwhile(path):
+        if path.name == "manifest-generations.json" and run.records:
+            run.remove()
+        return bytes_of(path)
+
+    run.lock()
+    monkeypatch.setattr(files, "bytes_of", meanwhile)
+    found = names(checkpoints.files(here))
+    assert sorted(found) == sorted(SNAPSHOTS + AVERAGES + INNER)
+
+
+@pytest.mark.parametrize("name", [SNAPSHOTS[0], CHECKPOINTS[0], AVERAGES[0]])
+@pytest.mark.parametrize(
+    "change", [checkpoints.rebuild, lambda path: checkpoints.prune(path, 3)]
+)
+def test_temporary_files_of_killed_processes_are_removed(here, name, change):
+    left = [here / f".{name}.0123abcd", here / ".manifest.json.0123abcd"]
+    for path in left:
+        path.write_bytes(b"half")
+    (here / f".{name}.swp").write_bytes(b"of an editor")
+    change(here)
+    assert [path.name for path in here.glob(".*")] == [f".{name}.swp"]
 
 
 def test_one_kind_can_be_pruned_alone(here):
@@ -233,6 +366,12 @@ class TestTerminal:
         assert len(lines) == 8
         status, out, _ = run("prune", here, "--keep-last", 2, "--kind", "snapshots")
         assert (status, out) == (0, f"removed {SNAPSHOTS[0]}\n")
+        assert run("prune", here, "--keep-last", 2, "--kind", "snapshots")[1] == ""
+        (here / SNAPSHOTS[1]).unlink()
+        status, out, _ = run("list", here)
+        assert status == 0
+        lines = [line.split() for line in out.splitlines()]
+        assert ["snapshots", "20", "missing", SNAPSHOTS[1]] in lines
 
     def test_verifies_and_rebuilds(self, here, run):
         assert run("verify", here) == (0, "Everything is whole.\n", "")

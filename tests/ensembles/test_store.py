@@ -95,13 +95,18 @@ class TestDamage:
         path = directory / "manifest.json"
         whole = path.read_bytes()
         for _ in range(300):
+            path.write_bytes(whole)
             path.write_bytes(flipped(path, rng))
             for strict in (True, False):
                 with pytest.raises(ValueError, match=r"manifest.json` is damaged"):
                     load(directory, strict=strict)
-        for content in (b"", whole[:-1], whole + b" ", b"[]", b"null", b"\xff"):
+        for content in (b"", whole[:-1], whole + b" "):
             path.write_bytes(content)
             with pytest.raises(ValueError, match=r"manifest.json` is damaged"):
+                load(directory)
+        for content in (b"[]", b"null", b"\xff"):
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match="or is damaged beyond recognition"):
                 load(directory)
 
     @pytest.mark.parametrize("damage", ["missing", "truncated", "swapped"])

@@ -140,6 +140,24 @@ def test_what_holds_no_state_is_damaged_whatever_its_hash(tmp_path, kind):
         Checkpoints(tmp_path).newest()
 
 
+def test_a_damaged_one_is_not_counted_among_those_that_are_kept(tmp_path):
+    run = Checkpoints(tmp_path)
+    for epoch in (1, 2, 3):
+        save(run, epoch)
+    run.close()
+    (tmp_path / "generation-00000003.npz").write_bytes(b"")
+    with warns("from the previous checkpoint"):
+        again, newest = checkpoints.of_fit(tmp_path, 0, writes=True)
+    assert newest[0].epoch == 2
+    save(again, 4)
+    again.close()
+    found = Checkpoints(tmp_path)
+    assert found.newest()[0].epoch == 4
+    states = [tree.read(found.read(record)) for record in found.records]
+    assert [state["epoch"] for state in states] == [2, 4]
+    assert len(list(tmp_path.glob("generation-*"))) == 2
+
+
 def test_a_label_leaves_the_file_to_other_readers(tmp_path):
     """A checkpoint is a `.npz` file as before, for NumPy and for version 0.1.0."""
     found = Checkpoints(tmp_path)

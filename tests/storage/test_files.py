@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from keras_lrs._storage import files
+from keras_lrs._storage import files, temporaries
 
 
 def names(folder):
@@ -59,6 +59,24 @@ def test_the_new_file_is_renamed_when_it_is_on_the_disk(tmp_path, monkeypatch):
     files.write_atomically(path, b"new")
     assert done[:2] == [("fsync", b"old"), ("replace", b"old", b"new")]
     assert path.read_bytes() == b"new"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_a_temporary_file_is_abandoned_once_nobody_writes_it(tmp_path, monkeypatch):
+    path, replace, seen = tmp_path / "a[1].json", os.replace, []
+    left = tmp_path / ".a[1].json.0123abcd"
+    left.write_bytes(b"half")
+    (tmp_path / ".a1.json.0123abcd").write_bytes(b"of another file")
+
+    def look(source, target):
+        assert len(temporaries.found(tmp_path, "a[[]1].json")) == 2
+        seen.append(temporaries.abandoned(path))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", look)
+    files.write_atomically(path, b"content")
+    assert seen == [[left]]
+    assert temporaries.abandoned(path) == [left]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])

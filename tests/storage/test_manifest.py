@@ -13,6 +13,7 @@ import pytest
 
 from keras_lrs._storage import manifest
 from keras_lrs._storage.checkpoints import Checkpoint, Checkpoints
+from keras_lrs._storage.manifest_file import DamagedError
 from keras_lrs.ensembles.store import Record, Store
 from tests.storage import writers
 from tests.warned import warns
@@ -210,7 +211,7 @@ class TestALostManifest:
         written = three_letters(tmp_path)
         manifest = written.manifest
         manifest.write_bytes(b"")
-        with pytest.raises(ValueError, match=r"is damaged.*Remove it, and it is rebui"):
+        with pytest.raises(ValueError, match=r"is damaged.*checkpoints.rebuild` rebui"):
             Letters(tmp_path)
         manifest.unlink()
         with warns("is rebuilt"):
@@ -322,10 +323,44 @@ class TestTwoKinds:
         assert found[1].newest()[1]["epoch"] == 4
 
 
-def test_a_manifest_of_another_program_is_called_that(tmp_path):
-    (tmp_path / "manifest.json").write_text('{"name": "app", "icons": []}')
-    with pytest.raises(ValueError, match="was not written by keras_lrs"):
+FOREIGN = {
+    "dictionary": '{"name": "app", "icons": []}',
+    "empty dictionary": "{}",
+    "list": '[{"path": "a.tar"}]',
+    "lines": '{"a": 1}\n{"a": 2}\n',
+    "table": "a,b\n1,2\n",
+    "empty": "",
+    "format": '{"name": "data", "format": "parquet", "files": ["a"]}',
+    "sha256": '{"sha256": "ab", "size": 4}',
+    "versions": '{"backend": "torch", "keras": "3.0", "keras_lrs": "0.2.0"}',
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_manifest_of_another_program_is_called_that(tmp_path, kind):
+    (tmp_path / "manifest.json").write_text(FOREIGN[kind])
+    with pytest.raises(ValueError, match=r"was not written by keras_lrs.*Choose ano"):
         Letters(tmp_path)
+    if kind != "empty":
+        (tmp_path / "letter-001.txt").write_bytes(b"Dear Ada")
+        with pytest.raises(ValueError, match=r"was not written by .*Move it elsewhere"):
+            Letters(tmp_path)
+
+
+def test_a_damaged_manifest_is_not_taken_for_that_of_another_program(tmp_path):
+    letters = Letters(tmp_path)
+    letters.add(Letter(0, "Ada"), b"Dear Ada")
+    path = letters.manifest
+    whole = path.read_bytes()
+    altered = [bytearray(whole) for _ in whole]
+    for index, content in enumerate(altered):
+        content[index] ^= 1
+    cut = [whole[:length] for length in range(len(whole))]
+    converted = [whole.replace(b"\n", b"\r\n"), whole.replace(b"\n", b"\n ")]
+    for content in [*altered, *cut, *converted, bytes(len(whole))]:
+        path.write_bytes(content)
+        with pytest.raises(DamagedError, match="is damaged"):
+            Letters(tmp_path)
 
 
 def test_a_folder_in_the_place_of_the_manifest_is_named(tmp_path):
