@@ -322,7 +322,7 @@ class TestWhatIsRefused:
         assert names(tmp_path) == before
 
     def test_a_directory_with_a_damaged_manifest(self, tmp_path):
-        (tmp_path / "manifest.json").write_text("{}")
+        (tmp_path / "manifest.json").write_text('{"format": 1, "keras_lrs": "0.2.0"')
         with pytest.raises(ValueError, match=r"manifest.json` is damaged"):
             references.fit(network(), [SnapshotEnsemble(tmp_path)])
 
