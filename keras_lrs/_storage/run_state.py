@@ -27,7 +27,10 @@ def _is_list_of_pairs(*kinds):
     return lambda value: (
         isinstance(value, list)
         and all(
-            isinstance(pair, list) and tuple(map(type, pair)) == kinds for pair in value
+            isinstance(pair, list)
+            and len(pair) == len(kinds)
+            and all(map(isinstance, pair, kinds))
+            for pair in value
         )
     )
 
@@ -46,7 +49,7 @@ _SINCE_THE_FIRST: dict[str, Callable[[Any], bool]] = {
     "buffers": _is_list_of(np.ndarray, np.generic),
     "metrics": _is_list_of(np.ndarray, np.generic),
     "logs": _is_list_of(str),
-    "callbacks": _is_list_of_pairs(str, dict),
+    "callbacks": _is_list_of_pairs(str, object),
     "random": _is(dict),
     "random_at_epoch": _is(dict, _NOTHING),
 }
@@ -64,6 +67,7 @@ _SINCE_LATER: dict[str, Callable[[Any], bool]] = {
     "adapted": _is_list_of(dict),
     "first_batches": _is(dict),
     "data": _is(dict, _NOTHING),
+    "callbacks_described": _is_list_of(str),
 }
 
 

@@ -1,8 +1,8 @@
 """Trees of arrays and JSON values in one `.npz` file.
 
-JSON has no NumPy numbers, and only strings as keys. Such values are written as a
-dictionary with one of the keys below, so that they are restored exactly. Values that
-cannot be restored exactly raise an error when they are written.
+JSON has no NumPy numbers or tuples, and only strings as keys. Such values are written
+as a dictionary with one of the keys below, so that they are restored exactly. Values
+that cannot be restored exactly raise an error when they are written.
 """
 
 import collections
@@ -15,7 +15,8 @@ import ml_dtypes  # noqa: F401  (Registers `bfloat16` and similar types with Num
 import numpy as np
 
 _ARRAY, _SCALAR, _BYTES, _ITEMS = "__array__", "__scalar__", "__bytes__", "__items__"
-_MARKS = {_ARRAY, _SCALAR, _BYTES, _ITEMS}
+_TUPLE = "__tuple__"
+_MARKS = {_ARRAY, _SCALAR, _BYTES, _ITEMS, _TUPLE}
 
 
 def written(tree: dict[str, Any]) -> bytes:
@@ -26,7 +27,7 @@ def written(tree: dict[str, Any]) -> bytes:
 
     Args:
         tree: Dicts, lists and tuples of numbers, strings, bytes, None, and arrays of
-            any type but Python objects. Tuples come back as lists.
+            any type but Python objects.
 
     Raises:
         TypeError: If the tree holds anything else.
@@ -36,6 +37,11 @@ def written(tree: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays, tree=np.array(content))  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def check(tree: Any) -> None:
+    """Raises `TypeError` if `written` cannot write a part of its tree."""
+    _packed(tree, {})
 
 
 def read(content: bytes) -> dict[str, Any]:
@@ -80,8 +86,10 @@ def _packed(tree, arrays):
             return {key: _packed(value, arrays) for key, value in tree.items()}
         items = [[_key(key), _packed(value, arrays)] for key, value in tree.items()]
         return {_ITEMS: items}
-    if type(tree) in (list, tuple):
+    if type(tree) is list:
         return [_packed(item, arrays) for item in tree]
+    if type(tree) is tuple:
+        return {_TUPLE: [_packed(item, arrays) for item in tree]}
     if isinstance(tree, np.generic) and _is_named(tree.dtype):
         return {_SCALAR: tree.tobytes().hex(), "dtype": tree.dtype.name}
     if isinstance(tree, np.generic):
@@ -93,8 +101,8 @@ def _packed(tree, arrays):
     if tree is None or type(tree) in (str, int, float, bool):
         return tree
     raise TypeError(
-        "A state must be made of dicts, lists, numbers, strings, bytes, None and "
-        f"arrays. Received: {tree!r} of type {type(tree).__name__}"
+        "A state must be made of dicts, lists, tuples, numbers, strings, bytes, None "
+        f"and arrays. Received: {tree!r} of type {type(tree).__name__}"
     )
 
 
@@ -172,6 +180,8 @@ def _unpacked(tree, arrays, names):
         return np.frombuffer(content, tree["dtype"])[0]
     if _BYTES in tree:
         return bytes.fromhex(tree[_BYTES])
+    if _TUPLE in tree:
+        return tuple(_unpacked(item, arrays, names) for item in tree[_TUPLE])
     if _ITEMS in tree:
         return {key: _unpacked(value, arrays, names) for key, value in tree[_ITEMS]}
     return {key: _unpacked(value, arrays, names) for key, value in tree.items()}

@@ -17,7 +17,7 @@ from keras_lrs._keras import adapted, fit_loop, models, random, variables
 from keras_lrs._step.part import Wanted
 from keras_lrs._storage import checkpoints, fits
 from keras_lrs._storage.checkpoints import Checkpoint
-from keras_lrs.callbacks import resumption
+from keras_lrs.callbacks import remembered, resumption
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.sigterm import SavedOnSigterm
 from keras_lrs.schedules import fields
@@ -181,6 +181,8 @@ class ResumableTraining(SavedOnSigterm):
         self._batch = self._since = 0
         self._diverged = False
         self._described = resumption.Described(run.model)
+        self._siblings = remembered.Siblings(run)
+        self._siblings.check()
         self._data = DataMemory(run, "data" in self.accept)
         updates = run.progress.iterations()
         sample = self._data.sample()
@@ -211,7 +213,7 @@ class ResumableTraining(SavedOnSigterm):
             with resumption.restoring(self._path):
                 run.progress.paces.load(run.progress.every, self._found.get("paces"))
             fit_loop.begin_at(run.model, self._first_epoch)
-            self._states = resumption.matched(run, self._found["callbacks"])
+            self._states = self._siblings.matched(self._found)
             starts = resumption.starts(run, self._found)
             run.resume(Resume(self._set_states, starts))
         if reason is not None and self._within_epochs:
@@ -296,7 +298,7 @@ class ResumableTraining(SavedOnSigterm):
         self._set_variables()
         for callback, state in self._states:
             if not isinstance(callback, FitCallback):
-                resumption.restore_callback(callback, state, self._path)
+                remembered.restore(callback, state, self._path)
         self._batch = found["batch"]
         self._say(found["batch"])
         if found["batch"]:
@@ -373,7 +375,7 @@ class ResumableTraining(SavedOnSigterm):
                 "adapted": adapted.read(model),
                 "metrics": run.read(metrics_variables),
                 "logs": names,
-                "callbacks": resumption.states(run),
+                **self._siblings.state(),
                 "random": random.state(),
                 "random_at_epoch": self._random if batch else None,
             }

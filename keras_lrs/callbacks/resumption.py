@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_lrs._fit import registry
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import fingerprint, fit_loop, models, optimizers, variables
+from keras_lrs._keras import fingerprint, models, optimizers, variables
 from keras_lrs._step import bias_correction
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
@@ -197,15 +197,6 @@ def set_states(
                 callback.set_state(state)
 
 
-def restore_callback(callback: Any, state: dict[str, Any], path: Any) -> None:
-    """Gives one of the user's callbacks, or Keras's, its state in a checkpoint."""
-    if hasattr(callback, "set_state"):
-        callback.set_state(state)  # Raises the user's own errors.
-        return
-    with restoring(path):
-        fit_loop.remind(callback, state)
-
-
 def has_diverged(model: Any, logs: dict[str, Any] | None) -> bool:
     """Whether training stopped in an epoch whose loss is not finite."""
     loss = (logs or {}).get("loss")
@@ -255,38 +246,5 @@ def check_siblings(callback: Any, run: Run) -> None:
             )
 
 
-def states(run: Run) -> list[list]:
-    """Returns pairs of a callback's class name and the state that it remembers."""
-    return [
-        [_name(callback), remembered]
-        for callback in run.siblings
-        if (remembered := _state(callback))
-    ]
-
-
-def matched(run: Run, states: list) -> list[tuple[Any, dict[str, Any]]]:
-    """Pairs callbacks with their states by the names of their classes."""
-    left, found = list(states), []
-    for callback in run.siblings:
-        own = [item for item in left if item[0] == _name(callback)][:1]
-        for item in own:
-            left.remove(item)
-            found.append((callback, item[1]))
-    if left:
-        names = ", ".join(f"`{name}`" for name, _ in left)
-        warnings.warn(
-            f"This run resumes without callbacks of the interrupted run: {names}.",
-            stacklevel=3,
-        )
-    return found
-
-
 def _name(callback):
     return type(callback).__name__
-
-
-def _state(callback):
-    """Returns what a callback remembers; None if no state of it is known."""
-    if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
-        return callback.get_state()
-    return fit_loop.remembered(callback)

@@ -433,8 +433,73 @@ def test_a_state_that_cannot_be_written_is_refused(tmp_path):
         def set_state(self, state):
             pass
 
-    with pytest.raises(TypeError, match="A state must be made of dicts"):
-        train(tmp_path, more=lambda: [Set()])
+    class Batches(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            raise AssertionError("It is known before the first step.")
+
+    match = r"`Set.get_state\(\)` returned .* A state must be made of dicts"
+    with pytest.raises(TypeError, match=match):
+        train(tmp_path, more=lambda: [Set(), Batches()])
+
+
+def test_a_state_that_comes_with_training_is_refused_when_it_is_saved(tmp_path):
+    class Late(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.seen = {"epochs": {epoch}}
+
+        def get_state(self):
+            return self.seen
+
+        def set_state(self, state):
+            pass
+
+    with pytest.raises(TypeError, match=r"`Late.get_state\(\)` returned"):
+        train(tmp_path, more=lambda: [Late()])
+
+
+class Sum(keras.callbacks.Callback):
+    """Two of them differ by what they add."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number, self.total = number, 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.total += self.number
+
+    def get_state(self):
+        return [self.total, (self.number,)]
+
+    def set_state(self, state):
+        self.total, (number,) = state
+        assert number == self.number
+
+
+@pytest.mark.parametrize("order", ["other", "one more", "one less"])
+def test_callbacks_of_one_class_are_told_apart_by_their_arguments(tmp_path, order):
+    def stopping(patience):
+        return keras.callbacks.EarlyStopping("loss", patience=patience)
+
+    def first():
+        return [Sum(1), stopping(50), Sum(20), stopping(60)]
+
+    def then():
+        found = [stopping(60), Sum(20), Sum(1), stopping(50)]
+        found = [Sum(300), *found] if order == "one more" else found
+        made[:] = found[:2] if order == "one less" else found
+        return made
+
+    made = []
+    with pytest.raises(PowerCutError):
+        train(tmp_path, cut=2 * STEPS + 1, more=first)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(tmp_path, more=then)
+    totals = {one.number: one.total for one in made if isinstance(one, Sum)}
+    expected = {1: 4, 20: 80, 300: 600}
+    assert totals == {number: expected[number] for number in totals}
+    told = [w for w in caught if "resumes without callbacks" in str(w.message)]
+    assert len(told) == (order == "one less")
 
 
 def test_a_callback_that_is_gone_is_named(tmp_path):

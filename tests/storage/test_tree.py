@@ -3,6 +3,7 @@
 import collections
 import io
 import json
+import random
 
 import ml_dtypes
 import numpy as np
@@ -105,10 +106,15 @@ def test_an_array_that_is_not_contiguous_keeps_its_order(tmp_path):
     np.testing.assert_array_equal(found, array)
 
 
-def test_nested_values_come_back_as_json_holds_them(tmp_path):
-    content = {"a": [1, 2.5, None, "text", True], "b": {"c": (), "d": {}}}
-    expected = {"a": [1, 2.5, None, "text", True], "b": {"c": [], "d": {}}}
-    assert written_and_read(tmp_path, content) == expected
+def test_nested_values_come_back_as_they_were(tmp_path):
+    nested = {"c": (), "d": {}, "e": [(1, [2, (3,)])], "__tuple__": [1]}
+    content = {"a": [1, 2.5, None, "text", True], "b": nested}
+    assert written_and_read(tmp_path, content) == content
+    generator = random.Random(1)
+    state = written_and_read(tmp_path, {"state": generator.getstate()})["state"]
+    other = random.Random(2)
+    other.setstate(state)
+    assert other.random() == generator.random()
 
 
 def test_floats_keep_every_digit(tmp_path):
