@@ -37,13 +37,13 @@ class Skip:
 
     Args:
         batches: The number of batches still to be taken from the data.
-        metrics: The values of the metrics' variables after these batches.
+        metrics: Returns what a model's metrics' variables hold after these batches.
         logs: The keys that their last step would have returned, with any values.
         over: Called when the last batch has been taken.
     """
 
     batches: int
-    metrics: list[np.ndarray]
+    metrics: Callable[[Any], list[np.ndarray]]
     logs: dict[str, float]
     over: Callable[[], None]
 
@@ -276,9 +276,9 @@ class TrainFunction:
             skip.over()
         if IS_JAX:
             *state, _ = arguments[0]
-            metrics = [ops.array(value) for value in skip.metrics]
+            metrics = [ops.array(value) for value in skip.metrics(self.model)]
             return skip.logs, (*state, metrics)
-        variables.write(self.model.metrics_variables, skip.metrics)
+        variables.write(self.model.metrics_variables, skip.metrics(self.model))
         return self.model.get_metrics_result()
 
     def _check(self):

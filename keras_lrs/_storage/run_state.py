@@ -68,6 +68,7 @@ _SINCE_LATER: dict[str, Callable[[Any], bool]] = {
     "first_batches": _is(dict),
     "data": _is(dict, _NOTHING),
     "callbacks_described": _is_list_of(str),
+    "metrics_named": _is_list_of(str),
 }
 
 

@@ -1,6 +1,7 @@
 """`ResumableTraining`: resumes a killed run as if it had never been interrupted."""
 
 import contextlib
+import functools
 import os
 import warnings
 from collections.abc import Sequence
@@ -305,7 +306,7 @@ class ResumableTraining(SavedOnSigterm):
             self._run.pass_over(
                 Skip(
                     found["batch"],
-                    found["metrics"],
+                    functools.partial(resumption.metrics, found),
                     dict.fromkeys(found["logs"], 0.0),
                     lambda: self._set_random(found["random"]),
                 )
@@ -374,6 +375,7 @@ class ResumableTraining(SavedOnSigterm):
                 "buffers": models.buffer_values(model),
                 "adapted": adapted.read(model),
                 "metrics": run.read(metrics_variables),
+                "metrics_named": resumption.named(metrics_variables),
                 "logs": names,
                 **self._siblings.state(),
                 "random": random.state(),

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -115,6 +116,10 @@ def check(
     if found["batch"] and found["steps"] != steps:
         bound = "hold checkpoints with the same number of steps per epoch, or none"
         refuse(bound, f" of {found['steps']}, for {steps}")
+    several = run.model.steps_per_execution
+    if found["batch"] not in (0, steps) and found["batch"] % several:
+        bound = f"hold a checkpoint after whole executions of {several} steps, or none"
+        refuse(bound, f" after {found['batch']} steps of an epoch")
     if found["batch"] and reason is not None:
         bound = "hold a checkpoint of an epoch's end, or none"
         refuse(bound, f" of a batch within one, and the data {reason}")
@@ -157,6 +162,27 @@ def restoring(path: Any) -> Iterator[None]:
     except Exception as error:  # Keras and the backends raise many.
         text = f"{type(error).__name__}: {error}"
         raise ValueError(f"`{path}` cannot be restored. {text}") from error
+
+
+def named(metrics_variables: list) -> list[str]:
+    """Returns the names of variables of metrics, without Keras's numbers."""
+    return [re.sub(r"_\d+(?=/|$)", "", variable.path) for variable in metrics_variables]
+
+
+def metrics(found: dict[str, Any], model: Any) -> list[np.ndarray]:
+    """Returns what a checkpoint within an epoch holds for a model's metrics.
+
+    Raises:
+        ValueError: If they are other metrics.
+    """
+    names = named(model.metrics_variables)
+    before = found.get("metrics_named", names)
+    if before != names or len(names) != len(found["metrics"]):
+        raise ValueError(
+            "A run that resumes within an epoch must be compiled with the metrics of "
+            f"the interrupted run, whose variables are {before}. Received: {names}"
+        )
+    return found["metrics"]
 
 
 def state_of_optimizers(run: Run) -> dict[str, list]:

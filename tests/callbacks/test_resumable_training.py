@@ -892,6 +892,38 @@ def test_at_an_epochs_end_it_goes_on_with_other_steps_per_epoch(
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("other", [["mse"], [], ["mae", "mse"]])
+def test_other_metrics_are_refused_within_an_epoch(tmp_path, other):
+    def metrics(names):
+        return lambda: [Compiled(names)]
+
+    class Compiled(keras.callbacks.Callback):
+        def __init__(self, names):
+            super().__init__()
+            self.names = names
+
+        def set_model(self, model):
+            super().set_model(model)
+            model.compile(model.optimizer, "mse", metrics=self.names)
+
+    with pytest.raises(PowerCutError):
+        train(tmp_path, 4, STEPS + 5, more=metrics(["mae"]))
+    match = "must be compiled with the metrics of .*'mean_absolute_error/total'"
+    with pytest.raises(ValueError, match=match):
+        train(tmp_path, 4, more=metrics(other))
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="executes one step at a time")
+@pytest.mark.every_backend
+def test_executions_that_a_checkpoint_cuts_are_refused(tmp_path):
+    with pytest.raises(PowerCutError):
+        train(tmp_path, 4, STEPS + 5)
+    with pytest.raises(ValueError, match=r"whole executions of 3 .* after 2 steps"):
+        train(tmp_path, 4, steps_per_execution=3)
+    model, _ = train(tmp_path, 4, steps_per_execution=2)
+    assert model.optimizer.iterations == EPOCHS * STEPS
+
+
 def test_data_that_became_shorter_is_refused(tmp_path):
     tf = pytest.importorskip("tensorflow")
 
