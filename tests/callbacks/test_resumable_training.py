@@ -891,7 +891,6 @@ def test_at_an_epochs_end_it_goes_on_with_other_steps_per_epoch(
     np.testing.assert_allclose(history.history["learning_rate"], expected, rtol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("other", [["mse"], [], ["mae", "mse"]])
 def test_other_metrics_are_refused_within_an_epoch(tmp_path, other):
     def metrics(names):
@@ -924,6 +923,7 @@ def test_executions_that_a_checkpoint_cuts_are_refused(tmp_path):
     assert model.optimizer.iterations == EPOCHS * STEPS
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_data_that_became_shorter_is_refused(tmp_path):
     tf = pytest.importorskip("tensorflow")
 
