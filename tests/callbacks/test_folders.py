@@ -133,6 +133,25 @@ def test_a_url_of_a_file_and_the_home_folder_are_paths(tmp_path, monkeypatch):
         assert SnapshotEnsemble(path).directory == expected
 
 
+@pytest.mark.parametrize("name", [*WRITERS, *STATES])
+@pytest.mark.parametrize("url", ["file://runs/a", "file://", "file://~/a", "FILE:://a"])
+def test_a_url_of_a_file_on_another_machine_is_refused(name, url):
+    message = "three slashes and an absolute path .*Received: .*" + re.escape(url)
+    with pytest.raises(ValueError, match=message):
+        (WRITERS | STATES)[name](url)
+
+
+@pytest.mark.parametrize("name", ["run#1", "run?x=2", "100%", "a;b"])
+def test_a_url_of_a_file_has_no_other_parts(tmp_path, name):
+    for url in (f"file://{tmp_path}/{name}", f"file://localhost{tmp_path}/{name}"):
+        assert SnapshotEnsemble(url).directory == tmp_path / name
+
+
+def test_a_url_that_is_decoded_is_checked_as_well(tmp_path):
+    with pytest.raises(ValueError, match="which holds no null character"):
+        SnapshotEnsemble(f"file://{tmp_path}/a%00b")
+
+
 READERS = {
     "load": lambda path: ensembles.load(path, model()),
     "posthoc": lambda path: averages.posthoc(path, 0.1),
@@ -166,6 +185,99 @@ def test_the_home_folder_is_read_from(tmp_path, monkeypatch, name):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         READERS[name]("~/none")
+
+
+class Wander(keras.callbacks.Callback):
+    """Changes the current folder from epoch to epoch."""
+
+    def __init__(self, monkeypatch, *folders):
+        super().__init__()
+        self.go = monkeypatch.chdir
+        self.folders = folders
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.go(self.folders[epoch % len(self.folders)])
+
+
+@pytest.fixture
+def here_and_there(tmp_path, monkeypatch):
+    """Two folders; the first is the current one."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here", tmp_path / "there"
+
+
+@pytest.mark.parametrize("name", [*WRITERS, *STATES, *LOGS])
+def test_a_run_stays_where_its_program_was(here_and_there, monkeypatch, name):
+    """At the time of `SnapshotEnsemble("run")`, whose path is relative."""
+    here, there = here_and_there
+    path = "run/state.json" if name in STATES else "run"
+    callback = (WRITERS | STATES | LOGS)[name](path)
+    wander = Wander(monkeypatch, there, here)
+    with pytest.raises(KeyboardInterrupt):
+        references.fit(model(), [callback, wander, Break(3)], 4)
+    assert list((here / "run").iterdir())
+    assert list(there.iterdir()) == []
+
+
+def test_the_state_beside_a_backup_stays_where_the_run_began(
+    here_and_there, monkeypatch
+):
+    """Keras's own callback writes to the folder that is current."""
+    here, there = here_and_there
+    callbacks = [ReduceOnPlateau("loss"), keras.callbacks.BackupAndRestore("backup")]
+    with pytest.raises(KeyboardInterrupt):
+        references.fit(model(), [*callbacks, Wander(monkeypatch, there), Break(2)], 4)
+    assert (here / "backup" / "reduce_on_plateau.json").exists()
+    assert not (there / "backup" / "reduce_on_plateau.json").exists()
+
+
+def test_the_weights_of_a_teacher_are_found_from_elsewhere(here_and_there, monkeypatch):
+    teacher = model()
+    teacher.save_weights("teacher.weights.h5")
+    average = averages.ExponentialAverage(0.9, debias=False)
+    averaging = WeightAveraging(average, initial="teacher.weights.h5")
+    monkeypatch.chdir(here_and_there[1])
+    references.fit(model(), [averaging], 1)
+
+
+def test_a_relative_path_needs_a_current_folder(here_and_there):
+    here_and_there[0].rmdir()
+    with pytest.raises(ValueError, match="because the current folder has been removed"):
+        SnapshotEnsemble("run")
+
+
+def spellings(folder):
+    """The same folder, written in other ways."""
+    link = folder.with_name("link")
+    link.symlink_to(folder)
+    return {"link": link, "dots": folder / ".." / folder.name}
+
+
+@pytest.mark.parametrize("spelling", ["link", "dots"])
+def test_a_folder_is_the_same_however_it_is_written(tmp_path, spelling):
+    """The second `fit` of a program is not the first one, which is complete."""
+    found, folder = model(), tmp_path / "run"
+    for path, labels in (
+        (folder, references.Y),
+        (spellings(folder)[spelling], -references.Y),
+    ):
+        resumable = ResumableTraining(path, delete_at_end=False, verbose=0)
+        x = references.X
+        found.fit(x, labels, 4, 2, verbose=0, shuffle=False, callbacks=[resumable])
+        assert resumable.resumed_from is None
+    assert found.optimizer.iterations == 4 * STEPS
+
+
+@pytest.mark.parametrize("spelling", ["link", "dots"])
+def test_a_state_is_the_same_however_it_is_written(tmp_path, spelling):
+    (tmp_path / "run").mkdir()
+    other = spellings(tmp_path / "run")[spelling]
+    paths = tmp_path / "run" / "p.json", other / "p.json"
+    two = [ReduceOnPlateau("loss", state_path=path) for path in paths]
+    with pytest.raises(ValueError, match="another one for each `ReduceOnPlateau`"):
+        references.fit(model(), two, 1)
 
 
 @pytest.mark.parametrize("deep", [False, True])
