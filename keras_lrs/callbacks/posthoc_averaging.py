@@ -163,6 +163,7 @@ class PosthocAveraging(FitCallback):
         updates = self._updates
         paths = snapshots.paths(self.directory)
         if self._lock is not None:
+            self._lock.acquire()  # Raises if another run has taken over.
             files.remove([path for step, path in paths.items() if step > updates])
         if self._given is not None:
             self._set(self._given)

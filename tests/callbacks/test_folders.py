@@ -4,6 +4,7 @@ import errno
 import os
 import pathlib
 import re
+import shutil
 import sys
 
 import keras
@@ -12,6 +13,7 @@ import pytest
 
 from keras_lrs import averages, checkpoints, ensembles
 from keras_lrs import schedules as S  # noqa: N812
+from keras_lrs._storage import locks
 from keras_lrs.callbacks import (
     HyperparameterLogger,
     PosthocAveraging,
@@ -23,6 +25,7 @@ from keras_lrs.callbacks import (
 from tests import processes
 from tests.callbacks import full_disk, references
 from tests.callbacks.references import STEPS, linear_model
+from tests.storage import objects
 from tests.warned import warns
 
 WRITERS = {
@@ -398,6 +401,60 @@ def test_a_run_whose_data_broke_off_is_no_second_one(tmp_path, name):
         kept.append(error)
     assert kept
     references.fit(model(), [WRITERS[name](tmp_path)], 2)
+
+
+LATER = {
+    "SnapshotEnsemble": (".members.lock", "snapshot-0009.weights.h5"),
+    "ResumableTraining": (".generations.lock", "generation-00000009.npz"),
+    "PosthocAveraging": (".averages.lock", "averages-0000000999.npz"),
+}
+
+
+class Within(keras.callbacks.Callback):
+    """Calls a function once in the first epoch, when no thread is writing."""
+
+    def __init__(self, function, batch):
+        super().__init__()
+        self.function, self.batch = function, batch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == self.batch:
+            self.batch = None
+            self.function()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.on_train_batch_begin(STEPS)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("name", "batch"), [*((name, 2) for name in WRITERS), ("PosthocAveraging", STEPS)]
+)
+def test_a_run_ends_whose_folder_another_has_taken_over(tmp_path, name, batch):
+    """Someone removes the folder and starts the job again, without ending the first."""
+    lock_name, file = LATER[name]
+    folder = tmp_path / "run"
+    lock = locks.Lock(folder / lock_name)
+
+    def remove_and_begin():
+        shutil.rmtree(folder)
+        assert objects.in_thread(lock.acquire) == []
+        (folder / file).write_bytes(b"of the second run")
+
+    again = Within(remove_and_begin, batch)
+    with pytest.raises(ValueError, match=r"run` has been taken over by .*was removed"):
+        references.fit(model(), [WRITERS[name](folder), again], 3)
+    assert sorted(path.name for path in folder.iterdir()) == [lock_name, file]
+    lock.release()
+
+
+@posix
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_run_goes_on_whose_folder_was_only_removed(tmp_path, name):
+    steps, remove = NoStep(), Within(lambda: shutil.rmtree(tmp_path / "run"), 2)
+    references.fit(model(), [WRITERS[name](tmp_path / "run"), remove, steps], 3)
+    assert steps.steps == 3 * STEPS
+    assert not list((tmp_path / "run").glob(".*"))
 
 
 # --- Shared folders -------------------------------------------------------------------
