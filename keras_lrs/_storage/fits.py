@@ -6,7 +6,6 @@ initial weights or, if these are random, by the number of fits before it.
 """
 
 import dataclasses
-import pathlib
 import weakref
 from typing import Any
 
@@ -95,8 +94,7 @@ _FOLDERS: dict[str, _Folder] = {}
 
 
 def _folder(directory):
-    local = isinstance(directory, pathlib.Path)
-    name = str(directory.absolute() if local else directory)
+    name = str(directory.resolve())  # Symbolic links and `..` may lead to one folder.
     # The most recently used folder comes last.
     _FOLDERS[name] = _FOLDERS.pop(name) if name in _FOLDERS else _Folder()
     if len(_FOLDERS) > _MOST_FOLDERS:

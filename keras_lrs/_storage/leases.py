@@ -83,12 +83,9 @@ class Lease(Lock):
     def _check(self):
         written = next(reversed(self._leases().values()), b"{}")
         if _token(written) != self._token:
-            self._is_lost = True
-            raise ValueError(
-                f"`{self.path.parent}` has been taken over by {locks.holder(written)}, "
-                f"because this run had not renewed its lease for {TERM:g} seconds. "
-                "This run ends, so that only one writes there."
-            )
+            why = f"this run had not renewed its lease for {TERM:g} seconds"
+            raise self.lost(locks.holder(written), why)
+        return False
 
     def _leave(self, *held):
         """Does nothing, because a fork has no thread that renews the lease."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ try:
 except ImportError:  # On Windows nothing keeps a second writer out.
     fcntl = None  # type: ignore[assignment]
 
+_REMOVED = "the lock of this run, or the whole folder, was removed"
 _HELD: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
 
@@ -36,30 +38,37 @@ class Lock:
     """
 
     def __init__(self, path: Path):
-        self.path: Any = path.absolute()  # The current folder may change.
+        self.path: Any = path
+        self._handle: int | None = None
         self._release: Any = None
         self._thread: int | None = None
-        self._is_lost = False
+        self._lost = ""  # What to say once another run has taken over.
+        self._one_thread = threading.RLock()  # Some callbacks write in a second one.
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it has been taken and not released."""
+        return self._release is not None
 
     def acquire(self) -> bool:
         """Takes the lock, or keeps it; returns whether it was not held before.
+
+        A lock whose file was removed is not held. It is taken again, unless another run
+        has taken it. Call this before every write to the folder.
 
         Raises:
             ValueError: If someone else holds it.
             OSError: If nothing can be written to the folder.
         """
-        if self._is_lost:
-            raise ValueError(
-                f"`{self.path.parent}` has been taken over by a later run in this "
-                "process. Give each run its own directory."
-            )
-        if self._release is not None:
-            self._check()
-            return False
-        self._release = self._taken()
-        self._thread = threading.get_ident()
-        _HELD.add(self)
-        return True
+        with self._one_thread:
+            if self._lost:
+                raise ValueError(self._lost)
+            if self.is_held:
+                return self._check()
+            self._release = self._taken()
+            self._thread = threading.get_ident()
+            _HELD.add(self)
+            return True
 
     def release(self) -> None:
         """Releases the lock; does nothing if it is not held."""
@@ -76,22 +85,53 @@ class Lock:
             files.check_writable(self.path)
             return lambda: None
         self._take_over()
-        return weakref.finalize(self, _let_go, self.path, _locked(self.path))
+        self._handle = _locked(self.path)
+        return weakref.finalize(self, _let_go, self.path, self._handle)
 
-    def _check(self) -> None:
-        """Raises `ValueError` if a lock that was taken is no longer held."""
+    def _check(self) -> bool:
+        """Takes the lock again if its file was removed; returns whether it was.
+
+        Raises:
+            ValueError: If another run has taken it since.
+        """
+        if self._handle is None or _is_at(self._handle, self.path):
+            return False
+        let_go = self._release
+        try:
+            self._release = self._taken()
+        except ValueError:
+            written = b""
+            with contextlib.suppress(OSError):
+                written = self.path.read_bytes()
+            raise self.lost(holder(written)) from None
+        let_go()
+        return True
+
+    def lost(self, who: str, why: str = _REMOVED) -> ValueError:
+        """Makes the error for a lock that another run has taken over, and notes it."""
+        self._lost = (
+            f"`{self.path.parent}` has been taken over by {who}, because {why}. This "
+            "run ends, so that only one writes there."
+        )
+        return ValueError(self._lost)
 
     def _take_over(self):
         for other in list(_HELD):
+            if other is self:
+                continue
             same = other.path == self.path or (
                 other.path.name == self.path.name and _same(other.path, self.path)
             )
             if same and other._thread == threading.get_ident():
                 other.release()
-                other._is_lost = True
+                other._lost = (
+                    f"`{self.path.parent}` has been taken over by a later run in this "
+                    "process. Give each run its own directory."
+                )
 
     def _forget(self):
         """Forgets the lock in a forked process, because it belongs to the parent."""
+        self._one_thread = threading.RLock()  # The thread that holds it is not here.
         finalizer, self._release = self._release, None
         detached = finalizer.detach() if finalizer is not None else None
         if detached is not None:
@@ -149,7 +189,10 @@ def _flock(handle, path):
 def _is_at(handle, path):
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
+    except OSError as error:
+        # On NFS, another machine may have removed the file that is open here.
+        if error.errno not in (errno.ENOENT, errno.ESTALE):
+            raise
         return False
 
 
@@ -196,6 +239,7 @@ def _let_go(path, handle):
         # Remove the file first, because another process may take the lock once it is
         # free.
         with contextlib.suppress(OSError):
-            os.unlink(path)
+            if _is_at(handle, path):  # Not the file of another run.
+                os.unlink(path)
     finally:
         os.close(handle)

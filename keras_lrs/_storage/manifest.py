@@ -223,10 +223,15 @@ class Folder(Generic[R]):
         """Keeps others from writing to the folder, and reads its manifest again.
 
         Raises:
-            ValueError: If another process is writing to it.
+            ValueError: If another process is writing to it, or has taken it over.
             OSError: If it is not writable.
         """
-        if self._lock.acquire():
+        was_held = self._lock.is_held
+        if self._lock.acquire() and was_held:  # Someone had removed the lock.
+            found = type(self)(self.directory).records
+            if not {r.sha256 for r in found} <= {r.sha256 for r in self.records}:
+                raise self._lock.lost("another run, which has ended")
+        elif not was_held:
             self._load()
 
     def close(self) -> None:

@@ -91,11 +91,9 @@ class RemotePath:
         """The path without its last part."""
         return RemotePath(self.protocol, posixpath.dirname(self._name))
 
-    def absolute(self) -> "RemotePath":
+    def resolve(self) -> "RemotePath":
         """Returns the path itself."""
         return self
-
-    resolve = absolute
 
     # --- Reading ---
 

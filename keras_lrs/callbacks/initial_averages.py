@@ -1,6 +1,7 @@
 """The start of an average, if it is not the model's own weights."""
 
 import os
+import pathlib
 from typing import Any
 
 import keras
@@ -18,8 +19,13 @@ _BOUND = (
 )
 
 
-def check(initial: Any, average: Average) -> None:
-    """Raises if `initial` has an unknown type, or would be forgotten at once."""
+def check(initial: Any, average: Average) -> Any:
+    """Returns `initial`, with a path made absolute.
+
+    Raises:
+        ValueError: If it would be forgotten at once.
+        TypeError: If it has an unknown type.
+    """
     if not isinstance(initial, (keras.Model, str, os.PathLike)):
         try:
             for value in fields.items("initial", initial, _BOUND):
@@ -27,13 +33,14 @@ def check(initial: Any, average: Average) -> None:
         except (ValueError, TypeError, OverflowError):
             fields.refuse("initial", _BOUND, initial, TypeError)
     elif not isinstance(initial, keras.Model):
-        fields.path("initial", initial)
+        initial = fields.path("initial", initial)
     if float(average.weight(0)) == 1.0:
         bound = (
             "keep a share of `initial` in its first update, as "
             "`ExponentialAverage(0.999, debias=False)` does"
         )
         fields.refuse("average", bound, average)
+    return initial
 
 
 def values(initial: Any, model: Any) -> dict[int, np.ndarray]:
@@ -44,11 +51,10 @@ def values(initial: Any, model: Any) -> dict[int, np.ndarray]:
     """
     if isinstance(initial, keras.Model):
         found = _averages_of(initial)
-    elif isinstance(initial, (str, os.PathLike)):
-        path = fields.path("initial", initial)
-        if not path.is_file():
-            fields.refuse("initial", _BOUND, initial)
-        content = loaded_weights(model, path.read_bytes())
+    elif isinstance(initial, pathlib.Path):
+        if not initial.is_file():
+            fields.refuse("initial", _BOUND, str(initial))
+        content = loaded_weights(model, initial.read_bytes())
         by_variable = dict(zip(map(id, model.variables), content, strict=True))
         found = [by_variable[id(weight)] for weight in model.weights]
     else:

@@ -174,6 +174,7 @@ class PosthocAveraging(FitCallback):
             self._set(self._given)
         self._given = None
         if self._lock is not None:
+            self._lock.acquire()  # Raises if another run has taken over.
             self._remove_later(updates, paths)
 
     def _resume(self, updates, paths):

@@ -177,6 +177,7 @@ class ReduceOnPlateau(FitCallback):
             None if state_path is None else fields.any_path("state_path", state_path)
         )
         self.verbose = fields.verbosity("verbose", verbose)
+        self._file: Any = None
         self._state = PlateauState()
         self._records: list[PlateauRecord] = []
         self._seen = False
@@ -192,10 +193,11 @@ class ReduceOnPlateau(FitCallback):
         """Requests a factor on all rates, and checks the file of the state."""
         if metrics.of_name(self.monitor) or metrics.is_logged(self.monitor, run.model):
             self._find_mode(run.model)
-        if (path := self._path(run)) is not None:
-            self._refuse_shared(path, run)
-            files.check_writable(path)
-            files.remove(temporaries.abandoned(path))
+        self._file = self._path(run)
+        if self._file is not None:
+            self._refuse_shared(self._file, run)
+            files.check_writable(self._file)
+            files.remove(temporaries.abandoned(self._file))
         if self.best_weights is not None:
             best_weights.check(run)
         return [
@@ -218,7 +220,8 @@ class ReduceOnPlateau(FitCallback):
     def _refuse_shared(self, path, run):
         for other in run.siblings:
             ours = isinstance(other, ReduceOnPlateau) and other is not self
-            if ours and other._path(run) == path:
+            theirs = other._path(run) if ours else None
+            if theirs is not None and theirs.resolve() == path.resolve():
                 bound = "be another one for each `ReduceOnPlateau`"
                 fields.refuse("state_path", bound, str(path))
 
@@ -295,7 +298,7 @@ class ReduceOnPlateau(FitCallback):
 
     def _read(self):
         """Reads the states from the file."""
-        path = self._path(self._run)
+        path = self._file
         if path is None or not path.exists():
             return []
         try:
@@ -310,10 +313,9 @@ class ReduceOnPlateau(FitCallback):
         by_hand = self._run.own_rates.set_by_hand(self._optimizers)
         record = PlateauRecord(self._iterations, self._own_rates, self._state, by_hand)
         self._records = [*self._records, record][-_KEPT:]
-        path = self._path(self._run)
-        if path is not None:
+        if self._file is not None:
             content = json.dumps([dataclasses.asdict(r) for r in self._records])
-            files.write_atomically(path, content.encode())
+            files.write_atomically(self._file, content.encode())
 
     def _path(self, run):
         if self.state_path is not None:

@@ -166,7 +166,7 @@ class WeightAveraging(SwappingCallback):
         self.include, self.exclude, self.initial = include, exclude, initial
         self._choice = Choice.of(include, exclude)
         if initial is not None:
-            initial_averages.check(initial, average)
+            self.initial = initial_averages.check(initial, average)
             if self.start_step != 0 or self.update_every != 1:
                 bound = "be given with start_step=0 and update_every=1 only"
                 fields.refuse("initial", bound, type(initial).__name__)

@@ -10,8 +10,8 @@ import math
 import numbers
 import os
 import pathlib
+import posixpath
 import re
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, dataclass_transform
@@ -152,23 +152,45 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):[/:]")
 
 
 def path(name: str, value: Any) -> pathlib.Path:
-    """Returns `value` as a path on this machine; `~` is the home folder."""
+    """Returns `value` as an absolute path on this machine; `~` is the home folder.
+
+    A relative path starts from the folder that is current now. If the program changes
+    it later, the run must still write to one place.
+    """
     if not isinstance(value, (str, os.PathLike)):
         refuse(name, "be a path", value, TypeError)
     text = os.fsdecode(value)
+    url = _URL.match(text)
+    if url is not None and url[1].lower() == "file":
+        text = _path_of_url(name, text, url[1])
+    elif url is not None:
+        refuse(name, f"be a local path: {_instead(url[1])}", text)
     if not text:
         refuse(name, "be a path, which is not empty", value)
     if "\0" in text:
         refuse(name, "be a path, which holds no null character", value)
-    url = _URL.match(text)
-    if url is not None and url[1].lower() == "file":
-        text = urllib.request.url2pathname(urllib.parse.urlparse(text).path)
-    elif url is not None:
-        refuse(name, f"be a local path: {_instead(url[1])}", text)
     try:
-        return pathlib.Path(text).expanduser()
+        return pathlib.Path(text).expanduser().absolute()
+    except FileNotFoundError:
+        bound = "be an absolute path, because the current folder has been removed"
+        return refuse(name, bound, value)
     except RuntimeError as error:
         return refuse(name, f"be a path, and {error}", value)
+
+
+def _path_of_url(name, url, protocol):
+    """Returns the path in `file:///path`; `?` and `#` belong to the name of a file."""
+    inside = url[len(protocol) + 1 :]
+    host, begin, rest = inside[2:].partition("/")
+    if not inside.startswith("//"):  # `file:/path`, as `pathlib` writes it.
+        host, begin, rest = "", inside[:1], inside[1:]
+    if begin != "/" or host not in ("", "localhost"):
+        bound = (
+            "have three slashes and an absolute path if it is the URL of a file, "
+            "`file:///folder/run`"
+        )
+        refuse(name, bound, url)
+    return urllib.request.url2pathname(begin + rest)
 
 
 def any_path(name: str, value: Any) -> Any:
@@ -193,6 +215,8 @@ def any_path(name: str, value: Any) -> Any:
         refuse(name, bound, text)
     if not inside or "\0" in inside:
         refuse(name, "name a folder in the storage", text)
+    if posixpath.normpath(f"/{inside}").split("/")[1] != inside.split("/")[0]:
+        refuse(name, "name a folder in its bucket, which no `..` leaves", text)
     return remote.RemotePath(protocol, inside)
 
 

@@ -113,13 +113,25 @@ def _url(storage):
     url = os.fspath(storage)
     if "://" in url:
         return url
-    path = os.path.abspath(fields.path("storage", url))
+    path = str(fields.path("storage", url).resolve())
     if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
         fields.refuse("storage", "be a file in a folder that exists", storage)
     # Optuna would leave a file open that it cannot read.
     if os.path.exists(path) and not _is_sqlite(path):
         fields.refuse("storage", "be a database that can be opened", storage)
-    return f"sqlite:///{path}"
+    return _url_of_file(storage, path)
+
+
+def _url_of_file(storage, path):
+    """Returns the URL of an SQLite file with exactly this name."""
+    from sqlalchemy import engine
+
+    url = engine.URL.create("sqlite", database=path).render_as_string()
+    if engine.make_url(url).database != path:  # SQLAlchemy 2.0 escapes nothing.
+        bound = "be a path without `?`, or SQLAlchemy must be 2.1 or later"
+        fields.refuse("storage", bound, storage)
+    # Optuna formats the URL, and puts a version into it.
+    return url.replace("{", "{{").replace("}", "}}")
 
 
 def _is_sqlite(path):

@@ -4,6 +4,7 @@ import errno
 import os
 import pathlib
 import re
+import shutil
 import sys
 
 import keras
@@ -12,6 +13,7 @@ import pytest
 
 from keras_lrs import averages, checkpoints, ensembles
 from keras_lrs import schedules as S  # noqa: N812
+from keras_lrs._storage import locks
 from keras_lrs.callbacks import (
     HyperparameterLogger,
     PosthocAveraging,
@@ -23,6 +25,7 @@ from keras_lrs.callbacks import (
 from tests import processes
 from tests.callbacks import full_disk, references
 from tests.callbacks.references import STEPS, linear_model
+from tests.storage import objects
 from tests.warned import warns
 
 WRITERS = {
@@ -133,6 +136,25 @@ def test_a_url_of_a_file_and_the_home_folder_are_paths(tmp_path, monkeypatch):
         assert SnapshotEnsemble(path).directory == expected
 
 
+@pytest.mark.parametrize("name", [*WRITERS, *STATES])
+@pytest.mark.parametrize("url", ["file://runs/a", "file://", "file://~/a", "FILE:://a"])
+def test_a_url_of_a_file_on_another_machine_is_refused(name, url):
+    message = "three slashes and an absolute path .*Received: .*" + re.escape(url)
+    with pytest.raises(ValueError, match=message):
+        (WRITERS | STATES)[name](url)
+
+
+@pytest.mark.parametrize("name", ["run#1", "run?x=2", "100%", "a;b"])
+def test_a_url_of_a_file_has_no_other_parts(tmp_path, name):
+    for url in (f"file://{tmp_path}/{name}", f"file://localhost{tmp_path}/{name}"):
+        assert SnapshotEnsemble(url).directory == tmp_path / name
+
+
+def test_a_url_that_is_decoded_is_checked_as_well(tmp_path):
+    with pytest.raises(ValueError, match="which holds no null character"):
+        SnapshotEnsemble(f"file://{tmp_path}/a%00b")
+
+
 READERS = {
     "load": lambda path: ensembles.load(path, model()),
     "posthoc": lambda path: averages.posthoc(path, 0.1),
@@ -166,6 +188,99 @@ def test_the_home_folder_is_read_from(tmp_path, monkeypatch, name):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         READERS[name]("~/none")
+
+
+class Wander(keras.callbacks.Callback):
+    """Changes the current folder from epoch to epoch."""
+
+    def __init__(self, monkeypatch, *folders):
+        super().__init__()
+        self.go = monkeypatch.chdir
+        self.folders = folders
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.go(self.folders[epoch % len(self.folders)])
+
+
+@pytest.fixture
+def here_and_there(tmp_path, monkeypatch):
+    """Two folders; the first is the current one."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here", tmp_path / "there"
+
+
+@pytest.mark.parametrize("name", [*WRITERS, *STATES, *LOGS])
+def test_a_run_stays_where_its_program_was(here_and_there, monkeypatch, name):
+    """At the time of `SnapshotEnsemble("run")`, whose path is relative."""
+    here, there = here_and_there
+    path = "run/state.json" if name in STATES else "run"
+    callback = (WRITERS | STATES | LOGS)[name](path)
+    wander = Wander(monkeypatch, there, here)
+    with pytest.raises(KeyboardInterrupt):
+        references.fit(model(), [callback, wander, Break(3)], 4)
+    assert list((here / "run").iterdir())
+    assert list(there.iterdir()) == []
+
+
+def test_the_state_beside_a_backup_stays_where_the_run_began(
+    here_and_there, monkeypatch
+):
+    """Keras's own callback writes to the folder that is current."""
+    here, there = here_and_there
+    callbacks = [ReduceOnPlateau("loss"), keras.callbacks.BackupAndRestore("backup")]
+    with pytest.raises(KeyboardInterrupt):
+        references.fit(model(), [*callbacks, Wander(monkeypatch, there), Break(2)], 4)
+    assert (here / "backup" / "reduce_on_plateau.json").exists()
+    assert not (there / "backup" / "reduce_on_plateau.json").exists()
+
+
+def test_the_weights_of_a_teacher_are_found_from_elsewhere(here_and_there, monkeypatch):
+    teacher = model()
+    teacher.save_weights("teacher.weights.h5")
+    average = averages.ExponentialAverage(0.9, debias=False)
+    averaging = WeightAveraging(average, initial="teacher.weights.h5")
+    monkeypatch.chdir(here_and_there[1])
+    references.fit(model(), [averaging], 1)
+
+
+def test_a_relative_path_needs_a_current_folder(here_and_there):
+    here_and_there[0].rmdir()
+    with pytest.raises(ValueError, match="because the current folder has been removed"):
+        SnapshotEnsemble("run")
+
+
+def spellings(folder):
+    """The same folder, written in other ways."""
+    link = folder.with_name("link")
+    link.symlink_to(folder)
+    return {"link": link, "dots": folder / ".." / folder.name}
+
+
+@pytest.mark.parametrize("spelling", ["link", "dots"])
+def test_a_folder_is_the_same_however_it_is_written(tmp_path, spelling):
+    """The second `fit` of a program is not the first one, which is complete."""
+    found, folder = model(), tmp_path / "run"
+    for path, labels in (
+        (folder, references.Y),
+        (spellings(folder)[spelling], -references.Y),
+    ):
+        resumable = ResumableTraining(path, delete_at_end=False, verbose=0)
+        x = references.X
+        found.fit(x, labels, 4, 2, verbose=0, shuffle=False, callbacks=[resumable])
+        assert resumable.resumed_from is None
+    assert found.optimizer.iterations == 4 * STEPS
+
+
+@pytest.mark.parametrize("spelling", ["link", "dots"])
+def test_a_state_is_the_same_however_it_is_written(tmp_path, spelling):
+    (tmp_path / "run").mkdir()
+    other = spellings(tmp_path / "run")[spelling]
+    paths = tmp_path / "run" / "p.json", other / "p.json"
+    two = [ReduceOnPlateau("loss", state_path=path) for path in paths]
+    with pytest.raises(ValueError, match="another one for each `ReduceOnPlateau`"):
+        references.fit(model(), two, 1)
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -286,6 +401,60 @@ def test_a_run_whose_data_broke_off_is_no_second_one(tmp_path, name):
         kept.append(error)
     assert kept
     references.fit(model(), [WRITERS[name](tmp_path)], 2)
+
+
+LATER = {
+    "SnapshotEnsemble": (".members.lock", "snapshot-0009.weights.h5"),
+    "ResumableTraining": (".generations.lock", "generation-00000009.npz"),
+    "PosthocAveraging": (".averages.lock", "averages-0000000999.npz"),
+}
+
+
+class Within(keras.callbacks.Callback):
+    """Calls a function once in the first epoch, when no thread is writing."""
+
+    def __init__(self, function, batch):
+        super().__init__()
+        self.function, self.batch = function, batch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == self.batch:
+            self.batch = None
+            self.function()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.on_train_batch_begin(STEPS)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("name", "batch"), [*((name, 2) for name in WRITERS), ("PosthocAveraging", STEPS)]
+)
+def test_a_run_ends_whose_folder_another_has_taken_over(tmp_path, name, batch):
+    """Someone removes the folder and starts the job again, without ending the first."""
+    lock_name, file = LATER[name]
+    folder = tmp_path / "run"
+    lock = locks.Lock(folder / lock_name)
+
+    def remove_and_begin():
+        shutil.rmtree(folder)
+        assert objects.in_thread(lock.acquire) == []
+        (folder / file).write_bytes(b"of the second run")
+
+    again = Within(remove_and_begin, batch)
+    with pytest.raises(ValueError, match=r"run` has been taken over by .*was removed"):
+        references.fit(model(), [WRITERS[name](folder), again], 3)
+    assert sorted(path.name for path in folder.iterdir()) == [lock_name, file]
+    lock.release()
+
+
+@posix
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_run_goes_on_whose_folder_was_only_removed(tmp_path, name):
+    steps, remove = NoStep(), Within(lambda: shutil.rmtree(tmp_path / "run"), 2)
+    references.fit(model(), [WRITERS[name](tmp_path / "run"), remove, steps], 3)
+    assert steps.steps == 3 * STEPS
+    assert not list((tmp_path / "run").glob(".*"))
 
 
 # --- Shared folders -------------------------------------------------------------------

@@ -4,8 +4,10 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
+import threading
 
 import pytest
 
@@ -177,3 +179,83 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         Lock(tmp_path / "file" / "folder" / ".lock").acquire()
     with pytest.raises(OSError, match=r"file'"):
         Lock(tmp_path / "file" / ".lock").acquire()
+
+
+# --- Files that someone removed while the lock was held -------------------------------
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["the file", "the folder"])
+def test_what_someone_removed_is_taken_again(path, whole):
+    lock = Lock(path)
+    lock.acquire()
+    shutil.rmtree(path.parent) if whole else path.unlink()
+    assert lock.acquire()
+    assert not lock.acquire()
+    (error,) = in_thread(Lock(path).acquire)
+    assert f"process {os.getpid()}" in str(error)
+    lock.release()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_what_another_process_has_taken_since_is_lost(path):
+    lock = Lock(path)
+    lock.acquire()
+    shutil.rmtree(path.parent)
+    process, _ = forked(take, path)
+    try:
+        for _ in range(2):
+            message = rf"folder` has been taken over by process {process.pid} on .*remo"
+            with pytest.raises(ValueError, match=message):
+                lock.acquire()
+        lock.release()
+        assert json.loads(path.read_text())["pid"] == process.pid
+        with pytest.raises(ValueError, match="one run at a time"):
+            Lock(path).acquire()
+    finally:
+        kill(process)
+
+
+def test_a_run_that_ends_leaves_the_lock_of_another(path):
+    lock = Lock(path)
+    lock.acquire()
+    path.unlink()
+    process, _ = forked(take, path)
+    try:
+        lock.release()
+        assert path.exists()
+    finally:
+        kill(process)
+
+
+def test_a_file_that_was_removed_on_another_machine_is_gone(path, monkeypatch):
+    lock = Lock(path)
+    lock.acquire()
+
+    def stale(handle):
+        monkeypatch.undo()
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(locks.os, "fstat", stale)
+    path.unlink()
+    assert lock.acquire()
+
+
+def test_two_threads_of_a_run_take_it_again_once(path, monkeypatch):
+    """`SnapshotEnsemble` writes in a thread of its own."""
+    lock, other = Lock(path), []
+    lock.acquire()
+    path.unlink()
+    locked = locks._locked
+
+    def slowly(at):
+        monkeypatch.undo()
+        handle = locked(at)
+        other.append(threading.Thread(target=lambda: other.append(lock.acquire())))
+        other[0].start()
+        other[0].join(0.05)  # It waits for this thread.
+        return handle
+
+    monkeypatch.setattr(locks, "_locked", slowly)
+    assert lock.acquire()
+    other[0].join()
+    assert other[1:] == [False]

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import warnings
 
 import numpy as np
@@ -15,7 +16,7 @@ from keras_lrs._storage import manifest
 from keras_lrs._storage.checkpoints import Checkpoint, Checkpoints
 from keras_lrs._storage.manifest_file import DamagedError
 from keras_lrs.ensembles.store import Record, Store
-from tests.storage import writers
+from tests.storage import objects, writers
 from tests.warned import warns
 
 
@@ -384,3 +385,48 @@ def test_a_second_writer_is_refused_and_damages_nothing(tmp_path):
     third = Checkpoints(tmp_path)
     third.save(Checkpoint(0, 7, 0, 0), {"epoch": 7})
     assert third.records[-1].number == found.number + 1
+
+
+# --- Folders that someone removed while a run writes to them --------------------------
+
+
+def save(found, epoch):
+    found.save(Checkpoint(0, epoch, 0, 10 * epoch), {"epoch": epoch})
+
+
+def removed_while_it_is_written(folder):
+    """Checkpoints that a run has begun to write, whose folder someone removed."""
+    found = Checkpoints(folder)
+    save(found, 1)
+    shutil.rmtree(folder)
+    return found
+
+
+def test_a_folder_that_someone_removed_is_written_to_again(tmp_path):
+    found = removed_while_it_is_written(tmp_path / "run")
+    save(found, 2)
+    save(found, 3)
+    assert [one.epoch for one in Checkpoints(tmp_path / "run").records] == [2, 3]
+    found.remove()
+    found.close()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("write", [Checkpoints.remove, lambda found: save(found, 5)])
+def test_what_another_run_wrote_there_since_is_kept(tmp_path, ended, write):
+    old, new = removed_while_it_is_written(tmp_path), Checkpoints(tmp_path)
+
+    def begin_again():
+        save(new, 7)
+        if ended:
+            new.close()
+
+    assert objects.in_thread(begin_again) == []
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"` has been taken over by .*was removed"):
+            write(old)
+    old.close()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

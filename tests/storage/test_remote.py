@@ -91,6 +91,13 @@ class TestPaths:
                 fields.any_path("directory", text)
 
     @pytest.mark.parametrize(
+        "text", ["memory://a/../b", "memory://a/..", "memory://.."]
+    )
+    def test_that_leave_their_bucket_are_refused(self, text):
+        with pytest.raises(ValueError, match=r"in its bucket, which no `\.\.` leaves"):
+            fields.any_path("directory", text)
+
+    @pytest.mark.parametrize(
         ("url", "package"),
         [
             ("gs://bucket/run", "gcsfs"),

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy
 
 from keras_lrs import tuning
 from keras_lrs.tuning import database
@@ -363,6 +364,30 @@ def test_a_study_may_be_in_the_home_folder(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.db"]
     with pytest.raises(ValueError, match="`storage` must be a path, which is not emp"):
         search(0.01, 1e-4, 1.0, storage="")
+
+
+@pytest.mark.parametrize(
+    "name", ["a?b.db", "a#b.db", "a%20b.db", "a{b}.db", "{SCHEMA_VERSION}.db", "ä b.db"]
+)
+def test_a_study_is_in_the_file_of_exactly_this_name(tmp_path, name):
+    if "?" in name and sqlalchemy.__version__ < "2.1":
+        with pytest.raises(ValueError, match=r"`\?`, or SQLAlchemy must be 2\.1"):
+            database.opened(optuna, tmp_path / name)
+        assert list(tmp_path.iterdir()) == []
+        return
+    storage = database.opened(optuna, tmp_path / name)
+    storage.remove_session()
+    storage.engine.dispose()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_study_is_where_a_symbolic_link_leads(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
+    storage = database.opened(optuna, tmp_path / "link" / ".." / "sweep.db")
+    storage.remove_session()
+    storage.engine.dispose()
+    assert (tmp_path / "a" / "sweep.db").exists()
 
 
 @pytest.mark.only("torch")
