@@ -34,7 +34,7 @@ class _Waiting:
         self._arrived: list[int] = []
 
     def __call__(self, number: int, frame: Any) -> None:
-        if os.getpid() != self._process:  # A worker that was forked meanwhile.
+        if os.getpid() != self._process:  # In a forked worker.
             _signal.signal(number, self._before[number])
             _signal.raise_signal(number)
         elif self.active and number not in self._arrived:

@@ -16,7 +16,7 @@ _PLAIN = (str, int, float, bool, type(None))
 class Siblings:
     """The callbacks in the list of a run that begins.
 
-    Callbacks of one class are told apart by the numbers and strings that they hold
+    Callbacks of one class are distinguished by the numbers and strings that they hold
     before they train, such as the arguments of `EarlyStopping`.
 
     Args:
