@@ -93,6 +93,10 @@ def check(path: Any, state: dict[str, Any]) -> None:
             raise ValueError(
                 f"`{path}` is damaged: its {name!r} cannot be {_shown(state[name])}."
             )
+    if len(state.get("callbacks_described", state["callbacks"])) != len(
+        state["callbacks"]
+    ):
+        raise ValueError(f"`{path}` is damaged: it describes other callbacks.")
     shapes = [list(np.shape(value)) for value in state["values"]]
     if shapes != [shape for shape, _ in state["shapes"]]:
         raise ValueError(f"`{path}` is damaged: its values have other shapes.")

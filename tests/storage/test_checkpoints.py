@@ -225,6 +225,11 @@ class TestStatesOfOtherPrograms:
         with pytest.raises(ValueError, match=f"`file` is no .* it lacks {key}"):
             run_state.check("file", lacking)
 
+    def test_descriptions_of_other_callbacks_are_refused(self):
+        other = {**FIRST, "callbacks_described": []}
+        with pytest.raises(ValueError, match="`file` is damaged: it describes other"):
+            run_state.check("file", other)
+
     def test_values_of_other_shapes_are_refused(self, tmp_path):
         other = {**FIRST, "values": [np.zeros((5, 10))]}
         Checkpoints(tmp_path).save(Checkpoint(0, 1, 0, 10), other)
