@@ -35,6 +35,11 @@ def model():
     return model
 
 
+def functional():
+    inputs = keras.Input((3,))
+    return keras.Model(inputs, keras.ops.tanh(inputs))
+
+
 def sgd():
     return model().optimizer
 
@@ -115,6 +120,8 @@ RELIED_ON = {
     "_initial_epoch": (model, ANY),
     "_jax_state_synced": (model, ("jax",)),
     "_maybe_symbolic_build": (model, ("tensorflow",)),
+    "_non_trainable_variables": (model, ANY),
+    "_operations": (functional, ANY),
     "_symbolic_build": (model, ("tensorflow",)),
     # Of a variable.
     "_direct_assign": (lambda: keras.Variable(0.0), ("jax",)),
@@ -147,7 +154,7 @@ RELIED_ON = {
 OTHERS = {
     *("_foreach_add_", "_foreach_copy_", "_foreach_lerp_", "_foreach_mul_"),
     *("_foreach_sub", "_rng", "_seed", "_set_global_seed", "_trial_id", "_repr_png_"),
-    *("_version", "_functions", "_reshuffle_each_iteration"),
+    *("_version", "_functions", "_modules", "_reshuffle_each_iteration"),
 }
 
 # Parts of names, in strings.

@@ -39,9 +39,9 @@ def of(model: Any) -> dict[str, str]:
             "model": [_of_layer(layer) for layer in models.layers(model)],
             "optimizer": {
                 name: _without_rates(_plain(_of_object(one)))
-                for name, one in _optimizers(model).items()
+                for name, one in optimizers_of(model).items()
             },
-            "loss": _plain(_of_loss(model)),
+            "loss": _plain(loss_of(model)),
         }
         texts = {name: json.dumps(part, sort_keys=True) for name, part in found.items()}
         return {name: _shortened(text) for name, text in texts.items()}
@@ -79,7 +79,7 @@ def rate_variables(model: Any) -> list:
     """Returns the variable of each optimizer's rate; None if it has a schedule."""
     sources = [
         optimizers.rate_source(leaf)
-        for one in _optimizers(model).values()
+        for one in optimizers_of(model).values()
         for leaf in optimizers.leaves(one)
     ]
     return [one if isinstance(one, keras.Variable) else None for one in sources]
@@ -101,8 +101,13 @@ def _difference(path, found, expected):
         most = range(max(len(found), len(expected)))
         pairs = [(f"{path}[{i}]", _at(found, i), _at(expected, i)) for i in most]
     else:
-        return f"`{path}` is {_short(found)}, and was {_short(expected)}"
+        return told(path, found, expected)
     return next(_difference(*pair) for pair in pairs if pair[1] != pair[2])
+
+
+def told(path: str, found: Any, expected: Any) -> str:
+    """Returns the text for a difference between two values."""
+    return f"`{path}` is {_short(found)}, and was {_short(expected)}"
 
 
 def _at(items, index):
@@ -114,7 +119,8 @@ def _short(value):
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _optimizers(model):
+def optimizers_of(model: Any) -> dict[str, Any]:
+    """Returns all optimizers of a model by their attributes."""
     main = getattr(model, "optimizer", None)
     own = models.own_optimizers(model)
     return own if main is None else {"optimizer": main, **own}
@@ -137,7 +143,8 @@ def _of_object(one):
     return {"class": type(one).__name__, **_config(one)}
 
 
-def _of_loss(model):
+def loss_of(model: Any) -> Any:
+    """Returns the losses with which a model was compiled, and their weights."""
     compiled = getattr(model, "_compile_loss", None)
     if compiled is None:
         return getattr(model, "loss", None)

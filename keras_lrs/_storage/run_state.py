@@ -60,6 +60,7 @@ _SINCE_LATER: dict[str, Callable[[Any], bool]] = {
     "count": _is_count,
     "nth": _is_count,
     "configs": _is(dict),
+    "attributes": _is(dict),
     "rates": _is_list_of(float, int, _NOTHING),
     "paces": _is_list_of(str, _NOTHING),
     "rates_set": _is_list_of(float, int, _NOTHING),

@@ -85,10 +85,10 @@ class ResumableTraining(SavedOnSigterm):
             same call with the same `epochs` does not train again and ends as the run
             did. With more `epochs`, it continues.
         accept: What may differ from the run that is resumed, as one name or a list of
-            names. For `"model"`, `"optimizer"` and `"loss"` the configurations are
-            compared, and for `"data"` the first batch. `"fit"` accepts the checkpoints
-            of another `fit` of a program. The values of variables, such as a rate, are
-            those of the checkpoint.
+            names. For `"model"`, `"optimizer"` and `"loss"` the configurations and
+            attributes are compared, and for `"data"` the first batch. `"fit"` accepts
+            the checkpoints of another `fit` of a program. The values of variables, such
+            as a rate, are those of the checkpoint.
         on_sigterm: `"save"`: when the process receives SIGTERM, the current step is
             finished and saved, the previous handler is called, and `fit` raises
             `KeyboardInterrupt`. A custom loop ends likewise after an epoch, or after a

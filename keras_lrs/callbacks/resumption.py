@@ -12,7 +12,13 @@ import numpy as np
 
 from keras_lrs._fit import registry
 from keras_lrs._fit.run import Run
-from keras_lrs._keras import fingerprint, models, optimizers, variables
+from keras_lrs._keras import (
+    attributes,
+    fingerprint,
+    models,
+    optimizers,
+    variables,
+)
 from keras_lrs._step import bias_correction
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
@@ -30,20 +36,29 @@ def accepted(name: str, value: Any) -> tuple[str, ...]:
 
 
 class Described:
-    """Describes what a run trains: the configurations of model, optimizers and loss.
+    """Describes what a run trains: the model, the optimizers and the loss.
 
-    It reads them when the run begins, before schedules and checkpoints change the
-    rates.
+    It reads their configurations and attributes when the run begins, before schedules
+    and checkpoints change the rates.
     """
 
     def __init__(self, model: Any):
         self._model = model
         self.configs = fingerprint.of(model)
+        self.attributes = attributes.of(model)
         self.rates = fingerprint.rates(model)
 
     def state(self) -> dict[str, Any]:
         """Returns the part of a checkpoint that describes the run."""
-        return {"configs": self.configs, "rates": self.rates}
+        # Attributes that training changes say nothing about how it began.
+        self.attributes = attributes.unchanged(
+            self.attributes, attributes.of(self._model)
+        )
+        return {
+            "configs": self.configs,
+            "attributes": self.attributes,
+            "rates": self.rates,
+        }
 
     def differences(self, found: dict[str, Any]) -> dict[str, str]:
         """Returns how the parts differ from those of a checkpoint, by their names."""
@@ -53,6 +68,11 @@ class Described:
             for name in fingerprint.PARTS
             if name in configs
         }
+        given = found.get("attributes", {})
+        for name in fingerprint.PARTS:
+            if name in given and not told.get(name):
+                own = self.attributes[name]
+                told[name] = attributes.difference(name, own, given[name])
         if not told.get("optimizer"):
             told["optimizer"] = self._other_rate(found)
         return {name: text for name, text in told.items() if text}

@@ -24,7 +24,7 @@ LATER = {
     **{"began": 0, "initial": "0a", "before": ["0b", None], "count": 1, "nth": 0},
     **{"configs": {"model": {}}, "rates": [0.1], "paces": ["1/2", None], "data": None},
     **{"rates_set": [None], "trained": {"two": [0]}, "adapted": [{"boundaries": []}]},
-    "first_batches": {"0": [1, 2]},
+    **{"first_batches": {"0": [1, 2]}, "attributes": {"model": "[]"}},
 }
 
 
