@@ -8,11 +8,18 @@ import keras
 from keras.src.trainers import data_adapters
 
 from keras_lrs._keras import random
-from keras_lrs._keras.backend import IS_TENSORFLOW
-from keras_lrs._keras.fit_loop import array_of, iterator_and_data, leaves
-from keras_lrs._keras.stateful import Stateful, differ
+from keras_lrs._keras.backend import IS_TENSORFLOW, IS_TORCH
+from keras_lrs._keras.contents import DataState, unknown, untouched
+from keras_lrs._keras.fit_loop import (
+    array_of,
+    iterator_and_data,
+    leaves,
+    validation_data,
+)
+from keras_lrs._keras.stateful import Stateful, differ, is_loader
 
 _EVENTS = ("on_epoch_begin", "on_epoch_end")
+_OWN = "own"  # The generators of the data itself, beside the global ones.
 
 
 class FitData:
@@ -31,9 +38,10 @@ class FitData:
         adapter = getattr(self._iterator, "data_adapter", None)
         if isinstance(adapter, data_adapters.ArrayDataAdapter):
             self._data = None
-        self._stateful = Stateful(self._data)
+        self._memory = DataState(self._data)
         self._events: list = []
-        if not self._stateful.protocol:
+        self._replayed: dict[str, Any] = {}  # The states in which a replay would end.
+        if not Stateful(self._data).protocol:
             for name in _EVENTS:
                 if _overrides(self._data, name):
                     self._record(adapter, name)
@@ -56,34 +64,51 @@ class FitData:
     def state(self) -> dict[str, Any]:
         """Returns the state as a tree of numbers, strings and arrays."""
         return {
-            "objects": self._stateful.state(),
+            **self._memory.state(),
             "events": list(self._events),
             "read": self._read,
         }
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, Any]) -> list[str]:
         """Gives the data the state of equal data, perhaps from another process.
 
         It draws random numbers, so set the state of the global generators afterwards.
+
+        Returns:
+            The names of what has changed in the other process and was not restored.
         """
-        objects = state["objects"]
-        if not self._stateful.fits(objects):
-            return  # The data differs; its first batch shows whether this matters.
-        for name, globally, own in state["events"]:
-            if not _overrides(self._data, name):
-                return
-            if globally:
-                random.set_state({**random.state(), **globally})
-            if own is not None:
-                self._stateful.set_state(own)
-            getattr(self._data, name)()
-        self._events = list(state["events"])
-        self._stateful.set_state(objects)
+        if self._memory.fits(state):
+            lost = self._replay(state["events"])
+            if lost:
+                return lost
+        lost = self._memory.set_state(state)
         if _is_tf_data(self._data):
             dataset = self._iterator.data_adapter._dataset
             for _ in range(state["read"] - self._read):
                 iter(dataset)  # Draws the next order without reading.
             self._read = state["read"]
+        return lost
+
+    def _replay(self, events):
+        """Calls the hooks of the data again; returns the name of one it lacks."""
+        for name, globally, own in events:
+            if not _overrides(self._data, name):
+                return [f"`{name}`"]
+            if globally:
+                random.set_state({**random.state(), **globally})
+                self._replayed.update(globally)
+            if own is not None:
+                Stateful(self._data).set_state(own)
+                self._replayed[_OWN] = own
+            getattr(self._data, name)()
+        self._events = list(events)
+        self._note_replayed(random.state())
+        return []
+
+    def _note_replayed(self, globally):
+        """Notes the states in which a replay of all events so far would end."""
+        found = {**globally, _OWN: Stateful(self._data).state()}
+        self._replayed = {k: v for k, v in found.items() if k in self._replayed}
 
     def _count(self, adapter):
         """Counts how often a `tf.data.Dataset` is read, which decides its order."""
@@ -102,35 +127,57 @@ class FitData:
         self._read += 1
 
     def _record(self, adapter, name):
-        """Records every call of a hook of the data, and the random numbers drawn."""
+        """Records every call of a hook of the data, and the random numbers drawn.
+
+        A state is left out if the hook before has left it so, as a replay will.
+        """
         method = getattr(adapter, name)
 
         def call():
-            globally, own = random.state(), self._stateful.state()
+            before = {**random.state(), _OWN: Stateful(self._data).state()}
             method()
-            after = random.state()
-            drawn = {k: v for k, v in globally.items() if differ(v, after.get(k))}
-            moved = differ(own, self._stateful.state())
-            self._events.append([name, drawn, own if moved else None])
+            after = {**random.state(), _OWN: Stateful(self._data).state()}
+            drawn = {k: v for k, v in before.items() if differ(v, after.get(k))}
+            told = {
+                name: state
+                for name, state in drawn.items()
+                if differ(state, self._replayed.get(name))
+            }
+            own = told.pop(_OWN, None)
+            self._events.append([name, told, own])
+            self._replayed.update((name, after[name]) for name in drawn)
 
         setattr(adapter, name, call)
 
     # --- Whether it can be read again ---
 
-    def why_not_read_again(self) -> str | None:
+    def why_not_read_again(self, probe: bool = True) -> str | None:
         """Returns why its batches cannot be read again in the same order.
 
         None if an epoch with the same initial state has the same batches. To find out,
-        the first batch is read twice, and the state is restored.
+        the first batch is read twice, and everything is put back.
+
+        Args:
+            probe: Whether to find out; otherwise only the kind of the data decides.
         """
         iterator = self._iterator
         if iterator is None:
             return "is not known"
         adapter = iterator.data_adapter
-        if iterator.steps_per_epoch is not None:
+        if iterator.steps_per_epoch is not None and (probe or not self._is_whole()):
             return "is read endlessly with `steps_per_epoch`"
         if isinstance(adapter, data_adapters.GeneratorDataAdapter):
             return "is a generator"
+        return self._probe(adapter) if probe else None
+
+    def _is_whole(self):
+        """Whether every epoch takes all batches of arrays, and nothing else."""
+        adapter = self._iterator.data_adapter
+        # PyTorch draws a random number for the next epoch before this one ends.
+        arrays = isinstance(adapter, data_adapters.ArrayDataAdapter) and not IS_TORCH
+        return arrays and adapter.num_batches == self._iterator.steps_per_epoch
+
+    def _probe(self, adapter):
         dataset = getattr(adapter, "py_dataset", None)
         if dataset is not None and adapter.enqueuer is not None and adapter.shuffle:
             return "is shuffled by threads, at times that vary"
@@ -138,28 +185,59 @@ class FitData:
         if _is_tf_data(self._data):
             # Reading a `tf.data.Dataset` would reshuffle it.
             return reason if _is_drawn_anew(self._data) else None
-        state, own = random.state(), self._stateful.state()
-        kept = self._stateful.kept()
-        attributes = {} if dataset is None else dict(vars(dataset))
-        digests = []
-        for _ in range(2):
+        if continuing := unknown(self._data):
+            return f"holds `{continuing[0]}`, which cannot be put back"
+        read = self._iterator._get_iterator
+        if dataset is not None:
             # The threads of a `PyDataset` begin with an epoch, and read in order.
-            data = iterator._get_iterator() if dataset is None else (dataset[0],)
-            digests.append(digest(next(iter(data), None)))
-            random.set_state(state)
-            self._stateful.set_state(own)
-        kept.put_back()
-        if dataset is not None:  # It may count its batches.
-            vars(dataset).update(attributes)
+            read = lambda: (dataset[0],)  # noqa: E731
+        elif is_loader(self._data):
+            read = adapter.get_numpy_iterator  # TensorFlow would read ahead.
+        digests = []
+        with untouched(self._data):
+            before, own = random.state(), Stateful(self._data)
+            states = own.state()
+            for _ in range(2):
+                digests.append(digest(next(iter(read()), None)))
+                random.set_state(before)  # What another process can restore.
+                own.set_state(states)
         if digests[0] == digests[1]:
             return None
         arrays = isinstance(adapter, data_adapters.ArrayDataAdapter)
-        if arrays and IS_TENSORFLOW and state["tensorflow"]["seed"] is None:
+        if arrays and IS_TENSORFLOW and random.state()["tensorflow"]["seed"] is None:
             # TensorFlow draws a new seed whenever it shuffles arrays.
             reason += (
                 " (unless you call `keras.utils.set_random_seed(...)` before `fit`)"
             )
         return reason
+
+
+class ValidationData:
+    """The validation data of the `fit` that is calling the callbacks.
+
+    Its hooks are not repeated, so what they change is not restored.
+    """
+
+    def __init__(self, model: Any):
+        self._memory = DataState(validation_data(model))
+
+    def state(self) -> dict[str, Any]:
+        """Returns the state as a tree of numbers, strings and arrays."""
+        return self._memory.state()
+
+    def set_state(self, state: dict[str, Any]) -> list[str]:
+        """Restores the state; returns the names of what is not as it was."""
+        data = self._memory.data
+        shuffled = _is_tf_data(data) and _is_drawn_anew(data)
+        return [*self._memory.set_state(state), *(["its order"] if shuffled else [])]
+
+    def is_read_when_made(self) -> bool:
+        """Whether the first validation of a `fit` reads it before it begins."""
+        data = self._memory.data
+        if data is None or not IS_TENSORFLOW:
+            return False
+        # A hook that is called before it begins may draw as well.
+        return not any(_overrides(data, name) for name in _EVENTS)
 
 
 def _overrides(data, name):

@@ -8,9 +8,9 @@ import numpy as np
 from keras import ops
 from keras.src.trainers import epoch_iterator
 
-from keras_lrs._keras import models, random
+from keras_lrs._keras import models
 from keras_lrs._keras.backend import IS_TENSORFLOW
-from keras_lrs._keras.stateful import Stateful
+from keras_lrs._keras.contents import unknown, untouched
 
 _ENDLESS = 2**48  # For data that repeats, Grain returns the length `sys.maxsize`.
 
@@ -149,11 +149,10 @@ def batch_size(model: Any) -> int | None:
     adapter = iterator.data_adapter
     dataset = getattr(adapter, "py_dataset", None)
     if dataset is not None:
-        # Reading a batch may draw random numbers, which belong to the run.
-        state, kept = random.state(), Stateful(dataset).kept()
-        size = next(iter(leaves(dataset[0]))).shape[0]
-        random.set_state(state)
-        kept.put_back()
+        if unknown(dataset):
+            return None  # Reading a batch might lose it.
+        with untouched(dataset):
+            size = next(iter(leaves(dataset[0]))).shape[0]
     else:
         try:
             size = adapter.batch_size
@@ -177,6 +176,15 @@ def iterator_and_data(model: Any) -> tuple[Any, Any]:
     if frame is None:
         return None, None
     return frame.f_locals["epoch_iterator"], frame.f_locals.get("x")
+
+
+def validation_data(model: Any) -> Any:
+    """Returns the inputs or the dataset for validation of a model's enclosing `fit`.
+
+    None if there is none.
+    """
+    frame = _frame_of_fit(model)
+    return None if frame is None else frame.f_locals.get("val_x")
 
 
 def is_fitting(model: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,8 @@ if IS_JAX:
     import jax
 elif IS_TORCH:
     import torch
+elif IS_TENSORFLOW:
+    import tensorflow as tf
 
 # The attributes that `fit` sets on a model.
 _ATTRIBUTES = (
@@ -333,16 +336,61 @@ def build_others(model: Any, places: dict[str, list[int]]) -> None:
 
 
 def buffer_values(model: Any) -> list[np.ndarray]:
-    """Returns copies of the buffers of PyTorch modules, which are not variables."""
+    """Returns copies of what layers hold besides Keras's variables.
+
+    These are the buffers of PyTorch modules, and TensorFlow's own variables, such as
+    those of a `tf.random.Generator`.
+    """
     return [ops.convert_to_numpy(buffer).copy() for buffer in _buffers(model)]
 
 
 def set_buffers(model: Any, values: list[np.ndarray]) -> None:
     """Restores the values of the buffers."""
-    for buffer, value in zip(_buffers(model), values, strict=True):
-        buffer.copy_(torch.as_tensor(value))
+    buffers = _buffers(model)
+    if IS_TENSORFLOW and buffers and not values:
+        names = ", ".join(f"`{buffer.name}`" for buffer in buffers)
+        warnings.warn(
+            f"The checkpoint has no values of {names}, because version 0.2.0 saved "
+            "none: these variables of layers are not restored.",
+            stacklevel=2,
+        )
+        return
+    for buffer, value in zip(buffers, values, strict=True):
+        if IS_TORCH:
+            buffer.copy_(torch.as_tensor(value))
+        else:
+            buffer.assign(value)
 
 
 def _buffers(model):
+    if IS_TENSORFLOW:
+        return _tensorflow_variables(model)
     found = layers(model) if IS_TORCH else []
     return list({id(b): b for layer in found for b in layer.buffers()}.values())
+
+
+def _tensorflow_variables(model):
+    """Returns the variables of layers that are TensorFlow's and not Keras's."""
+    known = [*state_variables(model), *model.metrics_variables]
+    ours = {id(getattr(one, "value", one)) for one in known} | set(map(id, known))
+    found = [
+        variable
+        for layer in layers(model)
+        for value in list(vars(layer).values())
+        for variable in _variables_in(value)
+    ]
+    return list({id(one): one for one in found if id(one) not in ours}.values())
+
+
+def _variables_in(value):
+    """Yields TensorFlow's variables in an attribute, even in nested lists."""
+    if isinstance(value, tf.Variable):
+        yield value
+    elif isinstance(value, tf.random.Generator):
+        yield value.state
+    elif isinstance(value, tf.Module):
+        yield from value.variables
+    elif isinstance(value, (dict, list, tuple)):
+        items = value.values() if isinstance(value, dict) else value
+        for item in list(items):
+            yield from _variables_in(item)

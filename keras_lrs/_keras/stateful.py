@@ -1,7 +1,9 @@
 """Finds the state in a user's data: random generators and stateful iterators."""
 
 import collections
+import copy
 import functools
+import io
 import itertools
 import pickle
 import random
@@ -23,28 +25,29 @@ _LEAVES = (
     *(type, types.ModuleType, keras.Variable, keras.Model, keras.Optimizer),
     *(keras.callbacks.Callback, random.SystemRandom),
 )
+_WITHOUT_DATA = ("concurrent.futures", "multiprocessing.pool", "logging")
 _LIBRARIES = ("keras", "numpy", "torch", "tensorflow", "jax", "builtins", "abc")
 
 
 class Stateful:
     """The objects with a state in some data, in a reproducible order.
 
-    They are the object itself, what it holds, and what its functions refer to. Objects
-    of its classes are shared with other data, so they are only `kept`.
+    They are the object itself, what it holds, what its functions refer to, and what its
+    classes hold.
 
     Args:
         data: Any object; None for no data.
     """
 
     def __init__(self, data: Any):
-        # Keras starts to read a `DataLoader` one extra time, which the state of
-        # torchdata's loader does not survive. Its generators do.
-        self.protocol = None if _is_loader(data) else _protocol(data)
-        found = [data] if self.protocol else _walked(data)
-        self._own = [one for one in found if _kind(one, is_root=one is data)]
-        shared = [] if self.protocol else _of_classes(data)
-        ids = set(map(id, self._own))
-        self._shared = [one for one in shared if _kind(one) and id(one) not in ids]
+        self.protocol = _protocol(data)
+        found = [data] if self.protocol else walked(data)
+        first = [one for one in found if _kind(one, is_root=one is data)]
+        more = [] if self.protocol else [*filter(_kind_of_more, found)]
+        more += [] if self.protocol else [*filter(known, _of_classes(found))]
+        self._own = list({id(one): one for one in first + more}.values())
+        # Version 0.2.0 saved the states of these only.
+        self._first = len(first)
 
     def state(self) -> list:
         """Returns the kinds and states of all: trees of numbers, strings and arrays."""
@@ -52,16 +55,21 @@ class Stateful:
 
     def fits(self, states: list) -> bool:
         """Whether states belong to the same number of objects of the same kinds."""
-        return [kind for kind, _ in states] == list(map(_described, self._own))
+        own = [_described(one) for one in self._own]
+        return [kind for kind, _ in states] in (own, own[: self._first])
+
+    def without(self, states: list) -> list[str]:
+        """Returns the classes of the objects that have none of some states."""
+        return [_described(one) for one in self._own[len(states) :]]
 
     def set_state(self, states: list) -> None:
         """Restores what `state` returned, in this process or in another."""
-        for one, (_, state) in zip(self._own, states, strict=True):
+        for one, (_, state) in zip(self._own, states, strict=False):
             _set_state(one, state)
 
     def kept(self) -> "Kept":
-        """Returns a copy of the states, including those shared with other data."""
-        return Kept([(one, _state(one)) for one in self._own + self._shared])
+        """Returns a copy of the states."""
+        return Kept([(one, _state(one)) for one in self._own])
 
 
 class Kept:
@@ -84,25 +92,28 @@ def differ(state: Any, other: Any) -> bool:
 # --- Finding ---
 
 
-def _walked(data) -> list:
+def walked(data: Any) -> list:
     """Returns the objects that some data holds, each once, itself first."""
     found: list = []
     seen, queue = {id(data)}, collections.deque([data])
     while queue and len(found) < _MOST:
         one = queue.popleft()
-        if _is_loader(one, "_BaseDataLoaderIter"):
+        if is_loader(one, "_BaseDataLoaderIter"):
             continue  # There is a new one in every epoch.
+        if type(one).__module__.startswith(_WITHOUT_DATA):
+            continue
         found.append(one)
         if _kind(one):
             continue
-        for child in _children(one):
+        for child in children(one):
             if id(child) not in seen and not isinstance(child, _LEAVES):
                 seen.add(id(child))
                 queue.append(child)
     return found
 
 
-def _children(one) -> Iterator:
+def children(one: Any) -> Iterator:
+    """Yields what an object holds and what its functions refer to."""
     if isinstance(one, dict):
         yield from itertools.islice(one.values(), _MOST)
     elif isinstance(one, (list, tuple, set, frozenset, collections.deque)):
@@ -115,7 +126,7 @@ def _children(one) -> Iterator:
         yield from (one.func, one.args, one.keywords)
     else:
         yield from vars(one).values() if hasattr(one, "__dict__") else ()
-        for kind in _own_classes(one):
+        for kind in own_classes(one):
             for value in vars(kind).values():
                 if isinstance(value, types.FunctionType):
                     yield from _referred(value)
@@ -137,17 +148,17 @@ def _referred(function) -> Iterator:
             yield value
 
 
-def _of_classes(data) -> list:
+def _of_classes(found) -> list:
     return [
         value
-        for one in _walked(data)
-        for kind in _own_classes(one)
+        for one in found
+        for kind in own_classes(one)
         for value in vars(kind).values()
         if not isinstance(value, _LEAVES)
     ]
 
 
-def _own_classes(one) -> list:
+def own_classes(one: Any) -> list:
     """Returns the user's classes of an object."""
     return [
         kind
@@ -157,6 +168,31 @@ def _own_classes(one) -> list:
 
 
 # --- States ---
+
+
+def known(one: Any) -> str | None:
+    """Returns the kind of an object's state; None if it has no known state."""
+    return _kind(one) or _kind_of_more(one)
+
+
+def _kind_of_more(one) -> str | None:
+    """Returns the kind of a file, or of a user's object that cannot be iterated."""
+    if isinstance(one, _LEAVES) or _kind(one):
+        return None
+    if isinstance(one, io.IOBase):
+        return None if _position(one) is None else "file"
+    names = _protocol(one)
+    modules = [getattr(type(one), name).__module__ for name in names or ()]
+    users = names and not any(m.partition(".")[0] in _LIBRARIES for m in modules)
+    return "protocol" if users else None
+
+
+def _position(file):
+    """Returns the position in a file that is read; None if it cannot be moved."""
+    try:
+        return file.tell() if file.readable() and file.seekable() else None
+    except (OSError, ValueError):  # It is being iterated over, or closed.
+        return None
 
 
 def _kind(one, is_root=False) -> str | None:
@@ -178,7 +214,7 @@ def _kind(one, is_root=False) -> str | None:
         return "tensorflow"
     if torch is not None and isinstance(one, torch.nn.Module):
         return None
-    if _is_loader(one) or not (is_root or _is_read(one)):
+    if not (is_root or (_is_read(one) and not is_loader(one))):
         return None
     return "protocol" if _protocol(one) else None
 
@@ -193,16 +229,22 @@ def _described(one):
     return type(getattr(one, "bit_generator", one)).__qualname__
 
 
-def _is_loader(one, name="DataLoader"):
+def is_loader(
+    one: Any, name: str = "DataLoader", module: str = "torch.utils.data"
+) -> bool:
     """Whether an object is PyTorch's data loader, or iterates over one."""
     return any(
-        kind.__name__ == name and kind.__module__.startswith("torch.utils.data")
+        kind.__name__ == name and kind.__module__.startswith(module)
         for kind in type(one).__mro__
     )
 
 
 def _protocol(one) -> Any:
     """Returns the names of the methods that get and set an object's state."""
+    # Keras starts to read a `DataLoader` one extra time, which the state of torchdata's
+    # loader does not survive. Its generators do.
+    if is_loader(one, "StatefulDataLoader", "torchdata"):
+        return None
     for names in _PROTOCOLS:
         if all(callable(getattr(type(one), name, None)) for name in names):
             return names
@@ -210,7 +252,7 @@ def _protocol(one) -> Any:
 
 
 def _state(one):
-    kind = _kind(one)
+    kind = known(one)
     if kind == "numpy":
         return getattr(one, "bit_generator", one).state
     if kind == "legacy":
@@ -224,11 +266,13 @@ def _state(one):
         return one.get_state().numpy().copy()
     if kind == "tensorflow":
         return one.state.numpy()
+    if kind == "file":
+        return _position(one)
     return _without_tensors(getattr(one, _protocol(one)[0])())
 
 
 def _set_state(one, state):
-    kind = _kind(one)
+    kind = known(one)
     if kind == "numpy":
         getattr(one, "bit_generator", one).state = state
     elif kind == "legacy":
@@ -242,6 +286,8 @@ def _set_state(one, state):
         one.set_state(sys.modules["torch"].from_numpy(state))
     elif kind == "tensorflow":
         one.state.assign(state)
+    elif kind == "file":
+        one.seek(state)
     else:
         getattr(one, _protocol(one)[1])(_with_tensors(state))
 
@@ -258,7 +304,7 @@ def _without_tensors(state):
         return {key: _without_tensors(value) for key, value in state.items()}
     if type(state) in (list, tuple):
         return type(state)(_without_tensors(value) for value in state)
-    return state
+    return copy.deepcopy(state)  # The object may change it in place.
 
 
 def _with_tensors(state):
@@ -268,4 +314,4 @@ def _with_tensors(state):
         return {key: _with_tensors(value) for key, value in state.items()}
     if type(state) in (list, tuple):
         return type(state)(_with_tensors(value) for value in state)
-    return state
+    return copy.deepcopy(state)

@@ -56,10 +56,10 @@ class ResumableTraining(SavedOnSigterm):
 
     The data is resumed as well. If it has the methods `get_state()` and
     `set_state(state)`, or `state_dict()` and `load_state_dict(state)`, these are used.
-    Otherwise the random generators and iterators that it holds are restored, and how
-    often a `tf.data.Dataset` was read. The `on_epoch_begin` and `on_epoch_end` of a
-    `PyDataset` are called again with the random numbers that they drew. The hash of the
-    first batch of the resumed epoch shows whether that was enough.
+    Otherwise the random generators and iterators in it are restored, how often a
+    `tf.data.Dataset` was read, and what the hooks of a `PyDataset` changed, which are
+    called again. A warning names values that were not restored. The hash of the first
+    batch shows whether it is the same. Validation data resumes likewise, without hooks.
 
     At the end of an epoch, a run may resume with another batch size. If the number of
     steps per epoch changes, the schedules of a `HyperparameterScheduler` are bound to
@@ -202,7 +202,7 @@ class ResumableTraining(SavedOnSigterm):
         fits.breaks_off(self.directory, run.model, self._fit)
         self._data.take_up(self._checkpoints, self._found or {})
         within = within or bool(self._found and self._found["batch"])
-        reason = self._data.why_not_read_again() if within else None
+        reason = self._data.why_not_read_again(within)
         if self._found is not None:
             registry.build_as_before(self, run.model, self._found)
             described, accept = self._described, self.accept

@@ -225,6 +225,7 @@ def test_data_that_cannot_be_read_again_resumes_at_an_epoch(tmp_path):
 
     terminated = Terminated("on_train_batch_begin", 1, 1)
     with (
+        pytest.warns(UserWarning, match="If this run .* is read endlessly"),
         pytest.warns(UserWarning, match="SIGTERM.*is read endlessly.*accept='data'"),
         pytest.raises(KeyboardInterrupt),
     ):
