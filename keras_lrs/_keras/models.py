@@ -299,7 +299,8 @@ def recurrent_states(model: Any) -> list:
 def state_variables(model: Any) -> list:
     """Returns all variables of a model and its optimizers, without those of metrics."""
     found = [*model.variables, *recurrent_states(model)]
-    main = [] if model.optimizer is None else [model.optimizer]
+    optimizer = getattr(model, "optimizer", None)  # Of a compiled model.
+    main = [] if optimizer is None else [optimizer]
     for optimizer in [*main, *own_optimizers(model).values()]:
         for one in optimizers.within(optimizer):
             found += one.variables
