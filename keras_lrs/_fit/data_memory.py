@@ -84,7 +84,7 @@ class DataMemory:
         found, self._found = self._found, {}
         if "data" in found:
             lost = self._lost["data"] = self._data.set_state(found["data"])
-            # Version 0.2.0 did not save as much of the state.
+            # Earlier versions did not save as much of the state.
             self._is_old = bool(lost) and "changed" not in found["data"]
         if "validation_data" in found:
             self._resume_validation(found["validation_data"])
@@ -110,7 +110,9 @@ class DataMemory:
 
     def _warn_of_losses(self) -> None:
         """Warns of what the data holds and could not be restored."""
-        for kind, lost in self._lost.items():
+        for kind, names in self._lost.items():
+            source: Any = self._data if kind == "data" else self._validation
+            lost = source.left_as_restored(names)
             if lost and not (self._may_differ if kind == "data" else self._accepts):
                 warnings.warn(
                     f"The {kind} has changed in the interrupted run, and this is not "

@@ -49,7 +49,7 @@ class DataState:
 
     def __init__(self, data: Any):
         self.data = data
-        self._first = self._digests()
+        self._first = self._restored = self._digests()
 
     def state(self) -> dict[str, Any]:
         """Returns the states, and hashes of the values that have changed since."""
@@ -72,10 +72,24 @@ class DataState:
             return sorted(names) or ["random generators"]
         stateful.set_state(state["objects"])
         found, changed = self._digests(), state.get("changed", {})
+        self._restored = found
         lost = [name for name in changed if changed[name] != found.get(name)]
         lost += stateful.without(state["objects"])
         lost += [] if stateful.protocol else unknown(self.data)
         return [f"`{name}`" for name in sorted(set(lost))]
+
+    def left_as_restored(self, names: list[str]) -> list[str]:
+        """Returns those of `set_state`'s names that nobody has given a value since.
+
+        Callbacks may set what an epoch needs when it begins.
+        """
+        found = self._digests()
+        keys = {name: name.strip("`") for name in names}
+        return [
+            name
+            for name, key in keys.items()
+            if found.get(key) == self._restored.get(key)
+        ]
 
     def _digests(self):
         return {} if Stateful(self.data).protocol else digests(self.data)

@@ -89,6 +89,10 @@ class FitData:
             self._read = state["read"]
         return lost
 
+    def left_as_restored(self, names: list[str]) -> list[str]:
+        """As `DataState.left_as_restored`."""
+        return self._memory.left_as_restored(names)
+
     def _replay(self, events):
         """Calls the hooks of the data again; returns the name of one it lacks."""
         for name, globally, own in events:
@@ -230,6 +234,10 @@ class ValidationData:
         data = self._memory.data
         shuffled = _is_tf_data(data) and _is_drawn_anew(data)
         return [*self._memory.set_state(state), *(["its order"] if shuffled else [])]
+
+    def left_as_restored(self, names: list[str]) -> list[str]:
+        """As `DataState.left_as_restored`."""
+        return self._memory.left_as_restored(names)
 
     def is_read_when_made(self) -> bool:
         """Whether the first validation of a `fit` reads it before it begins."""

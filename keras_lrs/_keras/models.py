@@ -351,8 +351,8 @@ def set_buffers(model: Any, values: list[np.ndarray]) -> None:
     if IS_TENSORFLOW and buffers and not values:
         names = ", ".join(f"`{buffer.name}`" for buffer in buffers)
         warnings.warn(
-            f"The checkpoint has no values of {names}, because version 0.2.0 saved "
-            "none: these variables of layers are not restored.",
+            f"The checkpoint has no values of {names}, variables of layers which "
+            "earlier versions did not save: they are not restored.",
             stacklevel=2,
         )
         return

@@ -227,6 +227,9 @@ def lowered_the_rate(callback, watch, close):
 def wrote_a_generation(callback, watch, close):
     """Another fit takes the weights up, and has nothing left to train."""
     model, epochs = watch.model, watch.params["epochs"]
+    if not all(np.isfinite(values).all() for values in values_of(model)):
+        assert not list(callback.directory.glob("generation-*"))
+        return
     for variable in model.trainable_variables:
         variable.assign(np.zeros(variable.shape))
     # On other data than the first, maybe.

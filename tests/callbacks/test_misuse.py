@@ -53,6 +53,7 @@ class TestData:
         assert np.isnan(watch.losses).all()
         catalogue.assert_worked(name, callback, watch, 30, path=path)
 
+    @pytest.mark.filterwarnings("ignore:The run has weights that are not finite")
     def test_gradients_that_are_not_a_number(self, name, callback):
         def loss(y, prediction):
             return catalogue.falling(y, prediction) * np.nan

@@ -377,6 +377,33 @@ def test_probing_leaves_it_as_it_was(tmp_path, data):
         np.testing.assert_array_equal(train(data, tmp_path), straight)
 
 
+@pytest.mark.parametrize("every", [3, "epoch"])
+@pytest.mark.parametrize("cut", [0, 5])
+def test_what_a_callback_sets_when_an_epoch_begins_is_not_told(tmp_path, every, cut):
+    class Ordered(Batches):
+        def begin(self, epoch):
+            self.order = np.random.default_rng(epoch).permutation(len(X))
+
+    def train(*callbacks):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.02), "mse")
+        data = Ordered()
+        data.begin(0)
+        begins = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: data.begin(epoch)
+        )
+        options = {"epochs": EPOCHS, "verbose": 0, "shuffle": False}
+        model.fit(data, callbacks=[begins, *callbacks], **options)
+        return references.weights(model)
+
+    straight = train()
+    with pytest.raises(PowerCutError):
+        train(ResumableTraining(tmp_path, every, verbose=0), PowerCut(cut))
+    resumed = train(ResumableTraining(tmp_path, every, verbose=0))
+    np.testing.assert_array_equal(resumed, straight)
+
+
 def test_what_was_accepted_is_not_told(tmp_path):
     with pytest.raises(PowerCutError):
         train(Counts, tmp_path, "epoch", cut=0)
