@@ -54,27 +54,22 @@ def length(model: Any) -> tuple[int, int | None] | None:
 
 
 def remembered(callback: Any) -> dict[str, Any] | None:
-    """Returns the state of a callback; None if no state of it is known."""
-    if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
-        return callback.get_state()
-    for kind, names in _REMEMBERED.items():
-        if isinstance(callback, kind):
-            own = vars(callback)
-            return {name: own[name] for name in names if name in own}
-    return None
+    """Returns the state of one of Keras's callbacks; None if none of it is known."""
+    names, own = _names(callback), vars(callback)
+    return {name: own[name] for name in names if name in own} if names else None
 
 
 def remind(callback: Any, state: dict[str, Any]) -> None:
     """Gives a callback what `remembered` returned, and nothing else."""
-    names = [
-        n
-        for kind, own in _REMEMBERED.items()
-        if isinstance(callback, kind)
-        for n in own
-    ]
-    if unknown := state.keys() - set(names):
-        raise ValueError(f"`{type(callback).__name__}` has no state {sorted(unknown)}")
+    if others := state.keys() - set(_names(callback)):
+        raise ValueError(f"`{type(callback).__name__}` has no state {sorted(others)}")
     vars(callback).update(state)
+
+
+def _names(callback):
+    """Returns the names of the attributes that are the state of a callback."""
+    found = (names for kind, names in _REMEMBERED.items() if isinstance(callback, kind))
+    return next(found, ())
 
 
 def begin_at(model: Any, epoch: int | None) -> None:

@@ -43,8 +43,8 @@ def read(path: Path, beside_ours: Callable[[], bool]) -> dict[str, Any]:
 
     Args:
         path: The path of the manifest.
-        beside_ours: A function that tells whether its folder has files that a manifest
-            of ours would list.
+        beside_ours: A function that tells whether its folder has files that our
+            manifest would list.
 
     Raises:
         DamagedError: If a single byte differs from what was written.

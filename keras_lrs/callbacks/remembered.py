@@ -61,15 +61,21 @@ class Siblings:
         left = [(*pair, text) for pair, text in zip(states, texts, strict=True)]
         pairs: list[tuple[Any, Any]] = []
         # First those whose arguments are the same, then the others in their order.
+        waiting = list(zip(self._callbacks, self._described, strict=True))
         for alike in (True, False):
-            for callback, text in zip(self._callbacks, self._described, strict=True):
-                if any(one is callback for one, _ in pairs):
+            unpaired = []
+            for callback, text in waiting:
+                own = [
+                    item
+                    for item in left
+                    if item[0] == _name(callback) and (item[2] == text or not alike)
+                ]
+                if not own:
+                    unpaired.append((callback, text))
                     continue
-                for item in left:
-                    if item[0] == _name(callback) and (item[2] == text or not alike):
-                        pairs.append((callback, item[1]))
-                        left = [one for one in left if one is not item]
-                        break
+                pairs.append((callback, own[0][1]))
+                left = [item for item in left if item is not own[0]]
+            waiting = unpaired
         if left:
             names = ", ".join(f"`{name}`" for name, *_ in left)
             warnings.warn(

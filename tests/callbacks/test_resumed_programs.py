@@ -166,13 +166,18 @@ def test_each_fit_takes_up_its_own_checkpoints(tmp_path, make, keep):
             found.append(references.weights(model))
         return found
 
-    straight = program(tmp_path / "straight")
-    with pytest.raises(KeyboardInterrupt):
-        program(tmp_path / "broken", Break())
-    told = warns("They are kept for it, and this `fit`")
     # Where the first keeps its own, those of the second are not in its way.
-    with contextlib.nullcontext() if keep else told:
-        resumed = program(tmp_path / "broken")
+    assert_ends_as_if_not_killed(program, tmp_path, is_told=not keep)
+
+
+def assert_ends_as_if_not_killed(program, folder, is_told):
+    """`is_told` says whether a `fit` warns of the checkpoints of a later one."""
+    straight = program(folder / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        program(folder / "broken", Break())
+    told = warns("They are kept for it, and this `fit`")
+    with told if is_told else contextlib.nullcontext():
+        resumed = program(folder / "broken")
     for one, other in zip(resumed, straight, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -195,14 +200,7 @@ def test_fits_that_begin_alike_take_up_their_own_checkpoints(
             found.append(references.weights(model))
         return found
 
-    straight = program(tmp_path / "straight")
-    with pytest.raises(KeyboardInterrupt):
-        program(tmp_path / "broken", Break())
-    told = warns("They are kept for it, and this `fit`")
-    with told if killed else contextlib.nullcontext():
-        resumed = program(tmp_path / "broken")
-    for one, other in zip(resumed, straight, strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_ends_as_if_not_killed(program, tmp_path, is_told=killed > 0)
 
 
 def test_a_fit_that_broke_off_in_this_process_resumes_with_the_same_model(tmp_path):

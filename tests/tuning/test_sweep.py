@@ -539,9 +539,14 @@ def test_a_full_disk_ends_a_sweep_and_is_not_an_error_of_the_trial(
             callbacks[0].on_epoch_end(0, {"val_loss": 1.0})
         return parabola(0.01)(model)
 
-    with pytest.raises(OSError, match=r"storage.* failed: disk is full.*sweep\.db"):
-        tuning.sweep(itself, fit, storage=path, num_trials=3)
-    result = tuning.sweep(itself, fit, storage=path, num_trials=3)
+    match = r"storage.* failed: disk is full.*sweep\.db"
+    assert_second_point_is_tried_again(fit, path, tried, match)
+
+
+def assert_second_point_is_tried_again(fit, storage, tried, match):
+    with pytest.raises(OSError, match=match):
+        tuning.sweep(itself, fit, storage=storage, num_trials=3)
+    result = tuning.sweep(itself, fit, storage=storage, num_trials=3)
     assert [trial.state for trial in result.trials] == ["complete"] * 3
     assert sorted(tried) == sorted([*rates(result), tried[1]])
 
@@ -580,11 +585,8 @@ def test_a_point_is_put_back_at_once_in_a_storage_without_heartbeats():
         callbacks[0].on_epoch_end(0, {"val_loss": 1.0})
         return parabola(0.01)(model)
 
-    with pytest.raises(OSError, match=r"no network.*Unreliable"):
-        tuning.sweep(itself, fit, storage=storage, num_trials=3)
-    result = tuning.sweep(itself, fit, storage=storage, num_trials=3)
-    assert [trial.state for trial in result.trials] == ["complete"] * 3
-    assert sorted(tried) == sorted([*rates(result), tried[1]])
+    match = r"no network.*Unreliable"
+    assert_second_point_is_tried_again(fit, storage, tried, match)
 
 
 @pytest.mark.only("torch")
