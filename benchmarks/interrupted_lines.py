@@ -219,12 +219,12 @@ def new_model(optimizer):
     return model
 
 
-def fit(model, callbacks, epochs=EPOCHS):
-    """Trains, on the same batches each time."""
+def fit(model, callbacks, epochs=EPOCHS, shuffle=False):
+    """Trains, on the same batches each time unless they are shuffled."""
     x, y = data()
     given = {"validation_data": (x, y)} if callbacks else {}
     model.fit(
-        x, y, BATCH, epochs, verbose=0, shuffle=False, callbacks=callbacks, **given
+        x, y, BATCH, epochs, verbose=0, shuffle=shuffle, callbacks=callbacks, **given
     )
 
 
@@ -435,9 +435,13 @@ class Subject:
         if not interrupted(point, call, by_signal):
             return None
         try:
-            wrong = self._traces(before, keys)
+            wrong = self._traces(before, keys, point.first)
             if signal.getsignal(signal.SIGINT) is not handler:
                 wrong.append("SIGINT has another handler")
+            if point.first and not self.case.trains:
+                fit(model, None, 1, shuffle=True)
+                if not is_same(values(model.variables), self.expected["next"]):
+                    wrong.append("the next `fit` trains differently")
             self.reset()
             fit(model, None, 1)
             found = values(model.variables)
@@ -447,9 +451,12 @@ class Subject:
             return [f"unusable: {traceback.format_exc(limit=-2)}"]
         return wrong
 
-    def _traces(self, before, keys_before):
+    def _traces(self, before, keys_before, first):
         wrong = []
         after = self._everything()
+        if first:
+            # Keras draws some to build the model, and will not draw them again.
+            del after["random numbers"]
         if self.case.trains:
             number = count(self.model)
             # At its last lines, a call to the average has already put it in.
@@ -540,7 +547,17 @@ class Subject:
             self.reset()
             fit(self.model, None, 1)
             plain.append(values(self.model.variables))
-        return {"plain": plain, "steps": watch.after, "keys": keys, "end": end}
+        self.renew()
+        self.reset()
+        self.case.prepare(self.model, self.folder)
+        fit(self.model, None, 1, shuffle=True)
+        return {
+            "plain": plain,
+            "steps": watch.after,
+            "keys": keys,
+            "end": end,
+            "next": values(self.model.variables),
+        }
 
 
 @contextlib.contextmanager

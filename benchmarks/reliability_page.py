@@ -57,9 +57,11 @@ the raw weights of the last finished step, bit for bit (or, if it was interrupte
 very end, what it leaves otherwise; or, where the call does not train, all variables and
 random numbers as before), the optimizer has its own learning rate, a plain `fit` trains
 as it does without this package, nothing is left in `vars` of the model and its
-optimizers, and the previous handler of Ctrl-C is back. If not, a real Ctrl-C is tried
-at this line, which may wait for the end of a section; the call survives if this leaves
-nothing behind, and the line is listed below the table.
+optimizers, and the previous handler of Ctrl-C is back. A first call that does not train
+may keep the random numbers that Keras draws to build the model, but the next `fit` must
+shuffle and train as it does without the call. If a call does not survive, a real Ctrl-C
+is tried at this line, which may wait for the end of a section; the call survives if
+this leaves nothing behind, and the line is listed below the table.
 
 The points are interrupted in random order, so the part of a case that was run is a
 random sample of it.

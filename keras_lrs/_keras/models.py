@@ -209,15 +209,21 @@ def built_first(model: Any) -> Iterator[None]:
         yield
 
 
+def _built(model):
+    """Returns whether a model is built, and how many weights it has so far."""
+    return is_built(model), len(model.weights)
+
+
 class FitSideEffects:
     """The attributes and metrics of a model that `fit` changes before it trains.
 
-    They include random numbers, unless `fit` will draw some to build the model.
+    They include random numbers, unless `fit` has drawn some to build the model, which
+    the next `fit` will not draw again.
     """
 
     def __init__(self, model: Any):
         self.model = model
-        self.random = random.state() if is_built(model) else None
+        self.random, self.built = random.state(), _built(model)
         own = vars(model)
         self.attributes = {name: own[name] for name in _ATTRIBUTES if name in own}
         self.variables = list(model.metrics_variables)
@@ -232,7 +238,7 @@ class FitSideEffects:
         for name in _ATTRIBUTES:
             own.pop(name, None)
         own.update(self.attributes)
-        if self.random is not None:
+        if self.built == _built(self.model):
             random.set_state(self.random)
 
 

@@ -56,8 +56,9 @@ def range_test(
     Afterwards you can train as if there had been no test, however the test ended. Every
     weight, statistic, seed, metric and variable of the optimizer, its rate or schedule,
     the random generators of Python, NumPy, Keras, TensorFlow and PyTorch, and
-    `model.history` are restored bit for bit. If the model was not built, it is now
-    built, as its first `fit` would do. The test cannot restore the state of the input:
+    `model.history` are restored bit for bit. If the model, its metrics or its loss were
+    not built, they are now built, as a first `fit` would do, and the random numbers
+    that it draws for this remain drawn. The test cannot restore the state of the input:
     a generator has advanced, a `tf.data.Dataset.shuffle` draws its next order, the
     `on_epoch_end` of a `PyDataset` has been called, and threads that prefetch may have
     drawn from global generators.

@@ -626,6 +626,29 @@ def test_a_fit_after_it_is_a_fit_without_it(settings, built):
     assert histories[0] == histories[1]
 
 
+BUILDING = {
+    "weights": (keras.layers.Dense, "add_weight", False),
+    "metrics": (keras.src.trainers.compile_utils.CompileMetrics, "build", True),
+}
+
+
+@pytest.mark.parametrize("part", BUILDING)
+def test_a_fit_after_one_that_was_interrupted_while_it_built(part, monkeypatch):
+    kind, method, built = BUILDING[part]
+    trained = []
+    for tested in (False, True):
+        keras.utils.set_random_seed(2)
+        model = network(built=built)
+        if tested:
+            with monkeypatch.context() as patch:
+                patch.setattr(kind, method, lambda *_, **__: interrupt())
+                with pytest.raises(KeyboardInterrupt):
+                    run_on(model)
+        model.fit(X, Y, batch_size=8, verbose=0)
+        trained.append([w.tobytes() for w in model.get_weights()])
+    assert trained[0] == trained[1]
+
+
 def test_a_fit_between_two_of_them():
     curves = []
     for between in (False, True):
