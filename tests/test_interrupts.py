@@ -17,6 +17,7 @@ from keras_lrs._fit.train_function import TrainFunction
 from keras_lrs._keras import (
     average_slots,
     average_statistics,
+    contents,
     in_step,
     interrupts,
     scopes,
@@ -89,6 +90,23 @@ def interruptions(function, code):
     while interrupted(function, code, time):
         yield time
         time += 1
+
+
+def test_data_that_is_read_to_probe_it_is_put_back():
+    class Data:
+        def __init__(self):
+            self.order, self.taken = [1, 2, 3], {}
+
+    data = Data()
+
+    def probe():
+        with contents.untouched(data):
+            data.order.reverse()
+            data.taken["one"] = data.order.pop()
+
+    for _ in interruptions(probe, contents._Copies.put_back.__code__):
+        assert vars(data) == {"order": [1, 2, 3], "taken": {}}
+    assert vars(data) == {"order": [1, 2, 3], "taken": {}}
 
 
 # --- A sample of all lines ------------------------------------------------------------

@@ -66,13 +66,19 @@ def of(model: Any) -> dict[str, str]:
 
 
 def unchanged(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
-    """Returns the attributes that are equal at two points of a run."""
-    return {
-        name: text
-        if text == now[name]
-        else json.dumps(_common(json.loads(text), json.loads(now[name])))
-        for name, text in before.items()
-    }
+    """Returns the attributes that are equal at two points of a run.
+
+    A part of which nothing can be compared is left out.
+    """
+    found = {}
+    for name, text in before.items():
+        if text != now[name]:
+            common = _common(json.loads(text), json.loads(now[name]))
+            if common is _NOTHING:
+                continue
+            text = json.dumps(common)
+        found[name] = text
+    return found
 
 
 def difference(name: str, found: str, expected: str) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lrs._keras import random
+from keras_lrs._keras import interrupts, random
 from keras_lrs._keras.stateful import (
     Stateful,
     children,
@@ -121,11 +121,10 @@ def unknown(data: Any) -> list[str]:
 def untouched(data: Any) -> Iterator[None]:
     """Restores global random numbers and what some data holds after reading it."""
     state, copies = random.state(), _Copies(data)
-    try:
+    with interrupts.undoing() as undo:
+        undo.callback(copies.put_back)
+        undo.callback(random.set_state, state)
         yield
-    finally:
-        random.set_state(state)
-        copies.put_back()
 
 
 class _Copies:

@@ -69,9 +69,8 @@ class Described:
             if name in configs
         }
         given = found.get("attributes", {})
-        for name in fingerprint.PARTS:
+        for name, own in self.attributes.items():
             if name in given and not told.get(name):
-                own = self.attributes[name]
                 told[name] = attributes.difference(name, own, given[name])
         if not told.get("optimizer"):
             told["optimizer"] = self._other_rate(found)

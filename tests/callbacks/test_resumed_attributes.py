@@ -267,6 +267,31 @@ def test_the_same_is_the_same(kind):
             assert not any(told)
 
 
+def test_what_changes_in_training_is_not_compared(tmp_path):
+    """Such as the weights of losses in a list that a callback keeps."""
+
+    def start(*callbacks):
+        weights = [1.0, 2.0]
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((3,))
+        outputs = [layers.Dense(1, name=name)(inputs) for name in "ab"]
+        model = keras.Model(inputs, outputs)
+        model.compile("sgd", ["mse", "mse"], loss_weights=weights)
+
+        def change(epoch, logs):
+            weights[0] += 1.0
+
+        changes = keras.callbacks.LambdaCallback(on_epoch_begin=change)
+        resumable = ResumableTraining(tmp_path, verbose=0)
+        arguments = {"epochs": 2, "verbose": 0}
+        model.fit(X, [Y, Y], callbacks=[changes, *callbacks, resumable], **arguments)
+        return resumable
+
+    with pytest.raises(KeyboardInterrupt):
+        start(Break())
+    assert start().resumed_from.epoch == 1
+
+
 @pytest.mark.every_backend
 @pytest.mark.parametrize("kind", ["functional", "decayed"])
 def test_a_model_from_a_file_is_the_same(kind, tmp_path):
