@@ -73,10 +73,10 @@ def backs_up(callback: Any) -> bool:
 
 def refuse_shared_directory(callback: Any, run: Run) -> None:
     """Raises if another callback of the same class has the same `directory`."""
-    kind = type(callback)
+    kind, directory = type(callback), fields.resolved(callback.directory)
     for other in run.siblings:
         ours = isinstance(other, kind) and other is not callback
-        if ours and other.directory.resolve() == callback.directory.resolve():
+        if ours and fields.resolved(other.directory) == directory:
             bound = f"be another one for each `{kind.__name__}`"
             fields.refuse("directory", bound, str(callback.directory))
 

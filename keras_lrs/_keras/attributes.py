@@ -40,8 +40,9 @@ _SEPARATE = (
 )
 # Last words of names whose values tell where and when a process runs, and how it tells.
 _OF_A_PROCESS = {"id", "time", "timestamp", "host", "hostname", "pid", "rank", "device"}
-_OF_A_PROCESS |= {"seed", "verbose"}
-_OF_A_RUN = re.compile(r"[/\\]|\d{4}")  # Paths, dates and identifiers.
+_OF_A_PROCESS |= {"uid", "uuid", "guid", "token", "seed", "verbose"}
+# Paths, dates and identifiers, also hexadecimal ones.
+_OF_A_RUN = re.compile(r"[/\\]|\d{4}|0x|\b(?=[a-f]*\d)[0-9a-f]{8,}\b", re.IGNORECASE)
 _TIMES = 1e9  # Numbers from here on are times or ids.
 
 
@@ -56,11 +57,11 @@ def of(model: Any) -> dict[str, str]:
     found = {
         "model": reader.model(model),
         "optimizer": [
-            reader.optimizer(one)
+            fingerprint.tried(reader.optimizer, one)
             for root in fingerprint.optimizers_of(model).values()
             for one in optimizers.within(root)
         ],
-        "loss": reader.read(fingerprint.loss_of(model)),
+        "loss": reader.read(models.loss_of(model)),
     }
     return {name: json.dumps(part, sort_keys=True) for name, part in found.items()}
 
@@ -135,11 +136,13 @@ class _Reader:
     def model(self, model: Any) -> list[dict[str, Any]]:
         """Reads the attributes of a model's layers."""
         trained = {id(variable) for variable in model.trainable_variables}
-        return [self._layer(layer, trained) for layer in models.layers(model)]
+        layers = models.layers(model)
+        return [fingerprint.tried(self._layer, layer, trained) for layer in layers]
 
     def _layer(self, layer, trained):
         own = [*layer._trainable_variables, *layer._non_trainable_variables]
-        operations = vars(layer).get("_operations", ())  # Of a functional model.
+        functional = isinstance(layer, keras.Function)
+        operations = layer._operations if functional else ()
         return {
             **self._held(_attributes(layer)),
             "frozen_variables": [i for i, v in enumerate(own) if id(v) not in trained],
@@ -230,7 +233,8 @@ def _attributes(one):
     if package in _LIBRARIES and package not in _OURS:
         return {}
     own = getattr(one, "__dict__", {})
-    own = {**own, **own.get("_modules", {})}  # PyTorch keeps modules apart.
+    if IS_TORCH and isinstance(one, torch.nn.Module):
+        own = {**own, **own["_modules"]}
     if getattr(getattr(one, "adapt", None), "__module__", "").startswith("keras."):
         # What it was given; the rest is in its configuration, or adapted and resumed.
         fixed = {"bin_boundaries"} if own.get("num_bins") is None else set()

@@ -17,10 +17,12 @@ import numpy as np
 from keras_lrs._keras import interrupts, random
 from keras_lrs._keras.stateful import (
     Stateful,
+    attributes_of,
     children,
     is_loader,
     known,
     own_classes,
+    set_attributes,
     walked,
 )
 
@@ -103,8 +105,11 @@ def digests(data: Any) -> dict[str, str]:
     found: dict[str, Any] = {}
     for name, value in _attributes(walked(data)):
         hashed = found.setdefault(name, hashlib.blake2b(digest_size=8))
-        for part in itertools.islice(_parts(value), _MOST):
-            hashed.update(part)
+        try:
+            for part in itertools.islice(_parts(value), _MOST):
+                hashed.update(part)
+        except Exception:  # Users' objects may raise any.
+            hashed.update(type(value).__name__.encode())
     return {name: hashed.hexdigest() for name, hashed in found.items()}
 
 
@@ -133,7 +138,7 @@ class _Copies:
     def __init__(self, data):
         objects = walked(data)
         self._attributes = [
-            (one, dict(vars(one)))
+            (one, attributes_of(one))
             for one in objects
             if _is_users(one) or _is_torchs(one)
         ]
@@ -145,10 +150,11 @@ class _Copies:
 
     def put_back(self):
         for one, attributes in self._attributes:
-            for name in vars(one).keys() - attributes.keys():
-                del vars(one)[name]
-            vars(one).update(attributes)
+            set_attributes(one, attributes)
         for kind, attributes in self._classes:
+            for name in vars(kind).keys() - attributes.keys():
+                if not name.startswith("__"):
+                    delattr(kind, name)
             for name, value in attributes.items():
                 if vars(kind).get(name) is not value:
                     setattr(kind, name, value)
@@ -172,26 +178,27 @@ def _attributes(objects) -> Iterator:
                 if isinstance(value, (*_PLAIN, *_CONTAINERS)) and name[:2] != "__":
                     yield f"{kind.__name__}.{name}", value
         if _is_users(one) and known(one) is None:
-            for name, value in list(vars(one).items()):
+            for name, value in attributes_of(one).items():
                 yield f"{type(one).__name__}.{name}", value
 
 
 def _parts(value, depth=_DEPTH) -> Iterator[bytes]:
     """Yields bytes that stand for a value in any process."""
     torch = sys.modules.get("torch")
-    if isinstance(value, _PLAIN):
+    if type(value) is int:
+        yield hex(value).encode()  # Long ones have no decimals.
+    elif isinstance(value, _PLAIN):
         yield repr(value).encode()
     elif isinstance(value, np.ndarray):
         yield from _parts_of_array(value, depth)
     elif torch is not None and isinstance(value, torch.Tensor):
         if value.device.type == "cpu" and value.layout is torch.strided:
-            few = _some(value.detach().reshape(-1), value.nbytes, depth).contiguous()
+            flat = value.detach().resolve_conj().resolve_neg().reshape(-1)
+            few = _some(flat, value.nbytes, depth).contiguous()
             yield few.view(torch.uint8).numpy().tobytes()
     elif type(value).__name__ == "ArrayImpl":  # An array, or a key, of JAX.
         if value.nbytes <= _WHOLE:
             yield repr(value).encode()
-    elif hasattr(value, "iloc"):  # The index tells the order of a table of pandas.
-        yield from _parts(value.index.to_numpy(), depth)
     elif isinstance(value, _CONTAINERS) and depth:
         yield f"{type(value).__name__}{len(value)}".encode()
         items = itertools.islice(
@@ -202,6 +209,8 @@ def _parts(value, depth=_DEPTH) -> Iterator[bytes]:
                 yield from _parts(item, depth - 1)
         elif len(value) <= _MOST:  # Its order differs from process to process.
             yield from sorted(b"".join(_parts(item, 1)) for item in items)
+    elif hasattr(type(value), "iloc"):  # The index tells the order of a pandas table.
+        yield from _parts(value.index.to_numpy(), depth)
     else:
         yield type(value).__name__.encode()
 
@@ -235,7 +244,9 @@ def _is_standard(kind):
 
 
 def _is_users(one):
-    return hasattr(one, "__dict__") and not _is_standard(type(one)) and _classes(one)
+    if _is_standard(type(one)) or not _classes(one):
+        return False
+    return hasattr(one, "__dict__") or bool(attributes_of(one))
 
 
 def _is_torchs(one):
@@ -259,16 +270,26 @@ def _changes(one):
     return type(one) in _CHANGING
 
 
+def _is_writable(one):
+    """Whether an object is a tensor of PyTorch whose values can be written."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(one, torch.Tensor):
+        return False
+    if one.layout is not torch.strided or one.is_nested or one.is_meta:
+        return False
+    # An expanded tensor has several elements in one place.
+    sizes = zip(one.shape, one.stride(), strict=True)
+    expanded = any(size > 1 and stride == 0 for size, stride in sizes)
+    return not (expanded or one.requires_grad or one.is_inference())
+
+
 def _copies_of_arrays(objects):
     """Returns pairs of an array or tensor and its copy."""
-    torch = sys.modules.get("torch")
-    tensors = () if torch is None else (torch.Tensor,)
     held = [*objects, *(each for one in objects for each in children(one))]
     found = {
         id(one): one
         for one in held
-        if (isinstance(one, np.ndarray) and one.flags.writeable)
-        or (isinstance(one, tensors) and not one.requires_grad)
+        if (isinstance(one, np.ndarray) and one.flags.writeable) or _is_writable(one)
     }
     smallest = sorted(found.values(), key=lambda one: one.nbytes)
     sums = itertools.accumulate(one.nbytes for one in smallest)

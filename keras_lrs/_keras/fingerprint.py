@@ -1,10 +1,12 @@
 """Compares the configurations of models, their optimizers and their losses."""
 
 import contextlib
+import datetime
 import hashlib
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -36,15 +38,32 @@ def of(model: Any) -> dict[str, str]:
         # Keras warns that functions without a name cannot be loaded.
         warnings.simplefilter("ignore")
         found = {
-            "model": [_of_layer(layer) for layer in models.layers(model)],
+            "model": [tried(_of_layer, layer) for layer in models.layers(model)],
             "optimizer": {
-                name: _without_rates(_plain(_of_object(one)))
+                name: tried(_of_optimizer, one)
                 for name, one in optimizers_of(model).items()
             },
-            "loss": _plain(loss_of(model)),
+            "loss": tried(_plain, models.loss_of(model)),
         }
-        texts = {name: json.dumps(part, sort_keys=True) for name, part in found.items()}
-        return {name: _shortened(text) for name, text in texts.items()}
+        return {name: _shortened(_json(part)) for name, part in found.items()}
+
+
+def tried(describe: Callable, one: Any, *arguments: Any) -> Any:
+    """Describes an object; only by its class where its own code raises an error."""
+    try:
+        return describe(one, *arguments)
+    except Exception:
+        return {"class": type(one).__name__}
+
+
+def _json(part):
+    return json.dumps(part, sort_keys=True, default=_other)
+
+
+def _other(value):
+    """Returns the text for a value that JSON does not know."""
+    plain = isinstance(value, (complex, np.generic, datetime.date, datetime.timedelta))
+    return str(value) if plain else type(value).__name__
 
 
 @contextlib.contextmanager
@@ -102,7 +121,10 @@ def _difference(path, found, expected):
         pairs = [(f"{path}[{i}]", _at(found, i), _at(expected, i)) for i in most]
     else:
         return told(path, found, expected)
-    return next(_difference(*pair) for pair in pairs if pair[1] != pair[2])
+    texts = (_difference(*pair) for pair in pairs if pair[1] != pair[2])
+    # What is missing is paired with None, and may differ from it in nothing.
+    text = f"`{path}` has {len(found)} items, and had {len(expected)}"
+    return next(texts, text)
 
 
 def told(path: str, found: Any, expected: Any) -> str:
@@ -133,22 +155,19 @@ def _of_layer(layer):
     inner = config.get("layers") if isinstance(config, dict) else None
     if isinstance(inner, list):
         items = [item if isinstance(item, dict) else {} for item in inner]
-        named = [item.get("config", {}).get("name") for item in items]
+        configs = [item.get("config") for item in items]
+        named = [one.get("name") if isinstance(one, dict) else None for one in configs]
         names = {name: i for i, name in enumerate(named) if name is not None}
         config = {**config, "layers": [item.get("inbound_nodes") for item in items]}
     return {"class": type(layer).__name__, **_plain(config, names)}
 
 
+def _of_optimizer(optimizer):
+    return _without_rates(_plain(_of_object(optimizer)))
+
+
 def _of_object(one):
     return {"class": type(one).__name__, **_config(one)}
-
-
-def loss_of(model: Any) -> Any:
-    """Returns the losses with which a model was compiled, and their weights."""
-    compiled = getattr(model, "_compile_loss", None)
-    if compiled is None:
-        return getattr(model, "loss", None)
-    return [compiled._user_loss, compiled._user_loss_weights]
 
 
 def _config(one) -> dict:
@@ -170,7 +189,7 @@ def _plain(value: Any, names: Any = ()) -> Any:
             for k, v in value.items()
             if k not in _LEFT_OUT and not str(k).endswith("_initializer")
         }
-        if found.get("batch_shape"):
+        if isinstance(found.get("batch_shape"), list):
             found["batch_shape"] = found["batch_shape"][1:]
         # The code of a lambda contains its line number.
         is_code = kind == "__lambda__" or list(found) == ["value"]
@@ -181,12 +200,10 @@ def _plain(value: Any, names: Any = ()) -> Any:
         return [_plain(item, names) for item in value]
     if isinstance(value, (str, bool, int, float, type(None))):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
     if isinstance(value, bytes):
         return None
-    if isinstance(value, np.ndarray):
-        return value.tolist()
     if callable(getattr(value, "get_config", None)):
         return _plain(_of_object(value), names)
     return getattr(value, "__qualname__", type(value).__name__)

@@ -12,6 +12,7 @@ from keras_lrs._keras.backend import IS_TENSORFLOW, IS_TORCH
 from keras_lrs._keras.contents import DataState, unknown, untouched
 from keras_lrs._keras.fit_loop import (
     array_of,
+    components,
     iterator_and_data,
     leaves,
     validation_data,
@@ -56,7 +57,7 @@ class FitData:
         adapter = getattr(self._iterator, "data_adapter", None)
         if not isinstance(adapter, data_adapters.ArrayDataAdapter):
             return None
-        arrays = leaves(adapter._inputs)
+        arrays = [part for leaf in leaves(adapter._inputs) for part in components(leaf)]
         return digest([array[:: max(len(array) // 16, 1)] for array in arrays])
 
     # --- The state of the data ---
@@ -303,11 +304,14 @@ def digest(batch: Any) -> list[str] | None:
     None if this process does not have all values.
     """
     described, hashed = [], hashlib.blake2b(digest_size=8)
-    for leaf in leaves(batch):
-        if not getattr(leaf, "is_fully_addressable", True):
+    pairs = [(leaf, part) for leaf in leaves(batch) for part in components(leaf)]
+    for leaf, part in pairs:
+        if not getattr(part, "is_fully_addressable", True):
             return None
-        array = array_of(leaf)
-        described.append(f"{array.dtype}{list(array.shape)}")
+        array = array_of(part)
+        # The parts of a sparse array are as long as it has values.
+        shape = list(array.shape) if part is leaf else "sparse"
+        described.append(f"{array.dtype}{shape}")
         # The bytes of Python objects, such as TensorFlow's strings, are addresses.
         content = repr(array.tolist()).encode() if array.dtype.hasobject else array
         hashed.update(content if isinstance(content, bytes) else content.tobytes())

@@ -227,6 +227,26 @@ def leaves(batch: Any) -> list:
     return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
 
 
+def components(leaf: Any) -> list:
+    """Returns the arrays of which a sparse or ragged array consists."""
+    if hasattr(leaf, "tocsr"):  # SciPy's.
+        leaf = leaf.tocsr()
+    elif hasattr(leaf, "todense"):  # JAX's.
+        pass
+    elif hasattr(leaf, "__len__") or not ops.is_tensor(leaf):
+        return [leaf]
+    names = next(names for names in _COMPONENTS if hasattr(leaf, names[0]))
+    return keras.tree.flatten([getattr(leaf, name) for name in names])
+
+
+_COMPONENTS = (
+    ("indptr", "indices", "data"),
+    ("flat_values", "nested_row_splits"),  # TensorFlow's ragged arrays.
+    ("values", "indices"),  # Its sparse ones.
+    ("data", "indices"),
+)
+
+
 def array_of(leaf: Any) -> np.ndarray:
     """Returns the array in a part of a batch."""
     # A strategy's batch has a part for each replica.

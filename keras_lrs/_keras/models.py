@@ -1,4 +1,4 @@
-"""Functions for models: layers, side effects of `fit`, and the state of a run."""
+"""Functions for models: layers, optimizers, losses, and the variables of a run."""
 
 import contextlib
 import itertools
@@ -10,9 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_lrs._keras import interrupts, optimizers, random
+from keras_lrs._keras import interrupts, optimizers
 from keras_lrs._keras.backend import IS_JAX, IS_TENSORFLOW, IS_TORCH
-from keras_lrs._keras.variables import read, strategy_scope, write
+from keras_lrs._keras.variables import strategy_scope
 
 if IS_JAX:
     import jax
@@ -20,18 +20,6 @@ elif IS_TORCH:
     import torch
 elif IS_TENSORFLOW:
     import tensorflow as tf
-
-# The attributes that `fit` sets on a model.
-_ATTRIBUTES = (
-    "history",
-    "stop_training",
-    "stop_evaluating",
-    "train_function",
-    "steps_per_execution",
-    "_initial_epoch",
-    "_eval_epoch_iterator",
-    "_jax_state",
-)
 
 
 def layers(model: Any) -> list:
@@ -209,84 +197,6 @@ def built_first(model: Any) -> Iterator[None]:
         yield
 
 
-def _built(model):
-    """Returns whether a model is built, and how many weights it has so far."""
-    return is_built(model), len(model.weights)
-
-
-class FitSideEffects:
-    """The attributes and metrics of a model that `fit` changes before it trains.
-
-    They include random numbers, unless `fit` has drawn some to build the model, which
-    the next `fit` will not draw again.
-    """
-
-    def __init__(self, model: Any):
-        self.model = model
-        self.random, self.built = random.state(), _built(model)
-        own = vars(model)
-        self.attributes = {name: own[name] for name in _ATTRIBUTES if name in own}
-        self.variables = list(model.metrics_variables)
-        self.values = read(self.variables)
-
-    def undo(self) -> None:
-        """Restores everything, and removes new attributes."""
-        # Metrics that were built since then have no old values.
-        self.model.reset_metrics()
-        write(self.variables, self.values)
-        own = vars(self.model)
-        for name in _ATTRIBUTES:
-            own.pop(name, None)
-        own.update(self.attributes)
-        if self.built == _built(self.model):
-            random.set_state(self.random)
-
-
-class TrainingState:
-    """The state that training changes: variables and random generators.
-
-    The values are copied to the host. The model must be built, and its optimizer is
-    built here. Optimizers in attributes that a training step builds are reset to their
-    initial state.
-    """
-
-    def __init__(self, model: Any):
-        if model.optimizer is not None:
-            optimizers.build(model)
-        self.model = model
-        self.unbuilt = [
-            (one, _fresh(label, one))
-            for label, one in own_optimizers(model).items()
-            if not one.built
-        ]
-        self.variables = state_variables(model)
-        self.values = read(self.variables)
-        self.buffers = buffer_values(model)
-        self.random = random.state()
-
-    def restore(self) -> None:
-        """Restores everything bit for bit."""
-        write(self.variables, self.values)
-        set_buffers(self.model, self.buffers)
-        for one, fresh in self.unbuilt:
-            if one.built:  # A training step has built it.
-                fresh.build(optimizers.trained(one))
-                write(one.variables, read(fresh.variables))
-        random.set_state(self.random)
-
-
-def _fresh(label, optimizer):
-    """Makes an optimizer like one that is not built."""
-    try:
-        return type(optimizer).from_config(optimizer.get_config())
-    except Exception as error:  # A user's class may raise anything.
-        raise ValueError(
-            f"The state of `{label}` could not be restored, because it is not built "
-            "and cannot be recreated from its config. Call its `build` first, with the "
-            "variables that it updates."
-        ) from error
-
-
 def recurrent_states(model: Any) -> list:
     """Returns the states of stateful recurrent layers, which are not Keras variables.
 
@@ -303,14 +213,53 @@ def recurrent_states(model: Any) -> list:
 
 
 def state_variables(model: Any) -> list:
-    """Returns all variables of a model and its optimizers, without those of metrics."""
+    """Returns the variables of a model, its optimizers and losses, not of metrics."""
     found = [*model.variables, *recurrent_states(model)]
     optimizer = getattr(model, "optimizer", None)  # Of a compiled model.
     main = [] if optimizer is None else [optimizer]
-    for optimizer in [*main, *own_optimizers(model).values()]:
-        for one in optimizers.within(optimizer):
-            found += one.variables
+    every = [
+        one
+        for optimizer in [*main, *own_optimizers(model).values()]
+        for one in optimizers.within(optimizer)
+    ]
+    for one in every + _held_by(every):
+        found += one.variables
+    for loss in losses(model):
+        found += [one for one in vars(loss).values() if isinstance(one, keras.Variable)]
+        found += [
+            one.state
+            for one in vars(loss).values()
+            if isinstance(one, keras.random.SeedGenerator)
+        ]
     return list({id(variable): variable for variable in found}.values())
+
+
+def _held_by(every):
+    """Returns what optimizers hold in other attributes than Keras's wrappers do."""
+    found: list = []
+    seen = {id(one) for one in every}
+    for one in itertools.chain(every, found):  # It grows.
+        for name, value in list(vars(one).items()):
+            for _, inner in _optimizers_in(name, value):
+                if id(inner) not in seen:
+                    seen.add(id(inner))
+                    found.append(inner)
+    return found
+
+
+def losses(model: Any) -> list:
+    """Returns the losses that are objects: with which it was compiled, and its own."""
+    held = [value for layer in layers(model) for value in vars(layer).values()]
+    found = keras.tree.flatten(loss_of(model)) + held
+    return [one for one in found if isinstance(one, keras.Loss)]
+
+
+def loss_of(model: Any) -> Any:
+    """Returns the losses with which a model was compiled, and their weights."""
+    compiled = getattr(model, "_compile_loss", None)
+    if compiled is None:
+        return getattr(model, "loss", None)
+    return [compiled._user_loss, compiled._user_loss_weights]
 
 
 def places_of_trained(model: Any) -> dict[str, list[int]]:

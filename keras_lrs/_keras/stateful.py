@@ -1,6 +1,7 @@
 """Finds the state in a user's data: random generators and stateful iterators."""
 
 import collections
+import contextlib
 import copy
 import functools
 import io
@@ -9,6 +10,7 @@ import pickle
 import random
 import sys
 import types
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -112,12 +114,23 @@ def walked(data: Any) -> list:
     return found
 
 
-def children(one: Any) -> Iterator:
-    """Yields what an object holds and what its functions refer to."""
+def children(one: Any) -> list:
+    """Returns what an object holds and what its functions refer to."""
+    found = []
+    with contextlib.suppress(Exception):  # Users' containers may raise any.
+        for child in _children(one):
+            # What a proxy refers to may be gone, and whatever holds it is elsewhere.
+            if type(child) not in weakref.ProxyTypes:
+                found.append(child)
+    return found
+
+
+def _children(one) -> Iterator:
+    # Lists are made at once, because threads may change what they are made of.
     if isinstance(one, dict):
-        yield from itertools.islice(one.values(), _MOST)
+        yield from list(itertools.islice(one.values(), _MOST))
     elif isinstance(one, (list, tuple, set, frozenset, collections.deque)):
-        yield from itertools.islice(one, _MOST)
+        yield from list(itertools.islice(one, _MOST))
     elif isinstance(one, types.FunctionType):
         yield from _referred(one)
     elif isinstance(one, types.MethodType):
@@ -125,15 +138,49 @@ def children(one: Any) -> Iterator:
     elif isinstance(one, functools.partial):
         yield from (one.func, one.args, one.keywords)
     else:
-        yield from vars(one).values() if hasattr(one, "__dict__") else ()
+        yield from attributes_of(one).values()
         for kind in own_classes(one):
             for value in vars(kind).values():
                 if isinstance(value, types.FunctionType):
                     yield from _referred(value)
 
 
+def attributes_of(one: Any) -> dict[str, Any]:
+    """Returns the attributes of an object, also those in `__slots__`."""
+    found = dict(vars(one)) if hasattr(one, "__dict__") else {}
+    for name, member in _members(one).items():
+        with contextlib.suppress(AttributeError):  # It has no value.
+            found[name] = member.__get__(one)
+    return found
+
+
+def set_attributes(one: Any, attributes: dict[str, Any]) -> None:
+    """Gives an object the attributes that `attributes_of` returned, and no others."""
+    members = _members(one)
+    for name in attributes_of(one).keys() - attributes.keys():
+        if name in members:
+            members[name].__delete__(one)
+        else:
+            del vars(one)[name]
+    for name, value in attributes.items():
+        if name in members:
+            members[name].__set__(one, value)  # Works in frozen classes too.
+        else:
+            vars(one)[name] = value
+
+
+def _members(one):
+    """Returns what reads and writes the attributes in an object's `__slots__`."""
+    return {
+        name: member
+        for kind in own_classes(one)
+        for name, member in vars(kind).items()
+        if isinstance(member, types.MemberDescriptorType)
+    }
+
+
 def _referred(function) -> Iterator:
-    """Yields what a function refers to: defaults, closure and global generators."""
+    """Yields what a function refers to: defaults, closure, generators and functions."""
     yield from function.__defaults__ or ()
     for cell in function.__closure__ or ():
         try:
@@ -142,10 +189,24 @@ def _referred(function) -> Iterator:
             continue
         if _kind(content) or isinstance(content, types.FunctionType):
             yield content
-    for name in function.__code__.co_names:
+    for name in _names(function.__code__):
         value = function.__globals__.get(name)
-        if _kind(value):
+        if _kind(value) or _is_users_function(value):
             yield value
+
+
+def _names(code) -> Iterator:
+    """Yields the global names in a function, and in those inside it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _is_users_function(one):
+    package = (getattr(one, "__module__", None) or "").partition(".")[0]
+    is_function = isinstance(one, types.FunctionType)
+    return is_function and package not in (*_LIBRARIES, *sys.stdlib_module_names)
 
 
 def _of_classes(found) -> list:

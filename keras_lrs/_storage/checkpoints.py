@@ -6,7 +6,7 @@ import itertools
 import warnings
 from typing import Any
 
-from keras_lrs._storage import files, run_state, tree
+from keras_lrs._storage import files, listing, run_state, tree
 from keras_lrs._storage.fits import Fit
 from keras_lrs._storage.manifest import GENERATIONS, KINDS, Folder, Record
 from keras_lrs._storage.remote import Path
@@ -161,15 +161,19 @@ def remove(checkpoints: Checkpoints) -> None:
 
 def _opened(directory, writes):
     found = Checkpoints(directory)
-    if writes:
-        found.lock()
-    newest = found.newest()
-    if newest is not None:
-        run_state.check(found.path(newest[0]), newest[1])
+    try:
+        if writes:
+            found.lock()
+        newest = found.newest()
+        if newest is not None:
+            run_state.check(found.path(newest[0]), newest[1])
+    except BaseException:
+        found.close()  # The error may be kept, and the folder would stay locked.
+        raise
     return found, newest
 
 
 def inner(directory: Any) -> list[Any]:
     """Finds the folders of earlier fits within a folder."""
-    paths = sorted(directory.glob("fit-from-*"))
+    paths = sorted(listing.matching(directory, "fit-from-*"))
     return [path for path in paths if files.is_number(path.name.rpartition("-")[2])]

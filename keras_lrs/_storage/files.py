@@ -156,6 +156,9 @@ def bytes_of(path: Path) -> bytes:
         OSError: If its storage cannot be reached, so that it may be undamaged.
     """
     try:
+        if not isinstance(path, RemotePath) and path.exists() and not path.is_file():
+            # A pipe, for one, would be waited for without end.
+            raise ValueError(f"`{path}` cannot be read: it is not a regular file.")
         return path.read_bytes()
     except OSError as error:
         if isinstance(error, FileNotFoundError) or isinstance(path, RemotePath):

@@ -70,6 +70,15 @@ class Lock:
             _HELD.add(self)
             return True
 
+    def refuse_own(self) -> None:
+        """Raises `ValueError` if this thread holds it already, and changes nothing."""
+        if self._in_this_thread():
+            raise ValueError(
+                f"`{self.path.parent}` is in use by a run of this process. Nothing is "
+                "changed there. Call this once the run is over, or once its list of "
+                "callbacks is deleted."
+            )
+
     def release(self) -> None:
         """Releases the lock; does nothing if it is not held."""
         _HELD.discard(self)
@@ -81,6 +90,8 @@ class Lock:
         """Takes the lock; returns the finalizer that releases it."""
         with files.naming(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            with os.scandir(self.path.parent):
+                pass  # A run must be able to list the files that it finds there.
         if fcntl is None:
             files.check_writable(self.path)
             return lambda: None
@@ -116,18 +127,23 @@ class Lock:
         return ValueError(self._lost)
 
     def _take_over(self):
+        for other in self._in_this_thread():
+            other.release()
+            other._lost = (
+                f"`{self.path.parent}` has been taken over by a later run in this "
+                "process. Give each run its own directory."
+            )
+
+    def _in_this_thread(self):
+        """Returns the other locks on the same file that this thread has taken."""
+        found = []
         for other in list(_HELD):
-            if other is self:
-                continue
             same = other.path == self.path or (
                 other.path.name == self.path.name and _same(other.path, self.path)
             )
-            if same and other._thread == threading.get_ident():
-                other.release()
-                other._lost = (
-                    f"`{self.path.parent}` has been taken over by a later run in this "
-                    "process. Give each run its own directory."
-                )
+            if other is not self and same and other._thread == threading.get_ident():
+                found.append(other)
+        return found
 
     def _forget(self):
         """Forgets the lock in a forked process, because it belongs to the parent."""
@@ -154,8 +170,7 @@ if fcntl is not None:
 def _locked(path):
     """Returns a handle of the file, locked and still under this name."""
     while True:
-        with files.naming(path.parent):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = _opened(path)
         try:
             if _flock(handle, path) and not _is_at(handle, path):
                 # The process that held the lock has just removed the file.
@@ -168,6 +183,32 @@ def _locked(path):
             os.close(handle)
             raise
         return handle
+
+
+def _opened(path):
+    """Opens the file, after removing one that a killed run of another user left."""
+    while True:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            is_there = os.path.lexists(path)
+            with files.naming(path if is_there else path.parent):
+                if not is_there or not isinstance(error, PermissionError):
+                    raise
+                _remove_abandoned(path)
+
+
+def _remove_abandoned(path):
+    """Removes a file that may only be read, unless its process still holds it."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(handle, path):
+            os.unlink(path)
+    except BlockingIOError:
+        raise refusal(path, _written(handle)) from None
+    finally:
+        os.close(handle)
 
 
 def _flock(handle, path):

@@ -15,7 +15,7 @@ import pathlib
 import warnings
 from typing import Any, ClassVar, Generic, TypeVar
 
-from keras_lrs._storage import files, labels, leases, temporaries
+from keras_lrs._storage import files, labels, leases, listing, temporaries
 from keras_lrs._storage.manifest_file import FORMAT, DamagedError, origin, read, write
 from keras_lrs._storage.remote import Path, RemotePath
 
@@ -87,7 +87,7 @@ class Folder(Generic[R]):
         self._lock = leases.lock(self.directory / self.LOCK)
         self.extras: dict[str, Any] = {}
         self._was_rebuilt = False
-        self._first = 1  # The number of the first file.
+        self._first = 1  # The least number of the next file.
         self._repairs = repairs
         self._load()
 
@@ -115,7 +115,7 @@ class Folder(Generic[R]):
     def _has_files(self):
         """Whether there are files of any kind that a manifest lists."""
         patterns = (self.record.pattern, *KINDS.values())
-        return any(any(self.directory.glob(pattern)) for pattern in patterns)
+        return any(listing.matching(self.directory, each) for each in patterns)
 
     def _load(self):
         """Reads the manifest of the folder."""
@@ -164,7 +164,7 @@ class Folder(Generic[R]):
 
     def _labelled(self, path):
         """Returns the record and the notes in the label of a file."""
-        written = path.read_bytes()
+        written = files.bytes_of(path)
         label = labels.read(written)
         digest = hashlib.sha256(written).hexdigest()
         try:
@@ -231,8 +231,19 @@ class Folder(Generic[R]):
             found = type(self)(self.directory).records
             if not {r.sha256 for r in found} <= {r.sha256 for r in self.records}:
                 raise self._lock.lost("another run, which has ended")
+            self._keep_existing()
         elif not was_held:
-            self._load()
+            try:
+                self._load()
+            except BaseException:
+                self.close()  # The error may be kept, and this with it.
+                raise
+
+    def _keep_existing(self):
+        """Lists no files that were removed with the lock; their numbers stay used."""
+        if self.records:
+            self._first = max(self._first, self.records[-1].number + 1)
+        self.records = [r for r in self.records if self.path(r).exists()]
 
     def close(self) -> None:
         """Unlocks the folder."""
@@ -253,7 +264,8 @@ class Folder(Generic[R]):
         self.lock()
         if not self.manifest.exists():
             self.write()  # So a missing manifest always means a lost one.
-        number = self.records[-1].number + 1 if self.records else self._first
+        following = self.records[-1].number + 1 if self.records else 1
+        number = max(following, self._first)
         record = dataclasses.replace(record, number=number)
         entry = {k: v for k, v in self._item(record).items() if k != "sha256"}
         # Without the time, so that a repeated run writes the same bytes.
@@ -305,11 +317,13 @@ class Folder(Generic[R]):
     def _files(self):
         """Returns the files in the folder that have names of records, in order."""
         before, after = self.record.pattern.split("*")
-        return [
-            path
-            for path in sorted(self.directory.glob(self.record.pattern))
-            if files.is_number(path.name[len(before) : -len(after)])
-        ]
+        found = []
+        for path in listing.matching(self.directory, self.record.pattern):
+            number = path.name[len(before) : -len(after)]
+            if files.is_number(number):
+                found.append((int(number), path))
+        # Numbers with more than the usual digits are not in the order of their names.
+        return [path for _, path in sorted(found)]
 
     def remove(self) -> None:
         """Removes all files.

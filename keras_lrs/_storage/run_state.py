@@ -66,6 +66,7 @@ _SINCE_LATER: dict[str, Callable[[Any], bool]] = {
     "rates_set": _is_list_of(float, int, _NOTHING),
     "trained": _is(dict),
     "adapted": _is_list_of(dict),
+    "generators": _is_list_of(list),
     "first_batches": _is(dict),
     "data": _is(dict, _NOTHING),
     "callbacks_described": _is_list_of(str),

@@ -6,6 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from keras_lrs._storage import listing
 from keras_lrs._storage.remote import Path, RemotePath
 
 try:
@@ -19,7 +20,7 @@ def found(folder: Path, pattern: str) -> list[Path]:
 
     The caller must hold the lock of the folder, so that no process is writing them.
     """
-    return sorted(folder.glob(f".{pattern}.{'[0-9a-f]' * 8}"))
+    return sorted(listing.matching(folder, f".{pattern}.{'[0-9a-f]' * 8}"))
 
 
 def abandoned(path: Path) -> list[Path]:

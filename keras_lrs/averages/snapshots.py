@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-from keras_lrs._storage import files, labels, tree
+from keras_lrs._storage import files, labels, listing, tree
 from keras_lrs._storage.remote import Path
 
 PATTERN = "averages-*.npz"
@@ -17,13 +17,11 @@ _END = 22  # The bytes of the last record of an archive.
 
 def paths(directory: Path) -> dict[int, Path]:
     """Finds the snapshots in a folder, by the number of updates before them."""
-    found: list[Path] = sorted(directory.glob(PATTERN), key=str)
+    found: list[Path] = listing.matching(directory, PATTERN)
     numbers = [path.stem.removeprefix("averages-") for path in found]
-    return {
-        int(number): path
-        for number, path in zip(numbers, found, strict=True)
-        if files.is_number(number)
-    }
+    pairs = zip(numbers, found, strict=True)
+    # Numbers with more than the usual digits are not in the order of their names.
+    return dict(sorted((int(n), path) for n, path in pairs if files.is_number(n)))
 
 
 def write(
@@ -105,7 +103,14 @@ def _parted(written):
     """Returns the content before the label, and the label's entry, both verified."""
     content, label = labels.parted(written)
     if label is not None:
-        return content, labels.read(written)["entry"]
+        entry = labels.read(written).get("entry")
+        types = {"step": int, "run": str}
+        # JSON may hold a value of any type anywhere.
+        if not isinstance(entry, dict) or any(
+            type(entry.get(name)) is not kind for name, kind in types.items()
+        ):
+            raise ValueError(f"its label has an entry of another kind: {entry}")
+        return content, entry
     # Version 0.1.0 wrote no label, and nothing follows the end of its archive.
     if written[-_END:][:4] != b"PK\x05\x06":
         raise ValueError("it is truncated, or its label is damaged")

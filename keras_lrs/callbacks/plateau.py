@@ -21,6 +21,28 @@ class PlateauState:
     good: int = 0
     cooldown: int = 0
 
+    @classmethod
+    def parsed(cls, item: dict[str, Any]) -> "PlateauState":
+        """Makes the state that `dataclasses.asdict` has turned into JSON.
+
+        Raises:
+            ValueError: If a value is none that the rule arrives at.
+            TypeError: If it is not a state, or a value has the wrong type.
+        """
+        state = cls(**item)
+        best = None if state.best is None else fields.plain(state.best)
+        if best is not None and not (fields.is_number(best) and best == best):
+            fields.refuse("best", "be None or a number, which may be infinite", best)
+        # A factor that has become very small rounds to zero.
+        return cls(
+            fields.validate("factor", state.factor, fields.number(at_least=0.0)),
+            None if best is None else float(best),
+            *(
+                fields.count(name, getattr(state, name), 0)
+                for name in ("wait", "good", "cooldown")
+            ),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class PlateauRecord:
@@ -37,13 +59,12 @@ class PlateauRecord:
     @classmethod
     def parsed(cls, item: dict[str, Any]) -> "PlateauRecord":
         """Parses a record that `dataclasses.asdict` has turned into JSON."""
-        by_hand = item.get("set_by_hand", ())
-        by_hand = [None if rate is None else float(rate) for rate in by_hand]
-        state = PlateauState(**item["state"])
-        values = [*item["rates"], *dataclasses.astuple(state)]
-        if not all(one is None or isinstance(one, numbers.Real) for one in values):
-            raise TypeError(f"A state is made of numbers. Received: {values}")
-        return cls(int(item["count"]), item["rates"], state, by_hand)
+        rates, by_hand = (
+            [None if rate is None else fields.real("rates", rate) for rate in found]
+            for found in (item["rates"], item.get("set_by_hand", ()))
+        )
+        state = PlateauState.parsed(item["state"])
+        return cls(fields.count("count", item["count"], 0), rates, state, by_hand)
 
 
 def parsed_records(content: bytes, count: int) -> list[PlateauRecord]:
@@ -254,7 +275,12 @@ class Plateau:
         names = [field.name for field in dataclasses.fields(PlateauState)]
         if not isinstance(state, dict) or sorted(state) != sorted(names):
             fields.refuse("state", f"have the keys {', '.join(names)}", state)
-        self._state = PlateauState(**state)
+        try:
+            self._state = PlateauState.parsed(state)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(
+                f"Argument `state` must be what `get_state` returned. {error}"
+            ) from error
 
 
 def _metric(metric):

@@ -95,6 +95,7 @@ class PosthocAveraging(FitCallback):
         )
         self.every = fields.count("every", every, 1)
         self._lock: Any = None
+        self._known: set[int] = set()  # The updates of the snapshots of this run.
         self._identity = ""
 
     def __getstate__(self):
@@ -107,6 +108,7 @@ class PosthocAveraging(FitCallback):
         if is_chief(run.model):
             self._lock = leases.lock(self.directory / snapshots.LOCK)
             self._lock.acquire()
+            self._known = set(snapshots.paths(self.directory))
             files.remove(temporaries.found(self.directory, snapshots.PATTERN))
         # What resumes the run may change its weights when it begins.
         self._identity = resumption.initial(run.model, None)
@@ -174,7 +176,7 @@ class PosthocAveraging(FitCallback):
             self._set(self._given)
         self._given = None
         if self._lock is not None:
-            self._lock.acquire()  # Raises if another run has taken over.
+            self._keep_lock()
             self._remove_later(updates, paths)
 
     def _resume(self, updates, paths):
@@ -197,12 +199,26 @@ class PosthocAveraging(FitCallback):
         earlier = [step for step in paths if step <= updates]
         later = [path for step, path in paths.items() if step > updates]
         # The newest of the others tells for all of them.
-        for path in [*later, *(paths[step] for step in earlier[-1:])]:
-            run = snapshots.run_of(path)
-            # Version 0.1.0 did not write it.
-            if run != self._identity and not (run is None and self._resumes):
-                self._refuse_others()
+        others = [*later, *(paths[step] for step in earlier[-1:])]
+        if any(map(self._is_of_another, others)):
+            self._refuse_others()
+        self._known = set(earlier)
         files.remove(later)
+
+    def _is_of_another(self, path):
+        """Whether another run wrote a snapshot."""
+        run = snapshots.run_of(path)
+        # Version 0.1.0 did not write it.
+        return run != self._identity and not (run is None and self._resumes)
+
+    def _keep_lock(self):
+        """Raises if another run has taken the folder over, even if it has ended."""
+        if not self._lock.acquire():
+            return
+        # Someone had removed the lock.
+        for step, path in snapshots.paths(self.directory).items():
+            if step not in self._known or self._is_of_another(path):
+                raise self._lock.lost("another run, which has ended")
 
     def _refuse_others(self):
         bound = "not hold snapshots of another run"
@@ -217,11 +233,13 @@ class PosthocAveraging(FitCallback):
         """Writes a snapshot."""
         if self._lock is None:
             return
-        self._lock.acquire()  # Raises if another run has taken over.
+        self._keep_lock()
         last = epoch + 1 == self._run.progress.epochs
         if (epoch + 1) % self.every == 0 or last or self._model.stop_training:
             snapshot = dict(zip(self.sigma_rels, self._values, strict=True))
-            snapshots.write(self.directory, self._updates, snapshot, self._identity)
+            updates = self._updates
+            self._known.add(updates)
+            snapshots.write(self.directory, updates, snapshot, self._identity)
 
     def fit_ends(self) -> None:
         """Unlocks the folder."""

@@ -221,7 +221,7 @@ class ReduceOnPlateau(FitCallback):
         for other in run.siblings:
             ours = isinstance(other, ReduceOnPlateau) and other is not self
             theirs = other._path(run) if ours else None
-            if theirs is not None and theirs.resolve() == path.resolve():
+            if theirs is not None and fields.resolved(theirs) == fields.resolved(path):
                 bound = "be another one for each `ReduceOnPlateau`"
                 fields.refuse("state_path", bound, str(path))
 
@@ -319,11 +319,11 @@ class ReduceOnPlateau(FitCallback):
 
     def _path(self, run):
         if self.state_path is not None:
-            return self.state_path
+            return fields.link_target(self.state_path)
         for other in run.siblings:
             if isinstance(other, keras.callbacks.BackupAndRestore):
                 beside = os.path.join(other.backup_dir, "reduce_on_plateau.json")
-                return fields.any_path("state_path", beside)
+                return fields.link_target(fields.any_path("state_path", beside))
         return None
 
     # --- Looking ---

@@ -4,6 +4,8 @@ import hashlib
 import warnings
 from typing import Any
 
+import keras
+
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import fit_loop
 from keras_lrs._storage import tree
@@ -11,6 +13,7 @@ from keras_lrs.callbacks import resumption
 from keras_lrs.callbacks.base import FitCallback
 
 _PLAIN = (str, int, float, bool, type(None))
+_MOST_BITS = 1024
 
 
 class Siblings:
@@ -97,11 +100,35 @@ def restore(callback: Any, state: Any, path: Any) -> None:
 def _state(callback):
     """Returns what a callback remembers; None if no state of it is known."""
     if not _tells(callback):
-        return fit_loop.remembered(callback)
+        return _writable(fit_loop.remembered(callback), _name(callback))
     found = callback.get_state()
     if not isinstance(callback, FitCallback):
         _check(callback, found)
     return found
+
+
+def _writable(value, name):
+    """Returns what one of Keras's callbacks remembers in a form for files.
+
+    Variables and tensors, which others put into `logs`, become numbers and arrays.
+    """
+    if isinstance(value, dict):
+        return {key: _writable(item, f"{name}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_writable(item, name) for item in value]
+    if isinstance(value, keras.Variable) or keras.ops.is_tensor(value):
+        array = keras.ops.convert_to_numpy(value)
+        return array.item() if array.ndim == 0 else array
+    try:
+        tree.check(value)
+    except TypeError:
+        warnings.warn(
+            f"`{name}` holds a `{type(value).__name__}`, which a checkpoint cannot "
+            "hold. A run that resumes has None instead.",
+            stacklevel=2,
+        )
+        return None
+    return value
 
 
 def _check(callback, state):
@@ -122,7 +149,10 @@ def _description(callback):
     plain = {
         name: value
         for name, value in vars(callback).items()
-        if isinstance(value, _PLAIN) and not name.startswith("_")
+        if isinstance(value, _PLAIN)
+        and not name.startswith("_")
+        # Python refuses to write longer ones.
+        and not (isinstance(value, int) and value.bit_length() > _MOST_BITS)
     }
     text = repr(sorted(plain.items()))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

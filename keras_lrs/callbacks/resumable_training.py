@@ -14,7 +14,7 @@ from keras_lrs._fit.data_memory import DataMemory
 from keras_lrs._fit.progress import Resume
 from keras_lrs._fit.run import Run
 from keras_lrs._fit.train_function import Skip
-from keras_lrs._keras import adapted, fit_loop, models, random, variables
+from keras_lrs._keras import fit_loop, models, random
 from keras_lrs._step.part import Wanted
 from keras_lrs._storage import checkpoints, fits
 from keras_lrs._storage.checkpoints import Checkpoint
@@ -278,16 +278,17 @@ class ResumableTraining(SavedOnSigterm):
                 checkpoints.remove(self._checkpoints)
 
     def _set_variables(self):
-        model = self._run.model
         with resumption.restoring(self._path):
-            adapted.check(model, self._found.get("adapted"))
-            variables.write(models.state_variables(model), self._found["values"])
-            models.set_buffers(model, self._found["buffers"])
-            adapted.write(model, self._found.get("adapted"))
+            resumption.set_model(self._run.model, self._found)
 
     def _set_random(self, state):
         with resumption.restoring(self._path):
             random.set_state(state)
+
+    def _have_passed(self, found):
+        # To pass over batches, a step may run and be undone.
+        self._set_random(found["random"])
+        resumption.set_generators(self._run.model, found)
 
     def _set_states(self):
         resumption.set_states(self._run, self._found, self._states, self._path)
@@ -308,7 +309,7 @@ class ResumableTraining(SavedOnSigterm):
                     found["batch"],
                     functools.partial(resumption.metrics, found),
                     dict.fromkeys(found["logs"], 0.0),
-                    lambda: self._set_random(found["random"]),
+                    functools.partial(self._have_passed, found),
                 )
             )
         self._found = None
@@ -357,7 +358,6 @@ class ResumableTraining(SavedOnSigterm):
         with contextlib.ExitStack() as stack:
             for callback in run.callbacks:
                 stack.enter_context(callback.saving(within_epoch=batch > 0))
-            state = models.state_variables(model)
             metrics_variables = model.metrics_variables if batch else []
             tree = {
                 "backend": keras.backend.backend(),
@@ -369,11 +369,7 @@ class ResumableTraining(SavedOnSigterm):
                 "steps": run.progress.steps_per_epoch,
                 "stopped": bool(model.stop_training),
                 **resumption.state_of_optimizers(run),
-                "trained": models.places_of_trained(model),
-                "shapes": variables.shapes(state),
-                "values": run.read(state),
-                "buffers": models.buffer_values(model),
-                "adapted": adapted.read(model),
+                **resumption.state_of_model(run),
                 "metrics": run.read(metrics_variables),
                 "metrics_named": resumption.named(metrics_variables),
                 "logs": names,

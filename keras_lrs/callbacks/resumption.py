@@ -13,12 +13,14 @@ import numpy as np
 from keras_lrs._fit import registry
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import (
+    adapted,
     attributes,
     fingerprint,
     models,
     optimizers,
     variables,
 )
+from keras_lrs._keras.training_state import generators
 from keras_lrs._step import bias_correction
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.schedules import fields
@@ -202,6 +204,45 @@ def metrics(found: dict[str, Any], model: Any) -> list[np.ndarray]:
             f"the interrupted run, whose variables are {before}. Received: {names}"
         )
     return found["metrics"]
+
+
+def state_of_model(run: Run) -> dict[str, Any]:
+    """Returns the values of a model's variables, and what its layers hold besides."""
+    model = run.model
+    state = models.state_variables(model)
+    return {
+        "trained": models.places_of_trained(model),
+        "shapes": variables.shapes(state),
+        "values": run.read(state),
+        "buffers": models.buffer_values(model),
+        "adapted": adapted.read(model),
+        "generators": generators(model).state(),
+    }
+
+
+def set_model(model: Any, found: dict[str, Any]) -> None:
+    """Gives a model what `state_of_model` returned.
+
+    Raises:
+        ValueError: If it holds other random generators.
+    """
+    adapted.check(model, found.get("adapted"))
+    variables.write(models.state_variables(model), found["values"])
+    models.set_buffers(model, found["buffers"])
+    adapted.write(model, found.get("adapted"))
+    set_generators(model, found)
+
+
+def set_generators(model: Any, found: dict[str, Any]) -> None:
+    """Gives the random generators in layers and losses their states.
+
+    Raises:
+        ValueError: If there are others.
+    """
+    own, states = generators(model), found.get("generators", [])
+    if "generators" in found and not own.fits(states):
+        raise ValueError("its layers and losses hold other random generators")
+    own.set_state(states)
 
 
 def state_of_optimizers(run: Run) -> dict[str, list]:

@@ -188,7 +188,7 @@ class SnapshotEnsemble(FitCallback):
             lambda record: record in kept and (record.complete or not continued),
             continued,
         )
-        self._thread = threads.Worker("snapshots")
+        self._start_thread()
         known = any(record.step == here for record in self._store.records)
         if continued and self._ends.last_before(count) == count and not known:
             # The run was saved here, and killed before the snapshot was written.
@@ -300,6 +300,7 @@ class SnapshotEnsemble(FitCallback):
         if self._thread is None:
             self._write(record, weights)
             return
+        self._leave_parent()
         while len(self._writing) >= _WAITING:
             self._surface_first()
         self._submit(self._write, record, weights)
@@ -313,11 +314,22 @@ class SnapshotEnsemble(FitCallback):
             written = self._store.records[-1]
             print(f"\nSnapshotEnsemble: {written.file} after {written.step} steps")
 
+    def _start_thread(self):
+        self._thread, self._writing = threads.Worker("snapshots"), []
+        self._process = os.getpid()
+
+    def _leave_parent(self):
+        """Leaves what was submitted before a fork to the parent's thread."""
+        if self._thread is not None and self._process != os.getpid():
+            self._start_thread()
+
     def _submit(self, function, *arguments):
+        self._leave_parent()
         self._writing.append(self._thread.submit(function, *arguments))
 
     def _surface(self, wait):
         """Raises what the thread met; waits until all is written, if asked to."""
+        self._leave_parent()
         while self._writing and (wait or self._writing[0].done()):
             self._surface_first()
 
@@ -366,6 +378,7 @@ class SnapshotEnsemble(FitCallback):
 
     def fit_ends(self) -> None:
         """Lets the thread write what it was given, however the run ended."""
+        self._leave_parent()
         if self._thread is not None:
             self._thread.close()
             self._thread = None

@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("--keep-last", type=int, required=True, metavar="N")
             command.add_argument("--kind", choices=folder.KINDS)
     options = parser.parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        # A name that the terminal cannot show is no error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
     try:
         return _run(options)

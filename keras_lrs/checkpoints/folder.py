@@ -7,12 +7,15 @@ of a program in its own. All functions here include these.
 import contextlib
 import dataclasses
 import functools
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from keras_lrs._storage import checkpoints, leases, temporaries
+import keras
+
+from keras_lrs._storage import checkpoints, leases, listing, temporaries
 from keras_lrs._storage import files as stored
 from keras_lrs._storage.checkpoints import Checkpoints
 from keras_lrs.averages import snapshots as averages
@@ -59,6 +62,7 @@ def files(directory: str | os.PathLike) -> list[File]:
 
     Raises:
         FileNotFoundError: If there is no such folder.
+        OSError: If the folder cannot be listed.
         ValueError: If a manifest is damaged or cannot be rebuilt. Call `rebuild`.
 
     Example:
@@ -125,7 +129,7 @@ def verify(directory: str | os.PathLike) -> list[str]:
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        OSError: If the storage of the folder cannot be reached.
+        OSError: If the folder cannot be listed, or its storage cannot be reached.
     """
     found: list[str] = []
     for place, _ in _places(directory):
@@ -252,14 +256,29 @@ def _first_kept(items, keep_last, read):
 @contextlib.contextmanager
 def _locked(places, kinds):
     """Locks all folders before one of them is changed."""
+    names = [_FOLDERS.get(kind, averages).LOCK for kind in kinds]
+    locks = [leases.lock(place / name) for place, _ in places for name in names]
+    if _is_in_a_run():
+        for lock in locks:
+            lock.refuse_own()
     with contextlib.ExitStack() as held:
-        for place, _ in places:
-            for kind in kinds:
-                name = _FOLDERS.get(kind, averages).LOCK
-                lock = leases.lock(place / name)
-                lock.acquire()
-                held.callback(lock.release)
+        for lock in locks:
+            lock.acquire()
+            held.callback(lock.release)
         yield
+
+
+def _is_in_a_run():
+    """Whether a caller has a list of callbacks, which `fit` and custom loops have.
+
+    An interrupted `fit` is no caller, even if its traceback keeps its locks.
+    """
+    frame = inspect.currentframe()
+    while frame is not None and (frame := frame.f_back) is not None:
+        kinds = map(type, list(frame.f_locals.values()))
+        if any(issubclass(kind, keras.callbacks.CallbackList) for kind in kinds):
+            return True
+    return False
 
 
 def _places(directory) -> Iterator[tuple[Any, str]]:
@@ -267,8 +286,10 @@ def _places(directory) -> Iterator[tuple[Any, str]]:
     directory = fields.any_path("directory", directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"There is no folder `{directory}`.")
+    inner = sorted(checkpoints.inner(directory))
     yield directory, ""
-    for place in sorted(checkpoints.inner(directory)):
+    for place in inner:
+        listing.matching(place, "")  # Raises if it cannot be listed.
         yield place, f"{place.name}/"
 
 

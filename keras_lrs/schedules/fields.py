@@ -12,6 +12,7 @@ import os
 import pathlib
 import posixpath
 import re
+import sys
 import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, dataclass_transform
@@ -149,6 +150,7 @@ def verbosity(name: str, value: Any) -> int:
 
 # `gs://bucket`, or `gs:/bucket`, as `pathlib` writes it, but no Windows drive.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):[/:]")
+_WHOLE = "whose characters can all be encoded"
 
 
 def path(name: str, value: Any) -> pathlib.Path:
@@ -169,6 +171,9 @@ def path(name: str, value: Any) -> pathlib.Path:
         refuse(name, "be a path, which is not empty", value)
     if "\0" in text:
         refuse(name, "be a path, which holds no null character", value)
+    errors = sys.getfilesystemencodeerrors()  # It lets any bytes through.
+    if not _is_encodable(text, sys.getfilesystemencoding(), errors):
+        refuse(name, f"be a path, {_WHOLE}", value)
     try:
         return pathlib.Path(text).expanduser().absolute()
     except FileNotFoundError:
@@ -215,9 +220,31 @@ def any_path(name: str, value: Any) -> Any:
         refuse(name, bound, text)
     if not inside or "\0" in inside:
         refuse(name, "name a folder in the storage", text)
+    if not _is_encodable(inside, "utf-8", "strict"):
+        refuse(name, f"name a folder in the storage, {_WHOLE}", text)
     if posixpath.normpath(f"/{inside}").split("/")[1] != inside.split("/")[0]:
         refuse(name, "name a folder in its bucket, which no `..` leaves", text)
     return remote.RemotePath(protocol, inside)
+
+
+def _is_encodable(text, encoding, errors):
+    """Whether a text has bytes; half of a surrogate pair has none."""
+    try:
+        text.encode(encoding, errors)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def resolved(path: Any) -> Any:
+    """Returns a path without symbolic links; those that form a loop stay in it."""
+    remotely = isinstance(path, remote.RemotePath)
+    return path if remotely else pathlib.Path(os.path.realpath(path))
+
+
+def link_target(path: Any) -> Any:
+    """Returns the file to which a symbolic link leads; other paths as they are."""
+    return resolved(path) if os.path.islink(str(path)) else path
 
 
 def _instead(protocol):

@@ -113,7 +113,9 @@ def _url(storage):
     url = os.fspath(storage)
     if "://" in url:
         return url
-    path = str(fields.path("storage", url).resolve())
+    path = str(fields.resolved(fields.path("storage", url)))
+    if os.path.islink(path):
+        fields.refuse("storage", "be no symbolic link that leads to itself", storage)
     if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
         fields.refuse("storage", "be a file in a folder that exists", storage)
     # Optuna would leave a file open that it cannot read.

@@ -11,7 +11,8 @@ import numpy as np
 
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import interrupts, metrics, models, optimizers
-from keras_lrs._keras.models import FitSideEffects, TrainingState, built_first
+from keras_lrs._keras.models import built_first
+from keras_lrs._keras.training_state import FitSideEffects, TrainingState
 from keras_lrs._keras.variables import number, write
 from keras_lrs._step.hyperparameters import ReplacedRate
 from keras_lrs._step.part import Wanted

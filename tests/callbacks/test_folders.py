@@ -171,6 +171,22 @@ def test_an_empty_path_is_refused(name):
         (WRITERS | STATES | LOGS | READERS)[name]("")
 
 
+@pytest.mark.parametrize("name", [*WRITERS, *STATES, *LOGS, *READERS])
+@pytest.mark.parametrize("path", ["a\ud800b", "memory://a\ud800b"])
+def test_a_path_with_half_a_character_is_refused(name, path):
+    if "://" in path and name in LOGS:
+        pytest.skip("It is local.")
+    with pytest.raises(ValueError, match=r"Argument `\w+` must .* be encoded\. Rec"):
+        (WRITERS | STATES | LOGS | READERS)[name](path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files may be text")
+def test_a_path_may_hold_any_bytes(tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), b"\xff\x80")
+    references.fit(model(), [PosthocAveraging(os.fsdecode(path))], 1)
+    assert os.listdir(path) == [b"averages-0000000010.npz"]
+
+
 @pytest.mark.parametrize("name", [*WRITERS, *STATES, *LOGS])
 def test_the_home_folder_is_written_to(tmp_path, monkeypatch, name):
     """And no folder `~` is made here."""
@@ -280,6 +296,34 @@ def test_a_state_is_the_same_however_it_is_written(tmp_path, spelling):
     paths = tmp_path / "run" / "p.json", other / "p.json"
     two = [ReduceOnPlateau("loss", state_path=path) for path in paths]
     with pytest.raises(ValueError, match="another one for each `ReduceOnPlateau`"):
+        references.fit(model(), two, 1)
+
+
+def test_a_link_to_a_state_stays_and_its_target_is_written(tmp_path):
+    (tmp_path / "disk").mkdir()
+    path, target = tmp_path / "state.json", tmp_path / "disk" / "s.json"
+    path.symlink_to(target)
+    plateau = ReduceOnPlateau("loss", state_path=path)
+    references.fit(model(), [plateau], 1)
+    assert path.is_symlink()
+    assert target.exists()
+    references.fit(model(), [ReduceOnPlateau("loss", state_path=path)], 1)
+    assert [file.name for file in (tmp_path / "disk").iterdir()] == ["s.json"]
+
+
+@pytest.mark.parametrize("name", ["SnapshotEnsemble", "PosthocAveraging"])
+def test_a_link_that_leads_to_itself_is_named(tmp_path, name):
+    (tmp_path / "link").symlink_to("link")
+    two = [WRITERS[name](tmp_path / path) for path in ("link", "other")]
+    with pytest.raises(OSError, match=r"'.*/link'"):
+        references.fit(model(), two, 1)
+
+
+def test_states_in_a_link_that_leads_to_itself_are_named(tmp_path):
+    (tmp_path / "link").symlink_to("link")
+    paths = tmp_path / "link" / "a", tmp_path / "link" / "b"
+    two = [ReduceOnPlateau("loss", state_path=path) for path in paths]
+    with pytest.raises(OSError, match=r"'.*/link/a'"):
         references.fit(model(), two, 1)
 
 
@@ -455,6 +499,47 @@ def test_a_run_goes_on_whose_folder_was_only_removed(tmp_path, name):
     references.fit(model(), [WRITERS[name](tmp_path / "run"), remove, steps], 3)
     assert steps.steps == 3 * STEPS
     assert not list((tmp_path / "run").glob(".*"))
+
+
+@posix
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch"),
+    [
+        ("SnapshotEnsemble", 3, 2),
+        *(("PosthocAveraging", *when) for when in ((3, 2), (3, STEPS), (1, STEPS))),
+    ],
+)
+def test_a_run_ends_whose_folder_another_used_until_it_ended(
+    tmp_path, name, epochs, batch
+):
+    """The other one may have written files of the same names."""
+    other, folder = model(), tmp_path / "run"
+    if epochs == 1:
+        other.trainable_variables[0].assign(other.trainable_variables[0] + 1.0)
+    references.fit(other, [WRITERS[name](tmp_path / "other")], epochs)
+    written = {path.name: path.read_bytes() for path in (tmp_path / "other").iterdir()}
+
+    def replace():
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "other", folder)
+
+    with pytest.raises(
+        ValueError, match=r"run` has been taken over by .*which has end"
+    ):
+        references.fit(model(), [WRITERS[name](folder), Within(replace, batch)], 3)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
+
+
+@posix
+def test_a_run_goes_on_among_its_own_snapshots_if_only_the_lock_was_removed(tmp_path):
+    def remove():
+        (tmp_path / ".averages.lock").unlink()
+
+    found = model()
+    references.fit(found, [PosthocAveraging(tmp_path)], 1)
+    again = [PosthocAveraging(tmp_path), Within(remove, 2)]
+    references.fit(found, again, 3, initial_epoch=1)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 # --- Shared folders -------------------------------------------------------------------

@@ -71,6 +71,21 @@ def test_another_state_is_refused(state):
         Plateau().set_state(state)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("factor", value) for value in (math.nan, math.inf, -5.0, True, None, "1")),
+        *(("best", value) for value in (math.nan, 10**400, True, "1")),
+        *(("wait", value) for value in (-1, 0.5, math.inf, True, None)),
+    ],
+)
+def test_a_value_that_no_state_has_is_refused(name, value):
+    plateau = Plateau()
+    with pytest.raises(ValueError, match="`state` must be what `get_state` returned"):
+        plateau.set_state({**plateau.get_state(), name: value})
+    assert plateau.state == Plateau().state
+
+
 def test_the_direction_must_be_given():
     with pytest.raises(ValueError, match=r"`mode` must be one of 'min', 'max'"):
         Plateau(mode="auto")

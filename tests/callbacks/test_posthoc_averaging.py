@@ -1,12 +1,14 @@
 """Averages of any length, reconstructed from snapshots of a real training."""
 
 import contextlib
+import hashlib
 
 import keras
 import numpy as np
 import pytest
 
 from keras_lrs import averages
+from keras_lrs._storage import labels
 from keras_lrs.averages import PowerFunctionAverage, snapshots
 from keras_lrs.callbacks import PosthocAveraging, ResumableTraining, WeightAveraging
 from tests.callbacks import references
@@ -190,6 +192,30 @@ class TestRefusals:
                 snapshots.read(path)
                 read.append(end)
         assert read == [whole.rindex(b'{"entry"')]
+
+    @pytest.mark.parametrize(
+        "label",
+        [
+            {},
+            *(
+                {"entry": entry}
+                for entry in (None, [], "step", 5, {"step": 30}, {"step": 30, "run": 5})
+            ),
+        ],
+    )
+    def test_of_a_label_with_another_entry(self, tmp_path, label):
+        references.fit(linear_model(sgd()), [PosthocAveraging(tmp_path)], 1)
+        content, _ = labels.parted(next(tmp_path.iterdir()).read_bytes())
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = tmp_path / "averages-0000000030.npz"
+        path.write_bytes(content + labels.made(label, sha256))
+        with pytest.raises(ValueError, match=r"30.npz is damaged: .* of another kind"):
+            snapshots.read(path)
+        backups = ResumableTraining(tmp_path / "run", verbose=0)
+        with pytest.raises(ValueError, match="of another run"):
+            references.fit(
+                linear_model(sgd()), [backups, PosthocAveraging(tmp_path)], 1
+            )
 
     def test_of_going_on_without_a_snapshot(self, tmp_path):
         model = linear_model(sgd())

@@ -1113,6 +1113,23 @@ def test_a_rate_that_the_user_sets_between_two_fits_holds():
         [{"count": 1, "rates": [0.125, 0.125], "state": {"factor": 1.0}}],
         [{"count": 1, "rates": ["0.1"], "state": {"factor": 1.0}}],
         [{"count": 1, "rates": [0.125], "state": {"factor": "1.0"}}],
+        *(
+            [{"count": 1, "rates": [0.125], "state": {name: value}}]
+            for name, value in (
+                *(("factor", value) for value in (NAN, INF, -5.0, True, 10**400)),
+                *(("best", value) for value in (NAN, True)),
+                *(("wait", value) for value in (INF, -1, 0.5, True)),
+                *(("good", -1), ("cooldown", -1)),
+            )
+        ),
+        *(
+            [{"count": 1, "rates": [0.125], "state": {}, **other}]
+            for other in (
+                *({"count": count} for count in (-1, "1", True, 0.5)),
+                *({"rates": [rate]} for rate in (NAN, INF, True)),
+                *({"set_by_hand": [rate]} for rate in (NAN, "0.1", True)),
+            )
+        ),
     ],
     ids=str,
 )

@@ -634,6 +634,43 @@ class TestWriting:
         assert counted == [0]
         assert_members(after, ensemble, [3, 6])
 
+    @pytest.mark.only("torch")
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+    @pytest.mark.filterwarnings("ignore:.*fork")
+    @pytest.mark.parametrize("goes_on", [False, True])
+    def test_is_left_to_the_parent_in_a_fork(self, tmp_path, monkeypatch, goes_on):
+        may_write, add, children = threading.Event(), store.Store.add, []
+        parent = os.getpid()
+
+        def waiting(self, record, content, keep_last=None):
+            assert os.getpid() != parent or may_write.wait(60.0)
+            add(self, record, content, keep_last)
+
+        class Fork(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                if batch == 3 and not children:
+                    children.append(os.fork())
+                    if os.getpid() == parent:
+                        children.append(os.waitpid(children[0], 0)[1])
+                        may_write.set()
+                        return
+                    signal.alarm(60)  # It ends a child that waits for ever.
+                    if not goes_on:
+                        raise ValueError("by one run at a time")
+
+        monkeypatch.setattr(store.Store, "add", waiting)
+        snapshots = SnapshotEnsemble(tmp_path, schedule=[3, 6, 9])
+        model, refused = network(0.01), False
+        try:
+            references.fit(model, [snapshots, Fork()], 1)
+        except ValueError as error:
+            refused = "by one run at a time" in str(error)
+        finally:
+            if os.getpid() != parent:
+                os._exit(0 if refused else 1)
+        assert children[1] == 0
+        assert [member.step for member in ensembles.load(tmp_path, model)] == [3, 6, 9]
+
     @pytest.mark.parametrize("at_the_end", [False, True])
     def test_errors_surface_at_the_next_step_or_at_the_end(
         self, at_the_end, tmp_path, monkeypatch

@@ -1,9 +1,13 @@
 """Folders of snapshots, checkpoints and averages: listed, verified, rebuilt, pruned."""
 
 import contextlib
+import errno
+import io
+import os
 import runpy
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -12,6 +16,7 @@ from keras_lrs._storage import files
 from keras_lrs._storage.checkpoints import Checkpoint, Checkpoints
 from keras_lrs._storage.remote import RemotePath
 from keras_lrs.averages import snapshots as averages
+from keras_lrs.callbacks import PosthocAveraging, ResumableTraining, SnapshotEnsemble
 from keras_lrs.ensembles.store import Record, Store
 from tests.storage import objects
 from tests.warned import warns
@@ -333,6 +338,87 @@ def test_a_folder_in_use_is_not_changed(here):
     assert sorted(here.rglob("*")) == before
 
 
+class Calls(keras.callbacks.Callback):
+    """Calls a function in a run, which raises an error that the run survives."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.error = function, None
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            with pytest.raises(ValueError, match="in use by a run of this") as caught:
+                self.function()
+            self.error = str(caught.value)
+
+
+MAKE = {
+    "checkpoints": lambda path: ResumableTraining(path, delete_at_end=False),
+    "snapshots": lambda path: SnapshotEnsemble(path, schedule=[2, 4, 6]),
+    "averages": PosthocAveraging,
+}
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("change", ["rebuild", "prune"])
+def test_a_folder_that_the_calling_run_uses_is_not_changed(tmp_path, kind, change):
+    seen = []
+
+    def function():
+        before = sorted(tmp_path.iterdir())
+        try:
+            if change == "rebuild":
+                checkpoints.rebuild(tmp_path)
+            else:
+                checkpoints.prune(tmp_path, 1)
+        finally:
+            seen.append(before == sorted(tmp_path.iterdir()))
+
+    model, x = keras.Sequential([keras.layers.Dense(1)]), np.ones((4, 1), "float32")
+    model.build((None, 1))
+    model.compile("sgd", "mse")
+    calls = Calls(function)
+    callbacks = [MAKE[kind](tmp_path), calls]
+    model.fit(x, x, batch_size=2, epochs=3, verbose=0, callbacks=callbacks)
+    assert seen == [True]
+    assert str(tmp_path) in calls.error
+    assert checkpoints.verify(tmp_path) == []
+    assert checkpoints.files(tmp_path)[-1].step == 6
+    assert checkpoints.prune(tmp_path, 1)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(
+    here, monkeypatch, inner
+):
+    place = here / "fit-from-0" if inner else here
+    plain = os.listdir
+
+    def refuse(path="."):
+        if str(path) == str(place):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    for function in (
+        checkpoints.files,
+        checkpoints.verify,
+        checkpoints.rebuild,
+        lambda path: checkpoints.prune(path, 1),
+    ):
+        with pytest.raises(PermissionError, match=f"'{place}'"):
+            function(here)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+@pytest.mark.parametrize("name", [AVERAGES[0], SNAPSHOTS[0], "manifest.json"])
+def test_a_pipe_is_named_and_not_waited_for(here, name):
+    (here / name).unlink()
+    os.mkfifo(here / name)
+    (wrong,) = checkpoints.verify(here)
+    assert f"{name}` cannot be read: it is not a regular file" in wrong
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for path in (tmp_path / "none", tmp_path / "file"):
@@ -384,6 +470,15 @@ class TestTerminal:
         assert "manifest.json` is damaged" in error
         assert run("rebuild", here)[0] == 0
         assert run("verify", here)[0] == 0
+
+    def test_names_what_the_terminal_cannot_show(self, here, monkeypatch, run):
+        terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+        folder = here.rename(here.with_name("é"))
+        (folder / SNAPSHOTS[1]).unlink()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert run("verify", folder)[0] == 1
+        terminal.seek(0)
+        assert rf"\xe9/{SNAPSHOTS[1]}` cannot be read" in terminal.read()
 
     def test_says_what_it_cannot_do(self, tmp_path, run):
         status, _, error = run("list", tmp_path / "none")

@@ -8,7 +8,15 @@ import zipfile
 import numpy as np
 import pytest
 
-from keras_lrs._storage import checkpoints, files, labels, manifest, run_state, tree
+from keras_lrs._storage import (
+    checkpoints,
+    files,
+    fits,
+    labels,
+    manifest,
+    run_state,
+    tree,
+)
 from keras_lrs._storage.checkpoints import Checkpoint, Checkpoints
 from tests.ensembles import faults
 from tests.warned import warns
@@ -203,6 +211,38 @@ class TestSeveralFits:
         Checkpoints(tmp_path).save(Checkpoint(0, 5, 0, 50), {**FIRST, "epoch": 5})
         _, newest = checkpoints.of_fit(tmp_path, 0, writes=False)
         assert newest[0].epoch == 5
+
+
+@pytest.mark.parametrize("damage", ["altered", "of another program", "manifest"])
+def test_a_folder_that_is_refused_is_not_kept_locked(tmp_path, monkeypatch, damage):
+    found = Checkpoints(tmp_path)
+    save(found, 1)
+    found.close()
+    if damage == "altered":
+        (tmp_path / "generation-00000001.npz").write_bytes(b"")
+    elif damage == "of another program":
+        found.save(Checkpoint(0, 1, 0, 10), {"other": 1})
+        found.close()
+    else:
+        plain = Checkpoints.lock
+
+        def lock(self):
+            (tmp_path / "manifest.json").write_text("{}")  # Since it was first read.
+            plain(self)
+
+        monkeypatch.setattr(Checkpoints, "lock", lock)
+    with pytest.raises(ValueError, match="`") as kept:
+        checkpoints.of_fit(tmp_path, 0, writes=True)
+    assert kept.tb is not None
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_folder_that_is_a_circle_of_links_is_still_a_folder(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    assert fits.begins(link, type("Model", (), {})(), 0, "hash", None).count == 0
+    with pytest.raises(OSError, match=r"link'"):
+        checkpoints.of_fit(link, 0, writes=True)
 
 
 class TestStatesOfOtherPrograms:

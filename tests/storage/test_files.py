@@ -108,6 +108,14 @@ def test_content_that_is_no_bytes_leaves_the_old_file(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r"pipe` cannot be read: it is not a regular"):
+        files.bytes_of(path)
+
+
 def test_a_path_that_is_a_folder_is_refused_and_kept(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="folder"):

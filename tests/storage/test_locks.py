@@ -181,6 +181,67 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         Lock(tmp_path / "file" / ".lock").acquire()
 
 
+def test_a_folder_in_the_place_of_the_lock_is_named(path):
+    path.mkdir(parents=True)
+    with pytest.raises(OSError, match=r"folder/\.lock'"):
+        Lock(path).acquire()
+
+
+@pytest.fixture
+def of_another_user(path, monkeypatch):
+    """Has the file of the lock refuse to be written, which root could."""
+    path.parent.mkdir()
+    path.write_text("{}")
+    inode, plain = path.stat().st_ino, os.open
+
+    def open_(at, flags, *arguments, **keywords):
+        if flags & os.O_RDWR and os.path.exists(at) and os.stat(at).st_ino == inode:
+            raise PermissionError(errno.EACCES, "Permission denied", str(at))
+        return plain(at, flags, *arguments, **keywords)
+
+    # The inode is not used again while the file is open.
+    handle = plain(path, os.O_RDONLY)
+    monkeypatch.setattr(locks.os, "open", open_)
+    yield handle
+    os.close(handle)
+
+
+def test_what_a_killed_run_of_another_user_left_is_removed(path, of_another_user):
+    lock = Lock(path)
+    assert lock.acquire()
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert not lock.acquire()
+
+
+def test_what_a_run_of_another_user_holds_is_not(path, of_another_user):
+    locks.fcntl.flock(of_another_user, locks.fcntl.LOCK_EX)
+    with pytest.raises(ValueError, match="one run at a time"):
+        Lock(path).acquire()
+    assert path.exists()
+
+
+def test_what_another_user_left_and_cannot_be_removed_is_named(
+    path, of_another_user, monkeypatch
+):
+    def refuse(*arguments):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(locks.os, "unlink", refuse)
+    with pytest.raises(PermissionError, match=r"folder/\.lock'"):
+        Lock(path).acquire()
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(path, monkeypatch):
+    def refuse(at):
+        raise PermissionError(errno.EACCES, "Permission denied", str(at))
+
+    monkeypatch.setattr(locks.os, "scandir", refuse)
+    with pytest.raises(PermissionError, match=r"folder'"):
+        Lock(path).acquire()
+    monkeypatch.undo()
+    assert list(path.parent.iterdir()) == []
+
+
 # --- Files that someone removed while the lock was held -------------------------------
 
 

@@ -208,6 +208,23 @@ class TestALostManifest:
         assert again.records == letters.records
         assert again.records[-1].number == 4
 
+    def test_is_rebuilt_in_the_order_of_the_numbers(self, tmp_path):
+        """Numbers grow beyond the digits that they are padded to."""
+        written = Letters(tmp_path)
+        written._first = 998
+        for to in ("Ada", "Bob", "Cy"):
+            written.add(Letter(0, to), f"Dear {to}".encode())
+        written.close()
+        written.manifest.unlink()
+        with warns("is rebuilt"):
+            letters = Letters(tmp_path)
+        assert letters.records == written.records
+        assert letters.records[-1].file == "letter-1000.txt"
+        letters.relist()
+        assert letters.records == written.records
+        letters.add(Letter(0, "Dan"), b"Dear Dan")
+        assert [record.number for record in letters.records] == [998, 999, 1000, 1001]
+
     def test_that_is_damaged_is_rebuilt_once_it_is_removed(self, tmp_path):
         written = three_letters(tmp_path)
         manifest = written.manifest
@@ -410,6 +427,32 @@ def test_a_folder_that_someone_removed_is_written_to_again(tmp_path):
     found.remove()
     found.close()
     assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+@pytest.mark.parametrize("moved", [(1, 2), (2,), (1,)])
+def test_what_someone_moved_away_is_no_longer_listed(tmp_path, moved):
+    letters = Letters(tmp_path / "folder")
+    letters.add(Letter(0, "Ada"), b"Dear Ada")
+    letters.add(Letter(0, "Bob"), b"Dear Bob")
+    gone = (tmp_path / "folder").rename(tmp_path / "elsewhere")
+    (tmp_path / "folder").mkdir()
+    for name in ["manifest.json", *(f"letter-00{n}.txt" for n in {1, 2} - {*moved})]:
+        shutil.copy(gone / name, tmp_path / "folder" / name)
+    letters.add(Letter(0, "Cy"), b"Dear Cy")
+    letters.close()
+    again = Letters(tmp_path / "folder")
+    assert [record.number for record in again.records] == [*{1, 2} - {*moved}, 3]
+    assert again.read(again.records[-1]) == b"Dear Cy"
+
+
+def test_a_folder_that_cannot_be_read_again_is_not_kept_locked(tmp_path):
+    letters = Letters(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match="was not written by"):
+        letters.lock()
+    assert names(tmp_path) == ["manifest.json"]
+    assert not letters._lock.is_held
 
 
 @pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import keras_lrs as lrs
-from keras_lrs._keras.models import TrainingState
 from keras_lrs._keras.optimizers import leaves, rate_source
+from keras_lrs._keras.training_state import TrainingState
 from keras_lrs.tuning import RangeTest, range_test
 from tests.callbacks import references, test_paces
 from tests.ramp import ramp

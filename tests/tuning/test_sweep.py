@@ -779,6 +779,13 @@ def test_a_storage_that_cannot_be_opened_is_refused(tmp_path, monkeypatch, stora
         search(0.01, 1e-4, 1.0, storage=storage)
 
 
+def test_a_link_that_leads_to_itself_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to("link")
+    for path, message in (("link", "no symbolic link that"), ("link/a", "a file in a")):
+        with pytest.raises(ValueError, match=f"`storage` must be {message}"):
+            database.opened(optuna, tmp_path / path)
+
+
 def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path, impatient):
     path = tmp_path / "weights.h5"
     path.write_bytes(b"not a database" * 1000)
