@@ -100,7 +100,7 @@ def _folder(directory):
     name = str(directory)
     if not isinstance(directory, RemotePath):
         # Symbolic links and `..` may lead to one folder. `Path.resolve` raises a
-        # `RuntimeError` for links in a circle, which whoever writes there refuses.
+        # `RuntimeError` for links in a circle, which the folder's lock refuses.
         name = os.path.realpath(directory)
     # The most recently used folder comes last.
     _FOLDERS[name] = _FOLDERS.pop(name) if name in _FOLDERS else _Folder()
