@@ -8,6 +8,7 @@ from keras_lrs._fit import chosen, trackers
 from keras_lrs._fit.run import Run
 from keras_lrs._keras import fit_loop, models, optimizers
 from keras_lrs._keras.backend import IS_JAX
+from keras_lrs._keras.variables import shapes
 from keras_lrs._step import hosted
 from keras_lrs.schedules import fields
 
@@ -189,7 +190,14 @@ def build_chosen(callback: Any, run: Run) -> None:
 def build_as_before(callback: Any, model: Any, found: dict[str, Any]) -> None:
     """Builds the optimizers in a model's attributes that were built in a checkpoint."""
     models.build_others(model, found.get("trained", {}))
-    if len(found.get("shapes", ())) > len(models.state_variables(model)):
+
+    def lacks_some():
+        return len(saved) > len(shapes(models.state_variables(model)))
+
+    saved = found.get("shapes", ())
+    if lacks_some():
+        models.build_held(model)
+    if lacks_some():
         check_built(callback, model)
 
 

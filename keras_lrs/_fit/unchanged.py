@@ -17,6 +17,7 @@ class Unchanged:
 
     def __init__(self, run: Any):
         self._model = run.model
+        self._optimizer = getattr(run.model, "optimizer", None)
         self._train_function = run.model.train_function
         self._sources = [
             (one, optimizers.rate_source(one)) for one in run.progress.every
@@ -33,6 +34,14 @@ class Unchanged:
                 "training: the callbacks of this `fit` would no longer have an effect. "
                 "End it first (`model.stop_training = True`), and continue with "
                 "another `fit`, whose `initial_epoch` is the next epoch."
+            )
+        if getattr(self._model, "optimizer", None) is not self._optimizer:
+            raise RuntimeError(
+                "`model.optimizer` was replaced during training: the callbacks of this "
+                "`fit` would no longer have an effect. End it first "
+                "(`model.stop_training = True`), compile the model with the other "
+                "optimizer, and continue with another `fit`, whose `initial_epoch` is "
+                "the next epoch."
             )
         if IS_TORCH or self._model.run_eagerly:  # Nothing is traced there.
             return

@@ -40,9 +40,13 @@ _SEPARATE = (
 )
 # Last words of names whose values tell where and when a process runs, and how it tells.
 _OF_A_PROCESS = {"id", "time", "timestamp", "host", "hostname", "pid", "rank", "device"}
-_OF_A_PROCESS |= {"uid", "uuid", "guid", "token", "seed", "verbose"}
+_OF_A_PROCESS |= {"uid", "uuid", "guid", "seed", "verbose"}
 # Paths, dates and identifiers, also hexadecimal ones.
-_OF_A_RUN = re.compile(r"[/\\]|\d{4}|0x|\b(?=[a-f]*\d)[0-9a-f]{8,}\b", re.IGNORECASE)
+_OF_A_RUN = re.compile(
+    r"[/\\]|\d{4}|\b0x[0-9a-f]{4,}|[0-9a-f]{8}-[0-9a-f]{4}-|"
+    r"\b(?=[a-f]*\d)[0-9a-f]{12,}\b",
+    re.IGNORECASE,
+)
 _TIMES = 1e9  # Numbers from here on are times or ids.
 
 

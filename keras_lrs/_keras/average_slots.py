@@ -35,6 +35,8 @@ MODEL_HOLDS_AVERAGE = 1e-300
 # Compiled steps hold on to the variables: an optimizer is given the same ones again.
 _slots_so_far: weakref.WeakKeyDictionary[Any, list]
 _slots_so_far = weakref.WeakKeyDictionary()
+# The iterations at which averages began that did not begin with the run.
+_began_late: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
 class AverageSlots:
@@ -69,6 +71,17 @@ class AverageSlots:
     def known(self) -> bool:
         """Whether the averages hold values, computed or loaded from a file."""
         return self._empty_since != optimizers.iterations(self.optimizer)
+
+    @property
+    def began_late(self) -> int | None:
+        """The iterations at which the averages began; None if they began at `start`."""
+        return _began_late.get(self.optimizer)
+
+    @began_late.setter
+    def began_late(self, iterations: int | None) -> None:
+        _began_late.pop(self.optimizer, None)
+        if iterations is not None:
+            _began_late[self.optimizer] = iterations
 
     @property
     def pairs(self) -> list[tuple[Any, Any]]:

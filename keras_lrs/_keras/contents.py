@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 
 from keras_lrs._keras import interrupts, random
-from keras_lrs._keras.stateful import (
-    Stateful,
+from keras_lrs._keras.objects import (
     attributes_of,
     children,
-    is_loader,
-    known,
     own_classes,
     set_attributes,
     walked,
 )
+from keras_lrs._keras.stateful import Stateful
+from keras_lrs._keras.states import is_loader, known
 
 _WHOLE = 2**20  # Bytes of an array that are hashed; of a larger one some elements.
 _SOME = 4096
@@ -153,8 +152,10 @@ class _Copies:
             set_attributes(one, attributes)
         for kind, attributes in self._classes:
             for name in vars(kind).keys() - attributes.keys():
-                if not name.startswith("__"):
-                    delattr(kind, name)
+                # A count goes; what a class has prepared once stays.
+                if isinstance(vars(kind)[name], _PLAIN) and name[:2] != "__":
+                    with contextlib.suppress(AttributeError, TypeError):
+                        delattr(kind, name)
             for name, value in attributes.items():
                 if vars(kind).get(name) is not value:
                     setattr(kind, name, value)

@@ -17,7 +17,8 @@ from keras_lrs._keras.fit_loop import (
     leaves,
     validation_data,
 )
-from keras_lrs._keras.stateful import Stateful, differ, is_loader
+from keras_lrs._keras.stateful import Stateful, differ
+from keras_lrs._keras.states import is_loader
 
 _EVENTS = ("on_epoch_begin", "on_epoch_end")
 _OWN = "own"  # The generators of the data itself, beside the global ones.

@@ -212,19 +212,21 @@ def recurrent_states(model: Any) -> list:
     ]
 
 
-def state_variables(model: Any) -> list:
-    """Returns the variables of a model, its optimizers and losses, not of metrics."""
+def state_variables(model: Any, all_held: bool = True) -> list:
+    """Returns the variables of a model, its optimizers and losses, not of metrics.
+
+    Args:
+        model: The model.
+        all_held: Whether to include those of losses, and of optimizers that others hold
+            in their own attributes. They come last.
+    """
     found = [*model.variables, *recurrent_states(model)]
-    optimizer = getattr(model, "optimizer", None)  # Of a compiled model.
-    main = [] if optimizer is None else [optimizer]
-    every = [
-        one
-        for optimizer in [*main, *own_optimizers(model).values()]
-        for one in optimizers.within(optimizer)
-    ]
-    for one in every + _held_by(every):
+    every = _all_within(model)
+    for one in every:
         found += one.variables
-    for loss in losses(model):
+    for _, one in _held_by(every) if all_held else ():
+        found += one.variables
+    for loss in losses(model) if all_held else ():
         found += [one for one in vars(loss).values() if isinstance(one, keras.Variable)]
         found += [
             one.state
@@ -234,17 +236,39 @@ def state_variables(model: Any) -> list:
     return list({id(variable): variable for variable in found}.values())
 
 
+def _all_within(model):
+    """Returns all optimizers of a model, and those that Keras knows inside them."""
+    optimizer = getattr(model, "optimizer", None)  # Of a compiled model.
+    main = [] if optimizer is None else [optimizer]
+    found = [*main, *own_optimizers(model).values()]
+    return [one for optimizer in found for one in optimizers.within(optimizer)]
+
+
 def _held_by(every):
-    """Returns what optimizers hold in other attributes than Keras's wrappers do."""
+    """Returns pairs of an optimizer and one that it holds in its own attributes."""
     found: list = []
     seen = {id(one) for one in every}
-    for one in itertools.chain(every, found):  # It grows.
-        for name, value in list(vars(one).items()):
+    pending = list(every)
+    while pending:
+        holder = pending.pop(0)
+        for name, value in list(vars(holder).items()):
             for _, inner in _optimizers_in(name, value):
                 if id(inner) not in seen:
                     seen.add(id(inner))
-                    found.append(inner)
+                    found.append((holder, inner))
+                    pending.append(inner)
     return found
+
+
+def build_held(model: Any) -> None:
+    """Builds optimizers that others hold in attributes of their own, for their weights.
+
+    Some are built by the first step only.
+    """
+    for holder, one in _held_by(_all_within(model)):
+        if holder.built and not one.built:
+            with strategy_scope(model):
+                one.build(optimizers.trained(holder))
 
 
 def losses(model: Any) -> list:

@@ -8,7 +8,8 @@ import numpy as np
 
 from keras_lrs._keras import models, optimizers, random
 from keras_lrs._keras.backend import IS_TORCH
-from keras_lrs._keras.stateful import Stateful, children
+from keras_lrs._keras.objects import children
+from keras_lrs._keras.stateful import Stateful
 from keras_lrs._keras.variables import read, write
 
 # The attributes that `fit` sets on a model.

@@ -167,6 +167,11 @@ def holders(variables: list) -> list:
     return found
 
 
+def owners(variables: list) -> list:
+    """Returns the variable of each value that `read` returns."""
+    return [variable for variable in variables for _ in holders([variable])]
+
+
 def copies(variables: list) -> list:
     """Returns copies of the values of variables, as tensors."""
     values = [variable.value for variable in variables]
@@ -178,8 +183,8 @@ def copies(variables: list) -> list:
 
 
 def shapes(variables: list) -> list[list]:
-    """Returns the shapes of variables, and their types."""
-    return [[list(variable.shape), variable.dtype] for variable in variables]
+    """Returns the shapes and types of the values that `read` returns."""
+    return [[list(one.shape), one.dtype] for one in owners(variables)]
 
 
 class StepVariable:

@@ -28,7 +28,8 @@ class Fit:
         count: The number of these fits.
         sample: A sample that distinguishes its arrays from others; None if it is not
             known.
-        completed: The initial hashes of completed fits of the same model.
+        completed: The hashes with which completed fits of the same model began and
+            ended.
         nth: How many of these fits trained the same model.
         broken: The initial hash of a fit of the same model that was interrupted here.
     """
@@ -38,7 +39,7 @@ class Fit:
     before: tuple[str | None, ...] = ()
     count: int = 0
     sample: Any = None
-    completed: tuple[str | None, ...] = ()
+    completed: tuple[tuple[str | None, str], ...] = ()
     nth: int = 0
     broken: str | None = None
 
@@ -74,7 +75,8 @@ class Fit:
             # A later fit of the program may begin with the same weights and data.
             is_later = state["count"] > self.count
             return not (is_later and self.initial in state["before"])
-        if state["initial"] in self.completed and self.sample is not None:
+        again = (state["initial"], self.initial) in self.completed
+        if again and self.sample is not None:
             # It is the same call once more, unless its data differs.
             return state.get("sample") == self.sample
         if self.initial in state["before"] or is_earlier:
@@ -88,8 +90,8 @@ class _Folder:
     def __init__(self) -> None:
         self.count = 0
         self.completed: tuple[str | None, ...] = ()
-        # For each model, the initial hashes of completed fits, and of the interrupted
-        # one.
+        # For each model, the first and last hashes of completed fits, and the first one
+        # of the interrupted fit.
         self.models: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -144,10 +146,17 @@ def breaks_off(directory: Any, model: Any, fit: Fit) -> None:
     folder.models[model] = (done, fit.initial)
 
 
-def completed(directory: Any, model: Any, fit: Fit) -> None:
-    """Notes that a fit of a model is complete."""
+def completed(directory: Any, model: Any, fit: Fit, ended: str) -> None:
+    """Notes that a fit of a model is complete.
+
+    Args:
+        directory: The folder.
+        model: The model.
+        fit: The fit.
+        ended: The hash of the model's weights and data at the end.
+    """
     folder = _folder(directory)
     done, _ = folder.models.get(model, ((), None))
-    folder.models[model] = ((*done, fit.initial)[-_MOST:], None)
+    folder.models[model] = ((*done, (fit.initial, ended))[-_MOST:], None)
     folder.count += 1
     folder.completed = (*folder.completed, fit.initial)[-_MOST:]

@@ -187,11 +187,15 @@ def _locked(path):
 
 def _opened(path):
     """Opens the file, after removing one that a killed run of another user left."""
+    was_gone = False
     while True:
         try:
             return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             is_there = os.path.lexists(path)
+            if not is_there and not was_gone and isinstance(error, PermissionError):
+                was_gone = True  # Its holder has just removed it.
+                continue
             with files.naming(path if is_there else path.parent):
                 if not is_there or not isinstance(error, PermissionError):
                     raise
@@ -200,7 +204,10 @@ def _opened(path):
 
 def _remove_abandoned(path):
     """Removes a file that may only be read, unless its process still holds it."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_at(handle, path):

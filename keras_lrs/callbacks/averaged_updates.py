@@ -38,16 +38,13 @@ def check_optimizers(callback: Any, run: Run, slots: list[AverageSlots]) -> None
         )
 
 
-def averaging(
-    callback: Any, optimizer: Any, schedules: dict[str, Any], begins_late: bool
-) -> Averaging:
+def averaging(callback: Any, optimizer: Any, schedules: dict[str, Any]) -> Averaging:
     """Returns the updates that are averaged, in a run whose length is known if needed.
 
     Args:
         callback: The `WeightAveraging`.
         optimizer: One of its optimizers.
         schedules: The schedules that are bound to the optimizer, by name.
-        begins_late: Whether the average begins where the run resumes.
 
     Raises:
         ValueError: If no update is averaged.
@@ -56,8 +53,6 @@ def averaging(
     every, start_step = callback.update_every, callback.start_step
     accumulated = optimizers.accumulated(optimizer)
     first = progress.length(start_step) // accumulated
-    if begins_late:
-        first = max(first, progress.step(optimizer) // accumulated)
     if progress.total is not None:
         total = progress.total // accumulated
         if first >= total > 0:
@@ -65,6 +60,9 @@ def averaging(
                 "Argument `start_step` must be before the end of the run, which has "
                 f"{total} updates. Received: start_step={start_step!r}"
             )
+    began = AverageSlots(optimizer).began_late
+    if began is not None:
+        first = max(first, (began - progress.start(optimizer)) // accumulated)
     if every not in ("epoch", "cycle"):
         updates = progress.length(every)
         if not isinstance(every, int):
@@ -75,7 +73,7 @@ def averaging(
     else:
         steps = cycle_ends_of(progress, optimizer, schedules)
     ends = sorted({step // accumulated for step in steps} - set(range(first + 1)))
-    if not ends:
+    if not ends and began is None:
         raise ValueError(
             f"Argument `update_every` must occur in the run: no {every} ends after "
             f"{first} updates. Received: update_every={every!r}"

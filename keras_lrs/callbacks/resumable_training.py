@@ -273,7 +273,8 @@ class ResumableTraining(SavedOnSigterm):
         elif hook == "on_epoch_end":
             self._epoch_ends(*arguments)
         elif not self._diverged:
-            fits.completed(self.directory, self._run.model, self._fit)
+            ended = resumption.initial(self._run.model, self._fit.sample)
+            fits.completed(self.directory, self._run.model, self._fit, ended)
             if self.delete_at_end and models.is_chief(self._run.model):
                 checkpoints.remove(self._checkpoints)
 

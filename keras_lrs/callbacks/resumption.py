@@ -81,7 +81,7 @@ class Described:
     def _other_rate(self, found):
         """Returns how a rate differs from the given and the last one; None if not."""
         rates = found.get("rates", [])
-        state = models.state_variables(self._model)
+        state = variables.owners(models.state_variables(self._model))
         values = dict(zip(map(id, state), found["values"], strict=False))
         rated = fingerprint.rate_variables(self._model)
         for rate, expected, variable in zip(self.rates, rates, rated, strict=False):
@@ -119,7 +119,7 @@ def check(
     if found["backend"] != keras.backend.backend():
         bound = f"hold checkpoints of {keras.backend.backend()}, or none"
         refuse(bound, f" of {found['backend']}")
-    shapes = variables.shapes(models.state_variables(run.model))
+    shapes = variables.shapes(_state_variables(run.model, found))
     if found["shapes"] != shapes or len(found["starts"]) != len(run.progress.every):
         differences = list(described.differences({**found, "rates": []}).values())
         refuse(
@@ -147,7 +147,7 @@ def check(
 
 
 def initial(model: Any, sample: Any) -> str:
-    """Hashes the weights that a model trains and a sample of its data."""
+    """Hashes the weights that a model trains, now, and a sample of its data."""
     hashed = hashlib.blake2b(repr(sample).encode(), digest_size=8)
     for value in variables.read(model.trainable_weights):
         hashed.update(np.ascontiguousarray(value).tobytes())
@@ -186,8 +186,9 @@ def restoring(path: Any) -> Iterator[None]:
 
 
 def named(metrics_variables: list) -> list[str]:
-    """Returns the names of variables of metrics, without Keras's numbers."""
-    return [re.sub(r"_\d+(?=/|$)", "", variable.path) for variable in metrics_variables]
+    """Returns the names of the values of metrics, without Keras's numbers."""
+    every = variables.owners(metrics_variables)
+    return [re.sub(r"_\d+(?=/|$)", "", variable.path) for variable in every]
 
 
 def metrics(found: dict[str, Any], model: Any) -> list[np.ndarray]:
@@ -227,7 +228,7 @@ def set_model(model: Any, found: dict[str, Any]) -> None:
         ValueError: If it holds other random generators.
     """
     adapted.check(model, found.get("adapted"))
-    variables.write(models.state_variables(model), found["values"])
+    variables.write(_state_variables(model, found), found["values"])
     models.set_buffers(model, found["buffers"])
     adapted.write(model, found.get("adapted"))
     set_generators(model, found)
@@ -240,9 +241,15 @@ def set_generators(model: Any, found: dict[str, Any]) -> None:
         ValueError: If there are others.
     """
     own, states = generators(model), found.get("generators", [])
-    if "generators" in found and not own.fits(states):
+    # There are none where steps were compiled.
+    if states and own.state() and not own.fits(states):
         raise ValueError("its layers and losses hold other random generators")
     own.set_state(states)
+
+
+def _state_variables(model, found):
+    # The first checkpoints had neither generators nor all variables.
+    return models.state_variables(model, all_held="generators" in found)
 
 
 def state_of_optimizers(run: Run) -> dict[str, list]:
@@ -297,9 +304,10 @@ def are_finite(model: Any, values: list[np.ndarray]) -> bool:
         values: The values of its `models.state_variables`.
     """
     trained = {id(variable) for variable in model.trainable_variables}
+    state = variables.owners(models.state_variables(model))
     return all(
         bool(np.all(np.isfinite(value)))
-        for variable, value in zip(models.state_variables(model), values, strict=True)
+        for variable, value in zip(state, values, strict=True)
         if id(variable) in trained
     )
 

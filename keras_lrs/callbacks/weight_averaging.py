@@ -225,6 +225,8 @@ class WeightAveraging(SwappingCallback):
         if epoch == 0 or self._begins_late:
             for one in self._slots:
                 one.reset()
+                now = optimizers.iterations(one.optimizer)
+                one.began_late = now if self._begins_late else None
         kept = self._averaged_statistics
         if kept is not None:
             now = self._iterations
@@ -263,13 +265,18 @@ class WeightAveraging(SwappingCallback):
     def get_state(self) -> dict[str, Any]:
         """Returns the averages that are not among the optimizer's variables."""
         kept = self._averaged_statistics
-        state = {} if kept is None else {"statistics": kept.read()}
+        state: dict[str, Any] = {"began_late": [one.began_late for one in self._slots]}
+        if kept is not None:
+            state["statistics"] = kept.read()
         if self._of_epochs is not None:
             state["epochs"] = self._of_epochs.taken
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores these averages."""
+        """Restores these averages, and where they began."""
+        if "began_late" in state:
+            for one, began in zip(self._slots, state["began_late"], strict=True):
+                one.began_late = began
         if self._of_epochs is not None and "epochs" in state:
             self._of_epochs.taken = state["epochs"]
         kept = self._averaged_statistics
@@ -302,7 +309,7 @@ class WeightAveraging(SwappingCallback):
     def _chosen(self, optimizer, choice, schedules):
         if self._of_epochs is not None:
             return self.average, choice
-        found = averaging(self, optimizer, schedules, self._begins_late)
+        found = averaging(self, optimizer, schedules)
         return found, choice
 
     def __getstate__(self):

@@ -1,5 +1,8 @@
 """Trains on two logical devices; in a process that may configure them."""
 
+import contextlib
+import tempfile
+
 import keras
 import numpy as np
 
@@ -8,9 +11,15 @@ from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs.callbacks import (
     HyperparameterScheduler,
     ReduceOnPlateau,
+    ResumableTraining,
 )
 from keras_lrs.schedules import Samples
 from tests.callbacks import devices, forward, grouped, references
+
+
+def stop_later(epoch, logs=None):
+    if epoch == 1:
+        raise KeyboardInterrupt
 
 
 def main():
@@ -46,6 +55,26 @@ def main():
     loop.train(40, **{name: s.curve(40) for name, s in schedules.items()})
     np.testing.assert_allclose(references.weights(model), loop.w, atol=5e-6)
     assert "_backend_update_step" not in vars(optimizer)
+
+    # Checkpoints: metrics have a value on each replica.
+    with tempfile.TemporaryDirectory() as folder, strategy.scope():
+        ends = []
+        for resumes in (False, True):
+            model = references.linear_model(keras.optimizers.SGD(0.01, momentum=0.9))
+            if resumes:
+                stop = keras.callbacks.LambdaCallback(on_epoch_begin=stop_later)
+                with contextlib.suppress(KeyboardInterrupt):
+                    references.fit(model, [ResumableTraining(folder, 3), stop], 2)
+                model = references.linear_model(
+                    keras.optimizers.SGD(0.01, momentum=0.9)
+                )
+                resumable = ResumableTraining(folder, 3)
+                references.fit(model, [resumable], 2)
+                assert resumable.resumed_from is not None
+            else:
+                references.fit(model, epochs=2)
+            ends.append(references.weights(model))
+        np.testing.assert_array_equal(*ends)
 
     # Groups: rates, decays and momenta of their own.
     with strategy.scope():

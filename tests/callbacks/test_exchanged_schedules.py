@@ -91,6 +91,18 @@ def test_a_train_function_that_is_exchanged_within_a_run_is_refused(hook, functi
         assert "was compiled, or `make_train_function`" in str(raised.value)
 
 
+@pytest.mark.parametrize("hook", ["on_epoch_begin", "on_epoch_end"])
+def test_an_optimizer_that_is_exchanged_within_a_run_is_refused(hook):
+    model = unit_model(keras.optimizers.SGD(0.01))
+
+    def exchange(model):
+        model.optimizer = keras.optimizers.SGD(0.5)
+
+    callbacks = [HyperparameterScheduler(LinearDecay(0.5)), exchange_in(hook, exchange)]
+    with pytest.raises(RuntimeError, match=r"`model.optimizer` was replaced"):
+        model.fit(X, Y, 1, epochs=4, verbose=0, callbacks=callbacks)
+
+
 def test_a_train_function_that_calls_ours_may_replace_it():
     calls = []
 

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import sys
+import types
 import unittest.mock
 import weakref
 
@@ -102,6 +103,7 @@ HELD = {
     "mock": unittest.mock.Mock,
     "bits": lambda: 1 << 20_000,
     "proxy": lambda: [gone()],
+    "namespace": lambda: Namespace(a=1),
 }
 if BACKEND == "torch":
     import torch
@@ -127,6 +129,10 @@ def test_what_data_holds_stops_no_run(tmp_path, held):
         return train(model_of(), Batches(held()), *callbacks)
 
     assert_resumed(start, tmp_path, every=1)
+
+
+class Namespace(types.SimpleNamespace):
+    """Has members that are no slots, and that cannot be written."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -279,14 +285,16 @@ class DrawingLayer(keras.layers.Layer):
 class Wrapper(keras.optimizers.Optimizer):
     """Trains with another optimizer, in an attribute that Keras does not know."""
 
-    def __init__(self):
+    def __init__(self, lazy=False):
         super().__init__(learning_rate=0.02)
+        self.lazy = lazy
         self.held = {"inner": [keras.optimizers.SGD(0.02, momentum=0.9)]}
 
     def build(self, variables):
         if not self.built:
             super().build(variables)
-            self.held["inner"][0].build(variables)
+            if not self.lazy:
+                self.held["inner"][0].build(variables)
 
     def apply(self, grads, trainable_variables=None):
         self.held["inner"][0].apply(grads, trainable_variables)
@@ -308,6 +316,10 @@ TRAINING = {
     ),
     "optimizer in an optimizer": lambda: model_of(optimizer=Wrapper()),
 }
+if BACKEND != "jax":  # Whose steps make no variables.
+    TRAINING["optimizer that is built late"] = lambda: model_of(
+        optimizer=Wrapper(lazy=True), **EAGER
+    )
 
 
 @pytest.mark.every_backend

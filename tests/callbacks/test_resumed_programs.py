@@ -10,7 +10,12 @@ from keras.src.utils import module_utils
 
 from keras_lrs import schedules as S  # noqa: N812
 from keras_lrs._storage import fits
-from keras_lrs.callbacks import HyperparameterScheduler, ResumableTraining
+from keras_lrs.averages import ExponentialAverage, UniformAverage
+from keras_lrs.callbacks import (
+    HyperparameterScheduler,
+    ResumableTraining,
+    WeightAveraging,
+)
 from tests.callbacks import references
 from tests.warned import warns
 
@@ -294,3 +299,52 @@ def test_weights_that_the_last_step_of_an_epoch_spoils_are_not_saved(tmp_path):
         terminating = keras.callbacks.TerminateOnNaN()
         fit(network(), terminating, Last(), resumable(tmp_path))
     assert_resumes_from_before(tmp_path, False, straight)
+
+
+def test_a_fit_of_other_weights_is_not_the_same_again(tmp_path):
+    model = network()
+    fit(model, resumable(tmp_path, delete_at_end=False))
+    trained = model.get_weights()
+    again = resumable(tmp_path, delete_at_end=False)
+    fit(model, again)
+    assert again.resumed_from is not None
+    assert all(map(np.array_equal, model.get_weights(), trained))
+    model.set_weights([0.5 * weight for weight in trained])
+    other = resumable(tmp_path, delete_at_end=False)
+    history = fit(model, other)
+    assert other.resumed_from is None
+    assert history.epoch == list(range(EPOCHS))
+
+
+def test_a_shorter_fit_after_it_has_nothing_to_average(tmp_path):
+    model = network()
+    averaging = WeightAveraging(ExponentialAverage(0.9))
+    fit(model, averaging, resumable(tmp_path, delete_at_end=False))
+    trained = model.get_weights()
+    averaging = WeightAveraging(ExponentialAverage(0.9))
+    callbacks = [averaging, resumable(tmp_path, delete_at_end=False)]
+    model.fit(X, Y, BATCH, epochs=2, verbose=0, shuffle=False, callbacks=callbacks)
+    assert all(map(np.array_equal, model.get_weights(), trained))
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("batch_norm", ["keep", "average"])
+@pytest.mark.parametrize("every", [1, "epoch"])
+def test_an_average_that_began_late_is_resumed(tmp_path, every, batch_norm):
+    def start(*callbacks):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.BatchNormalization(), keras.layers.Dense(1)]
+        model = keras.Sequential([keras.Input((3,)), *layers])
+        model.compile(sgd(), "mse")
+        model.fit(X, Y, BATCH, epochs=1, verbose=0, shuffle=False)
+        averaging = WeightAveraging(UniformAverage(), batch_norm=batch_norm)
+        options = {"initial_epoch": 1, "epochs": EPOCHS, "verbose": 0, "shuffle": False}
+        model.fit(X, Y, BATCH, callbacks=[averaging, *callbacks], **options)
+        return references.weights(model)
+
+    straight = start()
+    with pytest.raises(KeyboardInterrupt):
+        start(resumable(tmp_path, every=every), Break())
+    resumed = resumable(tmp_path, every=every)
+    np.testing.assert_array_equal(start(resumed), straight)
+    assert resumed.resumed_from is not None
