@@ -1,5 +1,6 @@
 """Finds the run to which a callback belongs, from the hooks that Keras calls."""
 
+import functools
 from typing import Any
 
 import keras
@@ -190,15 +191,10 @@ def build_chosen(callback: Any, run: Run) -> None:
 def build_as_before(callback: Any, model: Any, found: dict[str, Any]) -> None:
     """Builds the optimizers in a model's attributes that were built in a checkpoint."""
     models.build_others(model, found.get("trained", {}))
-
-    def lacks_some():
-        return len(saved) > len(shapes(models.state_variables(model)))
-
-    saved = found.get("shapes", ())
-    if lacks_some():
-        models.build_held(model)
-    if lacks_some():
-        check_built(callback, model)
+    saved = len(found.get("shapes", ()))
+    for step in (models.build_held, functools.partial(check_built, callback)):
+        if saved > len(shapes(models.state_variables(model))):
+            step(model)
 
 
 def check_built(callback: Any, model: Any) -> None:

@@ -26,7 +26,6 @@ def walked_in_parts(data: Any) -> tuple[list, list]:
     found: list = []
     seen, queue = {id(data)}, collections.deque([data])
     later: collections.deque = collections.deque()
-    count = None
 
     def enqueue(to, children):
         for child in children:
@@ -34,20 +33,23 @@ def walked_in_parts(data: Any) -> tuple[list, list]:
                 seen.add(id(child))
                 to.append(child)
 
-    while (queue or later) and len(found) < _MOST:
-        if not queue:
-            count = len(found) if count is None else count
-            queue.append(later.popleft())
-        one = queue.popleft()
-        if is_loader(one, "_BaseDataLoaderIter"):
-            continue  # There is a new one in every epoch.
-        if type(one).__module__.startswith(_WITHOUT_DATA):
-            continue
-        found.append(one)
-        if not kind_of(one):
-            enqueue(queue, _until_error(_children(one)))
-            enqueue(later, _until_error(_more_children(one)))
-    count = len(found) if count is None else count
+    def walk():
+        while queue and len(found) < _MOST:
+            one = queue.popleft()
+            if is_loader(one, "_BaseDataLoaderIter"):
+                continue  # There is a new one in every epoch.
+            if type(one).__module__.startswith(_WITHOUT_DATA):
+                continue
+            found.append(one)
+            if not kind_of(one):
+                enqueue(queue, _until_error(_children(one)))
+                enqueue(later, _until_error(_more_children(one)))
+
+    walk()
+    count = len(found)
+    while later and len(found) < _MOST:
+        queue.append(later.popleft())
+        walk()
     return found[:count], found[count:]
 
 

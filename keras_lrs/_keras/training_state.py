@@ -62,7 +62,7 @@ class TrainingState:
     """The state that training changes: variables and random generators.
 
     The values are copied to the host. The model must be built, and its optimizer is
-    built here. Optimizers in attributes that a training step builds are reset to their
+    built here. Optimizers in attributes that a step builds are reset to their
     initial state.
     """
 
@@ -87,7 +87,7 @@ class TrainingState:
         models.set_buffers(self.model, self.buffers)
         self.generators.put_back()
         for one, fresh in self.unbuilt:
-            if one.built:  # A training step has built it.
+            if one.built:  # A step has built it.
                 fresh.build(optimizers.trained(one))
                 write(one.variables, read(fresh.variables))
         random.set_state(self.random)

@@ -13,27 +13,13 @@ import pytest
 
 from keras_lrs.callbacks import ResumableTraining
 from tests.callbacks import references
+from tests.callbacks.test_resumed_data import PowerCut, PowerCutError
 from tests.warned import warns
 
 BACKEND = keras.backend.backend()
 STEPS, BATCH = 4, 4
 X = np.random.default_rng(0).normal(size=(STEPS * BATCH, 3)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
-
-
-class Break(keras.callbacks.Callback):
-    """Interrupts in the third epoch."""
-
-    def __init__(self, batch=2):
-        super().__init__()
-        self.batch = batch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if (self.epoch, batch) == (2, self.batch):
-            raise KeyboardInterrupt
 
 
 class Batches(keras.utils.PyDataset):
@@ -72,8 +58,8 @@ def train(model, data, *callbacks):
 def assert_resumed(start, folder, every):
     """A program that is interrupted ends as one that is not."""
     straight = start()
-    with pytest.raises(KeyboardInterrupt):
-        start(Break(), ResumableTraining(folder, every, verbose=0))
+    with pytest.raises(PowerCutError):
+        start(PowerCut(2), ResumableTraining(folder, every, verbose=0))
     resumable = ResumableTraining(folder, every, verbose=0)
     np.testing.assert_array_equal(start(resumable), straight)
     assert resumable.resumed_from is not None
@@ -232,8 +218,8 @@ def test_sparse_arrays_are_resumed(tmp_path, kind, every):
         return train(model, (data, Y), *callbacks)
 
     assert_resumed(start, tmp_path / "same", every)
-    with pytest.raises(KeyboardInterrupt):
-        start(Break(), ResumableTraining(tmp_path / "other", every, verbose=0))
+    with pytest.raises(PowerCutError):
+        start(PowerCut(2), ResumableTraining(tmp_path / "other", every, verbose=0))
     other = scipy_sparse.csr_matrix(X * (X < 0))
     resumable = ResumableTraining(tmp_path / "other", every, verbose=0)
     with pytest.raises(ValueError, match=r"first batch|data"):
@@ -339,8 +325,8 @@ def test_other_generators_are_refused(tmp_path):
         resumable = ResumableTraining(tmp_path, accept="model", verbose=0)
         return train(model, (X, Y), *callbacks, resumable)
 
-    with pytest.raises(KeyboardInterrupt):
-        start(random.Random(1), Break())
+    with pytest.raises(PowerCutError):
+        start(random.Random(1), PowerCut(2))
     with pytest.raises(ValueError, match="other random generators"):
         start(np.random.RandomState(1))
 
@@ -390,8 +376,8 @@ def test_another_number_of_layers_is_told(tmp_path, more):
         callbacks = [*callbacks, ResumableTraining(tmp_path, verbose=0)]
         train(model_of(*layers), (X, Y), *callbacks)
 
-    with pytest.raises(KeyboardInterrupt):
-        start(1, Break())
+    with pytest.raises(PowerCutError):
+        start(1, PowerCut(2))
     with pytest.raises(ValueError, match=rf"`model.* has {more + 3} items, and had 3"):
         start(1 + more)
 
@@ -416,8 +402,8 @@ def test_logs_that_are_no_numbers_stop_no_run(tmp_path):
         return model.history.history
 
     with warns(r"`History\['history'\]\['set'\]` holds a `set`"):
-        with pytest.raises(KeyboardInterrupt):
-            start(Break(), ResumableTraining(tmp_path, verbose=0))
+        with pytest.raises(PowerCutError):
+            start(PowerCut(2), ResumableTraining(tmp_path, verbose=0))
         found = start(ResumableTraining(tmp_path, verbose=0))
     assert found["rate"][:2] == [pytest.approx(0.02)] * 2
     assert isinstance(found["rate"][0], float)
