@@ -11,6 +11,7 @@ from keras_lrs._keras import fit_loop, models, optimizers
 from keras_lrs._keras.backend import IS_JAX
 from keras_lrs._keras.variables import shapes
 from keras_lrs._step import hosted
+from keras_lrs._storage import remote
 from keras_lrs.schedules import fields
 
 _ATTRIBUTE = "_keras_lrs_run"  # In the model's `__dict__`: Keras must not track it.
@@ -75,10 +76,10 @@ def backs_up(callback: Any) -> bool:
 
 def refuse_shared_directory(callback: Any, run: Run) -> None:
     """Raises if another callback of the same class has the same `directory`."""
-    kind, directory = type(callback), fields.resolved(callback.directory)
+    kind, directory = type(callback), remote.resolved(callback.directory)
     for other in run.siblings:
         ours = isinstance(other, kind) and other is not callback
-        if ours and fields.resolved(other.directory) == directory:
+        if ours and remote.resolved(other.directory) == directory:
             bound = f"be another one for each `{kind.__name__}`"
             fields.refuse("directory", bound, str(callback.directory))
 

@@ -6,11 +6,10 @@ initial weights or, if these are random, by the number of fits before it.
 """
 
 import dataclasses
-import os
 import weakref
 from typing import Any
 
-from keras_lrs._storage.remote import RemotePath
+from keras_lrs._storage.remote import resolved
 
 _MOST = 64  # Fits that are remembered per folder; others are only counted.
 _MOST_FOLDERS = 256
@@ -99,11 +98,8 @@ _FOLDERS: dict[str, _Folder] = {}
 
 
 def _folder(directory):
-    name = str(directory)
-    if not isinstance(directory, RemotePath):
-        # Symbolic links and `..` may lead to one folder. `Path.resolve` raises a
-        # `RuntimeError` for links in a circle, which the folder's lock refuses.
-        name = os.path.realpath(directory)
+    # Symbolic links and `..` may lead to one folder.
+    name = str(resolved(directory))
     # The most recently used folder comes last.
     _FOLDERS[name] = _FOLDERS.pop(name) if name in _FOLDERS else _Folder()
     if len(_FOLDERS) > _MOST_FOLDERS:

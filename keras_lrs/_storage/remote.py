@@ -192,4 +192,14 @@ def _cause(error, number):
 
 
 Path = pathlib.Path | RemotePath
+
+
+def resolved(path: Path) -> Path:
+    """Returns a path without symbolic links; those that form a loop stay in it."""
+    if isinstance(path, RemotePath):
+        return path
+    # `Path.resolve` raises a `RuntimeError` for a loop.
+    return pathlib.Path(os.path.realpath(path))
+
+
 """The path of a folder or a file, local or remote."""

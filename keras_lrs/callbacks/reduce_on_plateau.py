@@ -14,7 +14,7 @@ from keras_lrs._keras import metrics
 from keras_lrs._keras.variables import number
 from keras_lrs._step.part import Wanted
 from keras_lrs._step.rate_factor import RateFactor
-from keras_lrs._storage import files, temporaries
+from keras_lrs._storage import files, remote, temporaries
 from keras_lrs.callbacks import best_weights
 from keras_lrs.callbacks.base import FitCallback
 from keras_lrs.callbacks.best_weights import BestWeights
@@ -221,7 +221,7 @@ class ReduceOnPlateau(FitCallback):
         for other in run.siblings:
             ours = isinstance(other, ReduceOnPlateau) and other is not self
             theirs = other._path(run) if ours else None
-            if theirs is not None and fields.resolved(theirs) == fields.resolved(path):
+            if theirs is not None and remote.resolved(theirs) == remote.resolved(path):
                 bound = "be another one for each `ReduceOnPlateau`"
                 fields.refuse("state_path", bound, str(path))
 

@@ -236,15 +236,9 @@ def _is_encodable(text, encoding, errors):
     return True
 
 
-def resolved(path: Any) -> Any:
-    """Returns a path without symbolic links; those that form a loop stay in it."""
-    remotely = isinstance(path, remote.RemotePath)
-    return path if remotely else pathlib.Path(os.path.realpath(path))
-
-
 def link_target(path: Any) -> Any:
     """Returns the file to which a symbolic link leads; other paths as they are."""
-    return resolved(path) if os.path.islink(str(path)) else path
+    return remote.resolved(path) if os.path.islink(str(path)) else path
 
 
 def _instead(protocol):

@@ -6,6 +6,7 @@ import time
 import warnings
 from typing import Any
 
+from keras_lrs._storage import remote
 from keras_lrs.schedules import fields
 
 HEARTBEAT = 10
@@ -113,7 +114,7 @@ def _url(storage):
     url = os.fspath(storage)
     if "://" in url:
         return url
-    path = str(fields.resolved(fields.path("storage", url)))
+    path = str(remote.resolved(fields.path("storage", url)))
     if os.path.islink(path):
         fields.refuse("storage", "be no symbolic link that leads to itself", storage)
     if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
