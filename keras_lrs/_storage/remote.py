@@ -192,6 +192,7 @@ def _cause(error, number):
 
 
 Path = pathlib.Path | RemotePath
+"""The path of a folder or a file, local or remote."""
 
 
 def resolved(path: Path) -> Path:
@@ -200,6 +201,3 @@ def resolved(path: Path) -> Path:
         return path
     # `Path.resolve` raises a `RuntimeError` for a loop.
     return pathlib.Path(os.path.realpath(path))
-
-
-"""The path of a folder or a file, local or remote."""
