@@ -10,7 +10,7 @@ Where a line calls into C, the lines before and after it are its boundaries. Whe
 leaves something behind, a real Ctrl-C is tried, which may wait for a section's end.
 
 All points take hours per backend. They are interrupted in random order, in parts of
-500, each of which is kept when it is finished, in
+1,000, each of which is kept when it is finished, in
 `benchmarks/results/interrupted_lines.jsonl`. `--parts` limits how many parts of each
 call there are, `--resume` runs only those that are missing, and `--publish` runs
 nothing, but writes the page again.
@@ -49,7 +49,7 @@ C, S, A = lrs.callbacks, lrs.schedules, lrs.averages
 PACKAGE = os.path.dirname(lrs.__file__) + os.sep
 BACKEND = keras.backend.backend()
 STEPS, EPOCHS, BATCH = 3, 2, 4
-PART = 500  # The points that are kept together.
+PART = 1000  # The points that are kept together.
 RATE, OWN = 0.05, 3.0  # The user's values of what is scheduled.
 
 
