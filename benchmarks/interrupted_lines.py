@@ -437,8 +437,11 @@ class Subject:
         before, keys = self._everything(), self._keys()
         handler = signal.getsignal(signal.SIGINT)
         call = functools.partial(self.case.call, model, self.folder)
-        if not interrupted(point, call, by_signal):
-            return None
+        try:
+            if not interrupted(point, call, by_signal):
+                return None
+        except Exception:
+            return [f"another exception: {traceback.format_exc(limit=-2)}"]
         try:
             wrong = self._traces(before, keys, point.first)
             if signal.getsignal(signal.SIGINT) is not handler:
