@@ -29,6 +29,7 @@ from keras_lrs.callbacks import (
     GradientNormRecorder,
     HyperparameterScheduler,
     ResumableTraining,
+    SnapshotEnsemble,
     WeightAveraging,
 )
 from keras_lrs.callbacks.swapping import SwappingCallback
@@ -357,6 +358,18 @@ def test_a_run_that_is_interrupted_while_it_saves_is_closed_at_once(
     rate = keras.ops.convert_to_numpy(model.optimizer.learning_rate)
     assert rate == np.float32(0.05)
     assert not isinstance(model.train_function, TrainFunction)
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("name", ["_open_store", "_start_thread"])
+def test_a_run_that_is_interrupted_as_its_snapshots_begin_ends_as_such(tmp_path, name):
+    def train():
+        snapshots = SnapshotEnsemble(tmp_path, schedule=[2, 4])
+        network().fit(X, Y, 4, 2, verbose=0, callbacks=[snapshots])
+
+    # No other exception takes the place of the interruption, and the folder is free.
+    code = getattr(SnapshotEnsemble, name).__code__
+    assert len(list(interruptions(train, code))) >= 2
 
 
 @pytest.mark.only("torch")  # Where a part keeps the norms until they are read.

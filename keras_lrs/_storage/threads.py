@@ -1,6 +1,7 @@
 """Runs functions in the background where a thread can start."""
 
 import concurrent.futures
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -16,6 +17,12 @@ class Worker:
 
     def __init__(self, name: str):
         self._pool: Any = concurrent.futures.ThreadPoolExecutor(1, name)
+        self._process = os.getpid()
+
+    @property
+    def is_of_parent(self) -> bool:
+        """Whether this process was forked since, which leaves its thread behind."""
+        return self._process != os.getpid()
 
     def submit(self, function: Callable, *arguments: Any) -> Future:
         """Has a function run; the future holds what it returns or raises."""

@@ -315,12 +315,12 @@ class SnapshotEnsemble(FitCallback):
             print(f"\nSnapshotEnsemble: {written.file} after {written.step} steps")
 
     def _start_thread(self):
-        self._thread, self._writing = threads.Worker("snapshots"), []
-        self._process = os.getpid()
+        self._writing = []
+        self._thread = threads.Worker("snapshots")
 
     def _leave_parent(self):
         """Leaves what was submitted before a fork to the parent's thread."""
-        if self._thread is not None and self._process != os.getpid():
+        if self._thread is not None and self._thread.is_of_parent:
             self._start_thread()
 
     def _submit(self, function, *arguments):
