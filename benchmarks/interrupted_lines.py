@@ -440,8 +440,8 @@ class Subject:
         try:
             if not interrupted(point, call, by_signal):
                 return None
-        except Exception:
-            return [f"another exception: {traceback.format_exc(limit=-2)}"]
+        except Exception as error:
+            return [f"another exception: {error!r}"]
         try:
             wrong = self._traces(before, keys, point.first)
             if signal.getsignal(signal.SIGINT) is not handler:

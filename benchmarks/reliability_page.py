@@ -82,7 +82,10 @@ NOT_HELD = """\
 Three limits: outside of the main thread no signal is deferred, but none arrives there
 either. An exception that is raised by other means within PyTorch's update of the
 weights leaves some of them updated, as in Keras itself. A second Ctrl-C is not
-deferred."""
+deferred.
+
+The line of `snapshot_ensemble.py` is mended since `47ca36d`: `tests/test_interrupts.py`
+interrupts each line there, and the table has the measurement from before."""
 ENDURANCE = """\
 # Thousands of fits
 
