@@ -84,7 +84,7 @@ either. An exception that is raised by other means within PyTorch's update of th
 weights leaves some of them updated, as in Keras itself. A second Ctrl-C is not
 deferred.
 
-The line of `snapshot_ensemble.py` is mended since `47ca36d`: `tests/test_interrupts.py`
+The line of `snapshot_ensemble.py` is fixed since `47ca36d`: `tests/test_interrupts.py`
 interrupts each line there, and the table has the measurement from before."""
 ENDURANCE = """\
 # Thousands of fits
